@@ -1,0 +1,123 @@
+//! A growing array of pointers that never moves: lock-free reads and writes, no copying.
+//!
+//! Level `k` holds `2^k` entries and is made when first written, so entry `i` lies at level
+//! `ilog2(i + 1)`. An entry, once its level exists, keeps its place for ever. The array does not
+//! own what its entries point to: the segment table and the index's directory do.
+//!
+//! L1: a level's pointer is null or a leaked box that only `drop` takes back.
+#![expect(unsafe_code, reason = "levels are published as raw pointers")]
+
+use crate::sync::{AtomicPtr, Ordering};
+
+/// Levels of the array: indexes below 2^31 - 1.
+const LEVELS: usize = 31;
+
+type Level<T> = Box<[AtomicPtr<T>]>;
+
+/// A growing array of `AtomicPtr<T>`, all null at first.
+pub struct Levels<T> {
+    levels: [AtomicPtr<Level<T>>; LEVELS],
+}
+
+impl<T> Levels<T> {
+    /// An array in which every entry is null. Allocates nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { levels: std::array::from_fn(|_| AtomicPtr::new(std::ptr::null_mut())) }
+    }
+
+    fn place(index: usize) -> Option<(usize, usize)> {
+        let level = (index + 1).ilog2() as usize;
+        (level < LEVELS).then(|| (level, index + 1 - (1 << level)))
+    }
+
+    /// The entry at `index`, if its level was ever made.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<&AtomicPtr<T>> {
+        let (level, offset) = Self::place(index)?;
+        // Acquire: pairs with the Release compare-exchange in `get_or_make`; the level's nulls are
+        // there before its pointer is.
+        let level = self.levels[level].load(Ordering::Acquire);
+        // SAFETY: L1, a level's pointer is null or a leaked box that only `drop` takes back.
+        let level = unsafe { level.as_ref() }?;
+        level.get(offset)
+    }
+
+    /// The entry at `index`, made if need be; `None` past the array's limit. Lock-free: losers of
+    /// the race to make a level free their own.
+    #[must_use]
+    pub fn get_or_make(&self, index: usize) -> Option<&AtomicPtr<T>> {
+        let (level, _) = Self::place(index)?;
+        if self.get(index).is_none() {
+            let fresh: Level<T> =
+                (0..1usize << level).map(|_| AtomicPtr::new(std::ptr::null_mut())).collect();
+            let fresh = Box::into_raw(Box::new(fresh));
+            // Release: pairs with the Acquire in `get`. Relaxed on failure: `get` loads it again.
+            let made = self.levels[level].compare_exchange(
+                std::ptr::null_mut(),
+                fresh,
+                Ordering::Release,
+                Ordering::Relaxed,
+            );
+            if made.is_err() {
+                // SAFETY: the exchange failed, so nobody else has seen this box.
+                drop(unsafe { Box::from_raw(fresh) });
+            }
+        }
+        self.get(index)
+    }
+
+    /// One past the highest index whose level exists.
+    #[must_use]
+    pub fn made(&self) -> usize {
+        // Acquire: as in `get`; here only whether it is null matters.
+        let made = |level: &AtomicPtr<Level<T>>| !level.load(Ordering::Acquire).is_null();
+        self.levels.iter().rposition(made).map_or(0, |level| (1 << (level + 1)) - 1)
+    }
+}
+
+impl<T> Default for Levels<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Drop for Levels<T> {
+    fn drop(&mut self) {
+        for level in &self.levels {
+            // Relaxed: `&mut self` orders this after every other access.
+            let level = level.load(Ordering::Relaxed);
+            if !level.is_null() {
+                // SAFETY: L1, and `&mut self` proves that no reference into the level is left.
+                drop(unsafe { Box::from_raw(level) });
+            }
+        }
+    }
+}
+
+impl<T> std::fmt::Debug for Levels<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Levels").field("made", &self.made()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_index_has_its_own_entry_and_keeps_it() {
+        let array = Levels::<u64>::new();
+        assert!(array.get(0).is_none());
+        let mut value = 5;
+        for index in [0, 1, 2, 3, 6, 7, 100, 4_095] {
+            let entry = array.get_or_make(index).unwrap();
+            assert!(entry.load(Ordering::Relaxed).is_null(), "{index} was taken");
+            entry.store(&mut value, Ordering::Relaxed);
+            assert!(std::ptr::eq(entry, array.get(index).unwrap()));
+        }
+        assert!(array.made() >= 4_096);
+        assert!(array.get_or_make(usize::MAX / 2).is_none());
+    }
+}

@@ -1,0 +1,64 @@
+//! The one door to atomics, cells and threads.
+//!
+//! With `--cfg stratalog_loom` the names below come from loom, otherwise from std. Nothing else
+//! changes with that switch: same algorithms, same orderings, same capacities (those are
+//! arguments), so that the models in `loom-tests/` run the code that ships.
+
+#[cfg(not(stratalog_loom))]
+mod imp {
+    pub(crate) use std::sync::atomic::{
+        AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
+    };
+    pub(crate) use std::thread_local;
+
+    /// A cell whose accesses a model checker can see. Here it is nothing but the value.
+    #[derive(Debug, Default)]
+    pub(crate) struct Tracker(());
+
+    impl Tracker {
+        pub(crate) fn new() -> Self {
+            Self(())
+        }
+        /// Notes a read of the memory that this tracker stands for.
+        #[inline(always)]
+        pub(crate) fn read(&self) {}
+        /// Notes a write of the memory that this tracker stands for.
+        #[inline(always)]
+        pub(crate) fn write(&self) {}
+    }
+}
+
+#[cfg(stratalog_loom)]
+mod imp {
+    pub(crate) use loom::sync::atomic::{
+        AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
+    };
+    pub(crate) use loom::thread_local;
+
+    /// A cell whose accesses loom checks: two that are not ordered by happens-before, one of them
+    /// a write, fail the model.
+    #[derive(Debug)]
+    pub(crate) struct Tracker(loom::cell::UnsafeCell<()>);
+
+    impl Tracker {
+        pub(crate) fn new() -> Self {
+            Self(loom::cell::UnsafeCell::new(()))
+        }
+        pub(crate) fn read(&self) {
+            self.0.with(|_| ());
+        }
+        pub(crate) fn write(&self) {
+            self.0.with_mut(|_| ());
+        }
+    }
+}
+
+pub(crate) use imp::*;
+
+/// Never modelled: process-wide counters that no protocol depends on, and what only the layers
+/// above the modelled code use (threads, locks of the maintenance side).
+pub(crate) mod unmodelled {
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+    pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+    pub(crate) use std::thread;
+}
