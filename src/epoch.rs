@@ -49,12 +49,8 @@ impl ReadyList {
             next.store(head, Ordering::Relaxed);
             // Release: pairs with the Acquire swap in `take_all`; the node is whole before it is
             // on the list. Relaxed on failure: as above.
-            match self.head.compare_exchange_weak(
-                head,
-                node,
-                Ordering::Release,
-                Ordering::Relaxed,
-            ) {
+            match self.head.compare_exchange_weak(head, node, Ordering::Release, Ordering::Relaxed)
+            {
                 Ok(_) => return,
                 Err(now) => head = now,
             }
@@ -229,7 +225,7 @@ mod real {
                     handles.push(handle);
                 }
             });
-            drop(kept);
+            kept.unwrap_or(());
             guard
         }
     }

@@ -1,6 +1,94 @@
-//! stratalog
-pub(crate) mod sync;
-pub(crate) mod levels;
-pub(crate) mod epoch;
-pub(crate) mod format;
+//! stratalog: an embeddable, lock-free, log-structured storage engine for *embedding + content*
+//! records.
+//!
+//! Writers reserve space with one atomic addition in a pre-sized, memory-mapped segment, write a
+//! checksummed record in place and publish it in a lock-free index; readers never block and never
+//! copy. What a [`put`](Store::put) acknowledged survives the death of the process; what a
+//! [`sync`](Store::sync) covered survives power loss. How it works, and why it is right, is in the
+//! repository's DESIGN.md.
+//!
+//! ```
+//! use stratalog::Options;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("memories");
+//! let store = Options::new().dimension(4).open(&path)?;
+//! store.put("doc-1", &[0.5, 0.5, 0.5, 0.5], "The tide leaves a mark at its highest point.")?;
+//! store.sync()?; // survives power loss from here on
+//!
+//! let pinned = store.pin(); // readers never block, and never copy
+//! if let Some(record) = pinned.get("doc-1")? {
+//!     let e: &[f32] = record.embedding(); // 64-byte aligned, straight out of the map
+//!     println!("{} values, {}", e.len(), record.content_str()?);
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! # Limits
+//!
+//! Ids of 1 to 1024 bytes, one dimension of 1 to 65,536 for all embeddings of a store, records of
+//! up to half a segment (1 MiB to 1 GiB), 16 TiB in all. One process writes at a time (any number
+//! of threads), others may open the store read-only. 64-bit little-endian Unix systems.
+//!
+//! # What a mapping asks for
+//!
+//! The files belong to the store while it is open. Another program that truncates one makes the
+//! next touch of the lost pages a SIGBUS, as does a medium that cannot be read; the lock keeps
+//! other writers of this crate away, and permissions (directories 0700, files 0600) other users.
+
+#[cfg(not(stratalog_loom))]
+mod durability;
+mod engine;
+mod epoch;
+mod error;
+#[cfg(not(stratalog_loom))]
+mod files;
+#[doc(hidden)]
+pub mod format;
+#[cfg(not(stratalog_loom))]
+mod fs;
+#[doc(hidden)]
+pub mod index;
+mod levels;
+mod log;
+#[cfg(not(stratalog_loom))]
+mod maintenance;
+mod memory;
+#[cfg(not(stratalog_loom))]
+mod options;
+#[cfg(not(stratalog_loom))]
+mod record;
+#[cfg(not(stratalog_loom))]
+mod recovery;
+#[cfg(not(stratalog_loom))]
+mod report;
+#[doc(hidden)]
+pub mod segment;
+#[cfg(not(stratalog_loom))]
+mod store;
+mod sync;
+
+pub use error::Error;
 pub use format::ids::Lsn;
+#[cfg(not(stratalog_loom))]
+pub use options::{Options, Verify};
+#[cfg(not(stratalog_loom))]
+pub use record::{OwnedRecord, Record, SharedRecord};
+#[cfg(not(stratalog_loom))]
+pub use report::{Damage, RecoveryReport, Stats, VerifyReport};
+#[cfg(not(stratalog_loom))]
+pub use store::{Iter, Pinned, Store, lock_holder};
+
+/// The layers below the store, for the models in `loom-tests/`, for fuzzing and for tests that
+/// need to stop between two steps. No part of the public contract.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::{format, index, segment};
+
+    pub use crate::engine::{Damaged, Engine, Located};
+    pub use crate::epoch::{Epoch, Garbage, Guard, Retired};
+    pub use crate::levels::Levels;
+    pub use crate::log::{Log, SegmentTable, Source};
+    pub use crate::memory::{HeapMemory, Memory};
+}

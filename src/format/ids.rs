@@ -6,7 +6,7 @@
 //! | [`SlotNumber`] | 24 bits | a slot of a segment's directory |
 //! | [`Lsn`] | 64 bits | sequence and slot of the *first* copy of a record; order of writes |
 //! | [`Units`] | 32 bits | a length or an offset inside a segment, in units of 64 bytes |
-//! | [`TableIndex`] | 26 bits at most | a segment's entry in the segment table; reused after the epoch |
+//! | [`TableIndex`] | 24 bits at most | a segment's entry in the segment table |
 //! | [`Address`] | 38 bits | table index and unit offset: where a frame lies now |
 
 use std::fmt;
@@ -54,19 +54,11 @@ impl Lsn {
     pub fn as_u64(self) -> u64 {
         self.0
     }
-
-    pub(crate) fn sequence(self) -> Sequence {
-        Sequence(self.0 >> SLOT_BITS)
-    }
-
-    pub(crate) fn slot(self) -> SlotNumber {
-        SlotNumber((self.0 & ((1 << SLOT_BITS) - 1)) as u32)
-    }
 }
 
 impl fmt::Display for Lsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.0 >> SLOT_BITS, self.slot().0)
+        write!(f, "{}.{}", self.0 >> SLOT_BITS, self.0 & ((1 << SLOT_BITS) - 1))
     }
 }
 
@@ -191,7 +183,6 @@ mod tests {
         let low = Lsn::new(Sequence(7), SlotNumber(SlotNumber::LIMIT - 1));
         let high = Lsn::new(Sequence(8), SlotNumber(0));
         assert!(low < high);
-        assert_eq!((low.sequence(), low.slot()), (Sequence(7), SlotNumber(SlotNumber::LIMIT - 1)));
         assert_eq!(low.to_string(), "7.16777215");
     }
 
@@ -201,7 +192,8 @@ mod tests {
             let layout = AddressLayout::new(1 << log);
             let last_unit = Units((1u32 << (log - 6)) - 1);
             let last_table = TableIndex(layout.table_limit() - 1);
-            for (t, u) in [(0, 0), (0, last_unit.0), (last_table.0, 0), (last_table.0, last_unit.0)] {
+            let (t, u) = (last_table.0, last_unit.0);
+            for (t, u) in [(0, 0), (0, u), (t, 0), (t, u)] {
                 let address = layout.address(TableIndex(t), Units(u));
                 assert_eq!(layout.split(address), (TableIndex(t), Units(u)));
             }

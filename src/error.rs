@@ -1,0 +1,119 @@
+//! What can go wrong, as data; the message says what a person can do about it.
+
+use crate::format::ids::Lsn;
+use std::path::PathBuf;
+
+/// Everything that a call of this crate can fail with. A call that returns an error has changed
+/// nothing.
+///
+/// ```
+/// use stratalog::{Error, Options};
+/// # let dir = tempfile::tempdir().unwrap();
+/// let missing = dir.path().join("nowhere");
+/// let error = Options::new().create(false).open(&missing).unwrap_err();
+/// assert!(matches!(error, Error::NotFound(path) if path == missing));
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An embedding or a query has another length than the store's dimension; or the dimension
+    /// given at opening is not the store's.
+    #[error("the store's dimension is {expected}, but {actual} was given")]
+    DimensionMismatch {
+        /// The store's dimension, in `f32` values.
+        expected: usize,
+        /// What the caller gave.
+        actual: usize,
+    },
+    /// An embedding or a query holds NaN or an infinity.
+    #[error("value {index} of the embedding is NaN or infinite; only finite ones can be compared")]
+    NonFinite {
+        /// Position of the first such value.
+        index: usize,
+    },
+    /// An id must have 1 to 1024 bytes.
+    #[error("an id must have 1 to 1024 bytes, this one has {len}")]
+    InvalidId {
+        /// Bytes of the id given.
+        len: usize,
+    },
+    /// The record does not fit a segment of this store.
+    #[error(
+        "the record takes {len} bytes in the log, at most {max} fit; store less, or create the \
+             store with larger segments"
+    )]
+    RecordTooLarge {
+        /// Bytes that the record would take in the log, header and padding included.
+        len: u64,
+        /// The most that this store takes.
+        max: u64,
+    },
+    /// An option is out of its range, or not the one the store was created with.
+    #[error("invalid option: {0}")]
+    InvalidOption(String),
+    /// A user tag has 63 bits.
+    #[error("tag {0:#x} has its top bit set, which is reserved: tags have 63 bits")]
+    InvalidTag(u64),
+    /// The LSN was never given out by this store.
+    #[error("LSN {0} was never given out by this store")]
+    UnknownLsn(Lsn),
+    /// The condition of a conditional write does not hold.
+    #[error("the condition does not hold: the id's current version is {}",
+            .current.map_or_else(|| "none".to_owned(), |lsn| lsn.to_string()))]
+    ConditionFailed {
+        /// LSN of the version that is there, if any.
+        current: Option<Lsn>,
+    },
+    /// No store is there, and the options forbid to create one.
+    #[error("no store at {}; check the path, or allow creating one", .0.display())]
+    NotFound(PathBuf),
+    /// Something that is no store is there; it was not touched.
+    #[error("{} is not a store (it is a file, or a directory with other things in it); nothing was \
+             touched, choose another path", .0.display())]
+    NotAStore(PathBuf),
+    /// The store was written by another version of the format.
+    #[error(
+        "the store has format version {found}, this program knows up to {supported}; open it \
+             with the program that wrote it, or a newer one"
+    )]
+    UnsupportedVersion {
+        /// Version in the file.
+        found: u32,
+        /// Highest version known here.
+        supported: u32,
+    },
+    /// Another handle or process has the store open for writing.
+    #[error("{} is open for writing in another handle or process (its LOCK file names which); \
+             close that one, or open with read_only(true)", .0.display())]
+    Locked(PathBuf),
+    /// The handle was opened read-only.
+    #[error("the store was opened read-only")]
+    ReadOnly,
+    /// The file system has no room for another segment. Nothing acknowledged is lost; writes work
+    /// again once there is room.
+    #[error(
+        "no space left for another segment; nothing acknowledged is lost, and writes work \
+             again once there is room"
+    )]
+    StorageFull,
+    /// Bytes in a file are not what was written.
+    #[error("{} is damaged at byte {offset}: {reason}", .segment.display())]
+    Corrupt {
+        /// The damaged file.
+        segment: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What does not hold.
+        reason: String,
+    },
+    /// A flush to the device failed. What was not durable by then may be lost at a power cut, so
+    /// writes are refused until the store is opened again; reads go on.
+    #[error(
+        "a flush to the device failed ({0}): writes are refused until the store is opened \
+             again, reads go on"
+    )]
+    FlushFailed(String),
+    /// Any other failure of the operating system.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}

@@ -1,0 +1,187 @@
+//! A frame: header, id, embedding, content. Byte layout: DESIGN.md 3.4.
+
+use crate::format::checksum::{Salt, Salted};
+use crate::format::ids::{Lsn, SlotNumber, UNIT_BYTES, Units};
+use crate::format::slot::Kind;
+
+/// Bytes of the tag word, which the header's other fields follow.
+pub const TAG_BYTES: usize = 8;
+/// Bytes of the header, tag included; the id follows at once.
+pub const HEADER_BYTES: usize = 40;
+/// Bytes of the header without the tag.
+pub const FIELDS_BYTES: usize = HEADER_BYTES - TAG_BYTES;
+/// Longest id, in bytes.
+pub const ID_BYTES_MAX: usize = 1024;
+
+const _: () = assert!(HEADER_BYTES + ID_BYTES_MAX < u16::MAX as usize);
+
+/// Where the parts of a frame lie, in bytes from its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameLayout {
+    /// Beginning of the embedding, a multiple of 64.
+    pub embedding_at: usize,
+    /// Beginning of the content.
+    pub content_at: usize,
+    /// End of the content; the frame itself ends at the next multiple of 64.
+    pub end: usize,
+}
+
+impl FrameLayout {
+    /// The layout of a frame with these lengths. `dimension` is 0 for a tombstone. `usize` has 64
+    /// bits and the lengths at most 32, so nothing here can overflow.
+    #[must_use]
+    #[inline]
+    pub fn new(id_len: usize, dimension: usize, content_len: usize) -> Self {
+        let embedding_at = (HEADER_BYTES + id_len).next_multiple_of(UNIT_BYTES);
+        let content_at = embedding_at + dimension * size_of::<f32>();
+        Self { embedding_at, content_at, end: content_at + content_len }
+    }
+
+    /// Bytes of the whole frame, a multiple of 64.
+    #[must_use]
+    #[inline]
+    pub fn bytes(self) -> u64 {
+        self.end.next_multiple_of(UNIT_BYTES) as u64
+    }
+}
+
+const _: () = assert!(usize::BITS == 64, "lengths are summed in 64 bits");
+
+/// The header without the tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// Order of the write.
+    pub lsn: Lsn,
+    /// When it was put, nanoseconds since 1970.
+    pub created_ns: u64,
+    /// Bytes of the content.
+    pub content_len: u32,
+    /// The slot that points here.
+    pub slot: SlotNumber,
+    /// See [`FrameHeader::sum`].
+    pub checksum: u32,
+    /// Bytes of the id.
+    pub id_len: u16,
+    /// Put or tombstone.
+    pub kind: Kind,
+}
+
+impl FrameHeader {
+    /// Bytes 8..40 of the frame.
+    #[must_use]
+    pub fn encode(&self) -> [u8; FIELDS_BYTES] {
+        let mut out = [0; FIELDS_BYTES];
+        out[0..8].copy_from_slice(&self.lsn.as_u64().to_le_bytes());
+        out[8..16].copy_from_slice(&self.created_ns.to_le_bytes());
+        out[16..20].copy_from_slice(&self.content_len.to_le_bytes());
+        out[20..24].copy_from_slice(&self.slot.0.to_le_bytes());
+        out[24..28].copy_from_slice(&self.checksum.to_le_bytes());
+        out[28..30].copy_from_slice(&self.id_len.to_le_bytes());
+        out[30] = self.kind.byte();
+        out
+    }
+
+    /// The header of bytes 8..40, its fields within their ranges. Whether the frame fits where it
+    /// lies is the segment's to check.
+    #[inline]
+    pub fn decode(bytes: &[u8; FIELDS_BYTES]) -> Result<Self, &'static str> {
+        let u64_at = |at: usize| {
+            let mut b = [0; 8];
+            b.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(b)
+        };
+        let u32_at = |at: usize| {
+            let mut b = [0; 4];
+            b.copy_from_slice(&bytes[at..at + 4]);
+            u32::from_le_bytes(b)
+        };
+        let kind = Kind::from_byte(bytes[30]).ok_or("unknown kind in a frame header")?;
+        let id_len = u16::from_le_bytes([bytes[28], bytes[29]]);
+        if id_len == 0 || usize::from(id_len) > ID_BYTES_MAX {
+            return Err("impossible id length in a frame header");
+        }
+        Ok(Self {
+            lsn: Lsn::from_u64(u64_at(0)),
+            created_ns: u64_at(8),
+            content_len: u32_at(16),
+            slot: SlotNumber(u32_at(20)),
+            checksum: u32_at(24),
+            id_len,
+            kind,
+        })
+    }
+
+    /// The checksum of the frame: of the header but for tag and checksum, of id, embedding and
+    /// content. Padding and tag are not covered.
+    #[must_use]
+    pub fn sum(&self, salt: Salt, id: &[u8], embedding: &[u8], content: &[u8]) -> u32 {
+        let fields = self.encode();
+        Salted::new(salt, self.slot)
+            .add(&fields[..24])
+            .add(&fields[28..])
+            .add(id)
+            .add(embedding)
+            .add(content)
+            .finish()
+    }
+}
+
+/// Units of a frame that is `bytes` long, if a segment can hold so many.
+#[must_use]
+pub fn units_of(bytes: u64) -> Option<Units> {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES as u64)).ok().map(Units)
+}
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_header_survives_the_round_trip(
+            lsn: u64, created_ns: u64, content_len: u32, slot: u32, checksum: u32,
+            id_len in 1u16..=1024, tombstone: bool,
+        ) {
+            let header = FrameHeader {
+                lsn: Lsn::from_u64(lsn), created_ns, content_len, slot: SlotNumber(slot), checksum,
+                id_len, kind: if tombstone { Kind::Tombstone } else { Kind::Put },
+            };
+            prop_assert_eq!(FrameHeader::decode(&header.encode()), Ok(header));
+        }
+
+        #[test]
+        fn parts_do_not_overlap_and_the_embedding_is_aligned(
+            id in 1usize..=1024, dimension in 0usize..=65_536, content in 0usize..=1 << 29,
+        ) {
+            let layout = FrameLayout::new(id, dimension, content);
+            prop_assert!(layout.embedding_at >= HEADER_BYTES + id);
+            prop_assert_eq!(layout.embedding_at % 64, 0);
+            prop_assert_eq!(layout.content_at, layout.embedding_at + 4 * dimension);
+            prop_assert!(layout.bytes() as usize >= layout.content_at + content);
+            prop_assert_eq!(layout.bytes() % 64, 0);
+        }
+    }
+
+    #[test]
+    fn impossible_fields_are_refused() {
+        let mut bytes = FrameHeader {
+            lsn: Lsn::ZERO,
+            created_ns: 0,
+            content_len: 0,
+            slot: SlotNumber(0),
+            checksum: 0,
+            id_len: 1,
+            kind: Kind::Put,
+        }
+        .encode();
+        assert!(FrameHeader::decode(&bytes).is_ok());
+        bytes[28..30].copy_from_slice(&0u16.to_le_bytes());
+        assert!(FrameHeader::decode(&bytes).is_err());
+        bytes[28..30].copy_from_slice(&1025u16.to_le_bytes());
+        assert!(FrameHeader::decode(&bytes).is_err());
+        bytes[28..30].copy_from_slice(&1u16.to_le_bytes());
+        bytes[30] = 9;
+        assert!(FrameHeader::decode(&bytes).is_err());
+    }
+}

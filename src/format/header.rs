@@ -1,0 +1,185 @@
+//! The segment's header page. Byte layout: DESIGN.md 3.1.
+
+use crate::format::checksum::{self, Salt};
+use crate::format::ids::{Sequence, UNIT_BYTES};
+
+/// Version of the format that this code reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+/// Where the directory begins in every segment file.
+pub const DIRECTORY_AT: usize = 4096;
+/// Bytes of the identity, which fill one cache line.
+pub const IDENTITY_BYTES: usize = 64;
+/// Where the cursor lies.
+pub const CURSOR_AT: usize = 64;
+/// Where the durable end lies.
+pub const DURABLE_AT: usize = 128;
+/// Where the boot id of the last writer lies: two words.
+pub const BOOT_AT: usize = 192;
+/// Where the sealed slot count lies.
+pub const SEALED_AT: usize = 208;
+/// First byte that a directory may begin at: everything above must come before it.
+pub const HEADER_END: usize = 256;
+
+const MAGIC: [u8; 8] = *b"stratlog";
+
+/// A store's identity, in its manifest and in each of its segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreId(pub [u8; 16]);
+
+impl StoreId {
+    /// The seed of the store's key hash: secret enough that colliding ids cannot be computed
+    /// without reading the store's files.
+    #[must_use]
+    pub fn hash_seed(self) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(&self.0)
+    }
+}
+
+/// What a segment is: written once, before the segment is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The store it belongs to.
+    pub store: StoreId,
+    /// Its place in the log's history.
+    pub sequence: Sequence,
+    /// Seed of all its checksums.
+    pub salt: Salt,
+    /// `f32` values of every embedding.
+    pub dimension: u32,
+    /// Bytes of the file.
+    pub segment_bytes: u64,
+    /// Where its directory begins.
+    pub directory_at: u32,
+}
+
+/// Why a header is not one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderError {
+    /// Another magic number.
+    Foreign,
+    /// A format of another version.
+    Version(u32),
+    /// The checksum, or a field, does not hold.
+    Damaged,
+}
+
+impl Identity {
+    /// The first cache line of the segment.
+    #[must_use]
+    pub fn encode(&self) -> [u8; IDENTITY_BYTES] {
+        let mut out = [0; IDENTITY_BYTES];
+        out[0..8].copy_from_slice(&MAGIC);
+        out[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out[12..16].copy_from_slice(&self.dimension.to_le_bytes());
+        out[16..32].copy_from_slice(&self.store.0);
+        out[32..40].copy_from_slice(&self.sequence.0.to_le_bytes());
+        out[40..48].copy_from_slice(&self.salt.0.to_le_bytes());
+        out[48..56].copy_from_slice(&self.segment_bytes.to_le_bytes());
+        out[56..60].copy_from_slice(&self.directory_at.to_le_bytes());
+        let sum = checksum::plain(&out[..60]);
+        out[60..64].copy_from_slice(&sum.to_le_bytes());
+        out
+    }
+
+    /// The identity of the first cache line of a file.
+    pub fn decode(bytes: &[u8; IDENTITY_BYTES]) -> Result<Self, HeaderError> {
+        let u64_at = |at: usize| {
+            let mut b = [0; 8];
+            b.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(b)
+        };
+        let u32_at = |at: usize| u64_at(at / 8 * 8) >> (at % 8 * 8) & 0xFFFF_FFFF;
+        if bytes[..8] != MAGIC {
+            return Err(HeaderError::Foreign);
+        }
+        if u64::from(checksum::plain(&bytes[..60])) != u32_at(60) {
+            return Err(HeaderError::Damaged);
+        }
+        let version = u32_at(8) as u32;
+        if version != FORMAT_VERSION {
+            return Err(HeaderError::Version(version));
+        }
+        let mut store = [0; 16];
+        store.copy_from_slice(&bytes[16..32]);
+        let identity = Self {
+            store: StoreId(store),
+            sequence: Sequence(u64_at(32)),
+            salt: Salt(u64_at(40)),
+            dimension: u32_at(12) as u32,
+            segment_bytes: u64_at(48),
+            directory_at: u32_at(56) as u32,
+        };
+        let directory_at = identity.directory_at as usize;
+        let sound = (HEADER_END..=DIRECTORY_AT).contains(&directory_at)
+            && directory_at % UNIT_BYTES == 0
+            && (1..=Sequence::MAX.0).contains(&identity.sequence.0);
+        if sound { Ok(identity) } else { Err(HeaderError::Damaged) }
+    }
+}
+
+/// A slot count with its checksum: the durable end, or the sealed count, in one word.
+#[must_use]
+pub fn encode_count(count: u32, salt: Salt, at: usize) -> u64 {
+    u64::from(count) | u64::from(count_sum(count, salt, at)) << 32
+}
+
+/// The slot count of such a word; `None` if it was never written, or damaged.
+#[must_use]
+pub fn decode_count(word: u64, salt: Salt, at: usize) -> Option<u32> {
+    let count = word as u32;
+    (word != 0 && (word >> 32) as u32 == count_sum(count, salt, at)).then_some(count)
+}
+
+fn count_sum(count: u32, salt: Salt, at: usize) -> u32 {
+    let mut bytes = [0; 20];
+    bytes[..4].copy_from_slice(&count.to_le_bytes());
+    bytes[4..12].copy_from_slice(&salt.0.to_le_bytes());
+    bytes[12..].copy_from_slice(&(at as u64).to_le_bytes());
+    checksum::plain(&bytes)
+}
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            store: StoreId(*b"0123456789abcdef"),
+            sequence: Sequence(77),
+            salt: Salt(0xDEAD_BEEF_0BAD_CAFE),
+            dimension: 768,
+            segment_bytes: 64 << 20,
+            directory_at: DIRECTORY_AT as u32,
+        }
+    }
+
+    #[test]
+    fn an_identity_survives_the_round_trip_and_any_flipped_bit_is_seen() {
+        let bytes = identity().encode();
+        assert_eq!(Identity::decode(&bytes), Ok(identity()));
+        for bit in 0..IDENTITY_BYTES * 8 {
+            let mut bytes = bytes;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Identity::decode(&bytes).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_named_and_a_foreign_file_is_foreign() {
+        let mut bytes = identity().encode();
+        bytes[8..12].copy_from_slice(&2u32.to_le_bytes());
+        let sum = checksum::plain(&bytes[..60]);
+        bytes[60..64].copy_from_slice(&sum.to_le_bytes());
+        assert_eq!(Identity::decode(&bytes), Err(HeaderError::Version(2)));
+        assert_eq!(Identity::decode(&[0; IDENTITY_BYTES]), Err(HeaderError::Foreign));
+    }
+
+    #[test]
+    fn a_count_is_not_taken_for_another_place_or_segment() {
+        let word = encode_count(5, Salt(9), DURABLE_AT);
+        assert_eq!(decode_count(word, Salt(9), DURABLE_AT), Some(5));
+        assert_eq!(decode_count(word, Salt(9), SEALED_AT), None);
+        assert_eq!(decode_count(word, Salt(8), DURABLE_AT), None);
+        assert_eq!(decode_count(0, Salt(9), DURABLE_AT), None);
+    }
+}

@@ -1,0 +1,186 @@
+//! A slot: the 32-byte entry of a frame in its segment's directory. Byte layout: DESIGN.md 3.3.
+
+use crate::format::checksum::{Salt, Salted};
+use crate::format::ids::{Lsn, SlotNumber, Units};
+
+/// Bytes of a slot.
+pub const SLOT_BYTES: usize = 32;
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A version of an id: embedding and content.
+    Put,
+    /// The removal of an id.
+    Tombstone,
+}
+
+impl Kind {
+    /// The byte on disk.
+    #[must_use]
+    pub fn byte(self) -> u8 {
+        match self {
+            Self::Put => 1,
+            Self::Tombstone => 2,
+        }
+    }
+
+    /// The kind of a byte from disk.
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Put),
+            2 => Some(Self::Tombstone),
+            _ => None,
+        }
+    }
+}
+
+/// Words 1 to 3 of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotBody {
+    /// Order of the write.
+    pub lsn: Lsn,
+    /// Hash of the id, for rebuilding the index without reading frames.
+    pub key_hash: u64,
+    /// Where the frame begins.
+    pub offset: Units,
+    /// How long it is.
+    pub len: Units,
+}
+
+impl SlotBody {
+    /// The three words.
+    #[must_use]
+    pub fn words(self) -> [u64; 3] {
+        [self.lsn.as_u64(), self.key_hash, u64::from(self.offset.0) | u64::from(self.len.0) << 32]
+    }
+
+    /// The body of three words, whatever they hold.
+    #[must_use]
+    pub fn from_words(words: [u64; 3]) -> Self {
+        Self {
+            lsn: Lsn::from_u64(words[0]),
+            key_hash: words[1],
+            offset: Units(words[2] as u32),
+            len: Units((words[2] >> 32) as u32),
+        }
+    }
+}
+
+/// What word 0 says, its checksum having been checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotState {
+    /// Nothing was committed here yet.
+    Empty,
+    /// The record counts.
+    Committed(Kind, SlotBody),
+    /// The record is whole; the index decides whether it counts.
+    Pending(Kind, SlotBody),
+    /// There is no record and never will be.
+    Void,
+    /// Not something that this code writes: damage.
+    Invalid,
+}
+
+const COMMITTED: u8 = 1;
+const VOID: u8 = 2;
+const PENDING: u8 = 3;
+
+/// Word 0 of a slot nobody has decided about.
+pub const EMPTY_WORD: u64 = 0;
+
+fn word(state: u8, kind: u8, words: [u64; 3], salt: Salt, slot: SlotNumber) -> u64 {
+    let mut bytes = [0; 26];
+    bytes[0..8].copy_from_slice(&words[0].to_le_bytes());
+    bytes[8..16].copy_from_slice(&words[1].to_le_bytes());
+    bytes[16..24].copy_from_slice(&words[2].to_le_bytes());
+    bytes[24] = kind;
+    bytes[25] = state;
+    let sum = Salted::new(salt, slot).add(&bytes).finish();
+    u64::from(sum) << 32 | u64::from(kind) << 8 | u64::from(state)
+}
+
+/// Word 0 of a record that counts.
+#[must_use]
+pub fn committed_word(kind: Kind, body: SlotBody, salt: Salt, slot: SlotNumber) -> u64 {
+    word(COMMITTED, kind.byte(), body.words(), salt, slot)
+}
+
+/// Word 0 of a record that the index will decide about.
+#[must_use]
+pub fn pending_word(kind: Kind, body: SlotBody, salt: Salt, slot: SlotNumber) -> u64 {
+    word(PENDING, kind.byte(), body.words(), salt, slot)
+}
+
+/// Word 0 of a slot without a record. Says nothing about words 1 to 3, which whoever voids the
+/// slot may not know.
+#[must_use]
+pub fn void_word(salt: Salt, slot: SlotNumber) -> u64 {
+    word(VOID, 0, [0; 3], salt, slot)
+}
+
+/// What a slot's four words mean.
+#[must_use]
+pub fn decode(word0: u64, words: [u64; 3], salt: Salt, slot: SlotNumber) -> SlotState {
+    if word0 == EMPTY_WORD {
+        return SlotState::Empty;
+    }
+    if word0 == void_word(salt, slot) {
+        return SlotState::Void;
+    }
+    let (state, kind) = (word0 as u8, (word0 >> 8) as u8);
+    if word0 != word(state, kind, words, salt, slot) {
+        return SlotState::Invalid;
+    }
+    let body = SlotBody::from_words(words);
+    match (state, Kind::from_byte(kind)) {
+        (COMMITTED, Some(kind)) => SlotState::Committed(kind, body),
+        (PENDING, Some(kind)) => SlotState::Pending(kind, body),
+        _ => SlotState::Invalid,
+    }
+}
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SALT: Salt = Salt(0x0123_4567_89AB_CDEF);
+
+    proptest! {
+        #[test]
+        fn a_slot_survives_the_round_trip_and_any_flipped_bit_is_seen(
+            lsn: u64, key_hash: u64, offset: u32, len: u32, n in 0..SlotNumber::LIMIT,
+            tombstone: bool, pending: bool, bit in 0usize..256,
+        ) {
+            let slot = SlotNumber(n);
+            let kind = if tombstone { Kind::Tombstone } else { Kind::Put };
+            let (lsn, offset, len) = (Lsn::from_u64(lsn), Units(offset), Units(len));
+            let body = SlotBody { lsn, key_hash, offset, len };
+            let (word0, expected) = if pending {
+                (pending_word(kind, body, SALT, slot), SlotState::Pending(kind, body))
+            } else {
+                (committed_word(kind, body, SALT, slot), SlotState::Committed(kind, body))
+            };
+            let words = body.words();
+            prop_assert_eq!(decode(word0, words, SALT, slot), expected);
+
+            let mut all = [word0, words[0], words[1], words[2]];
+            all[bit / 64] ^= 1 << (bit % 64);
+            let seen = decode(all[0], [all[1], all[2], all[3]], SALT, slot);
+            prop_assert_eq!(seen, SlotState::Invalid);
+            let elsewhere = decode(word0, words, SALT, SlotNumber((n + 1) % SlotNumber::LIMIT));
+            prop_assert_eq!(elsewhere, SlotState::Invalid);
+            prop_assert_eq!(decode(word0, words, Salt(SALT.0 ^ 1 << 40), slot), SlotState::Invalid);
+        }
+    }
+
+    #[test]
+    fn void_and_empty_are_told_apart_whatever_the_other_words_hold() {
+        let slot = SlotNumber(3);
+        assert_eq!(decode(0, [1, 2, 3], SALT, slot), SlotState::Empty);
+        assert_eq!(decode(void_word(SALT, slot), [1, 2, 3], SALT, slot), SlotState::Void);
+        assert_eq!(decode(void_word(SALT, SlotNumber(4)), [0; 3], SALT, slot), SlotState::Invalid);
+    }
+}

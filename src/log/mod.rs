@@ -1,0 +1,270 @@
+//! The log: which segment is active, how the next one takes over, where an address leads.
+//!
+//! Roll: any writer that finds the active segment full installs the next one with one
+//! compare-exchange on `active`. It takes the one prepared ahead of need, and makes one itself if
+//! there is none, so a stopped thread stops nobody. Whoever loses the exchange discards its
+//! segment. Two preparers may use the same sequence number; only the winner's segment ever holds a
+//! record.
+//!
+//! G1: `active` and `prepared` hold table indexes of segments that stay in the table at least
+//! until they are out of these words.
+
+mod table;
+
+pub use table::SegmentTable;
+
+use crate::epoch::{Epoch, Guard};
+use crate::error::Error;
+use crate::format::ids::{Address, AddressLayout, Lsn, Sequence, SlotNumber, TableIndex, Units};
+use crate::memory::Memory;
+use crate::segment::{Geometry, Reservation, Segment};
+use crate::sync::unmodelled::Arc;
+use crate::sync::{AtomicU64, Ordering};
+
+/// No segment, in the words below.
+const NONE: u64 = u64::MAX;
+
+/// Where segments come from: files, or the heap in models and tests.
+pub trait Source<M: Memory>: Send + Sync {
+    /// A new, empty segment with this sequence number.
+    fn create(&self, sequence: Sequence) -> Result<Segment<M>, Error>;
+    /// The segment never held a record and will not be used: remove what stands behind it.
+    fn discard(&self, segment: &Segment<M>);
+    /// The log will soon need another segment, or has just begun one. Must not wait.
+    fn wake(&self);
+}
+
+/// All segments, and the one that takes new records.
+pub struct Log<M: Memory, S> {
+    source: S,
+    geometry: Geometry,
+    layout: AddressLayout,
+    table: SegmentTable<M>,
+    active: AtomicU64,
+    prepared: AtomicU64,
+    /// New segments get at least this sequence number.
+    floor: Sequence,
+}
+
+impl<M: Memory, S: Source<M>> Log<M, S> {
+    /// A log without segments whose first own one will have the sequence `floor`.
+    #[must_use]
+    pub fn new(source: S, geometry: Geometry, floor: Sequence) -> Self {
+        let layout = AddressLayout::new(geometry.segment_bytes);
+        Self {
+            source,
+            geometry,
+            layout,
+            table: SegmentTable::new(layout.table_limit()),
+            active: AtomicU64::new(NONE),
+            prepared: AtomicU64::new(NONE),
+            floor,
+        }
+    }
+
+    /// Sizes that all segments share.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Where segments come from.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// The segment table.
+    pub fn table(&self) -> &SegmentTable<M> {
+        &self.table
+    }
+
+    /// Adds a segment found at opening.
+    pub fn adopt(&self, segment: Arc<Segment<M>>) -> Result<TableIndex, Error> {
+        self.table.insert(segment).ok_or(Error::StorageFull)
+    }
+
+    /// Makes an adopted segment the one that takes new records.
+    pub fn set_active(&self, index: TableIndex) {
+        // Release: pairs with the Acquire in `active`.
+        self.active.store(u64::from(index.0), Ordering::Release);
+    }
+
+    /// The segment that takes new records, if there is one yet.
+    #[inline]
+    pub fn active<'g>(&'g self, guard: &'g Guard) -> Option<&'g Segment<M>> {
+        // Acquire: pairs with the Release in `install`; the table entry is there before.
+        self.segment_of_word(guard, self.active.load(Ordering::Acquire))
+    }
+
+    #[inline]
+    fn segment_of_word<'g>(&'g self, guard: &'g Guard, word: u64) -> Option<&'g Segment<M>> {
+        if word == NONE { None } else { self.table.get(guard, TableIndex(word as u32)) }
+    }
+
+    /// The segment and the offset that an address names. `None` only for an address that was never
+    /// in the index.
+    #[inline]
+    pub fn resolve<'g>(
+        &'g self,
+        guard: &'g Guard,
+        address: Address,
+    ) -> Option<(&'g Segment<M>, Units)> {
+        let (index, offset) = self.layout.split(address);
+        Some((self.table.get(guard, index)?, offset))
+    }
+
+    /// The segment that an address names, with a count of its own.
+    pub fn resolve_counted(&self, guard: &Guard, address: Address) -> Option<Arc<Segment<M>>> {
+        self.table.get_counted(guard, self.layout.split(address).0)
+    }
+
+    /// Reserves space for a frame of `bytes`, rolling as often as need be. Lock-free.
+    #[inline]
+    pub fn reserve<'g>(
+        &'g self,
+        epoch: &Epoch,
+        guard: &'g Guard,
+        bytes: u64,
+    ) -> Result<Reservation<'g, M>, Error> {
+        loop {
+            // Acquire: as in `active`.
+            let word = self.active.load(Ordering::Acquire);
+            if let Some(segment) = self.segment_of_word(guard, word)
+                && let Some((reservation, passed_half)) = segment.reserve(bytes)
+            {
+                if passed_half {
+                    self.source.wake();
+                }
+                return Ok(reservation);
+            }
+            self.roll(epoch, guard, word)?;
+        }
+    }
+
+    fn sequence_after(&self, current: Option<&Segment<M>>) -> Result<Sequence, Error> {
+        let next = current.map_or(self.floor, |s| s.sequence().next().max(self.floor));
+        if next > Sequence::MAX { Err(Error::StorageFull) } else { Ok(next) }
+    }
+
+    /// Replaces the full segment `current` (the `active` word, possibly [`NONE`]) by the next one,
+    /// unless somebody else has.
+    #[cold]
+    fn roll(&self, epoch: &Epoch, guard: &Guard, current: u64) -> Result<(), Error> {
+        let sequence = self.sequence_after(self.segment_of_word(guard, current))?;
+        let next = match self.take_prepared(epoch, guard, sequence) {
+            Some(next) => next,
+            None => self.adopt(Arc::new(self.source.create(sequence)?))?,
+        };
+        self.install(epoch, guard, current, next);
+        Ok(())
+    }
+
+    fn install(&self, epoch: &Epoch, guard: &Guard, current: u64, next: TableIndex) {
+        // Release: pairs with the Acquire loads of `active`; the table entry of `next` is seen by
+        // whoever sees its index here. Relaxed on failure: nothing is read from the winner.
+        let installed = self.active.compare_exchange(
+            current,
+            u64::from(next.0),
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+        match installed {
+            Ok(_) => self.source.wake(),
+            Err(_) => self.discard(epoch, guard, next),
+        }
+    }
+
+    /// The segment prepared ahead of need, if it may follow: its sequence is `at_least`. One that
+    /// came too late is discarded.
+    fn take_prepared(
+        &self,
+        epoch: &Epoch,
+        guard: &Guard,
+        at_least: Sequence,
+    ) -> Option<TableIndex> {
+        // Acquire: pairs with the Release in `prepare`. The swap makes it this thread's alone.
+        let word = self.prepared.swap(NONE, Ordering::Acquire);
+        let segment = self.segment_of_word(guard, word)?;
+        if segment.sequence() >= at_least {
+            return Some(segment.table_index());
+        }
+        self.discard(epoch, guard, segment.table_index());
+        None
+    }
+
+    fn discard(&self, epoch: &Epoch, guard: &Guard, index: TableIndex) {
+        if let Some(segment) = self.table.get(guard, index) {
+            self.source.discard(segment);
+        }
+        self.table.remove(epoch, guard, index);
+    }
+
+    /// Whether the active segment is past its half (or there is none) and nothing is prepared.
+    pub fn wants_segment(&self, guard: &Guard) -> bool {
+        // Relaxed: a hint; `prepare` decides.
+        let prepared = self.prepared.load(Ordering::Relaxed) != NONE;
+        let capacity = self.geometry.capacity();
+        let near = |segment: &Segment<M>| {
+            let mut taken = segment.taken();
+            (taken.slots, taken.units) = (taken.slots * 2, taken.units * 2);
+            !capacity.fits(taken)
+        };
+        !prepared && self.active(guard).is_some_and(near)
+    }
+
+    /// Makes the next segment ahead of need: `finish` gets it before any writer can (to pre-fault
+    /// it). For the maintenance thread.
+    pub fn prepare(
+        &self,
+        epoch: &Epoch,
+        guard: &Guard,
+        finish: impl FnOnce(&Segment<M>),
+    ) -> Result<(), Error> {
+        let sequence = self.sequence_after(self.active(guard))?;
+        let segment = self.source.create(sequence)?;
+        finish(&segment);
+        let index = self.adopt(Arc::new(segment))?;
+        // Release: pairs with the Acquire in `take_prepared`. Relaxed on failure: nothing is read.
+        let put = self.prepared.compare_exchange(
+            NONE,
+            u64::from(index.0),
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+        if put.is_err() {
+            self.discard(epoch, guard, index);
+        }
+        Ok(())
+    }
+
+    /// Discards what was prepared and not used: for closing.
+    pub fn discard_prepared(&self, epoch: &Epoch, guard: &Guard) {
+        // Acquire: pairs with the Release in `prepare`.
+        let word = self.prepared.swap(NONE, Ordering::Acquire);
+        if word != NONE {
+            self.discard(epoch, guard, TableIndex(word as u32));
+        }
+    }
+
+    /// The lowest LSN not given yet.
+    pub fn tail(&self, guard: &Guard) -> Lsn {
+        match self.active(guard) {
+            Some(active) if !active.is_full() => {
+                Lsn::new(active.sequence(), SlotNumber(active.slots_end()))
+            }
+            active => Lsn::new(self.sequence_after(active).unwrap_or(Sequence::MAX), SlotNumber(0)),
+        }
+    }
+
+    /// Segments that hold records or are about to: all but the prepared and the discarded.
+    pub fn in_use<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Segment<M>> {
+        let active = self.active(guard).map(Segment::table_index);
+        let used = move |s: &&'g Segment<M>| s.taken().slots > 0 || Some(s.table_index()) == active;
+        self.table.iter(guard).filter(used)
+    }
+}
+
+impl<M: Memory, S> std::fmt::Debug for Log<M, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").field("geometry", &self.geometry).finish_non_exhaustive()
+    }
+}

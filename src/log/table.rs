@@ -1,0 +1,108 @@
+//! The segment table: from the index in an address to the segment, without locks.
+//!
+//! T1: an entry is null, or a pointer from `Arc::into_raw` that the table owns one count of. It is
+//! set once; it is taken out by `remove` alone, whose caller retires it through the epoch, so a
+//! guard that could load the pointer keeps the segment alive.
+#![expect(unsafe_code, reason = "entries are raw pointers with a count")]
+
+use crate::epoch::{Epoch, Guard};
+use crate::format::ids::TableIndex;
+use crate::levels::Levels;
+use crate::segment::Segment;
+use crate::sync::unmodelled::Arc;
+use crate::sync::{AtomicPtr, AtomicU32, Ordering};
+
+/// All segments of a store, by table index.
+pub struct SegmentTable<M> {
+    entries: Levels<Segment<M>>,
+    next: AtomicU32,
+    limit: u32,
+}
+
+impl<M: crate::memory::Memory> SegmentTable<M> {
+    /// An empty table for at most `limit` segments at a time.
+    #[must_use]
+    pub fn new(limit: u32) -> Self {
+        Self { entries: Levels::new(), next: AtomicU32::new(0), limit }
+    }
+
+    /// Gives a segment its table index and publishes it; `None` (and the segment back to its
+    /// owner's drop) if the table is full.
+    pub fn insert(&self, segment: Arc<Segment<M>>) -> Option<TableIndex> {
+        // Relaxed: only uniqueness matters; the entry itself publishes.
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        if index >= self.limit {
+            // Relaxed: as above; keeps the counter from ever wrapping.
+            self.next.store(self.limit, Ordering::Relaxed);
+            return None;
+        }
+        let entry = self.entries.get_or_make(index as usize)?;
+        segment.set_table_index(TableIndex(index));
+        // Release: pairs with the Acquire in `pointer`; the segment is whole before it is seen.
+        entry.store(Arc::into_raw(segment).cast_mut(), Ordering::Release);
+        Some(TableIndex(index))
+    }
+
+    #[inline]
+    fn pointer(&self, index: TableIndex) -> *const Segment<M> {
+        // Acquire: pairs with the Release in `insert`.
+        let load = |entry: &AtomicPtr<Segment<M>>| entry.load(Ordering::Acquire).cast_const();
+        self.entries.get(index.0 as usize).map_or(std::ptr::null(), load)
+    }
+
+    /// The segment at an index, for as long as the guard lives.
+    #[inline]
+    pub fn get<'g>(&'g self, _guard: &'g Guard, index: TableIndex) -> Option<&'g Segment<M>> {
+        // SAFETY: T1, null or alive under the guard.
+        unsafe { self.pointer(index).as_ref() }
+    }
+
+    /// The same with a count of its own: outlives guard and table.
+    pub fn get_counted(&self, guard: &Guard, index: TableIndex) -> Option<Arc<Segment<M>>> {
+        let segment: *const Segment<M> = self.get(guard, index)?;
+        // SAFETY: T1, from `Arc::into_raw` and alive under the guard.
+        unsafe { Arc::increment_strong_count(segment) };
+        // SAFETY: the count just added is this `Arc`'s.
+        Some(unsafe { Arc::from_raw(segment) })
+    }
+
+    /// Takes a segment out and retires the table's count of it.
+    pub fn remove(&self, epoch: &Epoch, guard: &Guard, index: TableIndex) {
+        let Some(entry) = self.entries.get(index.0 as usize) else { return };
+        // Acquire: pairs with the Release in `insert`. The swap makes this thread the only remover.
+        let segment = entry.swap(std::ptr::null_mut(), Ordering::Acquire);
+        if !segment.is_null() {
+            // SAFETY: T1, the count that the table owned is now this function's.
+            let segment = unsafe { Arc::from_raw(segment.cast_const()) };
+            epoch.retire(guard, Box::new(segment));
+        }
+    }
+
+    /// Every segment there is, in no order that means anything.
+    pub fn iter<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Segment<M>> {
+        // Relaxed: a segment inserted meanwhile may be missed.
+        let end = self.next.load(Ordering::Relaxed).min(self.limit);
+        (0..end).filter_map(|index| self.get(guard, TableIndex(index)))
+    }
+}
+
+impl<M> Drop for SegmentTable<M> {
+    fn drop(&mut self) {
+        // Relaxed: `&mut self` orders this after every other access, here and below.
+        for index in 0..self.next.load(Ordering::Relaxed).min(self.limit) {
+            let Some(entry) = self.entries.get(index as usize) else { continue };
+            // Relaxed: as above.
+            let segment = entry.load(Ordering::Relaxed);
+            if !segment.is_null() {
+                // SAFETY: T1, the table's own count, given back once.
+                drop(unsafe { Arc::from_raw(segment.cast_const()) });
+            }
+        }
+    }
+}
+
+impl<M> std::fmt::Debug for SegmentTable<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SegmentTable").field("entries", &self.entries).finish_non_exhaustive()
+    }
+}

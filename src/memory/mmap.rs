@@ -1,0 +1,101 @@
+//! A memory that is a mapped file.
+//!
+//! M1: the mapping is of a whole, fully allocated file that this process never shrinks; it stays
+//! until the value is dropped. Another process that truncates the file is outside the model (the
+//! store's lock keeps well-meant ones away), and would show as SIGBUS.
+#![expect(unsafe_code, reason = "a mapping is raw memory")]
+
+use super::Memory;
+use crate::sync::AtomicU64;
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use std::fs::File;
+use std::io::{self, Read};
+
+/// A file, mapped whole and shared.
+#[derive(Debug)]
+pub struct MmapMemory {
+    map: MmapRaw,
+    file: File,
+}
+
+impl MmapMemory {
+    /// Maps a file for reading and writing.
+    pub fn new(file: File, len: usize) -> io::Result<Self> {
+        let map = MmapOptions::new().len(len).map_raw(&file)?;
+        Ok(Self { map, file })
+    }
+
+    /// Maps a file for reading. Storing to it, or flushing, is a bug of the caller.
+    pub fn read_only(file: File, len: usize) -> io::Result<Self> {
+        let map = MmapOptions::new().len(len).map_raw_read_only(&file)?;
+        Ok(Self { map, file })
+    }
+
+    /// An anonymous copy of a file that is shorter than `len`, zeros behind its end. The file is
+    /// only read.
+    pub fn copy_of(mut file: File, len: usize) -> io::Result<Self> {
+        let mut copy = MmapOptions::new().len(len).map_anon()?;
+        let mut at = 0;
+        while at < len {
+            match file.read(&mut copy[at..]) {
+                Ok(0) => break,
+                Ok(n) => at += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self { map: MmapRaw::from(copy), file })
+    }
+
+    /// Makes pages `at..at + len` present and writable ahead of use, so that a writer's first
+    /// store takes no fault. Changes no byte; a kernel that cannot do it says so and nothing is
+    /// lost.
+    pub fn populate(&self, at: usize, len: usize) -> io::Result<()> {
+        self.map.advise_range(Advice::PopulateWrite, at, len)
+    }
+}
+
+// SAFETY: M1; a mapping begins at a page, and a new file's bytes are zero.
+unsafe impl Memory for MmapMemory {
+    fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    #[inline]
+    fn word(&self, at: usize) -> &AtomicU64 {
+        assert!(at.is_multiple_of(8) && at + 8 <= self.map.len(), "a control word outside");
+        // SAFETY: the assertion: `at` lies inside.
+        let word = unsafe { self.map.as_mut_ptr().add(at) };
+        // SAFETY: M1; aligned, and a control word is only ever touched as an atomic. On a read-only
+        // mapping only loads are made, which are plain loads on every 64-bit target.
+        unsafe { AtomicU64::from_ptr(word.cast()) }
+    }
+
+    #[inline]
+    unsafe fn write(&self, at: usize, bytes: &[u8]) {
+        debug_assert!(at + bytes.len() <= self.map.len());
+        // SAFETY: inside, by the caller's contract.
+        let to = unsafe { self.map.as_mut_ptr().add(at) };
+        // SAFETY: inside and the caller's alone, by its contract; a slice of the caller's cannot
+        // overlap a range that nobody may have read yet.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    #[inline]
+    unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
+        debug_assert!(at + len <= self.map.len());
+        // SAFETY: inside, by the caller's contract.
+        let from = unsafe { self.map.as_ptr().add(at) };
+        // SAFETY: M1, and no write of the range comes any more, by the caller's contract.
+        unsafe { std::slice::from_raw_parts(from, len) }
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        loop {
+            match self.file.sync_data() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Where bytes become atomics: the seam below which loom's build differs from the one that ships.
+//!
+//! A memory is a run of bytes in which every aligned 8-byte word has one role for life: *control*
+//! (touched through [`Memory::word`] only) or *payload* (through [`Memory::write`] and
+//! [`Memory::bytes`] only). Payload is written once, by the owner of a reservation, before an
+//! atomic operation publishes it, and only read afterwards.
+#![expect(unsafe_code, reason = "declares the unsafe contract of payload access")]
+
+mod heap;
+#[cfg(not(stratalog_loom))]
+mod mmap;
+
+pub use heap::HeapMemory;
+#[cfg(not(stratalog_loom))]
+pub use mmap::MmapMemory;
+
+use crate::sync::AtomicU64;
+
+/// A run of bytes that threads share by the rules of this module.
+///
+/// # Safety
+///
+/// `word` must return the same word for the same offset every time, `bytes` what `write` put
+/// there (zeros before), at addresses that stay valid and in place as long as the memory lives,
+/// offset 0 at a multiple of 64.
+pub unsafe trait Memory: Send + Sync + 'static {
+    /// Bytes in all.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The control word at byte `at`, a multiple of 8.
+    ///
+    /// # Panics
+    ///
+    /// If the word does not lie inside; callers bound their offsets first.
+    fn word(&self, at: usize) -> &AtomicU64;
+
+    /// Copies `bytes` to `at`.
+    ///
+    /// # Safety
+    ///
+    /// The range lies inside, is payload, belongs to the caller alone, and nothing reads it before
+    /// an atomic operation of the caller published it.
+    unsafe fn write(&self, at: usize, bytes: &[u8]);
+
+    /// The payload at `at..at + len`.
+    ///
+    /// # Safety
+    ///
+    /// The range lies inside, is payload, and every write of it happened before this call.
+    unsafe fn bytes(&self, at: usize, len: usize) -> &[u8];
+
+    /// Makes everything written so far survive power loss.
+    fn flush(&self) -> std::io::Result<()>;
+}

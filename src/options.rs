@@ -1,0 +1,117 @@
+//! How to open a store: the builder and its limits.
+
+use crate::error::Error;
+
+/// Largest dimension of a store, in `f32` values.
+pub(crate) const DIMENSION_MAX: usize = 65_536;
+/// Smallest and largest segment, and the one that `Options::new` chooses, in bytes.
+pub(crate) const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
+
+/// When a record's checksum is checked before its bytes are handed out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Verify {
+    /// Once per record and process; a check made while writing or opening counts.
+    #[default]
+    FirstRead,
+    /// At every read: about 60 ns for a record of 3 KB that is in cache.
+    EveryRead,
+    /// Never. Lengths and offsets are still bounded, so damage cannot be unsafe, only wrong.
+    Never,
+}
+
+/// How to open or create a store. Settings that are left out have the defaults named below.
+///
+/// ```
+/// use stratalog::{Options, Verify};
+/// # fn main() -> Result<(), stratalog::Error> {
+/// # let dir = tempfile::tempdir().map_err(stratalog::Error::Io)?;
+/// # let path = dir.path().join("memories");
+/// let store = Options::new().dimension(384).verify(Verify::EveryRead).open(&path)?;
+/// assert_eq!(store.dimension(), 384);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "options do nothing until `open` is called"]
+pub struct Options {
+    pub(crate) dimension: Option<usize>,
+    pub(crate) segment_size: Option<u64>,
+    pub(crate) verify: Verify,
+    pub(crate) create: bool,
+    pub(crate) read_only: bool,
+}
+
+impl Options {
+    /// The defaults: create if missing, writable, segments of 64 MiB, [`Verify::FirstRead`].
+    pub fn new() -> Self {
+        Self {
+            dimension: None,
+            segment_size: None,
+            verify: Verify::default(),
+            create: true,
+            read_only: false,
+        }
+    }
+
+    /// Number of `f32` values of every embedding: 1 to 65,536. Needed to create a store; checked
+    /// against the store's own on opening one.
+    pub fn dimension(mut self, dimension: usize) -> Self {
+        self.dimension = Some(dimension);
+        self
+    }
+
+    /// Bytes of a segment file: a power of two from 1 MiB to 1 GiB, 64 MiB unless given. Fixed at
+    /// creation; checked against the store's own on opening one. A record may take half of it.
+    pub fn segment_size(mut self, bytes: u64) -> Self {
+        self.segment_size = Some(bytes);
+        self
+    }
+
+    /// When checksums are checked on reading.
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// Whether to create the store if there is none; `true` unless given.
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// Open without a lock and without changing any file, beside other readers and one live writer
+    /// of another process. Shows what was published when it was opened. Implies `create(false)`.
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
+    }
+
+    /// Refuses values outside their ranges, before anything is touched.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if let Some(dimension) = self.dimension
+            && !(1..=DIMENSION_MAX).contains(&dimension)
+        {
+            return Err(Error::InvalidOption(format!(
+                "dimension must be 1 to {DIMENSION_MAX}, not {dimension}"
+            )));
+        }
+        if let Some(bytes) = self.segment_size
+            && (!(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes)
+                || !bytes.is_power_of_two())
+        {
+            return Err(Error::InvalidOption(format!(
+                "segment_size must be a power of two from {SEGMENT_BYTES_MIN} to \
+                 {SEGMENT_BYTES_MAX} bytes, not {bytes}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}

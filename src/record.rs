@@ -1,0 +1,198 @@
+//! Records as readers see them: borrowed under a pin, shared by count, or owned.
+
+use crate::format::ids::Lsn;
+use crate::memory::MmapMemory;
+use crate::segment::{Frame, SharedFrame};
+use crate::sync::Ordering;
+use std::time::{Duration, SystemTime};
+
+/// One version of an id, in place: nothing is copied. Valid as long as the [`Pinned`] it came
+/// from, whatever is overwritten or removed meanwhile.
+///
+/// [`Pinned`]: crate::Pinned
+#[derive(Clone, Copy)]
+pub struct Record<'p> {
+    frame: Frame<'p>,
+}
+
+impl<'p> Record<'p> {
+    pub(crate) fn new(frame: Frame<'p>) -> Self {
+        Self { frame }
+    }
+
+    /// The id, 1 to 1024 bytes.
+    #[must_use]
+    pub fn id(&self) -> &'p [u8] {
+        self.frame.id()
+    }
+
+    /// The embedding: as many values as the store's dimension, beginning at a multiple of 64
+    /// bytes.
+    #[must_use]
+    #[inline]
+    pub fn embedding(&self) -> &'p [f32] {
+        self.frame.embedding()
+    }
+
+    /// The content.
+    #[must_use]
+    #[inline]
+    pub fn content(&self) -> &'p [u8] {
+        self.frame.content()
+    }
+
+    /// The content as text.
+    ///
+    /// # Errors
+    ///
+    /// If it is not UTF-8.
+    pub fn content_str(&self) -> Result<&'p str, std::str::Utf8Error> {
+        std::str::from_utf8(self.content())
+    }
+
+    /// Order of the write that made this version.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        self.frame.header().lsn
+    }
+
+    /// When this version was put, by the writer's clock.
+    #[must_use]
+    pub fn created(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(self.frame.header().created_ns)
+    }
+
+    /// The version's user tag: 63 bits, 0 for a new version.
+    #[must_use]
+    pub fn tag(&self) -> u64 {
+        // Acquire: a tag may speak of what its writer did before.
+        self.frame.tag().load(Ordering::Acquire)
+    }
+
+    /// A copy that owns its parts.
+    #[must_use]
+    #[expect(clippy::wrong_self_convention, reason = "the contract's name; a `Record` borrows")]
+    pub fn to_owned(&self) -> OwnedRecord {
+        OwnedRecord {
+            id: self.id().to_vec(),
+            embedding: self.embedding().to_vec(),
+            content: self.content().to_vec(),
+            lsn: self.lsn(),
+            created: self.created(),
+            tag: self.tag(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Record<'_> {
+    /// Lengths, not contents: a record may be somebody's memory.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Record")
+            .field("id", &String::from_utf8_lossy(self.id()))
+            .field("lsn", &self.lsn())
+            .field("dimension", &self.embedding().len())
+            .field("content_len", &self.content().len())
+            .finish()
+    }
+}
+
+/// A copy of a record.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct OwnedRecord {
+    /// The id.
+    pub id: Vec<u8>,
+    /// The embedding.
+    pub embedding: Vec<f32>,
+    /// The content.
+    pub content: Vec<u8>,
+    /// Order of the write that made this version.
+    pub lsn: Lsn,
+    /// When this version was put.
+    pub created: SystemTime,
+    /// The user tag when the copy was made.
+    pub tag: u64,
+}
+
+/// A record that keeps its segment mapped, and nothing else: no pin, no copy, no borrow of the
+/// store. Can be sent to other threads, kept across an `.await`, and outlive the store. Cloning
+/// counts up by one.
+#[derive(Clone)]
+pub struct SharedRecord {
+    shared: SharedFrame<MmapMemory>,
+}
+
+impl SharedRecord {
+    pub(crate) fn new(shared: SharedFrame<MmapMemory>) -> Self {
+        Self { shared }
+    }
+
+    fn record(&self) -> Option<Record<'_>> {
+        self.shared.frame().map(Record::new)
+    }
+
+    /// As [`Record::id`].
+    #[must_use]
+    pub fn id(&self) -> &[u8] {
+        self.record().map_or(&[], |record| record.id())
+    }
+
+    /// As [`Record::embedding`].
+    #[must_use]
+    pub fn embedding(&self) -> &[f32] {
+        self.record().map_or(&[], |record| record.embedding())
+    }
+
+    /// As [`Record::content`].
+    #[must_use]
+    pub fn content(&self) -> &[u8] {
+        self.record().map_or(&[], |record| record.content())
+    }
+
+    /// As [`Record::content_str`].
+    ///
+    /// # Errors
+    ///
+    /// If the content is not UTF-8.
+    pub fn content_str(&self) -> Result<&str, std::str::Utf8Error> {
+        std::str::from_utf8(self.content())
+    }
+
+    /// As [`Record::lsn`].
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        self.record().map_or(Lsn::ZERO, |record| record.lsn())
+    }
+
+    /// As [`Record::created`].
+    #[must_use]
+    pub fn created(&self) -> SystemTime {
+        self.record().map_or(SystemTime::UNIX_EPOCH, |record| record.created())
+    }
+
+    /// As [`Record::tag`].
+    #[must_use]
+    pub fn tag(&self) -> u64 {
+        self.record().map_or(0, |record| record.tag())
+    }
+
+    /// As [`Record::to_owned`]; [`Clone`] only counts.
+    #[must_use]
+    #[expect(clippy::wrong_self_convention, reason = "the same name as on `Record`")]
+    pub fn to_owned(&self) -> OwnedRecord {
+        OwnedRecord {
+            id: self.id().to_vec(),
+            embedding: self.embedding().to_vec(),
+            content: self.content().to_vec(),
+            lsn: self.lsn(),
+            created: self.created(),
+            tag: self.tag(),
+        }
+    }
+}
+
+impl std::fmt::Debug for SharedRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SharedRecord").field(&self.record()).finish()
+    }
+}

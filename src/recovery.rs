@@ -1,0 +1,183 @@
+//! Opening: from the files of a directory to an engine that answers as the one before it did.
+//!
+//! Steps, of which only the last writes, and none of it for a read-only handle:
+//!
+//! 1. *Collect*: map every segment file that is this store's. One whose header is damaged is read
+//!    with the salt that the manifest keeps.
+//! 2. *Limit*: which slots of each segment count. After a process kill every committed one does.
+//!    After power loss (the boot id differs and the segment was not wholly durable): all below the
+//!    durable end, then the valid prefix in LSN order; the first slot above a durable end that does
+//!    not hold cuts its segment there and all younger segments at their durable ends.
+//! 3. *Scan*, in parallel over segments: below the durable end a slot is trusted and its frame
+//!    checked at first read; above it the frame's checksum is checked now. Highest LSN wins.
+//! 4. *Decide*: what was left undecided is voided, a cut segment is sealed so that nothing beyond
+//!    the cut ever comes back, and the youngest segment goes on if it is whole.
+
+mod collect;
+mod scan;
+
+pub use scan::check;
+
+use crate::durability::Durability;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::files::Files;
+use crate::format::checksum::Salt;
+use crate::format::header::DIRECTORY_AT;
+use crate::format::ids::{Sequence, TableIndex};
+use crate::format::manifest::Manifest;
+use crate::index::Shape;
+use crate::log::Log;
+use crate::memory::MmapMemory;
+use crate::report::{Damage, RecoveryReport};
+use crate::segment::{Geometry, Segment};
+use crate::sync::unmodelled::Arc;
+use std::time::Instant;
+
+/// The engine of a store on disk.
+pub type FileEngine = Engine<MmapMemory, Files>;
+
+/// What opening made of a directory.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Ready to read, and to write if asked for.
+    pub engine: FileEngine,
+    /// Flush state, with what is known to be durable.
+    pub durability: Durability,
+    /// For `Store::recovery`.
+    pub report: RecoveryReport,
+    /// Damage that `verify` cannot see any more: headers, files that are missing.
+    pub damage: Vec<Damage>,
+    /// Segments that the manifest names and that are not there: it goes on naming them.
+    pub missing: Vec<(Sequence, Salt)>,
+}
+
+/// One segment on its way into the engine.
+struct Candidate {
+    segment: Arc<Segment<MmapMemory>>,
+    /// Slots at or above do not count.
+    limit: u32,
+    /// Frames of slots at or above are checked now.
+    trusted: u32,
+    /// The limit came from a cut after power loss.
+    cut: bool,
+}
+
+/// Opens the segments of a directory whose manifest this is.
+pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Recovered, Error> {
+    let started = Instant::now();
+    let mut report = RecoveryReport::default();
+    let collected = collect::collect(&files, manifest, writable, &mut report)?;
+    let (mut candidates, damage, missing) =
+        (collected.candidates, collected.damage, collected.missing);
+    scan::limit(&mut candidates, files.boot_id(), &mut report);
+
+    let geometry = Geometry {
+        segment_bytes: usize::try_from(manifest.segment_bytes).map_err(std::io::Error::other)?,
+        directory_at: DIRECTORY_AT,
+        dimension: manifest.dimension as usize,
+    };
+    let log = Log::new(files, geometry, collected.next_sequence);
+    let mut tail = None;
+    for candidate in &candidates {
+        tail = Some(log.adopt(Arc::clone(&candidate.segment))?);
+    }
+    let slots: u64 = candidates.iter().map(|c| u64::from(c.limit)).sum();
+    let engine = Engine::new(log, Shape::for_records(slots));
+    engine.index().set_keep_tombstones(true);
+    scan::scan_all(&engine, &candidates, &mut report)?;
+    engine.index().set_keep_tombstones(false);
+
+    let durability = Durability::default();
+    if writable {
+        decide(&engine, &durability, &candidates, tail)?;
+        write_manifest(&engine, manifest, collected.next_sequence, &missing)?;
+        for file in collected.blank {
+            crate::fs::remove_segment(engine.log().source().directory(), &file)?;
+        }
+    } else if let Some(tail) = tail {
+        engine.log().set_active(tail);
+    }
+    report.records = engine.live();
+    report.missing_segments = missing.len() as u64;
+    report.elapsed = started.elapsed();
+    Ok(Recovered { engine, durability, report, damage, missing })
+}
+
+/// Step 4. Nobody else has the engine yet.
+fn decide(
+    engine: &FileEngine,
+    durability: &Durability,
+    candidates: &[Candidate],
+    tail: Option<TableIndex>,
+) -> Result<(), Error> {
+    let boot_id = engine.log().source().boot_id();
+    for candidate in candidates {
+        decide_segment(durability, candidate, boot_id)?;
+    }
+    // Everything before the first segment that is not wholly flushed is durable, and its own part.
+    for candidate in candidates {
+        let flushed = candidate.segment.flushed().slot;
+        durability.advance(&candidate.segment, flushed);
+        if flushed < candidate.limit {
+            break;
+        }
+    }
+    let goes_on = |last: &Candidate| {
+        last.segment.sealed().is_none() && scan::cursor_is_sound(&last.segment, last.limit)
+    };
+    if let (Some(tail), Some(last)) = (tail, candidates.last())
+        && goes_on(last)
+    {
+        engine.log().set_active(tail);
+    }
+    Ok(())
+}
+
+fn decide_segment(
+    durability: &Durability,
+    candidate: &Candidate,
+    boot_id: [u64; 2],
+) -> Result<(), Error> {
+    let segment = &*candidate.segment;
+    if candidate.cut {
+        segment.close_cursor(candidate.limit);
+        segment.seal(candidate.limit);
+    } else {
+        scan::void_undecided(segment, candidate.limit);
+    }
+    let durable = segment.durable_end().min(candidate.limit);
+    segment.set_flushed(scan::mark_at(segment, durable));
+    segment.set_settled(durable == candidate.limit && !candidate.cut);
+    if segment.boot_id() == boot_id {
+        return Ok(());
+    }
+    if !segment.is_settled() {
+        // What is there now came from the device. Once it is flushed again, the cut included, the
+        // next opening need not ask any more.
+        durability.flush(segment)?;
+        segment.set_flushed(scan::mark_at(segment, candidate.limit));
+        segment.set_durable_end(candidate.limit);
+        durability.flush(segment)?;
+        segment.set_settled(true);
+    }
+    segment.set_boot_id(boot_id);
+    Ok(())
+}
+
+fn write_manifest(
+    engine: &FileEngine,
+    found: &Manifest,
+    next_sequence: Sequence,
+    missing: &[(Sequence, Salt)],
+) -> Result<(), Error> {
+    let guard = engine.epoch().pin();
+    let named = engine.log().table().iter(&guard).map(|s| (s.sequence(), s.salt()));
+    let mut segments: Vec<_> = named.chain(missing.iter().copied()).collect();
+    segments.sort_by_key(|segment| segment.0);
+    segments.dedup_by_key(|segment| segment.0);
+    if found.segments != segments || found.next_sequence != next_sequence {
+        engine.log().source().write_manifest(next_sequence, segments)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! Steps 2 and 3 of opening: which slots count, and bringing them into the index.
+
+use super::{Candidate, FileEngine};
+use crate::error::Error;
+use crate::format::ids::SlotNumber;
+use crate::format::slot::{Kind, SlotBody, SlotState};
+use crate::memory::Memory;
+use crate::report::RecoveryReport;
+use crate::segment::{Mark, Segment};
+use crate::sync::unmodelled::{AtomicU64, Ordering, thread};
+
+/// Blank slots in a row, beyond the cursor, after which a directory is believed to have ended.
+const BLANK_SLOTS: u32 = 4096;
+
+/// One past the last slot that may hold something. The cursor says so, exactly after a kill; but
+/// it is under no checksum and may be older than the data after power loss, so the directory is
+/// looked at beyond it until a long stretch is blank.
+pub(super) fn end_of<M: Memory>(segment: &Segment<M>) -> u32 {
+    if let Some(sealed) = segment.sealed() {
+        return sealed;
+    }
+    let cursor = segment.slots_end();
+    let (mut end, mut blank, mut walked) = (0, 0, 0);
+    for (slot, _) in segment.slots(u32::MAX) {
+        walked = slot.0 + 1;
+        if segment.slot_is_blank(slot) {
+            blank += 1;
+            if slot.0 >= cursor && blank >= BLANK_SLOTS {
+                break;
+            }
+        } else {
+            blank = 0;
+            end = walked;
+        }
+    }
+    end.max(cursor.min(walked))
+}
+
+/// Step 2. Counts what a cut costs as torn.
+pub(super) fn limit(candidates: &mut [Candidate], boot: [u64; 2], report: &mut RecoveryReport) {
+    let mut cutting = false;
+    for candidate in candidates {
+        let wholly_durable = candidate.trusted >= candidate.limit;
+        if candidate.segment.boot_id() == boot && !cutting || wholly_durable {
+            continue;
+        }
+        let valid = if cutting { candidate.trusted } else { valid_prefix(candidate) };
+        report.scanned_bytes += u64::from(candidate.limit) * 32;
+        if valid < candidate.limit {
+            report.torn += u64::from(candidate.limit - valid);
+            candidate.limit = valid;
+            candidate.cut = true;
+            cutting = true;
+        }
+        // Checked just now.
+        candidate.trusted = candidate.limit;
+    }
+}
+
+/// Slots from the durable end on that hold: whole records and voids, without a gap.
+fn valid_prefix(candidate: &Candidate) -> u32 {
+    let segment = &*candidate.segment;
+    let mut slots = segment.slots(candidate.limit);
+    let mut valid = candidate.trusted;
+    for (slot, state) in slots.by_ref() {
+        if slot.0 < candidate.trusted {
+            continue;
+        }
+        let holds = match state {
+            SlotState::Void => true,
+            SlotState::Committed(kind, body) => check(segment, slot, kind, body, true).is_ok(),
+            SlotState::Empty | SlotState::Pending(..) | SlotState::Invalid => false,
+        };
+        if !holds {
+            break;
+        }
+        valid = slot.0 + 1;
+    }
+    valid
+}
+
+/// Whether the frame that a slot names is the one it was written for. `deep`: its checksum too.
+pub fn check<M: Memory>(
+    segment: &Segment<M>,
+    slot: SlotNumber,
+    kind: Kind,
+    body: SlotBody,
+    deep: bool,
+) -> Result<u64, &'static str> {
+    let end = u64::from(body.offset.0) + u64::from(body.len.0);
+    let inside = segment.slot_offset(slot) < body.offset.bytes()
+        && end * 64 <= segment.geometry().segment_bytes as u64;
+    if !inside {
+        return Err("the slot names a frame outside the segment");
+    }
+    if !deep {
+        return Ok(0);
+    }
+    let frame = segment.committed_frame(slot).map_err(|damage| damage.0)?;
+    let header = frame.header();
+    let same = header.lsn == body.lsn && header.slot == slot && header.kind == kind;
+    if !same || frame.len_bytes() != body.len.bytes() as u64 {
+        return Err("slot and frame header contradict each other");
+    }
+    segment.verify(&frame).map_err(|damage| damage.0)?;
+    Ok(frame.len_bytes())
+}
+
+/// Step 3.
+pub(super) fn scan_all(
+    engine: &FileEngine,
+    candidates: &[Candidate],
+    report: &mut RecoveryReport,
+) -> Result<(), Error> {
+    let next = AtomicU64::new(0);
+    let worker = || {
+        let mut mine = RecoveryReport::default();
+        loop {
+            // Relaxed: only uniqueness matters.
+            let n = next.fetch_add(1, Ordering::Relaxed) as usize;
+            let Some(candidate) = candidates.get(n) else { return Ok(mine) };
+            scan(engine, candidate, &mut mine)?;
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(candidates.len());
+    let results: Vec<Result<RecoveryReport, Error>> = thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(worker)).collect();
+        let mut results = vec![worker()];
+        for helper in helpers {
+            let joined = helper.join();
+            results.push(joined.unwrap_or_else(|_| {
+                Err(Error::Io(std::io::Error::other("a scanning thread panicked")))
+            }));
+        }
+        results
+    });
+    for result in results {
+        let part = result?;
+        report.torn += part.torn;
+        report.void += part.void;
+        report.corrupt += part.corrupt;
+        report.scanned_bytes += part.scanned_bytes;
+    }
+    Ok(())
+}
+
+fn scan(
+    engine: &FileEngine,
+    candidate: &Candidate,
+    report: &mut RecoveryReport,
+) -> Result<(), Error> {
+    let segment = &*candidate.segment;
+    for (slot, state) in segment.slots(candidate.limit) {
+        report.scanned_bytes += 32;
+        let trusted = slot.0 < candidate.trusted;
+        match state {
+            SlotState::Void => report.void += 1,
+            SlotState::Committed(kind, body) => match check(segment, slot, kind, body, !trusted) {
+                Ok(bytes) => {
+                    report.scanned_bytes += bytes;
+                    engine.restore(segment, kind, body)?;
+                }
+                Err(_) => report.corrupt += 1,
+            },
+            SlotState::Invalid => report.corrupt += 1,
+            // Below the durable end every slot was decided once: its bytes were lost.
+            SlotState::Empty | SlotState::Pending(..) if trusted => report.corrupt += 1,
+            SlotState::Empty | SlotState::Pending(..) => report.torn += 1,
+        }
+    }
+    Ok(())
+}
+
+/// Step 4's part for slots: nobody will ever decide about these any more.
+pub(super) fn void_undecided<M: Memory>(segment: &Segment<M>, limit: u32) {
+    let mut undecided = Vec::new();
+    for (slot, state) in segment.slots(limit) {
+        if matches!(state, SlotState::Empty | SlotState::Pending(..)) {
+            undecided.push(slot);
+        }
+    }
+    for slot in undecided {
+        segment.void(slot);
+    }
+}
+
+/// How far a walk over the first `slots` slots comes.
+pub(super) fn mark_at<M: Memory>(segment: &Segment<M>, slots: u32) -> Mark {
+    let mut walk = segment.slots(slots);
+    walk.by_ref().for_each(drop);
+    walk.mark()
+}
+
+/// Whether the cursor agrees with the directory, so that the segment may take more records.
+pub(super) fn cursor_is_sound<M: Memory>(segment: &Segment<M>, limit: u32) -> bool {
+    let taken = segment.taken();
+    let bytes = segment.geometry().segment_bytes as u64;
+    let frames = bytes - mark_at(segment, limit).floor.bytes() as u64;
+    taken.slots == u64::from(limit) && taken.units <= bytes / 64 && taken.units * 64 >= frames
+}

@@ -1,0 +1,215 @@
+//! The directory: reading slots, deciding them, and the counts in the header that speak of them.
+
+use super::Segment;
+use crate::format::header;
+use crate::format::ids::{Lsn, SlotNumber, UNIT_BYTES, Units};
+use crate::format::slot::{self, EMPTY_WORD, Kind, SLOT_BYTES, SlotBody, SlotState};
+use crate::memory::Memory;
+use crate::sync::{AtomicU64, Ordering};
+
+/// How far a walk through the directory has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The next slot.
+    pub slot: u32,
+    /// Where the frames of the slots before it begin.
+    pub floor: Units,
+}
+
+/// A walk through the directory. It ends where the directory meets the frames, so that a damaged
+/// or overrun cursor never makes it read one as the other.
+#[derive(Debug)]
+pub struct Slots<'s, M> {
+    segment: &'s Segment<M>,
+    mark: Mark,
+    end: u32,
+}
+
+impl<M> Slots<'_, M> {
+    /// How far it has come.
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+}
+
+impl<M: Memory> Iterator for Slots<'_, M> {
+    type Item = (SlotNumber, SlotState);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let slot = SlotNumber(self.mark.slot);
+        let floor = self.mark.floor;
+        if slot.0 >= self.end || self.segment.slot_offset(slot) + SLOT_BYTES > floor.bytes() {
+            return None;
+        }
+        let state = self.segment.slot(slot);
+        let (extent, summed) = match state {
+            SlotState::Committed(_, body) | SlotState::Pending(_, body) => (body, true),
+            // Under no checksum: taken only if it continues the frames before it.
+            _ => (SlotBody::from_words(self.segment.body_words(slot)), false),
+        };
+        let end = extent.offset.0.checked_add(extent.len.0);
+        if end.is_some_and(|end| end == floor.0 || (summed && end < floor.0)) {
+            self.mark.floor = extent.offset;
+        }
+        self.mark.slot += 1;
+        Some((slot, state))
+    }
+}
+
+impl<M: Memory> Segment<M> {
+    /// Word `n` of a slot. The directory of a slot that was granted lies inside the segment;
+    /// others are refused by `Memory::word`.
+    fn slot_word(&self, slot: SlotNumber, n: usize) -> &AtomicU64 {
+        self.memory.word(self.slot_offset(slot) + n * 8)
+    }
+
+    /// Byte offset of a slot in the file.
+    #[must_use]
+    pub fn slot_offset(&self, slot: SlotNumber) -> usize {
+        self.geometry.directory_at + slot.index() * SLOT_BYTES
+    }
+
+    fn body_words(&self, slot: SlotNumber) -> [u64; 3] {
+        // Relaxed: ordered by the Acquire load of word 0 that comes first (or, in `settle`, by the
+        // index entry that led here).
+        [1, 2, 3].map(|n| self.slot_word(slot, n).load(Ordering::Relaxed))
+    }
+
+    /// What a slot says. After `Committed` or `Pending` its frame may be read.
+    #[must_use]
+    pub fn slot(&self, slot: SlotNumber) -> SlotState {
+        // Acquire: pairs with the Release in `decide`; words 1-3 and the frame are there [S2].
+        let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
+        slot::decode(word0, self.body_words(slot), self.salt, slot)
+    }
+
+    /// Whether all four words are zero, as in space never used.
+    #[must_use]
+    pub fn slot_is_blank(&self, slot: SlotNumber) -> bool {
+        // Relaxed: only recovery asks, when nobody writes.
+        let zero = |n| self.slot_word(slot, n).load(Ordering::Relaxed) == 0;
+        (0..4).all(zero)
+    }
+
+    /// Notes where a reserved slot's frame will lie, so that whoever walks the directory can step
+    /// over the slot even if nobody ever decides about it.
+    pub(super) fn write_extent(&self, slot: SlotNumber, offset: Units, len: Units) {
+        let words = SlotBody { lsn: Lsn::ZERO, key_hash: 0, offset, len }.words();
+        // Relaxed: a hint, believed only where it continues the frames before it.
+        self.slot_word(slot, 3).store(words[2], Ordering::Relaxed);
+    }
+
+    /// Every slot that was granted below `end`, in order, with what it says.
+    pub fn slots(&self, end: u32) -> Slots<'_, M> {
+        let floor = Units((self.geometry.segment_bytes / UNIT_BYTES) as u32);
+        self.slots_from(Mark { slot: 0, floor }, end)
+    }
+
+    /// The same from a mark that an earlier walk left.
+    pub fn slots_from(&self, mark: Mark, end: u32) -> Slots<'_, M> {
+        let end = end.min(self.geometry.capacity().slots_max());
+        Slots { segment: self, mark, end }
+    }
+
+    pub(super) fn write_body(&self, slot: SlotNumber, body: SlotBody) {
+        for (n, word) in body.words().into_iter().enumerate() {
+            // Relaxed: published by word 0, or for a pending frame by the index entry.
+            self.slot_word(slot, n + 1).store(word, Ordering::Relaxed);
+        }
+    }
+
+    /// Moves word 0 from one value to another [S1]. `Err` carries what is there instead.
+    pub(super) fn decide(&self, slot: SlotNumber, from: u64, to: u64) -> Result<(), u64> {
+        // Release: pairs with the Acquire in `slot` [S2]. Acquire on failure: whoever decided first
+        // may have done so with words and frame that the caller reads next.
+        let exchange = self.slot_word(slot, 0).compare_exchange(
+            from,
+            to,
+            Ordering::Release,
+            Ordering::Acquire,
+        );
+        exchange.map(drop)
+    }
+
+    /// The same where losing means that somebody else has decided.
+    pub(super) fn decide_or_leave(&self, slot: SlotNumber, from: u64, to: u64) {
+        if self.decide(slot, from, to).is_err() {
+            // Final either way [S1].
+        }
+    }
+
+    /// Commits a pending slot that was met in the index [W1], unless that has been done.
+    pub fn settle(&self, slot: SlotNumber, kind: Kind) {
+        // Acquire: pairs with the Release in `decide`.
+        let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
+        if let SlotState::Pending(seen, body) =
+            slot::decode(word0, self.body_words(slot), self.salt, slot)
+            && seen == kind
+        {
+            let committed = slot::committed_word(kind, body, self.salt, slot);
+            // A loss means that its writer, or another reader, has just done the same.
+            self.decide_or_leave(slot, word0, committed);
+        }
+    }
+
+    /// Voids a slot nobody has decided about, and says whether that is how it ended.
+    pub fn void_if_empty(&self, slot: SlotNumber) -> bool {
+        let void = slot::void_word(self.salt, slot);
+        match self.decide(slot, EMPTY_WORD, void) {
+            Ok(()) => true,
+            Err(now) => now == void,
+        }
+    }
+
+    /// Voids a slot whatever it says: for recovery, which nobody races.
+    pub fn void(&self, slot: SlotNumber) {
+        let void = slot::void_word(self.salt, slot);
+        // Release: as in `decide`; plain store, because recovery is alone [S1].
+        self.slot_word(slot, 0).store(void, Ordering::Release);
+    }
+
+    /// The durable end: every slot below it survives power loss. 0 if never stored, or damaged.
+    #[must_use]
+    pub fn durable_end(&self) -> u32 {
+        // Relaxed: a number of its own, checked by its checksum.
+        let word = self.memory.word(header::DURABLE_AT).load(Ordering::Relaxed);
+        header::decode_count(word, self.salt, header::DURABLE_AT).unwrap_or(0)
+    }
+
+    /// Stores the durable end; the flush that makes it so has ended well.
+    pub fn set_durable_end(&self, slots: u32) {
+        let word = header::encode_count(slots, self.salt, header::DURABLE_AT);
+        // Relaxed: as in `durable_end`.
+        self.memory.word(header::DURABLE_AT).store(word, Ordering::Relaxed);
+    }
+
+    /// The sealed slot count: no slot at or above it ever counts. `None`: not sealed.
+    #[must_use]
+    pub fn sealed(&self) -> Option<u32> {
+        // Relaxed: as in `durable_end`.
+        let word = self.memory.word(header::SEALED_AT).load(Ordering::Relaxed);
+        header::decode_count(word, self.salt, header::SEALED_AT)
+    }
+
+    /// Seals the segment at so many slots.
+    pub fn seal(&self, slots: u32) {
+        let word = header::encode_count(slots, self.salt, header::SEALED_AT);
+        // Relaxed: as in `durable_end`.
+        self.memory.word(header::SEALED_AT).store(word, Ordering::Relaxed);
+    }
+
+    /// The boot id under which the segment was last opened for writing.
+    #[must_use]
+    pub fn boot_id(&self) -> [u64; 2] {
+        // Relaxed: only recovery reads and writes it, alone.
+        [0, 8].map(|at| self.memory.word(header::BOOT_AT + at).load(Ordering::Relaxed))
+    }
+
+    /// Notes the boot id of this opening.
+    pub fn set_boot_id(&self, boot: [u64; 2]) {
+        for (n, half) in boot.into_iter().enumerate() {
+            // Relaxed: as in `boot_id`.
+            self.memory.word(header::BOOT_AT + n * 8).store(half, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! A slotted segment over any memory. Layout and states: DESIGN.md 3.
+//!
+//! Who may touch what, when:
+//!
+//! | what | who | when |
+//! | --- | --- | --- |
+//! | identity | its creator | before anybody else has the segment |
+//! | cursor | any writer | by `fetch_add` in [`cursor::reserve`] |
+//! | slot words 1-3, frame | the owner of the reservation | before word 0 leaves EMPTY |
+//! | slot word 0 | owner, whoever meets it pending, whoever voids it | by compare-exchange |
+//! | frame | anyone | read only, after an Acquire load saw its slot or index entry |
+//! | durable end, sealed count | the holder of the flush lock; recovery | atomic stores |
+
+pub mod cursor;
+mod directory;
+mod reader;
+mod shared;
+mod writer;
+
+pub use directory::{Mark, Slots};
+pub use reader::{Frame, FrameDamage};
+pub use shared::SharedFrame;
+pub use writer::{Pending, Record, Reservation, Voided};
+
+use crate::format::checksum::Salt;
+use crate::format::header::{self, IDENTITY_BYTES, Identity};
+use crate::format::ids::{
+    Address, AddressLayout, Sequence, SlotNumber, TableIndex, UNIT_BYTES, Units,
+};
+use crate::memory::Memory;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use cursor::{Capacity, Taken};
+
+/// Sizes that every segment of a store shares.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    /// Bytes of a segment, a power of two.
+    pub segment_bytes: usize,
+    /// Where its directory begins.
+    pub directory_at: usize,
+    /// `f32` values of every embedding.
+    pub dimension: usize,
+}
+
+impl Geometry {
+    /// What the cursor of such a segment may hand out.
+    #[must_use]
+    pub fn capacity(self) -> Capacity {
+        Capacity {
+            segment_bytes: self.segment_bytes as u64,
+            directory_at: self.directory_at as u64,
+        }
+    }
+
+    /// Bytes of the largest frame: half a segment.
+    #[must_use]
+    pub fn frame_bytes_max(self) -> u64 {
+        self.segment_bytes as u64 / 2
+    }
+}
+
+/// One segment of the log.
+#[derive(Debug)]
+pub struct Segment<M> {
+    memory: M,
+    geometry: Geometry,
+    sequence: Sequence,
+    salt: Salt,
+    layout: AddressLayout,
+    /// Set once, before the segment is published in the table.
+    table: AtomicU32,
+    /// One bit for each slot: its frame's checksum was checked, or made, by this process.
+    verified: Box<[AtomicU64]>,
+    /// Bytes of frames that the index points at.
+    live_bytes: AtomicU64,
+    flushed: AtomicU64,
+    settled: AtomicU32,
+}
+
+impl<M: Memory> Segment<M> {
+    /// A new segment in zeroed memory: writes its identity.
+    #[must_use]
+    pub fn create(memory: M, identity: &Identity) -> Self {
+        for (n, word) in identity.encode().chunks_exact(8).enumerate() {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(word);
+            // Relaxed: nobody else has the segment yet; handing it over orders this.
+            memory.word(n * 8).store(u64::from_le_bytes(bytes), Ordering::Relaxed);
+        }
+        Self::attach(memory, identity)
+    }
+
+    /// A segment whose identity is known, from its own header or from the manifest.
+    #[must_use]
+    pub fn attach(memory: M, identity: &Identity) -> Self {
+        debug_assert_eq!(memory.len() as u64, identity.segment_bytes);
+        let geometry = Geometry {
+            segment_bytes: memory.len(),
+            directory_at: identity.directory_at as usize,
+            dimension: identity.dimension as usize,
+        };
+        let words = (geometry.capacity().slots_max() as usize).div_ceil(64);
+        Self {
+            memory,
+            geometry,
+            sequence: identity.sequence,
+            salt: identity.salt,
+            layout: AddressLayout::new(geometry.segment_bytes),
+            table: AtomicU32::new(u32::MAX),
+            verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            live_bytes: AtomicU64::new(0),
+            flushed: AtomicU64::new((geometry.segment_bytes as u64 / 64) << 32),
+            settled: AtomicU32::new(0),
+        }
+    }
+
+    /// The identity line as it is in memory now.
+    #[must_use]
+    pub fn identity_bytes(memory: &M) -> [u8; IDENTITY_BYTES] {
+        let mut out = [0; IDENTITY_BYTES];
+        for (n, chunk) in out.chunks_exact_mut(8).enumerate() {
+            // Relaxed: written before the file was given its name, never after.
+            chunk.copy_from_slice(&memory.word(n * 8).load(Ordering::Relaxed).to_le_bytes());
+        }
+        out
+    }
+
+    /// The memory below.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Sizes.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Place in the log's history.
+    pub fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+
+    /// Seed of all its checksums.
+    pub fn salt(&self) -> Salt {
+        self.salt
+    }
+
+    /// Its entry in the segment table.
+    pub fn table_index(&self) -> TableIndex {
+        // Relaxed: set before the segment was published.
+        TableIndex(self.table.load(Ordering::Relaxed))
+    }
+
+    /// Gives it its entry in the segment table; before it is published there.
+    pub fn set_table_index(&self, index: TableIndex) {
+        // Relaxed: published together with the segment.
+        self.table.store(index.0, Ordering::Relaxed);
+    }
+
+    /// The address of a frame of this segment.
+    pub fn address(&self, offset: Units) -> Address {
+        self.layout.address(self.table_index(), offset)
+    }
+
+    fn cursor_word(&self) -> &AtomicU64 {
+        self.memory.word(header::CURSOR_AT)
+    }
+
+    /// What is taken now; past the capacity if the segment is full.
+    pub fn taken(&self) -> Taken {
+        // Relaxed: whoever needs to see a certain reservation was told of it by other means.
+        Taken::from_word(self.cursor_word().load(Ordering::Relaxed))
+    }
+
+    /// Whether no reservation fits any more, not even the smallest.
+    pub fn is_full(&self) -> bool {
+        let taken = self.taken();
+        !self.geometry.capacity().fits(Taken { slots: taken.slots + 1, units: taken.units + 1 })
+    }
+
+    /// One past the highest slot worth looking at: every reservation that was granted lies below.
+    /// Exact, but for the moment between a first overrun and its note of the sealed count.
+    pub fn slots_end(&self) -> u32 {
+        let most = self.sealed().unwrap_or(u32::MAX).min(self.geometry.capacity().slots_max());
+        self.taken().slots.min(u64::from(most)) as u32
+    }
+
+    /// Slots below this mark are on the device, this process knows.
+    pub fn flushed(&self) -> Mark {
+        // Relaxed: written and relied on under the flush lock; elsewhere a statistic.
+        let word = self.flushed.load(Ordering::Relaxed);
+        Mark { slot: word as u32, floor: Units((word >> 32) as u32) }
+    }
+
+    /// Notes that a flush has ended well.
+    pub fn set_flushed(&self, mark: Mark) {
+        let word = u64::from(mark.slot) | u64::from(mark.floor.0) << 32;
+        // Relaxed: as in `flushed`.
+        self.flushed.store(word, Ordering::Relaxed);
+    }
+
+    /// Whether the durable end in the header is on the device too.
+    pub fn is_settled(&self) -> bool {
+        // Relaxed: as in `flushed`.
+        self.settled.load(Ordering::Relaxed) == 1
+    }
+
+    /// Notes whether the durable end in the header is on the device too.
+    pub fn set_settled(&self, settled: bool) {
+        // Relaxed: as in `flushed`.
+        self.settled.store(u32::from(settled), Ordering::Relaxed);
+    }
+
+    /// Bytes of all frames taken, dead and void ones included.
+    pub fn frame_bytes(&self) -> u64 {
+        let most = (self.geometry.segment_bytes - self.geometry.directory_at) as u64;
+        (self.taken().units * UNIT_BYTES as u64).min(most)
+    }
+
+    /// Lets no further reservation succeed: for a segment that recovery has cut.
+    pub fn close_cursor(&self, slots: u32) {
+        let units = self.geometry.segment_bytes as u64;
+        let full = Taken { slots: u64::from(slots), units };
+        // Relaxed: recovery is the only writer.
+        self.cursor_word().store(full.word(), Ordering::Relaxed);
+    }
+
+    /// Marks a frame's checksum as checked by this process.
+    pub fn set_verified(&self, slot: SlotNumber) {
+        if let Some(word) = self.verified.get(slot.index() / 64) {
+            // Relaxed: a hint that saves work; whoever misses it checks again.
+            word.fetch_or(1 << (slot.0 % 64), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a frame's checksum was checked, or made, by this process.
+    #[inline]
+    pub fn is_verified(&self, slot: SlotNumber) -> bool {
+        // Relaxed: as in `set_verified`.
+        let word = self.verified.get(slot.index() / 64).map(|word| word.load(Ordering::Relaxed));
+        word.is_some_and(|word| word >> (slot.0 % 64) & 1 == 1)
+    }
+
+    /// Notes that the index points at one more frame of so many bytes.
+    pub fn add_live(&self, bytes: u64) {
+        // Relaxed: statistics.
+        self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that the index points at one frame less. May come before its `add_live` on another
+    /// thread, so the count wraps.
+    pub fn sub_live(&self, bytes: u64) {
+        // Relaxed: statistics.
+        self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of frames that the index points at; exact when nobody writes.
+    pub fn live_bytes(&self) -> u64 {
+        // Relaxed: statistics. A count in passing below zero reads as none.
+        let bytes = self.live_bytes.load(Ordering::Relaxed);
+        if bytes > i64::MAX as u64 { 0 } else { bytes }
+    }
+}

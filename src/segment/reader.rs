@@ -1,0 +1,132 @@
+//! Frames as borrowed slices: no copy, every length bounded before use.
+#![expect(unsafe_code, reason = "reads payload by the rules of `Memory`")]
+
+use super::Segment;
+use crate::format::frame::{FIELDS_BYTES, FrameHeader, FrameLayout, HEADER_BYTES, TAG_BYTES};
+use crate::format::ids::{SlotNumber, UNIT_BYTES, Units};
+use crate::format::slot::{Kind, SlotState};
+use crate::memory::Memory;
+use crate::sync::AtomicU64;
+
+/// Why a frame cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameDamage(pub &'static str);
+
+/// A frame in place.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'s> {
+    header: FrameHeader,
+    layout: FrameLayout,
+    /// From the end of the tag to the end of the content.
+    bytes: &'s [u8],
+    tag: &'s AtomicU64,
+}
+
+impl<'s> Frame<'s> {
+    /// The header's fields.
+    #[must_use]
+    pub fn header(&self) -> &FrameHeader {
+        &self.header
+    }
+
+    /// Bytes of the frame in the log.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.layout.bytes()
+    }
+
+    fn part(&self, from: usize, to: usize) -> &'s [u8] {
+        // The bounds hold by construction in `Segment::frame`; a slice that did not exist would be
+        // read as empty rather than stop the host.
+        self.bytes.get(from - TAG_BYTES..to - TAG_BYTES).unwrap_or(&[])
+    }
+
+    /// The id.
+    #[must_use]
+    #[inline]
+    pub fn id(&self) -> &'s [u8] {
+        self.part(HEADER_BYTES, HEADER_BYTES + usize::from(self.header.id_len))
+    }
+
+    /// The embedding; empty for a tombstone.
+    #[must_use]
+    #[inline]
+    pub fn embedding(&self) -> &'s [f32] {
+        // The bytes begin at a multiple of 64, so the cast never fails.
+        bytemuck::try_cast_slice(self.embedding_bytes()).unwrap_or(&[])
+    }
+
+    /// The embedding's bytes.
+    #[must_use]
+    #[inline]
+    pub fn embedding_bytes(&self) -> &'s [u8] {
+        self.part(self.layout.embedding_at, self.layout.content_at)
+    }
+
+    /// The content.
+    #[must_use]
+    #[inline]
+    pub fn content(&self) -> &'s [u8] {
+        self.part(self.layout.content_at, self.layout.end)
+    }
+
+    /// The tag word.
+    #[must_use]
+    pub fn tag(&self) -> &'s AtomicU64 {
+        self.tag
+    }
+}
+
+const _: () = assert!(cfg!(target_endian = "little"), "embeddings are mapped as little-endian f32");
+
+impl<M: Memory> Segment<M> {
+    /// The frame at an offset, its lengths bounded by the segment.
+    ///
+    /// # Safety
+    ///
+    /// If a frame was ever reserved at `offset`, its fill happened before this call: the caller
+    /// has seen its slot committed or pending, or an index entry with its address, by Acquire.
+    #[inline]
+    pub unsafe fn frame(&self, offset: Units) -> Result<Frame<'_>, FrameDamage> {
+        let at = offset.bytes();
+        let room = self.geometry.segment_bytes.saturating_sub(at);
+        if at < self.geometry.directory_at || room < UNIT_BYTES {
+            return Err(FrameDamage("the frame lies outside the segment"));
+        }
+        // SAFETY: at least one unit lies inside (above); filled before (contract).
+        let fields = unsafe { self.memory.bytes(at + TAG_BYTES, FIELDS_BYTES) };
+        let fields = fields.first_chunk().ok_or(FrameDamage("a frame header is cut"))?;
+        let header = FrameHeader::decode(fields).map_err(FrameDamage)?;
+        let dimension = if header.kind == Kind::Put { self.geometry.dimension } else { 0 };
+        let content_len = header.content_len as usize;
+        let layout = FrameLayout::new(usize::from(header.id_len), dimension, content_len);
+        if layout.bytes() > room as u64 {
+            return Err(FrameDamage("the frame is longer than what is left of the segment"));
+        }
+        // SAFETY: the whole frame lies inside (above); filled before (contract).
+        let bytes = unsafe { self.memory.bytes(at + TAG_BYTES, layout.end - TAG_BYTES) };
+        Ok(Frame { header, layout, bytes, tag: self.memory.word(at) })
+    }
+
+    /// The frame of a slot that is committed or pending.
+    pub fn committed_frame(&self, slot: SlotNumber) -> Result<Frame<'_>, FrameDamage> {
+        match self.slot(slot) {
+            SlotState::Committed(_, body) | SlotState::Pending(_, body) => {
+                // SAFETY: the slot was loaded with Acquire; its frame was filled before [S2].
+                unsafe { self.frame(body.offset) }
+            }
+            _ => Err(FrameDamage("the slot holds no record")),
+        }
+    }
+
+    /// Checks a frame's checksum against its bytes, and remembers a success.
+    pub fn verify(&self, frame: &Frame<'_>) -> Result<(), FrameDamage> {
+        let header = frame.header();
+        let sum = header.sum(self.salt, frame.id(), frame.embedding_bytes(), frame.content());
+        if sum != header.checksum {
+            return Err(FrameDamage("the checksum does not match"));
+        }
+        self.set_verified(header.slot);
+        Ok(())
+    }
+}

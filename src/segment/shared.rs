@@ -1,0 +1,36 @@
+//! A frame that keeps its segment mapped by a count of its own, instead of by a guard.
+#![expect(unsafe_code, reason = "reads payload by the rules of `Memory`")]
+
+use super::{Frame, Segment};
+use crate::format::ids::Units;
+use crate::memory::Memory;
+use crate::sync::unmodelled::Arc;
+
+/// A frame and its segment.
+#[derive(Debug)]
+pub struct SharedFrame<M> {
+    segment: Arc<Segment<M>>,
+    offset: Units,
+}
+
+impl<M> Clone for SharedFrame<M> {
+    fn clone(&self) -> Self {
+        Self { segment: Arc::clone(&self.segment), offset: self.offset }
+    }
+}
+
+impl<M: Memory> SharedFrame<M> {
+    /// Shares a frame that has been read, at this offset, under a guard.
+    #[must_use]
+    pub fn new(segment: Arc<Segment<M>>, offset: Units) -> Self {
+        Self { segment, offset }
+    }
+
+    /// The frame. `None` only if another process changed the file under our lock.
+    #[must_use]
+    pub fn frame(&self) -> Option<Frame<'_>> {
+        // SAFETY: the caller of `new` has read this frame, so its fill happened before, and
+        // published bytes do not change; the count keeps the memory.
+        unsafe { self.segment.frame(self.offset) }.ok()
+    }
+}

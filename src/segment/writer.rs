@@ -1,0 +1,206 @@
+//! Reserve, fill, decide: the only way bytes get into a segment.
+//!
+//! A [`Reservation`] is the right to write one frame and to decide one slot. Its drop voids the
+//! slot, so a panic, or an early return, between reserve and commit leaves no doubt.
+#![expect(unsafe_code, reason = "writes payload by the rules of `Memory`")]
+
+use super::Segment;
+use super::cursor::{self, Grant, Reserved};
+use crate::format::frame::{FrameHeader, FrameLayout, TAG_BYTES, units_of};
+use crate::format::ids::{Address, Lsn, SlotNumber, Units};
+use crate::format::slot::{self, EMPTY_WORD, Kind, SlotBody};
+use crate::memory::Memory;
+
+/// What to write: borrowed from the caller.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Put or tombstone.
+    pub kind: Kind,
+    /// The id, 1 to 1024 bytes.
+    pub id: &'a [u8],
+    /// Its hash.
+    pub key_hash: u64,
+    /// The embedding's bytes; none for a tombstone.
+    pub embedding: &'a [u8],
+    /// The content.
+    pub content: &'a [u8],
+    /// Nanoseconds since 1970.
+    pub created_ns: u64,
+}
+
+impl Record<'_> {
+    /// Where its parts lie.
+    #[must_use]
+    pub fn layout(&self) -> FrameLayout {
+        FrameLayout::new(self.id.len(), self.embedding.len() / size_of::<f32>(), self.content.len())
+    }
+}
+
+/// The slot was voided by somebody else: the write did not happen and must be made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Voided;
+
+/// One reserved slot and the frame space that goes with it. Dropping it voids the slot.
+#[derive(Debug)]
+#[must_use = "dropping a reservation voids its slot"]
+pub struct Reservation<'s, M: Memory> {
+    segment: &'s Segment<M>,
+    slot: SlotNumber,
+    offset: Units,
+    len: Units,
+    decided: bool,
+}
+
+impl<M: Memory> Segment<M> {
+    /// Reserves a slot and the space for a frame of `bytes`, or `None` if the segment is full. The
+    /// flag says that this reservation took the segment past its half.
+    pub fn reserve(&self, bytes: u64) -> Option<(Reservation<'_, M>, bool)> {
+        let len = units_of(bytes)?;
+        match cursor::reserve(self.cursor_word(), self.geometry.capacity(), 1, len) {
+            Reserved::Granted(Grant { slot, offset, passed_half }) => {
+                self.write_extent(slot, offset, len);
+                let reservation = Reservation { segment: self, slot, offset, len, decided: false };
+                Some((reservation, passed_half))
+            }
+            Reserved::Full { granted: Some(granted) } => {
+                self.seal(granted);
+                None
+            }
+            Reserved::Full { granted: None } => None,
+        }
+    }
+}
+
+impl<'s, M: Memory> Reservation<'s, M> {
+    /// The LSN of what is written here.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        Lsn::new(self.segment.sequence, self.slot)
+    }
+
+    /// Where it will lie.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        self.segment.address(self.offset)
+    }
+
+    /// The segment it lies in.
+    #[must_use]
+    pub fn segment(&self) -> &'s Segment<M> {
+        self.segment
+    }
+
+    /// Copies the record into its frame and its slot's words 1-3. The record must have the length
+    /// that was reserved.
+    fn fill(&mut self, record: &Record<'_>) -> SlotBody {
+        let layout = record.layout();
+        debug_assert_eq!(units_of(layout.bytes()), Some(self.len));
+        let mut header = FrameHeader {
+            lsn: self.lsn(),
+            created_ns: record.created_ns,
+            // Both fit: limits are checked before anything is reserved.
+            content_len: record.content.len() as u32,
+            slot: self.slot,
+            checksum: 0,
+            id_len: record.id.len() as u16,
+            kind: record.kind,
+        };
+        let salt = self.segment.salt;
+        header.checksum = header.sum(salt, record.id, record.embedding, record.content);
+        let fields = header.encode();
+        self.write(TAG_BYTES, &fields);
+        self.write(TAG_BYTES + fields.len(), record.id);
+        self.write(layout.embedding_at, record.embedding);
+        self.write(layout.content_at, record.content);
+        // This process has just made the checksum of these very bytes.
+        self.segment.set_verified(self.slot);
+        let body = SlotBody {
+            lsn: header.lsn,
+            key_hash: record.key_hash,
+            offset: self.offset,
+            len: self.len,
+        };
+        self.segment.write_body(self.slot, body);
+        body
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= self.len.bytes(), "a frame longer than its reservation");
+        // SAFETY: inside the frame (assertion), which the cursor gave to this reservation alone
+        // [C3] and which lies inside the segment; nothing reads it before the slot or the index
+        // entry is published with Release [S2].
+        unsafe { self.segment.memory.write(self.offset.bytes() + at, bytes) };
+    }
+
+    /// Fills the frame and commits the slot: from here on recovery finds the record.
+    pub fn commit(mut self, record: &Record<'_>) -> Result<Address, Voided> {
+        let body = self.fill(record);
+        let word = slot::committed_word(record.kind, body, self.segment.salt, self.slot);
+        self.decided = true;
+        self.segment.decide(self.slot, EMPTY_WORD, word).or(Err(Voided))?;
+        Ok(self.address())
+    }
+
+    /// Fills the frame and leaves the slot pending: the index will decide.
+    pub fn pend(mut self, record: &Record<'_>) -> Result<Pending<'s, M>, Voided> {
+        let body = self.fill(record);
+        let word = slot::pending_word(record.kind, body, self.segment.salt, self.slot);
+        self.decided = true;
+        self.segment.decide(self.slot, EMPTY_WORD, word).or(Err(Voided))?;
+        let (segment, slot, kind) = (self.segment, self.slot, record.kind);
+        Ok(Pending { segment, slot, offset: self.offset, kind, body, word, decided: false })
+    }
+}
+
+impl<M: Memory> Drop for Reservation<'_, M> {
+    fn drop(&mut self) {
+        if !self.decided {
+            self.segment.void_if_empty(self.slot);
+        }
+    }
+}
+
+/// A whole frame whose slot is pending. Dropping it voids the slot, unless somebody who met it in
+/// the index has committed it.
+#[derive(Debug)]
+#[must_use = "dropping a pending write voids its slot"]
+pub struct Pending<'s, M: Memory> {
+    segment: &'s Segment<M>,
+    slot: SlotNumber,
+    offset: Units,
+    kind: Kind,
+    body: SlotBody,
+    word: u64,
+    decided: bool,
+}
+
+impl<M: Memory> Pending<'_, M> {
+    /// Where the frame lies.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        self.segment.address(self.offset)
+    }
+
+    /// The LSN of the write.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        self.body.lsn
+    }
+
+    /// Commits: the index entry that points here is the decision, and it has been made.
+    pub fn commit(mut self) {
+        self.decided = true;
+        let word = slot::committed_word(self.kind, self.body, self.segment.salt, self.slot);
+        // A loss means that whoever met the entry has committed the slot already [W1].
+        self.segment.decide_or_leave(self.slot, self.word, word);
+    }
+}
+
+impl<M: Memory> Drop for Pending<'_, M> {
+    fn drop(&mut self) {
+        if !self.decided {
+            let void = slot::void_word(self.segment.salt, self.slot);
+            self.segment.decide_or_leave(self.slot, self.word, void);
+        }
+    }
+}

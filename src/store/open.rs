@@ -1,0 +1,134 @@
+//! Opening and creating a store.
+
+use super::Store;
+use crate::error::Error;
+use crate::files::Files;
+use crate::format::header::{FORMAT_VERSION, HeaderError};
+use crate::format::ids::Sequence;
+use crate::format::manifest::Manifest;
+use crate::fs::{self, Place};
+use crate::maintenance::{Duties, Maintenance};
+use crate::options::{
+    DIMENSION_MAX, Options, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+};
+use crate::recovery;
+use crate::sync::unmodelled::Arc;
+use std::path::Path;
+
+impl Options {
+    /// Opens the store in the directory `path`, or creates it there.
+    ///
+    /// Opening reads every segment's directory, 32 bytes a record; after a crash also the records
+    /// that were not known to be durable.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`], [`Error::DimensionMismatch`]: the options contradict themselves or
+    /// the store. [`Error::NotFound`], [`Error::NotAStore`], [`Error::Locked`],
+    /// [`Error::UnsupportedVersion`]: what the path holds. [`Error::Corrupt`]: the manifest is
+    /// damaged; damage elsewhere costs the records it hit and is in [`Store::recovery`].
+    /// [`Error::StorageFull`], [`Error::FlushFailed`], [`Error::Io`].
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Store, Error> {
+        let path = path.as_ref();
+        self.check()?;
+        let may_create = self.create && !self.read_only;
+        match fs::look(path)? {
+            Place::Foreign => return Err(Error::NotAStore(path.to_owned())),
+            Place::Missing | Place::Blank if !may_create => {
+                return Err(Error::NotFound(path.to_owned()));
+            }
+            Place::Missing => {
+                self.dimension_to_create()?;
+                fs::create_directory(path)?;
+            }
+            Place::Blank => drop(self.dimension_to_create()?),
+            Place::Store | Place::Headless => {}
+        }
+        let lock = if self.read_only { None } else { Some(fs::lock(path)?) };
+        // Under the lock: another process may have created the store since the first look.
+        match fs::look(path)? {
+            Place::Store => {}
+            Place::Blank if may_create => self.create_manifest(path)?,
+            Place::Headless => return Err(manifest_error(path, "it is missing")),
+            Place::Missing | Place::Blank => return Err(Error::NotFound(path.to_owned())),
+            Place::Foreign => return Err(Error::NotAStore(path.to_owned())),
+        }
+        let manifest = read_manifest(path)?;
+        self.check_against(&manifest)?;
+
+        let files = Files::new(path, &manifest)?;
+        let recovered = recovery::recover(files, &manifest, !self.read_only)?;
+        let engine = recovered.engine;
+        let duties = Arc::new(Duties { engine, missing: recovered.missing });
+        let maintenance = if self.read_only { None } else { Some(Maintenance::start(&duties)?) };
+        Ok(Store {
+            maintenance,
+            duties,
+            durability: recovered.durability,
+            verify: self.verify,
+            read_only: self.read_only,
+            hash_seed: manifest.store.hash_seed(),
+            report: recovered.report,
+            damage: recovered.damage,
+            closed: false,
+            _lock: lock,
+        })
+    }
+
+    fn dimension_to_create(&self) -> Result<usize, Error> {
+        self.dimension.ok_or_else(|| {
+            Error::InvalidOption("a dimension is needed to create a store".to_owned())
+        })
+    }
+
+    fn create_manifest(&self, path: &Path) -> Result<(), Error> {
+        let manifest = Manifest {
+            store: fs::new_store_id()?,
+            // Checked: at most 65,536.
+            dimension: self.dimension_to_create()? as u32,
+            segment_bytes: self.segment_size.unwrap_or(SEGMENT_BYTES_DEFAULT),
+            next_sequence: Sequence(1),
+            segments: Vec::new(),
+        };
+        fs::replace(path, fs::MANIFEST, &manifest.encode())
+    }
+
+    /// What was given on opening must be the store's own.
+    fn check_against(&self, manifest: &Manifest) -> Result<(), Error> {
+        let expected = manifest.dimension as usize;
+        if let Some(actual) = self.dimension
+            && actual != expected
+        {
+            return Err(Error::DimensionMismatch { expected, actual });
+        }
+        if let Some(given) = self.segment_size
+            && given != manifest.segment_bytes
+        {
+            return Err(Error::InvalidOption(format!(
+                "the store's segment_size is {} bytes, not {given}",
+                manifest.segment_bytes
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn manifest_error(path: &Path, reason: &str) -> Error {
+    let segment = path.join(fs::MANIFEST);
+    Error::Corrupt { segment, offset: 0, reason: reason.to_owned() }
+}
+
+fn read_manifest(path: &Path) -> Result<Manifest, Error> {
+    let bytes = fs::read_manifest(path)?;
+    let manifest = Manifest::decode(&bytes).map_err(|error| match error {
+        HeaderError::Version(found) => {
+            Error::UnsupportedVersion { found, supported: FORMAT_VERSION }
+        }
+        HeaderError::Foreign => manifest_error(path, "it is not a manifest"),
+        HeaderError::Damaged => manifest_error(path, "its checksum or a field does not hold"),
+    })?;
+    let sound = (1..=DIMENSION_MAX).contains(&(manifest.dimension as usize))
+        && (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&manifest.segment_bytes)
+        && manifest.segment_bytes.is_power_of_two();
+    if sound { Ok(manifest) } else { Err(manifest_error(path, "a field is out of its range")) }
+}

@@ -1,0 +1,156 @@
+//! Durability, closing, and what the store says about itself.
+
+use super::Store;
+use crate::error::Error;
+use crate::format::ids::{Lsn, SlotNumber};
+use crate::format::slot::SlotState;
+use crate::fs;
+use crate::recovery::check;
+use crate::report::{Damage, RecoveryReport, Stats, VerifyReport};
+use std::path::Path;
+
+impl Store {
+    /// Makes all that returned before this call survive power loss. Waits for the device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FlushFailed`]: the device refused. From then on writes are refused until the store
+    /// is opened again, because the kernel may have dropped what it could not write.
+    pub fn sync(&self) -> Result<(), Error> {
+        if self.read_only {
+            return Err(Error::ReadOnly);
+        }
+        self.durability.sync(self.engine())
+    }
+
+    /// Counts and sizes.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let engine = self.engine();
+        let guard = engine.epoch().pin();
+        let mut stats = Stats {
+            live_records: engine.live(),
+            index_bytes: engine.index().allocated_bytes(),
+            disk_bytes: fs::disk_bytes(self.path()).unwrap_or(0),
+            durable: self.durability.durable(),
+            tail: engine.log().tail(&guard),
+            retired: engine.epoch().pending(),
+            ..Stats::default()
+        };
+        for segment in engine.log().in_use(&guard) {
+            let live = segment.live_bytes();
+            stats.segments += 1;
+            stats.live_bytes += live;
+            stats.dead_bytes += segment.frame_bytes().saturating_sub(live);
+        }
+        stats
+    }
+
+    /// What opening found.
+    #[must_use]
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// Checks every slot, and the checksum of every record, live or not. Damage is in the report,
+    /// not an error. Reads the whole log, beside live readers and writers.
+    ///
+    /// # Errors
+    ///
+    /// None today; kept for failures of the file system.
+    pub fn verify(&self) -> Result<VerifyReport, Error> {
+        let mut report = VerifyReport { damaged: self.damage.clone(), ..VerifyReport::default() };
+        for (sequence, salt) in self.segments() {
+            let guard = self.engine().epoch().pin();
+            let files = self.engine().log().source();
+            let path = files.path_of(sequence, salt);
+            let mut in_use = self.engine().log().in_use(&guard);
+            let Some(segment) = in_use.find(|s| s.sequence() == sequence) else { continue };
+            let durable = segment.flushed().slot;
+            for (slot, state) in segment.slots(segment.slots_end()) {
+                report.bytes += 32;
+                let slot_at = segment.slot_offset(slot) as u64;
+                let (offset, id, reason) = match state {
+                    SlotState::Void => continue,
+                    SlotState::Empty | SlotState::Pending(..) if slot.0 >= durable => continue,
+                    SlotState::Empty | SlotState::Pending(..) => {
+                        (slot_at, None, "the slot was lost")
+                    }
+                    SlotState::Invalid => (slot_at, None, "the slot's checksum does not match"),
+                    SlotState::Committed(kind, body) => {
+                        report.records += 1;
+                        match check(segment, slot, kind, body, true) {
+                            Ok(bytes) => {
+                                report.bytes += bytes;
+                                continue;
+                            }
+                            Err(reason) => {
+                                (body.offset.bytes() as u64, readable_id(segment, slot), reason)
+                            }
+                        }
+                    }
+                };
+                let reason = reason.to_owned();
+                report.damaged.push(Damage { segment: path.clone(), offset, id, reason });
+            }
+        }
+        Ok(report)
+    }
+
+    /// Syncs, notes on disk that all is durable, and closes. Dropping the store does the same and
+    /// ignores errors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FlushFailed`]: what was not durable before may be lost at a power cut; it is still
+    /// there after anything less.
+    pub fn close(mut self) -> Result<(), Error> {
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.closed, true) {
+            return Ok(());
+        }
+        // Joins the thread, which discards the prepared segment.
+        self.maintenance = None;
+        if self.read_only { Ok(()) } else { self.durability.settle(self.engine()) }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // `close` is there for who wants to know.
+        drop(self.finish());
+    }
+}
+
+/// The id of a damaged record, as far as its bytes can be read.
+fn readable_id(
+    segment: &crate::segment::Segment<crate::memory::MmapMemory>,
+    slot: SlotNumber,
+) -> Option<Vec<u8>> {
+    segment.committed_frame(slot).ok().map(|frame| frame.id().to_vec())
+}
+
+/// What the `LOCK` file of a store says about the process that holds it, or held it last: for a
+/// message to a person after [`Error::Locked`].
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let store = stratalog::Options::new().dimension(1).open(dir.path().join("s")).unwrap();
+/// let holder = stratalog::lock_holder(store.path()).unwrap();
+/// assert!(holder.contains(&std::process::id().to_string()));
+/// ```
+#[must_use]
+pub fn lock_holder(store: impl AsRef<Path>) -> Option<String> {
+    fs::lock_holder(store.as_ref())
+}
+
+impl Store {
+    /// The LSN that everything durable is at or below; see [`Stats::durable`].
+    #[must_use]
+    pub fn durable_lsn(&self) -> Lsn {
+        self.durability.durable()
+    }
+}
