@@ -135,7 +135,7 @@ fn unflushed<M: Memory, S: Source<M>, const N: usize>(
 /// Sees to it that every granted slot from a mark on is decided; how far it came.
 fn decide_all<M: Memory>(segment: &Segment<M>, from: Mark) -> Mark {
     let mut slots = segment.slots_from(from, segment.slots_end());
-    while let Some((slot, mut state)) = slots.next() {
+    for (slot, mut state) in slots.by_ref() {
         let mut yields = 0;
         while matches!(state, SlotState::Empty | SlotState::Pending(..)) {
             if yields >= YIELDS_MAX && state == SlotState::Empty {

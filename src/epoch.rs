@@ -177,6 +177,10 @@ mod real {
     static NEXT_ID: PlainU64 = PlainU64::new(1);
 
     thread_local! {
+        #[cfg_attr(
+            not(stratalog_loom),
+            expect(clippy::missing_const_for_thread_local, reason = "loom's macro has no const form")
+        )]
         static HANDLES: RefCell<Vec<Handle>> = RefCell::new(Vec::new());
     }
 

@@ -71,7 +71,6 @@ impl<'p> Record<'p> {
 
     /// A copy that owns its parts.
     #[must_use]
-    #[expect(clippy::wrong_self_convention, reason = "the contract's name; a `Record` borrows")]
     pub fn to_owned(&self) -> OwnedRecord {
         OwnedRecord {
             id: self.id().to_vec(),
@@ -178,7 +177,6 @@ impl SharedRecord {
 
     /// As [`Record::to_owned`]; [`Clone`] only counts.
     #[must_use]
-    #[expect(clippy::wrong_self_convention, reason = "the same name as on `Record`")]
     pub fn to_owned(&self) -> OwnedRecord {
         OwnedRecord {
             id: self.id().to_vec(),

@@ -1,1 +1,149 @@
-//! Only tests live here: see `tests/`.
+//! Loom models of stratalog's lock-free protocols, run on the code that ships: only the atomics
+//! below it are loom's (`src/sync.rs`). This file is what the models share; each model is a file in
+//! `tests/` and names the mutation that turns it red.
+#![cfg(stratalog_loom)]
+
+use loom::sync::Arc;
+use stratalog::Error;
+use stratalog::internals::format::checksum::Salt;
+use stratalog::internals::format::header::{HEADER_END, Identity, StoreId};
+use stratalog::internals::format::ids::{Lsn, Sequence, SlotNumber};
+use stratalog::internals::format::slot::{Kind, SlotState};
+use stratalog::internals::index::Shape;
+use stratalog::internals::segment::{Geometry, Record, Segment};
+use stratalog::internals::{Engine, HeapMemory, Log, Source};
+
+/// Segments on the heap, all of one small size.
+#[derive(Debug)]
+pub struct Heap {
+    /// Bytes of each, a power of two.
+    pub segment_bytes: u64,
+}
+
+impl Heap {
+    /// What a segment of this source says about itself.
+    #[must_use]
+    pub fn identity(&self, sequence: Sequence) -> Identity {
+        Identity {
+            store: StoreId([7; 16]),
+            sequence,
+            salt: Salt(0x5EED_0000 + sequence.0),
+            dimension: 1,
+            segment_bytes: self.segment_bytes,
+            directory_at: HEADER_END as u32,
+        }
+    }
+
+    /// A new segment.
+    #[must_use]
+    pub fn segment(&self, sequence: Sequence) -> Segment<HeapMemory> {
+        let memory = HeapMemory::new(self.segment_bytes as usize);
+        Segment::create(memory, &self.identity(sequence))
+    }
+}
+
+impl Source<HeapMemory> for Heap {
+    fn create(&self, sequence: Sequence) -> Result<Segment<HeapMemory>, Error> {
+        Ok(self.segment(sequence))
+    }
+    fn discard(&self, _: &Segment<HeapMemory>) {}
+    fn wake(&self) {}
+}
+
+/// The engine of the models: buckets of two slots.
+pub type SmallEngine = Engine<HeapMemory, Heap, 2>;
+
+/// An empty engine over segments of this size, with an index of one bucket.
+#[must_use]
+pub fn engine(segment_bytes: u64) -> Arc<SmallEngine> {
+    let geometry = Geometry {
+        segment_bytes: segment_bytes as usize,
+        directory_at: HEADER_END,
+        dimension: 1,
+    };
+    let log = Log::new(Heap { segment_bytes }, geometry, Sequence(1));
+    let shape = Shape { buckets: 1, split_at: 8, overflow_blocks: 1, initial_depth: 0 };
+    Arc::new(Engine::new(log, shape))
+}
+
+/// A put of `id` whose embedding and content are `value`.
+#[must_use]
+pub fn put<'a>(id: &'a [u8], value: &'a [u8; 4]) -> Record<'a> {
+    Record {
+        kind: Kind::Put,
+        id,
+        key_hash: hash(id),
+        embedding: value,
+        content: value,
+        created_ns: 1,
+    }
+}
+
+/// A removal of `id`.
+#[must_use]
+pub fn tombstone(id: &[u8]) -> Record<'_> {
+    let (kind, key_hash) = (Kind::Tombstone, hash(id));
+    Record { kind, id, key_hash, embedding: &[], content: &[], created_ns: 1 }
+}
+
+/// Any hash does; the first byte makes it easy to choose.
+#[must_use]
+pub fn hash(id: &[u8]) -> u64 {
+    id.first().map_or(0, |&b| u64::from(b) << 8)
+}
+
+/// What a get sees: the value, having checked that it is whole.
+#[must_use]
+pub fn get(engine: &SmallEngine, id: &[u8]) -> Option<([u8; 4], Lsn)> {
+    let guard = engine.epoch().pin();
+    let key = stratalog::internals::index::KeyHash(hash(id));
+    let found = engine.get(&guard, key, id).map_err(|_| "damaged");
+    let at = found.unwrap_or_else(|reason| unreachable_model(reason))?;
+    assert_eq!(at.frame.id(), id, "another id's record");
+    assert_eq!(at.frame.embedding_bytes(), at.frame.content(), "a mix of two records");
+    assert!(at.segment.verify(&at.frame).is_ok(), "the checksum does not match");
+    let value = at.frame.content().first_chunk::<4>().copied();
+    value.map(|value| (value, at.frame.header().lsn))
+}
+
+fn unreachable_model<T>(reason: &str) -> T {
+    assert!(reason.is_empty(), "{reason}");
+    unreachable_model(reason)
+}
+
+/// What a recovery of the segments would find for an id: the highest LSN among committed slots.
+#[must_use]
+pub fn recovered(engine: &SmallEngine, id: &[u8]) -> Option<([u8; 4], Lsn)> {
+    let guard = engine.epoch().pin();
+    let mut best: Option<(Lsn, Option<[u8; 4]>)> = None;
+    for segment in engine.log().table().iter(&guard) {
+        for n in 0..segment.slots_end() {
+            let slot = SlotNumber(n);
+            let SlotState::Committed(_, body) = segment.slot(slot) else { continue };
+            let Ok(frame) = segment.committed_frame(slot) else { continue };
+            if frame.id() == id && best.is_none_or(|(lsn, _)| lsn < body.lsn) {
+                best = Some((body.lsn, frame.content().first_chunk::<4>().copied()));
+            }
+        }
+    }
+    best.and_then(|(lsn, value)| value.map(|value| (value, lsn)))
+}
+
+/// Every granted slot is decided, and memory and recovery agree about these ids.
+pub fn check_at_rest(engine: &SmallEngine, ids: &[&[u8]]) {
+    let guard = engine.epoch().pin();
+    for segment in engine.log().table().iter(&guard) {
+        for n in 0..segment.slots_end() {
+            let state = segment.slot(SlotNumber(n));
+            let decided = matches!(state, SlotState::Committed(..) | SlotState::Void);
+            assert!(decided, "slot {n} is left {state:?}");
+        }
+    }
+    let mut live = 0;
+    for id in ids {
+        let (now, later) = (get(engine, id), recovered(engine, id));
+        assert_eq!(now, later, "memory and recovery disagree about {id:?}");
+        live += u64::from(now.is_some());
+    }
+    assert_eq!(engine.live(), live, "the count of live records is off");
+}

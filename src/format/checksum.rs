@@ -40,8 +40,8 @@ impl Salted {
         Self(hasher)
     }
 
-    /// Adds bytes.
-    pub fn add(mut self, bytes: &[u8]) -> Self {
+    /// Sums more bytes.
+    pub fn and(mut self, bytes: &[u8]) -> Self {
         self.0.update(bytes);
         self
     }

@@ -117,11 +117,11 @@ impl FrameHeader {
     pub fn sum(&self, salt: Salt, id: &[u8], embedding: &[u8], content: &[u8]) -> u32 {
         let fields = self.encode();
         Salted::new(salt, self.slot)
-            .add(&fields[..24])
-            .add(&fields[28..])
-            .add(id)
-            .add(embedding)
-            .add(content)
+            .and(&fields[..24])
+            .and(&fields[28..])
+            .and(id)
+            .and(embedding)
+            .and(content)
             .finish()
     }
 }

@@ -111,7 +111,7 @@ impl Identity {
         };
         let directory_at = identity.directory_at as usize;
         let sound = (HEADER_END..=DIRECTORY_AT).contains(&directory_at)
-            && directory_at % UNIT_BYTES == 0
+            && directory_at.is_multiple_of(UNIT_BYTES)
             && (1..=Sequence::MAX.0).contains(&identity.sequence.0);
         if sound { Ok(identity) } else { Err(HeaderError::Damaged) }
     }

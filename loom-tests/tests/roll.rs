@@ -1,0 +1,54 @@
+//! The roll: whoever finds the segment full installs the next one; nobody waits, nothing is lost,
+//! no LSN is given twice. `src/log/mod.rs`, G1.
+//!
+//! mutation: roll-store (the active segment is replaced by a store instead of a compare-exchange)
+#![cfg(stratalog_loom)]
+
+use loom::sync::Arc;
+use loom_tests::{check_at_rest, engine, put};
+
+#[test]
+fn writers_that_meet_a_full_segment_lose_nothing() {
+    loom::model(|| {
+        // One put a segment.
+        let engine = engine(512);
+        engine.put(&put(b"x", b"0000")).unwrap();
+        let ids: [(&[u8], [u8; 4]); 2] = [(b"a", *b"1111"), (b"b", *b"2222")];
+        let writers = ids.map(|(id, value)| {
+            let engine = Arc::clone(&engine);
+            loom::thread::spawn(move || engine.put(&put(id, &value)).unwrap())
+        });
+        let lsns = writers.map(|writer| writer.join().unwrap());
+        assert_ne!(lsns[0], lsns[1], "one LSN was given twice");
+        check_at_rest(&engine, &[b"x", b"a", b"b"]);
+        let guard = engine.epoch().pin();
+        let mut sequences: Vec<_> =
+            engine.log().in_use(&guard).map(|segment| segment.sequence()).collect();
+        sequences.sort_unstable();
+        sequences.dedup();
+        assert_eq!(sequences.len(), engine.log().in_use(&guard).count(), "a sequence twice");
+    });
+}
+
+#[test]
+fn a_prepared_segment_is_used_or_discarded() {
+    loom::model(|| {
+        let engine = engine(512);
+        engine.put(&put(b"x", b"0000")).unwrap();
+        let preparer = {
+            let engine = Arc::clone(&engine);
+            loom::thread::spawn(move || {
+                let guard = engine.epoch().pin();
+                engine.log().prepare(engine.epoch(), &guard, |_| ()).unwrap();
+            })
+        };
+        engine.put(&put(b"a", b"1111")).unwrap();
+        engine.put(&put(b"b", b"2222")).unwrap();
+        preparer.join().unwrap();
+        check_at_rest(&engine, &[b"x", b"a", b"b"]);
+        let guard = engine.epoch().pin();
+        engine.log().discard_prepared(engine.epoch(), &guard);
+        let used = engine.log().in_use(&guard).count();
+        assert_eq!((used, engine.log().table().iter(&guard).count()), (3, 3));
+    });
+}
