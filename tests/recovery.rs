@@ -273,7 +273,10 @@ fn opening_often_does_not_take_a_segment_each_time() {
     assert_eq!(store.len(), 51);
     store.close().unwrap();
     assert_eq!(tree::segments(dir.path()).len(), 1);
-    assert_same(&state(&open(dir.path())), &state(&Options::new().read_only(true).open(dir.path()).unwrap()));
+    assert_same(
+        &state(&open(dir.path())),
+        &state(&Options::new().read_only(true).open(dir.path()).unwrap()),
+    );
 }
 
 #[test]

@@ -240,9 +240,8 @@ fn follow(plan: &Plan, store: &Store) -> BTreeMap<Vec<u8>, (Lsn, Vec<u8>)> {
     let mut winners = BTreeMap::new();
     std::thread::scope(|scope| {
         let begin = |thread: usize| {
-            scope.spawn(move || {
-                (0..plan[thread].len()).map(|n| step(thread, n)).collect::<Vec<_>>()
-            })
+            scope
+                .spawn(move || (0..plan[thread].len()).map(|n| step(thread, n)).collect::<Vec<_>>())
         };
         let threads: Vec<_> = (0..plan.len()).map(begin).collect();
         for thread in threads {

@@ -56,11 +56,8 @@ pub type SmallEngine = Engine<HeapMemory, Heap, 2>;
 /// An empty engine over segments of this size, with an index of one bucket.
 #[must_use]
 pub fn engine(segment_bytes: u64) -> Arc<SmallEngine> {
-    let geometry = Geometry {
-        segment_bytes: segment_bytes as usize,
-        directory_at: HEADER_END,
-        dimension: 1,
-    };
+    let geometry =
+        Geometry { segment_bytes: segment_bytes as usize, directory_at: HEADER_END, dimension: 1 };
     let log = Log::new(Heap { segment_bytes }, geometry, Sequence(1));
     let shape = Shape { buckets: 1, split_at: 8, overflow_blocks: 1, initial_depth: 0 };
     Arc::new(Engine::new(log, shape))

@@ -126,11 +126,11 @@ pub fn decode(word0: u64, words: [u64; 3], salt: Salt, slot: SlotNumber) -> Slot
     if word0 == EMPTY_WORD {
         return SlotState::Empty;
     }
-    if word0 == void_word(salt, slot) {
+    let (state, kind) = (word0 as u8, (word0 >> 8) as u8);
+    if state == VOID && word0 == void_word(salt, slot) {
         return SlotState::Void;
     }
-    let (state, kind) = (word0 as u8, (word0 >> 8) as u8);
-    if word0 != word(state, kind, words, salt, slot) {
+    if state == VOID || word0 != word(state, kind, words, salt, slot) {
         return SlotState::Invalid;
     }
     let body = SlotBody::from_words(words);

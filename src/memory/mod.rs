@@ -56,4 +56,7 @@ pub unsafe trait Memory: Send + Sync + 'static {
 
     /// Makes everything written so far survive power loss.
     fn flush(&self) -> std::io::Result<()>;
+
+    /// No flush is expected any more: gives back what only flushing needs.
+    fn settle(&self) {}
 }

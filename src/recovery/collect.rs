@@ -60,17 +60,18 @@ pub(super) fn collect(
         if file.sequence < Sequence::MAX {
             collected.next_sequence = collected.next_sequence.max(file.sequence.next());
         }
-        if salt.is_none() && file.sequence < manifest.next_sequence {
-            // Below what the manifest covers, and not in it: given up before, and not quite gone.
-            collected.blank.push(fs::segment_name(file.sequence, Salt(file.half_salt.into())));
-            continue;
-        }
         match open(files, file, salt, writable)? {
             Opened::Foreign => report.foreign_files += 1,
             Opened::Broken(reason) => {
                 report.corrupt += 1;
                 collected.damage.push(damage(&file.path, reason));
                 seen.insert(file.sequence, ());
+            }
+            // Below what the manifest covers, and not in it: given up before, and not quite gone.
+            Opened::Segment(segment)
+                if salt.is_none() && file.sequence < manifest.next_sequence =>
+            {
+                collected.blank.push(fs::segment_name(file.sequence, segment.salt()));
             }
             Opened::Segment(segment) => take(&mut collected, &mut seen, file, *segment, salt),
         }
@@ -130,7 +131,11 @@ fn open(
     let wanted = files.identity(file.sequence, Salt(0)).segment_bytes;
     let size = usize::try_from(wanted).map_err(io::Error::other)?;
     let memory = if len >= wanted {
-        if writable { MmapMemory::new(handle, size)? } else { MmapMemory::read_only(handle, size)? }
+        if writable {
+            MmapMemory::new(handle, size)?
+        } else {
+            MmapMemory::read_only(&handle, size)?
+        }
     } else if expected.is_some() {
         // Cut short: what is left is served from a copy, because touching a mapping beyond the
         // file's end would kill the process. The file stays as it is.

@@ -23,10 +23,12 @@ pub use shared::SharedFrame;
 pub use writer::{Pending, Record, Reservation, Voided};
 
 use crate::format::checksum::Salt;
+use crate::format::frame::FrameLayout;
 use crate::format::header::{self, IDENTITY_BYTES, Identity};
 use crate::format::ids::{
     Address, AddressLayout, Sequence, SlotNumber, TableIndex, UNIT_BYTES, Units,
 };
+use crate::format::slot::SLOT_BYTES;
 use crate::memory::Memory;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use cursor::{Capacity, Taken};
@@ -50,6 +52,15 @@ impl Geometry {
             segment_bytes: self.segment_bytes as u64,
             directory_at: self.directory_at as u64,
         }
+    }
+
+    /// Slots that have a bit for their checksum having been checked: twice as many as there can be
+    /// puts with this dimension. Records beyond, which only a segment full of tombstones has, are
+    /// checked at every read; without the bound the bits of large frames would lie unused.
+    fn verified_slots(self) -> u32 {
+        let smallest_put = FrameLayout::new(1, self.dimension, 0).bytes() as usize + SLOT_BYTES;
+        let puts = self.segment_bytes.div_ceil(smallest_put) as u32;
+        self.capacity().slots_max().min(puts * 2)
     }
 
     /// Bytes of the largest frame: half a segment.
@@ -99,7 +110,7 @@ impl<M: Memory> Segment<M> {
             directory_at: identity.directory_at as usize,
             dimension: identity.dimension as usize,
         };
-        let words = (geometry.capacity().slots_max() as usize).div_ceil(64);
+        let words = (geometry.verified_slots() as usize).div_ceil(64);
         Self {
             memory,
             geometry,
@@ -209,6 +220,9 @@ impl<M: Memory> Segment<M> {
     pub fn set_settled(&self, settled: bool) {
         // Relaxed: as in `flushed`.
         self.settled.store(u32::from(settled), Ordering::Relaxed);
+        if settled && self.is_full() {
+            self.memory.settle();
+        }
     }
 
     /// Bytes of all frames taken, dead and void ones included.

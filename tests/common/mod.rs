@@ -58,7 +58,8 @@ impl Records {
     pub fn version_of(self, id: &[u8], embedding: &[f32], content: &[u8]) -> u32 {
         assert_eq!(embedding.len(), self.dimension, "{}", id.escape_ascii());
         let version = embedding[0] as u32;
-        let whole = self.embedding(id, version) == embedding && self.content(id, version) == content;
+        let whole =
+            self.embedding(id, version) == embedding && self.content(id, version) == content;
         assert!(whole, "{} is not of one piece (version {version}?)", id.escape_ascii());
         version
     }

@@ -107,7 +107,10 @@ fn losses() -> impl Iterator<Item = (u64, Lost)> {
     let segment = (SEGMENT / 500) as u32;
     let many = (100..108).map(move |seed| {
         let chance_of_new = [97, 99, 30, 100][seed as usize % 4];
-        (seed, lose(seed, segment / 2 + 2 * segment * (seed as u32 % 2), 2 * segment, chance_of_new))
+        (
+            seed,
+            lose(seed, segment / 2 + 2 * segment * (seed as u32 % 2), 2 * segment, chance_of_new),
+        )
     });
     few.chain(many)
 }

@@ -119,7 +119,8 @@ fn while_holding_a_pin() {
     }));
     assert!(caught.is_err());
     // Enough ids for the index to give up chunks; they are given back only if nobody is pinned.
-    let writer = || (0..6000u32).try_for_each(|n| store.put(n.to_le_bytes(), &[0.0; 16], "").map(drop));
+    let writer =
+        || (0..6000u32).try_for_each(|n| store.put(n.to_le_bytes(), &[0.0; 16], "").map(drop));
     std::thread::scope(|scope| scope.spawn(writer).join()).unwrap().unwrap();
     assert!(eventually(|| store.stats().retired == 0), "a panic has left a pin behind");
     assert_eq!(store.len(), 6001);
