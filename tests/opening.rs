@@ -14,6 +14,8 @@ use child::{Role, role, say, wait};
 use common::{Records, SEGMENT, assert_same, open, reopen, state};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use stratalog::internals::format::manifest::Manifest;
 use stratalog::{Error, Options, Store, lock_holder};
 
@@ -230,10 +232,38 @@ fn one_handle_writes_at_a_time_in_this_process_too() {
     reopen(open(dir.path()));
 }
 
+/// Between fork and exec a new process has every file of the old one open, the lock's too; a lock
+/// that is only given up by closing the file would outlive the store for that long.
+#[test]
+fn a_closed_store_is_not_locked_while_this_process_starts_another_one() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 3).close().unwrap();
+    let (stop, mut locked) = (AtomicBool::new(false), 0);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    assert!(Command::new("true").status().unwrap().success());
+                }
+            });
+        }
+        for _ in 0..300 {
+            match Options::new().open(dir.path()) {
+                Ok(store) => assert!(store.close().is_ok()),
+                Err(Error::Locked(_)) => locked += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(locked, 0, "times of 300");
+    assert_eq!(reopen(open(dir.path())).len(), 3);
+}
+
 #[test]
 fn a_store_that_another_process_writes_is_locked_and_its_holder_named() {
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = Role::play("writer", dir.path());
+    let mut writer = Role::play("writer", dir.path(), 1000);
     assert_eq!(writer.hear().as_deref(), Some("ready"));
     let error = Options::new().open(dir.path()).unwrap_err();
     assert!(matches!(&error, Error::Locked(path) if path == dir.path()), "{error:?}");
@@ -245,7 +275,7 @@ fn a_store_that_another_process_writes_is_locked_and_its_holder_named() {
     let store = open(dir.path());
     let holder = lock_holder(dir.path()).unwrap();
     assert!(holder.contains(&std::process::id().to_string()), "{holder}");
-    let mut other = Role::play("try to open", dir.path());
+    let mut other = Role::play("try to open", dir.path(), 1000);
     assert_eq!(other.hear(), Some(format!("locked {}", dir.path().display())));
     assert_eq!(reopen(store).len(), 100);
 }
@@ -255,7 +285,7 @@ fn of_two_processes_that_create_one_store_both_or_one_succeed_and_none_breaks_it
     for _ in 0..10 {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
-        let mut creators = [Role::play("create", &path), Role::play("create", &path)];
+        let mut creators = [Role::play("create", &path, 1000), Role::play("create", &path, 1000)];
         let said: Vec<_> = creators.iter_mut().map(|c| c.hear().unwrap()).collect();
         assert!(said.contains(&"created".to_owned()), "{said:?}");
         assert_eq!(said.iter().filter(|word| *word == "created").count(), 1, "{said:?}");

@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use stratalog::internals::format::header::{CURSOR_AT, DIRECTORY_AT};
+use stratalog::internals::format::header::{CURSOR_AT, DIRECTORY_AT, Identity};
+use stratalog::internals::format::manifest::Manifest;
 use stratalog::{Lsn, Options, Store};
 
 const RECORDS: Records = Records { dimension: 16, content_max: 300 };
@@ -153,7 +154,7 @@ fn after_races_of_overwrites_and_removes_the_reopened_state_is_the_live_one() {
 #[test]
 fn after_a_kill_of_a_process_at_rest_the_state_is_what_it_was() {
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = Role::play("many writers", dir.path());
+    let mut writer = Role::play("many writers", dir.path(), 1000);
     writer.go_on();
     let said = writer.hear().unwrap();
     drop(writer.kill());
@@ -169,7 +170,7 @@ fn after_a_kill_in_the_middle_of_writing_everything_acknowledged_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let mut expected: BTreeMap<u64, u32> = BTreeMap::new();
     for round in 0..8 {
-        let mut writer = Role::play("writer", dir.path());
+        let mut writer = Role::play("writer", dir.path(), 1000);
         let mut said: Vec<String> = (0..1 + round * 300).map_while(|_| writer.hear()).collect();
         said.extend(writer.kill());
         let mut under_way = None;
@@ -208,7 +209,7 @@ fn a_process_killed_while_it_opens_a_store_breaks_nothing() {
     let before = state(&store);
     drop(store);
     for round in 0..25u64 {
-        let mut opener = Role::play("opener", dir.path());
+        let mut opener = Role::play("opener", dir.path(), 1000);
         assert_eq!(opener.hear().as_deref(), Some("begins"));
         std::thread::sleep(std::time::Duration::from_micros(mix(round) % 30_000));
         drop(opener.kill());
@@ -330,6 +331,34 @@ fn a_reservation_that_a_kill_left_open_is_torn_once_and_void_for_ever() {
     let store = open(dir.path());
     assert!(RECORDS.put(&store, b"next", 1) > last);
     reopen(store);
+}
+
+/// A file of the next segment stands for LSNs that may have been given, even if power loss has left
+/// it blank: it goes, and its number is never used again.
+#[test]
+fn a_sequence_number_that_was_used_is_never_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = create(dir.path());
+    RECORDS.put(&store, b"a", 1);
+    store.close().unwrap();
+    let mut header = std::fs::read(&tree::segments(dir.path())[0]).unwrap();
+    let mut identity = Identity::decode(header.first_chunk().unwrap()).unwrap();
+    identity.sequence = identity.sequence.next();
+    header.fill(0);
+    header[..64].copy_from_slice(&identity.encode());
+    let name = format!("{:010x}-{:08x}.seg", identity.sequence.0, identity.salt.0 as u32);
+    std::fs::write(dir.path().join(&name), header).unwrap();
+    for round in 0..3 {
+        let store = open(dir.path());
+        for n in 0..300 {
+            RECORDS.put(&store, &id(n), round);
+        }
+        reopen(store).close().unwrap();
+        assert!(!dir.path().join(&name).exists(), "it is not needed");
+        let manifest = std::fs::read(dir.path().join("MANIFEST")).unwrap();
+        let next = Manifest::decode(&manifest).unwrap().next_sequence;
+        assert!(next > identity.sequence, "{next:?} will be used once more, round {round}");
+    }
 }
 
 #[test]

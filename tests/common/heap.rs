@@ -20,6 +20,7 @@ const SEGMENT: usize = 1 << 16;
 /// Where the segments of these tests come from.
 pub struct Heap {
     made: AtomicU64,
+    before_making: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Heap {
@@ -39,6 +40,7 @@ impl Heap {
 
 impl Source<HeapMemory> for Heap {
     fn create(&self, sequence: Sequence) -> Result<Segment<HeapMemory>, Error> {
+        (self.before_making)();
         Ok(Segment::create(HeapMemory::new(SEGMENT), &self.identity(sequence)))
     }
     fn discard(&self, _: &Segment<HeapMemory>) {}
@@ -49,9 +51,15 @@ pub type HeapEngine = Engine<HeapMemory, Heap>;
 
 /// An engine without records.
 pub fn engine() -> HeapEngine {
+    engine_that(|| {})
+}
+
+/// An engine without records that does something before it makes each segment.
+pub fn engine_that(before_making: impl Fn() + Send + Sync + 'static) -> HeapEngine {
     let geometry =
         Geometry { segment_bytes: SEGMENT, directory_at: DIRECTORY_AT, dimension: DIMENSION };
-    let log = Log::new(Heap { made: AtomicU64::new(1) }, geometry, Sequence(1));
+    let heap = Heap { made: AtomicU64::new(1), before_making: Box::new(before_making) };
+    let log = Log::new(heap, geometry, Sequence(1));
     Engine::new(log, Shape::default())
 }
 

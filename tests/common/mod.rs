@@ -85,9 +85,13 @@ pub fn state(store: &Store) -> State {
 /// Compares two states and shows the first difference only.
 #[track_caller]
 pub fn assert_same(found: &State, expected: &State) {
+    let brief = |r: &OwnedRecord| format!("{} with {} bytes", r.lsn, r.content.len());
     for (id, record) in expected {
         let other = found.get(id);
-        assert_eq!(other, Some(record), "{} (left: found)", id.escape_ascii());
+        if other != Some(record) {
+            let (found, expected) = (other.map(brief), brief(record));
+            panic!("{} is {found:?}, expected was {expected}", id.escape_ascii());
+        }
     }
     let more = found.keys().find(|&id| !expected.contains_key(id));
     assert_eq!(more.map(|id| id.escape_ascii().to_string()), None, "was not there before");

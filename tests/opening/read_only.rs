@@ -41,7 +41,7 @@ fn a_read_only_handle_refuses_every_write_and_changes_no_file() {
 #[test]
 fn a_read_only_handle_reads_a_killed_writers_store_and_repairs_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = Role::play("writer", dir.path());
+    let mut writer = Role::play("writer", dir.path(), 1000);
     assert_eq!(writer.hear().as_deref(), Some("ready"));
     drop(writer.kill());
     std::fs::write(dir.path().join("MANIFEST.tmp"), "unfinished").unwrap();
@@ -55,7 +55,7 @@ fn a_read_only_handle_reads_a_killed_writers_store_and_repairs_nothing() {
 #[test]
 fn a_read_only_handle_beside_a_live_writer_shows_what_was_published_when_it_was_opened() {
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = Role::play("writer", dir.path());
+    let mut writer = Role::play("writer", dir.path(), 1000);
     assert_eq!(writer.hear().as_deref(), Some("ready"));
     let early = read_only(dir.path());
     let then = state(&early);

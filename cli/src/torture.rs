@@ -1,0 +1,186 @@
+//! `torture`: kills a writing process at random moments, again and again over one directory, and
+//! compares what the next opening finds with what was acknowledged.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | `value` | keys, their ids, and what each version of each must look like to the bit |
+//! | `event` | what the child says on its pipe: before and after each operation |
+//! | `child` | the process that writes until it is killed |
+//! | `oracle` | which states the events allow, and the judgement of one that was found |
+//! | `rig` | a round: start, kill, open, compare |
+
+pub mod child;
+pub mod event;
+pub mod oracle;
+pub mod rig;
+pub mod value;
+
+use crate::Outcome;
+use crate::output::{self, count, size};
+use anyhow::{Context, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use rig::{Plan, Rig, Tally};
+use serde::Serialize;
+use std::fs;
+use std::io::Write;
+use std::num::NonZeroU8;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use value::Keys;
+
+/// The store is removed and begun again when it has grown past this: nothing reclaims its log.
+const DISK_BYTES_MAX: u64 = 1 << 30;
+/// How many violations are printed.
+const VIOLATIONS_SHOWN: usize = 20;
+
+/// Kill a writing process again and again, and check that no acknowledged write is lost
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Directory to work in: missing or empty
+    directory: PathBuf,
+    /// How many writing processes to kill
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    kills: u64,
+    /// Stop after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    seconds_max: Option<u64>,
+    /// What chooses keys, values and moments [default: random]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Threads of the writing process
+    #[arg(long, value_name = "N", default_value = "4")]
+    threads: NonZeroU8,
+    /// Leave the directory as it is at the end
+    #[arg(long)]
+    keep: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    seed: u64,
+    seconds: f64,
+    #[serde(flatten)]
+    tally: &'a Tally,
+    wiped: u64,
+    violations: &'a [String],
+}
+
+pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    ensure_ours(&args.directory)?;
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let store = args.directory.join("store");
+    let keys = Keys { threads: args.threads.get(), own: 400, shared: 48 };
+    let plan = Plan { keys, dimension: 24, segment_bytes: Some(1 << 20) };
+    let mut rig = Rig::new(&store, plan, seed);
+    let started = Instant::now();
+    let (bar, mut wiped) = (progress_bar(args.kills)?, 0);
+    while rig.tally.kills < args.kills && rig.tally.violations() == 0 {
+        let late = args.seconds_max.is_some_and(|s| started.elapsed() >= Duration::from_secs(s));
+        if late {
+            break;
+        }
+        if disk_bytes(&store)? > DISK_BYTES_MAX {
+            bar.suspend(|| {
+                let kills = count(rig.tally.kills);
+                output::complain(&format!(
+                    "after {kills} kills: the store has passed 1 GiB; begun again"
+                ));
+            });
+            fs::remove_dir_all(&store)?;
+            rig.begin_again();
+            wiped += 1;
+        }
+        rig.round().with_context(|| format!("seed {seed}"))?;
+        bar.set_position(rig.tally.kills);
+    }
+    bar.finish_and_clear();
+    finish(args, &rig, seed, wiped, started.elapsed())
+}
+
+fn finish(
+    args: &Args,
+    rig: &Rig,
+    seed: u64,
+    wiped: u64,
+    elapsed: Duration,
+) -> anyhow::Result<Outcome> {
+    let tally = &rig.tally;
+    let violations = &rig.violations[..rig.violations.len().min(VIOLATIONS_SHOWN)];
+    if args.json {
+        let seconds = elapsed.as_secs_f64();
+        output::json(&Report { seed, seconds, tally, wiped, violations })?;
+    } else {
+        print(tally, violations, seed, wiped, elapsed)?;
+    }
+    if tally.violations() > 0 {
+        let at = args.directory.display();
+        bail!("{} violations with seed {seed}; the files are in {at}", tally.violations());
+    }
+    if !args.keep {
+        fs::remove_dir_all(args.directory.join("store"))?;
+    }
+    Ok(Outcome::Good)
+}
+
+fn print(
+    tally: &Tally,
+    violations: &[String],
+    seed: u64,
+    wiped: u64,
+    elapsed: Duration,
+) -> anyhow::Result<()> {
+    let mut out = output::stdout();
+    for violation in violations {
+        writeln!(out, "{violation}")?;
+    }
+    let line = |n: u64| format!("{:>14}", count(n));
+    writeln!(out, "seed                  {seed:>14}")?;
+    writeln!(out, "kills                 {}", line(tally.kills))?;
+    writeln!(out, "  while it opened     {}", line(tally.kills_opening))?;
+    writeln!(out, "  of a reopening      {}", line(tally.kills_reopening))?;
+    writeln!(out, "operations begun      {}", line(tally.begun))?;
+    writeln!(out, "  acknowledged        {}", line(tally.acknowledged))?;
+    writeln!(out, "  pending at a kill   {}", line(tally.begun - tally.acknowledged))?;
+    writeln!(out, "gets judged           {}", line(tally.gets))?;
+    writeln!(out, "syncs                 {}", line(tally.syncs))?;
+    writeln!(out, "openings compared     {}", line(tally.openings))?;
+    writeln!(out, "keys judged           {}", line(tally.judged))?;
+    writeln!(out, "records checked       {}", line(tally.records))?;
+    writeln!(out, "log records verified  {}", line(tally.verified))?;
+    writeln!(out, "torn slots            {}", line(tally.torn))?;
+    writeln!(out, "longest opening       {:>14}", output::duration(tally.opening_max))?;
+    writeln!(out, "largest store         {:>14}", size(tally.disk_bytes_max))?;
+    writeln!(out, "begun again           {}", line(wiped))?;
+    writeln!(out, "lost                  {}", line(tally.lost))?;
+    writeln!(out, "wrong                 {}", line(tally.wrong))?;
+    writeln!(out, "time                  {:>14}", output::duration(elapsed))?;
+    Ok(out.flush()?)
+}
+
+/// Whatever is in the directory is not ours to remove.
+fn ensure_ours(directory: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(directory)?;
+    let empty = fs::read_dir(directory)?.next().is_none();
+    ensure!(empty, "{} is not empty; name a directory that is, or a new one", directory.display());
+    Ok(())
+}
+
+/// Sizes of the files in a directory; 0 if there is none.
+fn disk_bytes(directory: &Path) -> anyhow::Result<u64> {
+    if !directory.exists() {
+        return Ok(0);
+    }
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory)? {
+        bytes += entry?.metadata()?.len();
+    }
+    Ok(bytes)
+}
+
+fn progress_bar(kills: u64) -> anyhow::Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} kills, {eta} left")?;
+    Ok(ProgressBar::new(kills).with_style(style.progress_chars("## ")))
+}

@@ -1,0 +1,182 @@
+//! Proof that the oracle can fail: each kind of violation is shown to it, and what is allowed too.
+
+use super::*;
+
+const OWN: Key = Key(2);
+const SHARED: Key = Key(0);
+
+fn oracle() -> Oracle {
+    Oracle::new(Keys { threads: 1, own: 4, shared: 2 })
+}
+
+fn begin(version: u64, key: Key, put: bool) -> Event {
+    Event::Begin { version: Version(version), key, put }
+}
+
+fn put(version: u64) -> Event {
+    Event::Put { version: Version(version), lsn: version * 10 }
+}
+
+fn removed(version: u64, was_there: bool) -> Event {
+    Event::Removed { version: Version(version), was_there }
+}
+
+/// A get that overlaps nothing: it begins where it ends.
+fn look(key: Key, found: Found) -> [Event; 2] {
+    let look = Version(1 << 50);
+    [Event::Look { look, key }, Event::Got { look, found }]
+}
+
+fn version(version: u64) -> Found {
+    Found::Version { version: Version(version), lsn: version * 10 }
+}
+
+fn after(events: &[Event]) -> Oracle {
+    let mut oracle = oracle();
+    for event in events {
+        oracle.note(event).unwrap();
+    }
+    oracle
+}
+
+fn kind(oracle: &Oracle, key: Key, found: Found) -> Option<Kind> {
+    oracle.judge(key, found).err().map(|violation| violation.kind)
+}
+
+#[test]
+fn an_acknowledged_put_that_is_gone_is_lost() {
+    let oracle = after(&[begin(1, OWN, true), put(1)]);
+    assert_eq!(kind(&oracle, OWN, version(1)), None);
+    assert_eq!(kind(&oracle, OWN, Found::Nothing), Some(Kind::Lost));
+}
+
+#[test]
+fn an_older_version_in_place_of_an_acknowledged_one_is_a_loss() {
+    let oracle = after(&[begin(1, OWN, true), put(1), begin(2, OWN, true), put(2)]);
+    assert_eq!(kind(&oracle, OWN, version(2)), None);
+    assert_eq!(kind(&oracle, OWN, version(1)), Some(Kind::Lost));
+}
+
+#[test]
+fn a_pending_put_may_be_found_or_not() {
+    let oracle = after(&[begin(1, OWN, true), put(1), begin(2, OWN, true)]);
+    assert_eq!(kind(&oracle, OWN, version(1)), None);
+    assert_eq!(kind(&oracle, OWN, version(2)), None);
+    assert_eq!(kind(&oracle, OWN, Found::Nothing), Some(Kind::Lost));
+}
+
+#[test]
+fn what_was_removed_must_not_come_back() {
+    let mut events = vec![begin(1, OWN, true), put(1), begin(2, OWN, false)];
+    let pending = after(&events);
+    assert_eq!(kind(&pending, OWN, version(1)), None);
+    assert_eq!(kind(&pending, OWN, Found::Nothing), None);
+    events.push(removed(2, true));
+    let done = after(&events);
+    assert_eq!(kind(&done, OWN, Found::Nothing), None);
+    assert_eq!(kind(&done, OWN, version(1)), Some(Kind::Wrong));
+    events.push(begin(3, OWN, true));
+    assert_eq!(kind(&after(&events), OWN, version(3)), None);
+    assert_eq!(kind(&after(&events), OWN, version(1)), Some(Kind::Wrong));
+}
+
+#[test]
+fn what_was_gone_at_an_opening_must_not_come_back_after_the_next() {
+    let mut oracle = after(&[begin(1, OWN, true), put(1), begin(2, OWN, false)]);
+    oracle.judge(OWN, Found::Nothing).unwrap();
+    oracle.settle(OWN, Found::Nothing);
+    assert_eq!(kind(&oracle, OWN, Found::Nothing), None);
+    assert_eq!(kind(&oracle, OWN, version(1)), Some(Kind::Wrong));
+}
+
+#[test]
+fn what_was_there_at_an_opening_must_still_be_there_after_the_next() {
+    let mut oracle = after(&[begin(1, OWN, true), put(1), begin(2, OWN, true)]);
+    oracle.settle(OWN, version(2));
+    assert_eq!(kind(&oracle, OWN, version(2)), None);
+    assert_eq!(kind(&oracle, OWN, version(1)), Some(Kind::Lost));
+    assert_eq!(kind(&oracle, OWN, Found::Nothing), Some(Kind::Lost));
+    let other_lsn = Found::Version { version: Version(2), lsn: 21 };
+    assert_eq!(kind(&oracle, OWN, other_lsn), Some(Kind::Wrong));
+}
+
+#[test]
+fn of_concurrent_writes_either_may_be_last_but_none_before_them() {
+    let (one, two, three) =
+        (begin(1, SHARED, true), begin(2, SHARED, true), begin(3, SHARED, true));
+    // 2 and 3 overlap, 1 came before both. 3 got the lower LSN, so 2 wins.
+    let lower = Event::Put { version: Version(3), lsn: 15 };
+    let oracle = after(&[one, put(1), two, three, lower, put(2)]);
+    assert_eq!(kind(&oracle, SHARED, version(2)), None);
+    let found_lower = Found::Version { version: Version(3), lsn: 15 };
+    assert_eq!(kind(&oracle, SHARED, found_lower), Some(Kind::Lost));
+    assert_eq!(kind(&oracle, SHARED, version(1)), Some(Kind::Lost));
+    assert_eq!(kind(&oracle, SHARED, Found::Nothing), Some(Kind::Lost));
+}
+
+#[test]
+fn a_remove_beside_a_put_may_win_or_lose() {
+    let events = [begin(1, SHARED, true), begin(2, SHARED, false), put(1), removed(2, true)];
+    let oracle = after(&events);
+    assert_eq!(kind(&oracle, SHARED, version(1)), None);
+    assert_eq!(kind(&oracle, SHARED, Found::Nothing), None);
+}
+
+#[test]
+fn what_a_get_has_seen_must_stay_although_its_put_was_never_acknowledged() {
+    let (one, two) = (begin(1, SHARED, true), begin(2, SHARED, true));
+    let [begins, ends] = look(SHARED, version(2));
+    let seen = after(&[one.clone(), put(1), two.clone(), begins, ends]);
+    assert_eq!(kind(&seen, SHARED, version(2)), None);
+    assert_eq!(kind(&seen, SHARED, version(1)), Some(Kind::Lost));
+    assert_eq!(kind(&seen, SHARED, Found::Nothing), Some(Kind::Lost));
+    // Seen, and then replaced by what was acknowledged: it must not come back either.
+    let higher = Found::Version { version: Version(2), lsn: 99 };
+    let [begins, ends] = look(SHARED, higher);
+    let replaced = after(&[two, begins, ends, one, put(1)]);
+    assert_eq!(kind(&replaced, SHARED, higher), Some(Kind::Lost));
+}
+
+#[test]
+fn a_get_is_bound_by_what_was_acknowledged_before_it_began_and_by_nothing_else() {
+    let (one, two) = (begin(1, SHARED, true), begin(2, SHARED, true));
+    let [begins, ends] = look(SHARED, version(1));
+    // The second put ended before the get began: its version cannot be missed.
+    let mut late = after(&[one.clone(), put(1), two.clone(), put(2), begins.clone()]);
+    assert_eq!(late.note(&ends).unwrap_err().kind, Kind::Lost);
+    // It ended while the get ran: either version is right.
+    let mut beside = after(&[one, put(1), two, begins, put(2)]);
+    beside.note(&ends).unwrap();
+    // Nothing was there when the get began, a put has ended meanwhile.
+    let [begins, ends] = look(OWN, Found::Nothing);
+    after(&[begin(3, OWN, true), begins, put(3)]).note(&ends).unwrap();
+}
+
+#[test]
+fn an_lsn_other_than_the_one_returned_is_wrong() {
+    let oracle = after(&[begin(1, OWN, true), put(1)]);
+    let found = Found::Version { version: Version(1), lsn: 11 };
+    assert_eq!(kind(&oracle, OWN, found), Some(Kind::Wrong));
+}
+
+#[test]
+fn answers_that_cannot_be_are_seen_while_it_runs() {
+    let mut oracle = after(&[begin(1, OWN, true), put(1)]);
+    let mut answers = |key, found| {
+        let [begins, ends] = look(key, found);
+        oracle.note(&begins).unwrap();
+        oracle.note(&ends).is_ok()
+    };
+    assert!(answers(OWN, version(1)));
+    assert!(!answers(OWN, Found::Nothing));
+    assert!(!answers(SHARED, version(9)));
+    assert!(oracle.note(&look(OWN, version(1))[1]).is_err());
+    oracle.note(&begin(2, OWN, false)).unwrap();
+    assert!(oracle.note(&removed(2, false)).is_err());
+    oracle.note(&begin(3, OWN, false)).unwrap();
+    assert!(oracle.note(&removed(3, true)).is_err());
+    assert!(oracle.note(&put(77)).is_err());
+    assert!(oracle.note(&begin(4, Key(99), true)).is_err());
+    let torn = Event::Wrong { key: OWN, what: "its content is torn".to_owned() };
+    assert!(oracle.note(&torn).is_err());
+}
