@@ -72,7 +72,7 @@ mod sync;
 pub use error::Error;
 pub use format::ids::Lsn;
 #[cfg(not(stratalog_loom))]
-pub use options::{Options, Verify};
+pub use options::{Condition, Durability, Options, Verify};
 #[cfg(not(stratalog_loom))]
 pub use record::{OwnedRecord, Record, SharedRecord};
 #[cfg(not(stratalog_loom))]

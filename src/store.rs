@@ -1,5 +1,6 @@
 //! The store: what a program uses. Checks arguments, names the path in an error, and hands on.
 
+mod durable;
 mod open;
 mod pinned;
 mod upkeep;
@@ -7,17 +8,16 @@ mod upkeep;
 pub use pinned::{Iter, Pinned};
 pub use upkeep::lock_holder;
 
-use crate::durability::Durability;
-use crate::engine::Damaged;
+use crate::engine::{Damaged, Refused};
 use crate::error::Error;
 use crate::format::checksum::Salt;
-use crate::format::frame::{FrameLayout, ID_BYTES_MAX};
+use crate::format::frame::{ID_BYTES_MAX, Writing};
 use crate::format::ids::{Lsn, Sequence};
 use crate::format::slot::Kind;
 use crate::index::KeyHash;
 use crate::maintenance::{Duties, Maintenance};
 use crate::memory::MmapMemory;
-use crate::options::Verify;
+use crate::options::{Condition, Verify};
 use crate::record::{OwnedRecord, SharedRecord};
 use crate::recovery::FileEngine;
 use crate::report::{Damage, RecoveryReport};
@@ -53,7 +53,7 @@ pub struct Store {
     /// Stopped first.
     maintenance: Option<Maintenance>,
     duties: Arc<Duties>,
-    durability: Durability,
+    synced: bool,
     verify: Verify,
     read_only: bool,
     hash_seed: u64,
@@ -97,23 +97,49 @@ impl Store {
         content: impl AsRef<[u8]>,
     ) -> Result<Lsn, Error> {
         let (id, content) = (id.as_ref(), content.as_ref());
-        self.check_writable()?;
-        check_id(id)?;
-        self.check_embedding(embedding)?;
-        let record = segment::Record {
-            kind: Kind::Put,
-            id,
-            key_hash: self.hash(id).0,
-            embedding: bytemuck::cast_slice(embedding),
-            content,
-            created_ns: now_ns(),
-        };
-        let max = self.engine().log().geometry().frame_bytes_max();
-        let len = FrameLayout::new(id.len(), embedding.len(), content.len()).bytes();
-        if len > max {
-            return Err(Error::RecordTooLarge { len, max });
+        let record = self.checked_put(id, embedding, content, Writing::Blind)?;
+        let lsn = self.engine().put(&record)?;
+        self.finish_write(lsn)
+    }
+
+    /// Stores a version of an id if a condition holds; otherwise nothing is changed. Of concurrent
+    /// conditional writes of one id that exclude each other, one succeeds.
+    ///
+    /// ```
+    /// use stratalog::{Condition, Error};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = stratalog::Options::new().dimension(1).open(dir.path().join("s"))?;
+    /// let first = store.put_if("a", &[1.0], "mine", Condition::Absent)?;
+    /// let second = store.put_if("a", &[1.0], "yours", Condition::Absent);
+    /// assert!(matches!(second, Err(Error::ConditionFailed { current }) if current == Some(first)));
+    /// store.put_if("a", &[2.0], "mine, revised", Condition::Lsn(first))?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ConditionFailed`], and those of [`put`](Store::put).
+    pub fn put_if(
+        &self,
+        id: impl AsRef<[u8]>,
+        embedding: &[f32],
+        content: impl AsRef<[u8]>,
+        c: Condition,
+    ) -> Result<Lsn, Error> {
+        let (id, content) = (id.as_ref(), content.as_ref());
+        let record = self.checked_put(id, embedding, content, Writing::Conditional)?;
+        let engine = self.engine();
+        let written = engine.write_if(&record, |guard, current| match (c, current) {
+            (Condition::Absent, current) => current.is_none(),
+            (Condition::Present, current) => current.is_some(),
+            (Condition::Lsn(_), None) => false,
+            (Condition::Lsn(lsn), Some(entry)) => engine.lsn_of(guard, entry) == lsn,
+        })?;
+        match written {
+            Ok(lsn) => self.finish_write(lsn),
+            Err(Refused(current)) => Err(Error::ConditionFailed { current }),
         }
-        self.engine().put(&record)
     }
 
     /// Removes an id. `true`: it was there.
@@ -125,14 +151,19 @@ impl Store {
         let id = id.as_ref();
         self.check_writable()?;
         check_id(id)?;
-        self.engine().remove(&segment::Record {
+        let removed = self.engine().remove(&segment::Record {
             kind: Kind::Tombstone,
+            writing: Writing::Conditional,
             id,
             key_hash: self.hash(id).0,
             embedding: &[],
             content: &[],
             created_ns: now_ns(),
-        })
+        })?;
+        match removed {
+            Ok(lsn) => self.finish_write(lsn).map(|_| true),
+            Err(Refused(_)) => Ok(false),
+        }
     }
 
     /// Pins this thread, so that records can be borrowed. Costs some 10 ns alone and up to 100 ns
@@ -193,8 +224,44 @@ impl Store {
         self.engine().log().source().directory()
     }
 
+    /// All that can be wrong with a put, before anything is touched.
+    fn checked_put<'a>(
+        &self,
+        id: &'a [u8],
+        embedding: &'a [f32],
+        content: &'a [u8],
+        writing: Writing,
+    ) -> Result<segment::Record<'a>, Error> {
+        self.check_writable()?;
+        check_id(id)?;
+        self.check_embedding(embedding)?;
+        let record = segment::Record {
+            kind: Kind::Put,
+            writing,
+            id,
+            key_hash: self.hash(id).0,
+            embedding: bytemuck::cast_slice(embedding),
+            content,
+            created_ns: now_ns(),
+        };
+        let max = self.engine().log().geometry().frame_bytes_max();
+        let len = record.layout().bytes();
+        if len > max {
+            return Err(Error::RecordTooLarge { len, max });
+        }
+        Ok(record)
+    }
+
+    /// Waits if the store promises that a write that returned is durable.
+    fn finish_write(&self, lsn: Lsn) -> Result<Lsn, Error> {
+        if self.synced {
+            self.duties.durability.wait(self.engine(), lsn)?;
+        }
+        Ok(lsn)
+    }
+
     fn check_writable(&self) -> Result<(), Error> {
-        if self.read_only { Err(Error::ReadOnly) } else { self.durability.check() }
+        if self.read_only { Err(Error::ReadOnly) } else { self.duties.durability.check() }
     }
 
     fn check_embedding(&self, embedding: &[f32]) -> Result<(), Error> {

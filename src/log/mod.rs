@@ -255,6 +255,15 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         }
     }
 
+    /// Whether a reservation was ever given this LSN. (A sequence that was skipped has no segment.)
+    pub fn was_given(&self, guard: &Guard, lsn: Lsn) -> bool {
+        let given = |s: &Segment<M>| {
+            let end = Lsn::new(s.sequence(), SlotNumber(s.slots_end()));
+            (Lsn::new(s.sequence(), SlotNumber(0))..end).contains(&lsn)
+        };
+        lsn == Lsn::ZERO || self.table.iter(guard).any(given)
+    }
+
     /// Segments that hold records or are about to: all but the prepared and the discarded.
     pub fn in_use<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Segment<M>> {
         let active = self.active(guard).map(Segment::table_index);

@@ -3,7 +3,7 @@
 use super::Segment;
 use crate::format::header;
 use crate::format::ids::{Lsn, SlotNumber, UNIT_BYTES, Units};
-use crate::format::slot::{self, EMPTY_WORD, Kind, SLOT_BYTES, SlotBody, SlotState};
+use crate::format::slot::{self, EMPTY_WORD, SLOT_BYTES, SlotBody, SlotState};
 use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -138,17 +138,31 @@ impl<M: Memory> Segment<M> {
         }
     }
 
-    /// Commits a pending slot that was met in the index [W1], unless that has been done.
-    pub fn settle(&self, slot: SlotNumber, kind: Kind) {
+    /// Commits a pending slot that was met in the index [W1], unless it is decided already. Whether
+    /// the record counts.
+    pub fn settle(&self, slot: SlotNumber) -> bool {
         // Acquire: pairs with the Release in `decide`.
         let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
-        if let SlotState::Pending(seen, body) =
-            slot::decode(word0, self.body_words(slot), self.salt, slot)
-            && seen == kind
-        {
-            let committed = slot::committed_word(kind, body, self.salt, slot);
-            // A loss means that its writer, or another reader, has just done the same.
-            self.decide_or_leave(slot, word0, committed);
+        match slot::decode(word0, self.body_words(slot), self.salt, slot) {
+            SlotState::Committed(..) => true,
+            SlotState::Pending(kind, body) => {
+                let committed = slot::committed_word(kind, body, self.salt, slot);
+                match self.decide(slot, word0, committed) {
+                    Ok(()) => true,
+                    Err(now) => now == committed,
+                }
+            }
+            SlotState::Void | SlotState::Empty | SlotState::Invalid => false,
+        }
+    }
+
+    /// Voids a slot that is still pending.
+    pub fn void_if_pending(&self, slot: SlotNumber) {
+        // Acquire: pairs with the Release in `decide`.
+        let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
+        let state = slot::decode(word0, self.body_words(slot), self.salt, slot);
+        if let SlotState::Pending(..) = state {
+            self.decide_or_leave(slot, word0, slot::void_word(self.salt, slot));
         }
     }
 

@@ -23,7 +23,7 @@ pub use shared::SharedFrame;
 pub use writer::{Pending, Record, Reservation, Voided};
 
 use crate::format::checksum::Salt;
-use crate::format::frame::FrameLayout;
+use crate::format::frame::{FrameLayout, Writing};
 use crate::format::header::{self, IDENTITY_BYTES, Identity};
 use crate::format::ids::{
     Address, AddressLayout, Sequence, SlotNumber, TableIndex, UNIT_BYTES, Units,
@@ -58,7 +58,8 @@ impl Geometry {
     /// puts with this dimension. Records beyond, which only a segment full of tombstones has, are
     /// checked at every read; without the bound the bits of large frames would lie unused.
     fn verified_slots(self) -> u32 {
-        let smallest_put = FrameLayout::new(1, self.dimension, 0).bytes() as usize + SLOT_BYTES;
+        let smallest_put =
+            FrameLayout::new(1, self.dimension, 0, Writing::Blind).bytes() as usize + SLOT_BYTES;
         let puts = self.segment_bytes.div_ceil(smallest_put) as u32;
         self.capacity().slots_max().min(puts * 2)
     }
