@@ -4,6 +4,7 @@
 //! [W1]: nobody acts on a pending entry before its slot is decided.
 #![expect(unsafe_code, reason = "follows addresses from the index into frames")]
 
+mod batch;
 mod restore;
 mod write;
 

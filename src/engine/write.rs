@@ -18,7 +18,7 @@ use crate::memory::Memory;
 use crate::segment::{Pending, Record};
 
 /// How a blind put ended.
-enum Published {
+pub(super) enum Published {
     /// It counts, in place of this.
     Installed(Option<Entry>),
     /// It counted, and a newer version took its place at once.
@@ -42,23 +42,26 @@ enum Verdict {
 pub struct Refused(pub Option<Lsn>);
 
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
-    /// Stores a version of an id. The record's parts have passed the store's checks.
+    /// Stores a version of an id, or a tombstone that asks nothing. The record's parts have passed
+    /// the store's checks.
     pub fn put(&self, record: &Record<'_>) -> Result<Lsn, Error> {
-        let bytes = record.layout().bytes();
+        debug_assert_eq!(record.writing, Writing::Blind);
+        let (bytes, tomb) = (record.layout().bytes(), record.kind == Kind::Tombstone);
+        let live_bytes = if tomb { 0 } else { bytes };
         loop {
             let guard = self.epoch.pin();
             let reservation = self.log.reserve(&self.epoch, &guard, bytes)?;
             let (segment, lsn) = (reservation.segment(), reservation.lsn());
             let Ok(address) = reservation.commit(record) else { continue };
-            let entry = Entry { address, tomb: false, pending: false };
-            segment.add_live(bytes);
+            let entry = Entry { address, tomb, pending: false };
+            segment.add_live(live_bytes);
             let published = self.publish(&guard, record, lsn, entry);
             if !matches!(published, Ok(Published::Installed(_))) {
-                segment.sub_live(bytes);
+                segment.sub_live(live_bytes);
             }
             match published {
                 Ok(Published::Installed(before)) => {
-                    self.account(&guard, Kind::Put, before);
+                    self.account(&guard, record.kind, before);
                     return Ok(lsn);
                 }
                 Ok(Published::Absorbed) => return Ok(lsn),
@@ -69,7 +72,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// The put column of DESIGN.md 5.4.
-    fn publish(
+    pub(super) fn publish(
         &self,
         guard: &Guard,
         record: &Record<'_>,
@@ -128,7 +131,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// After a record took the place of what counted before.
-    fn account(&self, guard: &Guard, kind: Kind, before: Option<Entry>) {
+    pub(super) fn account(&self, guard: &Guard, kind: Kind, before: Option<Entry>) {
         let live_before = before.filter(|old| !old.tomb);
         if let Some(old) = live_before {
             self.sub_live_of(guard, old);

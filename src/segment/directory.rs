@@ -18,11 +18,15 @@ pub struct Mark {
 
 /// A walk through the directory. It ends where the directory meets the frames, so that a damaged
 /// or overrun cursor never makes it read one as the other.
+///
+/// Members of a batch come as `Committed` if its head was met, as `Void` if not; so a walk that
+/// begins inside a batch can tell decided from undecided, but not what counts.
 #[derive(Debug)]
 pub struct Slots<'s, M> {
     segment: &'s Segment<M>,
     mark: Mark,
     end: u32,
+    members: u32,
 }
 
 impl<M> Slots<'_, M> {
@@ -43,7 +47,10 @@ impl<M: Memory> Iterator for Slots<'_, M> {
         }
         let state = self.segment.slot(slot);
         let (extent, summed) = match state {
-            SlotState::Committed(_, body) | SlotState::Pending(_, body) => (body, true),
+            SlotState::Committed(_, body)
+            | SlotState::Pending(_, body)
+            | SlotState::Member(_, body)
+            | SlotState::Batch(_, body) => (body, true),
             // Under no checksum: taken only if it continues the frames before it.
             _ => (SlotBody::from_words(self.segment.body_words(slot)), false),
         };
@@ -52,6 +59,15 @@ impl<M: Memory> Iterator for Slots<'_, M> {
             self.mark.floor = extent.offset;
         }
         self.mark.slot += 1;
+        let state = match state {
+            SlotState::Member(kind, body) if self.members > 0 => SlotState::Committed(kind, body),
+            SlotState::Member(..) => SlotState::Void,
+            _ => state,
+        };
+        self.members = match state {
+            SlotState::Batch(members, _) => members,
+            _ => self.members.saturating_sub(1),
+        };
         Some((slot, state))
     }
 }
@@ -108,7 +124,7 @@ impl<M: Memory> Segment<M> {
     /// The same from a mark that an earlier walk left.
     pub fn slots_from(&self, mark: Mark, end: u32) -> Slots<'_, M> {
         let end = end.min(self.geometry.capacity().slots_max());
-        Slots { segment: self, mark, end }
+        Slots { segment: self, mark, end, members: 0 }
     }
 
     pub(super) fn write_body(&self, slot: SlotNumber, body: SlotBody) {
@@ -152,7 +168,7 @@ impl<M: Memory> Segment<M> {
                     Err(now) => now == committed,
                 }
             }
-            SlotState::Void | SlotState::Empty | SlotState::Invalid => false,
+            _ => false,
         }
     }
 

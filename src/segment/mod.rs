@@ -20,7 +20,7 @@ mod writer;
 pub use directory::{Mark, Slots};
 pub use reader::{Frame, FrameDamage};
 pub use shared::SharedFrame;
-pub use writer::{Pending, Record, Reservation, Voided};
+pub use writer::{BatchReservation, Pending, Record, Reservation, Voided};
 
 use crate::format::checksum::Salt;
 use crate::format::frame::{FrameLayout, Writing};
@@ -62,6 +62,16 @@ impl Geometry {
             FrameLayout::new(1, self.dimension, 0, Writing::Blind).bytes() as usize + SLOT_BYTES;
         let puts = self.segment_bytes.div_ceil(smallest_put) as u32;
         self.capacity().slots_max().min(puts * 2)
+    }
+
+    /// Whether a batch of so many frames, with so many bytes in all, fits an empty segment: with the
+    /// slot and the unit of its head.
+    #[must_use]
+    pub fn fits_batch(self, frames: usize, bytes: u64) -> bool {
+        let slots = frames as u64 + 1;
+        let units = (bytes / UNIT_BYTES as u64).saturating_add(1);
+        // Bounded first, so that nothing below can overflow.
+        units <= self.segment_bytes as u64 && self.capacity().fits(Taken { slots, units })
     }
 
     /// Bytes of the largest frame: half a segment.

@@ -121,7 +121,9 @@ impl<M: Memory> Segment<M> {
     /// The frame of a slot that is committed or pending.
     pub fn committed_frame(&self, slot: SlotNumber) -> Result<Frame<'_>, FrameDamage> {
         match self.slot(slot) {
-            SlotState::Committed(_, body) | SlotState::Pending(_, body) => {
+            SlotState::Committed(_, body)
+            | SlotState::Pending(_, body)
+            | SlotState::Member(_, body) => {
                 // SAFETY: the slot was loaded with Acquire; its frame was filled before [S2].
                 unsafe { self.frame(body.offset) }
             }

@@ -223,3 +223,69 @@ impl<M: Memory> Drop for Pending<'_, M> {
         }
     }
 }
+
+/// Neighbouring slots and frames for a batch: a head and its members, reserved by one addition.
+/// Dropping it voids whatever is not decided.
+#[derive(Debug)]
+#[must_use = "dropping a reservation voids its slots"]
+pub struct BatchReservation<'s, M: Memory> {
+    head: Reservation<'s, M>,
+    members: Vec<Reservation<'s, M>>,
+}
+
+impl<M: Memory> Segment<M> {
+    /// Reserves a head and a member for each of these frame lengths, or `None` if they do not fit.
+    /// The flag is as in [`Segment::reserve`].
+    pub fn reserve_batch(&self, frames: &[Units]) -> Option<(BatchReservation<'_, M>, bool)> {
+        let members = u32::try_from(frames.len()).ok()?;
+        let units = frames.iter().try_fold(1u32, |sum, frame| sum.checked_add(frame.0))?;
+        let capacity = self.geometry.capacity();
+        let reserved = cursor::reserve(self.cursor_word(), capacity, members + 1, Units(units));
+        let Grant { slot, offset, passed_half } = match reserved {
+            Reserved::Granted(grant) => grant,
+            Reserved::Full { granted } => {
+                if let Some(granted) = granted {
+                    self.seal(granted);
+                }
+                return None;
+            }
+        };
+        let mut top = offset.0 + units;
+        let mut next = slot.0;
+        let mut take = |len: Units| {
+            top -= len.0;
+            let (slot, offset) = (SlotNumber(next), Units(top));
+            next += 1;
+            self.write_extent(slot, offset, len);
+            Reservation { segment: self, slot, offset, len, decided: false }
+        };
+        let head = take(Units(1));
+        let members = frames.iter().map(|&len| take(len)).collect();
+        Some((BatchReservation { head, members }, passed_half))
+    }
+}
+
+impl<M: Memory> BatchReservation<'_, M> {
+    /// Fills all frames and commits the head: from here on recovery finds the whole batch, and up
+    /// to here nothing of it. The records must have the lengths that were reserved. Returns LSN and
+    /// address of each.
+    pub fn commit(mut self, records: &[Record<'_>]) -> Result<Vec<(Lsn, Address)>, Voided> {
+        let mut written = Vec::with_capacity(records.len());
+        for (member, record) in self.members.iter_mut().zip(records) {
+            let body = member.fill(record);
+            let (segment, slot) = (member.segment, member.slot);
+            let word = slot::member_word(record.kind, body, segment.salt, slot);
+            member.decided = true;
+            segment.decide(slot, EMPTY_WORD, word).or(Err(Voided))?;
+            written.push((body.lsn, member.address()));
+        }
+        let head = &mut self.head;
+        let key_hash = written.len() as u64;
+        let body = SlotBody { lsn: head.lsn(), key_hash, offset: head.offset, len: head.len };
+        head.segment.write_body(head.slot, body);
+        let word = slot::batch_word(body, head.segment.salt, head.slot);
+        head.decided = true;
+        head.segment.decide(head.slot, EMPTY_WORD, word).or(Err(Voided))?;
+        Ok(written)
+    }
+}

@@ -58,7 +58,7 @@ impl Store {
                 report.bytes += 32;
                 let slot_at = segment.slot_offset(slot) as u64;
                 let (offset, id, reason) = match state {
-                    SlotState::Void => continue,
+                    SlotState::Void | SlotState::Batch(..) | SlotState::Member(..) => continue,
                     SlotState::Empty | SlotState::Pending(..) if slot.0 >= durable => continue,
                     SlotState::Empty | SlotState::Pending(..) => {
                         (slot_at, None, "the slot was lost")
