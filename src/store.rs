@@ -1,5 +1,6 @@
 //! The store: what a program uses. Checks arguments, names the path in an error, and hands on.
 
+mod backup;
 mod durable;
 mod open;
 mod pinned;

@@ -1,5 +1,7 @@
 //! Waiting for durability: in threads, in tasks, and after a flush has failed.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests say so by panicking")]
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! Conditional writes and batches: linearizable, and all or nothing across any crash. Each test ends
 //! with a reopen that finds the same.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests say so by panicking")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Barrier;
@@ -262,4 +264,63 @@ fn a_batch_is_whole_or_absent_after_a_kill() {
         assert!(store.verify().unwrap().is_clean());
     }
     assert!(!versions.is_empty(), "no child ever wrote a batch");
+}
+
+#[test]
+fn a_backup_made_beside_writers_is_a_store_as_it_was_at_one_lsn() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = open(&path);
+    for n in 0..200 {
+        store.put(format!("old-{n}"), &[1.0, 1.0], "old").unwrap();
+    }
+    store.remove("old-7").unwrap();
+    let done = AtomicBool::new(false);
+    let copy = dir.path().join("copy");
+    let after = std::thread::scope(|scope| {
+        // One writer that only adds, in order: a copy at one LSN holds a prefix of its writes.
+        scope.spawn(|| {
+            for n in 0.. {
+                store.put(format!("new-{n:09}"), &[2.0, 2.0], vec![b'x'; 500]).unwrap();
+                store.put("same", &[3.0, 3.0], n.to_string()).unwrap();
+                if done.load(Ordering::Acquire) {
+                    return;
+                }
+            }
+        });
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let before = store.durable_lsn();
+        store.backup(&copy).unwrap();
+        done.store(true, Ordering::Release);
+        before
+    });
+    let names = |path: &Path| -> Vec<_> {
+        let entries = std::fs::read_dir(path).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(dir.path()), ["copy", "s"], "something unfinished was left");
+
+    let backup = open(&copy);
+    assert!(backup.verify().unwrap().is_clean());
+    let found = contents(&backup);
+    assert!(found.values().map(|(lsn, _)| *lsn).max().unwrap() >= after);
+    assert!(!found.contains_key(&b"old-7"[..]));
+    assert_eq!(found.keys().filter(|id| id.starts_with(b"old-")).count(), 199);
+    let new: Vec<_> = found.keys().filter(|id| id.starts_with(b"new-")).collect();
+    let expected: Vec<_> = (0..new.len()).map(|n| format!("new-{n:09}").into_bytes()).collect();
+    assert_eq!(new, expected.iter().collect::<Vec<_>>(), "not a prefix of what was written");
+    let same: usize = String::from_utf8(found[&b"same"[..]].1.clone()).unwrap().parse().unwrap();
+    assert!(same + 1 == new.len() || same + 2 == new.len(), "{same} of {}", new.len());
+    // It goes on as a store of its own, and what it is given does not reach the original.
+    backup.put("mine", &[0.0, 0.0], "x").unwrap();
+    reopened(backup, &copy);
+    assert!(!store.contains("mine"));
+
+    let refused = store.backup(&copy).unwrap_err();
+    assert!(matches!(refused, Error::Io(e) if e.kind() == std::io::ErrorKind::AlreadyExists));
+    std::fs::create_dir(dir.path().join("empty")).unwrap();
+    store.backup(dir.path().join("empty")).unwrap();
+    reopened(store, &path);
 }

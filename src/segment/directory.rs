@@ -75,7 +75,7 @@ impl<M: Memory> Iterator for Slots<'_, M> {
 impl<M: Memory> Segment<M> {
     /// Word `n` of a slot. The directory of a slot that was granted lies inside the segment;
     /// others are refused by `Memory::word`.
-    fn slot_word(&self, slot: SlotNumber, n: usize) -> &AtomicU64 {
+    pub(super) fn slot_word(&self, slot: SlotNumber, n: usize) -> &AtomicU64 {
         self.memory.word(self.slot_offset(slot) + n * 8)
     }
 

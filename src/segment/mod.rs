@@ -14,6 +14,7 @@
 pub mod cursor;
 mod directory;
 mod reader;
+mod replica;
 mod shared;
 mod writer;
 
@@ -240,6 +241,13 @@ impl<M: Memory> Segment<M> {
     pub fn frame_bytes(&self) -> u64 {
         let most = (self.geometry.segment_bytes - self.geometry.directory_at) as u64;
         (self.taken().units * UNIT_BYTES as u64).min(most)
+    }
+
+    /// Sets the cursor of a segment that nobody else has yet.
+    fn set_taken(&self, slots: u32, units: u64) {
+        let taken = Taken { slots: u64::from(slots), units };
+        // Relaxed: handing the segment over orders this.
+        self.cursor_word().store(taken.word(), Ordering::Relaxed);
     }
 
     /// Lets no further reservation succeed: for a segment that recovery has cut.

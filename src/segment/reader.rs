@@ -78,6 +78,11 @@ impl<'s> Frame<'s> {
         self.previous.load(Ordering::Relaxed)
     }
 
+    /// Everything behind the tag, up to the end of the content.
+    pub(super) fn bytes(&self) -> &'s [u8] {
+        self.bytes
+    }
+
     /// The tag word.
     #[must_use]
     pub fn tag(&self) -> &'s AtomicU64 {
