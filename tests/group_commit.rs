@@ -1,6 +1,6 @@
 //! Waiting for durability: in threads, in tasks, and after a flush has failed.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests say so by panicking")]
+#![cfg(test)]
 
 use std::future::Future;
 use std::pin::pin;
