@@ -101,8 +101,11 @@ pub struct UnfinishedDirectory {
 pub fn begin_directory(target: &Path) -> Result<UnfinishedDirectory, Error> {
     let taken = || Error::Io(io::Error::from(io::ErrorKind::AlreadyExists));
     match fs::read_dir(target) {
-        Ok(entries) if entries.count() > 0 => return Err(taken()),
-        Ok(_) => {}
+        Ok(mut entries) => {
+            if entries.next().is_some() {
+                return Err(taken());
+            }
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(taken()),
         Err(error) => return Err(Error::Io(error)),
