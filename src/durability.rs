@@ -1,16 +1,19 @@
 //! What survives power loss: flushing, the durable end, and what a failed flush does.
 //!
-//! `sync` covers what was committed when it was called. It walks the slots that are not known to
-//! be flushed, in LSN order. A slot whose writer is still at work gets a moment; after that it is
-//! voided by compare-exchange, and its writer, whose commit then fails, appends again: a stopped
-//! writer holds nothing back. A pending slot is a write that the index has all but decided; it
-//! gets as long as it needs.
+//! Group commit: at most one flush is under way. Who needs one that begins after now takes a
+//! ticket for the next; when the one under way has ended, the first of those waiting leads the next
+//! one for all of them. A flush that began before a record was committed does not count for it.
+//!
+//! A flush walks the slots that are not known to be flushed, in LSN order. A slot whose writer is
+//! still at work gets a moment; after that it is voided by compare-exchange, and its writer, whose
+//! commit then fails, writes again: a stopped writer holds nothing back.
 //!
 //! D1: a slot below `Segment::flushed` was decided before a flush that ended well began.
 //! D2: the durable end in a header is stored after the flush it speaks of ended well, so on the
 //! device it lags by one flush and is never ahead of the data.
 //! D3: after a flush failed, no later one is tried: the kernel reports such an error once, and may
 //! have dropped the data.
+//! D4: `durable` is stored before anybody is woken, and only grows.
 
 use crate::engine::Engine;
 use crate::error::Error;
@@ -20,18 +23,64 @@ use crate::format::slot::SlotState;
 use crate::log::Source;
 use crate::memory::Memory;
 use crate::segment::{Mark, Segment};
-use crate::sync::unmodelled::{Arc, AtomicU64, Mutex, OnceLock, Ordering, thread};
+use crate::sync::unmodelled::{
+    Arc, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, PoisonError, thread,
+};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-/// How often `sync` yields to a writer between its reservation and its commit before it voids the
+/// How often a flush yields to a writer between its reservation and its commit before it voids the
 /// slot.
 const YIELDS_MAX: u32 = 200;
 
 /// The flush state of a store.
 #[derive(Debug, Default)]
 pub struct Durability {
-    flushing: Mutex<()>,
+    turns: Mutex<Turns>,
+    /// A flush has ended, or the flusher has something to do.
+    changed: Condvar,
     failed: OnceLock<String>,
     durable: AtomicU64,
+}
+
+/// Whose turn it is to flush.
+#[derive(Debug, Default)]
+struct Turns {
+    flushing: bool,
+    /// Flushes begun and ended so far.
+    begun: u64,
+    ended: u64,
+    /// Somebody waits without a thread that could lead a flush.
+    wanted: bool,
+    stop: bool,
+    next_waker: u64,
+    wakers: Vec<(u64, Lsn, Waker)>,
+}
+
+/// The right to flush. Dropping it, by unwinding too, ends the turn and wakes all that wait.
+struct Turn<'a> {
+    durability: &'a Durability,
+    number: u64,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let (durability, failed) = (self.durability, self.durability.failed.get().is_some());
+        let durable = durability.durable();
+        let mut turns = lock(&durability.turns);
+        turns.flushing = false;
+        turns.ended = self.number;
+        let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut turns.wakers)
+            .into_iter()
+            .partition(|(_, lsn, _)| failed || *lsn <= durable);
+        turns.wakers = waiting;
+        turns.wanted = !turns.wakers.is_empty();
+        drop(turns);
+        durability.changed.notify_all();
+        for (_, _, waker) in ready {
+            waker.wake();
+        }
+    }
 }
 
 impl Durability {
@@ -53,7 +102,7 @@ impl Durability {
     pub fn advance<M: Memory>(&self, segment: &Segment<M>, slots: u32) {
         if let Some(last) = slots.checked_sub(1) {
             let lsn = Lsn::new(segment.sequence(), SlotNumber(last));
-            // Release: pairs with the Acquire in `durable`. Only grows.
+            // Release: pairs with the Acquire in `durable` [D4].
             self.durable.fetch_max(lsn.as_u64(), Ordering::Release);
         }
     }
@@ -63,28 +112,154 @@ impl Durability {
         &self,
         engine: &Engine<M, S, N>,
     ) -> Result<(), Error> {
-        let flushing = lock(&self.flushing);
+        self.flush_after_now(engine, || false)
+    }
+
+    /// Waits until a record that was committed before the call is durable.
+    pub fn wait<M: Memory, S: Source<M>, const N: usize>(
+        &self,
+        engine: &Engine<M, S, N>,
+        lsn: Lsn,
+    ) -> Result<(), Error> {
+        self.flush_after_now(engine, || self.durable() >= lsn)
+    }
+
+    /// Returns after a flush that began after the call has ended well, leading it if nobody else
+    /// does; or as soon as `enough`.
+    fn flush_after_now<M: Memory, S: Source<M>, const N: usize>(
+        &self,
+        engine: &Engine<M, S, N>,
+        enough: impl Fn() -> bool,
+    ) -> Result<(), Error> {
+        if enough() {
+            return Ok(());
+        }
+        let mut turns = lock(&self.turns);
+        let ticket = turns.begun + 1;
+        loop {
+            if enough() {
+                return Ok(());
+            }
+            self.check()?;
+            if turns.ended >= ticket {
+                return Ok(());
+            }
+            if turns.flushing {
+                turns = self.changed.wait(turns).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                let turn = self.take_turn(&mut turns);
+                drop(turns);
+                let flushed = self.flush_all(engine);
+                drop(turn);
+                flushed?;
+                turns = lock(&self.turns);
+            }
+        }
+    }
+
+    fn take_turn<'a>(&'a self, turns: &mut MutexGuard<'_, Turns>) -> Turn<'a> {
+        turns.flushing = true;
+        turns.begun += 1;
+        Turn { durability: self, number: turns.begun }
+    }
+
+    fn flush_all<M: Memory, S: Source<M>, const N: usize>(
+        &self,
+        engine: &Engine<M, S, N>,
+    ) -> Result<(), Error> {
         self.check()?;
         for segment in unflushed(engine) {
             self.sync_segment(&segment)?;
         }
-        drop(flushing);
         Ok(())
     }
 
-    /// Makes the durable ends themselves durable: for closing.
+    /// Polls for an LSN to be durable. Nobody is asked to flush but the flusher thread, which
+    /// [`Durability::run`] is. `slot` remembers the registration.
+    pub fn poll(
+        &self,
+        lsn: Lsn,
+        context: &mut Context<'_>,
+        slot: &mut Option<u64>,
+    ) -> Poll<Result<(), Error>> {
+        if self.durable() >= lsn {
+            return Poll::Ready(Ok(()));
+        }
+        let mut turns = lock(&self.turns);
+        // Under the lock, which the end of a flush takes after it stored [D4].
+        if self.durable() >= lsn {
+            return Poll::Ready(Ok(()));
+        }
+        if let Err(error) = self.check() {
+            return Poll::Ready(Err(error));
+        }
+        if turns.stop {
+            let reason = "the store was closed before the record was durable".to_owned();
+            return Poll::Ready(Err(Error::FlushFailed(reason)));
+        }
+        let id = slot.unwrap_or(turns.next_waker);
+        turns.next_waker = turns.next_waker.max(id + 1);
+        *slot = Some(id);
+        turns.wakers.retain(|(other, ..)| *other != id);
+        turns.wakers.push((id, lsn, context.waker().clone()));
+        turns.wanted = true;
+        drop(turns);
+        self.changed.notify_all();
+        Poll::Pending
+    }
+
+    /// Takes a registration back.
+    pub fn forget(&self, slot: u64) {
+        lock(&self.turns).wakers.retain(|(id, ..)| *id != slot);
+    }
+
+    /// The flusher: flushes for those who cannot lead a flush themselves, and every `interval` for
+    /// those who do not ask. Returns once `stop` was called.
+    pub fn run<M: Memory, S: Source<M>, const N: usize>(
+        &self,
+        engine: &Engine<M, S, N>,
+        interval: Option<Duration>,
+    ) {
+        let mut turns = lock(&self.turns);
+        while !turns.stop {
+            if self.failed.get().is_none() && !turns.flushing && turns.wanted {
+                turns.wanted = false;
+                let turn = self.take_turn(&mut turns);
+                drop(turns);
+                // The error is kept, and told to everybody who asks.
+                self.flush_all(engine).unwrap_or(());
+                drop(turn);
+                turns = lock(&self.turns);
+                continue;
+            }
+            let nap = interval.unwrap_or(Duration::MAX);
+            let waited = self.changed.wait_timeout(turns, nap);
+            let (woken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            turns = woken;
+            turns.wanted |= timeout.timed_out();
+        }
+    }
+
+    /// Ends [`Durability::run`].
+    pub fn stop(&self) {
+        lock(&self.turns).stop = true;
+        self.changed.notify_all();
+    }
+
+    /// Makes the durable ends themselves durable, and wakes who still waits: for closing.
     pub fn settle<M: Memory, S: Source<M>, const N: usize>(
         &self,
         engine: &Engine<M, S, N>,
     ) -> Result<(), Error> {
         self.sync(engine)?;
-        let flushing = lock(&self.flushing);
-        self.check()?;
+        let mut turns = lock(&self.turns);
+        let turn = self.take_turn(&mut turns);
+        drop(turns);
         for segment in unflushed(engine) {
             self.flush(&segment)?;
             segment.set_settled(true);
         }
-        drop(flushing);
+        drop(turn);
         Ok(())
     }
 
@@ -138,11 +313,13 @@ fn decide_all<M: Memory>(segment: &Segment<M>, from: Mark) -> Mark {
     for (slot, mut state) in slots.by_ref() {
         let mut yields = 0;
         while matches!(state, SlotState::Empty | SlotState::Pending(..)) {
-            if yields >= YIELDS_MAX && state == SlotState::Empty {
-                segment.void_if_empty(slot);
-            } else {
+            if yields < YIELDS_MAX {
                 thread::yield_now();
                 yields += 1;
+            } else if state == SlotState::Empty {
+                segment.void_if_empty(slot);
+            } else {
+                segment.void_if_pending(slot);
             }
             state = segment.slot(slot);
         }

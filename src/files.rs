@@ -129,17 +129,46 @@ impl Files {
     }
 }
 
-impl Source<MmapMemory> for Files {
-    fn create(&self, sequence: Sequence) -> Result<Segment<MmapMemory>, Error> {
-        let salt = Salt(u64::from_le_bytes(fs::random()?));
+impl Files {
+    /// The files of a copy of this store, in another directory, and its manifest.
+    pub fn of_copy(
+        &self,
+        directory: &Path,
+        next_sequence: Sequence,
+        segments: Vec<(Sequence, Salt)>,
+    ) -> Result<(Self, Manifest), Error> {
+        let manifest = Manifest {
+            store: self.store.of_copy(fs::random()?),
+            dimension: self.dimension,
+            segment_bytes: self.segment_bytes,
+            next_sequence,
+            segments,
+        };
+        Ok((Self::new(directory, &manifest)?, manifest))
+    }
+
+    /// A new segment with this salt; `fill` writes to it before it gets its name.
+    pub fn create_with(
+        &self,
+        sequence: Sequence,
+        salt: Salt,
+        fill: impl FnOnce(&Segment<MmapMemory>),
+    ) -> Result<Segment<MmapMemory>, Error> {
         let name = fs::segment_name(sequence, salt);
         let (new, file) = fs::NewSegmentFile::create(&self.directory, &name, self.segment_bytes)?;
         let len = usize::try_from(self.segment_bytes).map_err(std::io::Error::other)?;
         let memory = MmapMemory::new(file.try_clone()?, len)?;
         let segment = Segment::create(memory, &self.identity(sequence, salt));
         segment.set_boot_id(self.boot_id);
+        fill(&segment);
         new.finish(&file)?;
         Ok(segment)
+    }
+}
+
+impl Source<MmapMemory> for Files {
+    fn create(&self, sequence: Sequence) -> Result<Segment<MmapMemory>, Error> {
+        self.create_with(sequence, Salt(u64::from_le_bytes(fs::random()?)), |_| ())
     }
 
     fn discard(&self, segment: &Segment<MmapMemory>) {

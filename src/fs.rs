@@ -86,9 +86,68 @@ fn temporary(name: &str) -> String {
 /// Makes a store's directory, readable by its owner only.
 pub fn create_directory(path: &Path) -> Result<(), Error> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(no_room)?;
-    // A bare file name has an empty parent: the working directory.
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok(sync_directory(parent)?)
+    Ok(sync_directory(parent(path))?)
+}
+
+/// A directory under a temporary name, beside the one that it will become. Removed with all that is
+/// in it unless it is finished.
+#[derive(Debug)]
+pub struct UnfinishedDirectory {
+    path: PathBuf,
+    finished: bool,
+}
+
+/// Begins what will be the directory `target`, which must be missing or empty.
+pub fn begin_directory(target: &Path) -> Result<UnfinishedDirectory, Error> {
+    let taken = || Error::Io(io::Error::from(io::ErrorKind::AlreadyExists));
+    match fs::read_dir(target) {
+        Ok(mut entries) => {
+            if entries.next().is_some() {
+                return Err(taken());
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(taken()),
+        Err(error) => return Err(Error::Io(error)),
+    }
+    let mut name = target.file_name().ok_or_else(taken)?.to_owned();
+    name.push(format!(".{:016x}{TEMPORARY_ENDING}", u64::from_le_bytes(random()?)));
+    let path = target.with_file_name(name);
+    create_directory(&path)?;
+    Ok(UnfinishedDirectory { path, finished: false })
+}
+
+impl UnfinishedDirectory {
+    /// Where it is now.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives it its name, if that is still free or names an empty directory.
+    pub fn finish(mut self, target: &Path) -> Result<(), Error> {
+        sync_directory(&self.path)?;
+        fs::rename(&self.path, target).map_err(|error| match error.kind() {
+            io::ErrorKind::DirectoryNotEmpty => io::ErrorKind::AlreadyExists.into(),
+            _ => error,
+        })?;
+        self.finished = true;
+        Ok(sync_directory(parent(target))?)
+    }
+}
+
+impl Drop for UnfinishedDirectory {
+    fn drop(&mut self) {
+        if !self.finished {
+            // The error that led here is what the caller hears of.
+            drop(fs::remove_dir_all(&self.path));
+        }
+    }
+}
+
+/// A bare file name has an empty parent: the working directory.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes creations, renames and removals in a directory survive power loss.

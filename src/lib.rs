@@ -38,6 +38,8 @@
 //! other writers of this crate away, and permissions (directories 0700, files 0600) other users.
 
 #[cfg(not(stratalog_loom))]
+mod batch;
+#[cfg(not(stratalog_loom))]
 mod durability;
 mod engine;
 mod epoch;
@@ -69,10 +71,12 @@ pub mod segment;
 mod store;
 mod sync;
 
+#[cfg(not(stratalog_loom))]
+pub use batch::Batch;
 pub use error::Error;
 pub use format::ids::Lsn;
 #[cfg(not(stratalog_loom))]
-pub use options::{Options, Verify};
+pub use options::{Condition, Durability, Options, Verify};
 #[cfg(not(stratalog_loom))]
 pub use record::{OwnedRecord, Record, SharedRecord};
 #[cfg(not(stratalog_loom))]
@@ -86,7 +90,9 @@ pub use store::{Iter, Pinned, Store, lock_holder};
 pub mod internals {
     pub use crate::{format, index, segment};
 
-    pub use crate::engine::{Damaged, Engine, Located};
+    #[cfg(not(stratalog_loom))]
+    pub use crate::durability::Durability;
+    pub use crate::engine::{Damaged, Engine, Located, Refused};
     pub use crate::epoch::{Epoch, Garbage, Guard, Retired};
     pub use crate::levels::Levels;
     pub use crate::log::{Log, SegmentTable, Source};

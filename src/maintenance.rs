@@ -1,6 +1,8 @@
-//! The one background thread of a store open for writing: prepares the next segment, keeps the
-//! manifest in step with the log, gives back what was retired. Nothing waits for it but `close`.
+//! The background threads of a store open for writing. One prepares the next segment, keeps the
+//! manifest in step with the log, and gives back what was retired; nothing waits for it but
+//! `close`. The other flushes: at an interval, and for those who wait without a thread.
 
+use crate::durability::Durability;
 use crate::error::Error;
 use crate::format::checksum::Salt;
 use crate::format::ids::Sequence;
@@ -22,28 +24,34 @@ const POPULATE_BYTES: usize = 2 << 20;
 pub struct Duties {
     /// The store's engine.
     pub engine: FileEngine,
+    /// The store's flush state.
+    pub durability: Arc<Durability>,
     /// Segments that the manifest goes on naming though they are not there.
     pub missing: Vec<(Sequence, Salt)>,
 }
 
-/// The running thread. Dropping it stops it and waits until it has.
+/// The running threads. Dropping this stops them and waits until they have.
 #[derive(Debug)]
 pub struct Maintenance {
     stop: Arc<AtomicBool>,
     duties: Arc<Duties>,
-    thread: Option<thread::JoinHandle<()>>,
+    threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl Maintenance {
-    /// Starts it.
-    pub fn start(duties: &Arc<Duties>) -> Result<Self, Error> {
+    /// Starts both.
+    pub fn start(duties: &Arc<Duties>, flush_interval: Option<Duration>) -> Result<Self, Error> {
         let stop = Arc::new(AtomicBool::new(false));
-        let (its_stop, its_duties) = (Arc::clone(&stop), Arc::clone(duties));
-        let thread = thread::Builder::new()
-            .name("stratalog".to_owned())
-            .spawn(move || run(&its_duties, &its_stop))?;
-        duties.engine.log().source().bell.set_thread(thread.thread().clone());
-        Ok(Self { stop, duties: Arc::clone(duties), thread: Some(thread) })
+        let mut this = Self { stop, duties: Arc::clone(duties), threads: Vec::new() };
+        let (stop, its) = (Arc::clone(&this.stop), Arc::clone(duties));
+        let name = |name: &str| thread::Builder::new().name(name.to_owned());
+        let keeper = name("stratalog").spawn(move || run(&its, &stop))?;
+        duties.engine.log().source().bell.set_thread(keeper.thread().clone());
+        this.threads.push(keeper);
+        let its = Arc::clone(duties);
+        let flush = move || its.durability.run(&its.engine, flush_interval);
+        this.threads.push(name("stratalog-flush").spawn(flush)?);
+        Ok(this)
     }
 }
 
@@ -52,7 +60,8 @@ impl Drop for Maintenance {
         // Release: pairs with the Acquire in `run`.
         self.stop.store(true, Ordering::Release);
         self.duties.engine.log().source().bell.ring();
-        if let Some(thread) = self.thread.take() {
+        self.duties.durability.stop();
+        for thread in self.threads.drain(..) {
             // A panic in there has been printed by the hook; closing goes on.
             drop(thread.join());
         }

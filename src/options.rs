@@ -1,6 +1,8 @@
 //! How to open a store: the builder and its limits.
 
 use crate::error::Error;
+use crate::format::ids::Lsn;
+use std::time::Duration;
 
 /// Largest dimension of a store, in `f32` values.
 pub(crate) const DIMENSION_MAX: usize = 65_536;
@@ -22,6 +24,30 @@ pub enum Verify {
     Never,
 }
 
+/// What has to happen before a write returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Durability {
+    /// It survives the death of the process. Power loss may take what was written since the last
+    /// flush; see [`Options::flush_interval`].
+    #[default]
+    Buffered,
+    /// It survives power loss. Concurrent writers share flushes.
+    Synced,
+}
+
+/// What must hold for a conditional write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Condition {
+    /// The id has no live record.
+    Absent,
+    /// The id has a live record.
+    Present,
+    /// The id's live record is this version.
+    Lsn(Lsn),
+}
+
 /// How to open or create a store. Settings that are left out have the defaults named below.
 ///
 /// ```
@@ -38,6 +64,8 @@ pub enum Verify {
 pub struct Options {
     pub(crate) dimension: Option<usize>,
     pub(crate) segment_size: Option<u64>,
+    pub(crate) durability: Durability,
+    pub(crate) flush_interval: Option<Duration>,
     pub(crate) verify: Verify,
     pub(crate) create: bool,
     pub(crate) read_only: bool,
@@ -49,6 +77,8 @@ impl Options {
         Self {
             dimension: None,
             segment_size: None,
+            durability: Durability::default(),
+            flush_interval: Some(Duration::from_secs(1)),
             verify: Verify::default(),
             create: true,
             read_only: false,
@@ -66,6 +96,20 @@ impl Options {
     /// creation; checked against the store's own on opening one. A record may take half of it.
     pub fn segment_size(mut self, bytes: u64) -> Self {
         self.segment_size = Some(bytes);
+        self
+    }
+
+    /// What a write waits for; [`Durability::Buffered`] unless given.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How often a background thread flushes what nobody asked to be flushed: a bound on what power
+    /// loss can take from buffered writers. One second unless given; `None` leaves it to the
+    /// system, which writes back after some 30 seconds, in no order.
+    pub fn flush_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.flush_interval = interval.into();
         self
     }
 

@@ -1,19 +1,20 @@
 //! The store: what a program uses. Checks arguments, names the path in an error, and hands on.
 
+mod backup;
+mod durable;
 mod open;
 mod pinned;
 mod upkeep;
+mod write;
 
 pub use pinned::{Iter, Pinned};
 pub use upkeep::lock_holder;
 
-use crate::durability::Durability;
 use crate::engine::Damaged;
 use crate::error::Error;
 use crate::format::checksum::Salt;
-use crate::format::frame::{FrameLayout, ID_BYTES_MAX};
-use crate::format::ids::{Lsn, Sequence};
-use crate::format::slot::Kind;
+use crate::format::frame::ID_BYTES_MAX;
+use crate::format::ids::Sequence;
 use crate::index::KeyHash;
 use crate::maintenance::{Duties, Maintenance};
 use crate::memory::MmapMemory;
@@ -21,7 +22,6 @@ use crate::options::Verify;
 use crate::record::{OwnedRecord, SharedRecord};
 use crate::recovery::FileEngine;
 use crate::report::{Damage, RecoveryReport};
-use crate::segment;
 use crate::sync::unmodelled::Arc;
 use std::fs::File;
 use std::path::Path;
@@ -53,7 +53,7 @@ pub struct Store {
     /// Stopped first.
     maintenance: Option<Maintenance>,
     duties: Arc<Duties>,
-    durability: Durability,
+    synced: bool,
     verify: Verify,
     read_only: bool,
     hash_seed: u64,
@@ -77,62 +77,6 @@ impl Store {
 
     fn hash(&self, id: &[u8]) -> KeyHash {
         KeyHash(xxhash_rust::xxh3::xxh3_64_with_seed(id, self.hash_seed))
-    }
-
-    /// Stores a version of an id: inserts or overwrites. The embedding has as many finite values
-    /// as the store's dimension; id and content are any bytes. When this returns, every later read
-    /// sees it, and it survives the death of the process; power loss may take it until the next
-    /// [`sync`](Store::sync). Costs one copy into the log; no system call but when a segment is
-    /// full (64 MiB unless chosen otherwise) and none is prepared.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidId`], [`Error::DimensionMismatch`], [`Error::NonFinite`],
-    /// [`Error::RecordTooLarge`], [`Error::ReadOnly`], [`Error::StorageFull`] (nothing
-    /// acknowledged is lost, try again once there is room), [`Error::FlushFailed`].
-    pub fn put(
-        &self,
-        id: impl AsRef<[u8]>,
-        embedding: &[f32],
-        content: impl AsRef<[u8]>,
-    ) -> Result<Lsn, Error> {
-        let (id, content) = (id.as_ref(), content.as_ref());
-        self.check_writable()?;
-        check_id(id)?;
-        self.check_embedding(embedding)?;
-        let record = segment::Record {
-            kind: Kind::Put,
-            id,
-            key_hash: self.hash(id).0,
-            embedding: bytemuck::cast_slice(embedding),
-            content,
-            created_ns: now_ns(),
-        };
-        let max = self.engine().log().geometry().frame_bytes_max();
-        let len = FrameLayout::new(id.len(), embedding.len(), content.len()).bytes();
-        if len > max {
-            return Err(Error::RecordTooLarge { len, max });
-        }
-        self.engine().put(&record)
-    }
-
-    /// Removes an id. `true`: it was there.
-    ///
-    /// # Errors
-    ///
-    /// As [`put`](Store::put): a removal is a small record of its own.
-    pub fn remove(&self, id: impl AsRef<[u8]>) -> Result<bool, Error> {
-        let id = id.as_ref();
-        self.check_writable()?;
-        check_id(id)?;
-        self.engine().remove(&segment::Record {
-            kind: Kind::Tombstone,
-            id,
-            key_hash: self.hash(id).0,
-            embedding: &[],
-            content: &[],
-            created_ns: now_ns(),
-        })
     }
 
     /// Pins this thread, so that records can be borrowed. Costs some 10 ns alone and up to 100 ns
@@ -191,26 +135,6 @@ impl Store {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.engine().log().source().directory()
-    }
-
-    fn check_writable(&self) -> Result<(), Error> {
-        if self.read_only { Err(Error::ReadOnly) } else { self.durability.check() }
-    }
-
-    fn check_embedding(&self, embedding: &[f32]) -> Result<(), Error> {
-        let (expected, actual) = (self.dimension(), embedding.len());
-        if expected != actual {
-            return Err(Error::DimensionMismatch { expected, actual });
-        }
-        // The largest magnitude as an integer: NaN and the infinities have the highest exponent.
-        // Without an early exit this is a few dozen vector instructions.
-        let magnitude = |value: &f32| value.to_bits() & 0x7FFF_FFFF;
-        let largest = embedding.iter().map(magnitude).fold(0, u32::max);
-        if largest >= f32::INFINITY.to_bits() {
-            let index = embedding.iter().position(|value| !value.is_finite());
-            return Err(Error::NonFinite { index: index.unwrap_or(0) });
-        }
-        Ok(())
     }
 
     fn corrupt(&self, at: &Damaged<'_, MmapMemory>) -> Error {

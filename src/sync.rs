@@ -59,6 +59,6 @@ pub(crate) use imp::*;
 /// above the modelled code use (threads, locks of the maintenance side).
 pub(crate) mod unmodelled {
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-    pub(crate) use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+    pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
     pub(crate) use std::thread;
 }

@@ -6,6 +6,7 @@
 use loom::sync::Arc;
 use stratalog::Error;
 use stratalog::internals::format::checksum::Salt;
+use stratalog::internals::format::frame::Writing;
 use stratalog::internals::format::header::{HEADER_END, Identity, StoreId};
 use stratalog::internals::format::ids::{Lsn, Sequence, SlotNumber};
 use stratalog::internals::format::slot::{Kind, SlotState};
@@ -68,6 +69,7 @@ pub fn engine(segment_bytes: u64) -> Arc<SmallEngine> {
 pub fn put<'a>(id: &'a [u8], value: &'a [u8; 4]) -> Record<'a> {
     Record {
         kind: Kind::Put,
+        writing: Writing::Blind,
         id,
         key_hash: hash(id),
         embedding: value,
@@ -80,7 +82,8 @@ pub fn put<'a>(id: &'a [u8], value: &'a [u8; 4]) -> Record<'a> {
 #[must_use]
 pub fn tombstone(id: &[u8]) -> Record<'_> {
     let (kind, key_hash) = (Kind::Tombstone, hash(id));
-    Record { kind, id, key_hash, embedding: &[], content: &[], created_ns: 1 }
+    let writing = Writing::Conditional;
+    Record { kind, writing, id, key_hash, embedding: &[], content: &[], created_ns: 1 }
 }
 
 /// Any hash does; the first byte makes it easy to choose.
@@ -143,4 +146,12 @@ pub fn check_at_rest(engine: &SmallEngine, ids: &[&[u8]]) {
         live += u64::from(now.is_some());
     }
     assert_eq!(engine.live(), live, "the count of live records is off");
+}
+
+/// Puts `id` if it is not there; whether it was put.
+#[must_use]
+pub fn put_if_absent(engine: &SmallEngine, id: &[u8], value: &[u8; 4]) -> bool {
+    let record = Record { writing: Writing::Conditional, ..put(id, value) };
+    let written = engine.write_if(&record, |_, current| current.is_none());
+    written.is_ok_and(|written| written.is_ok())
 }

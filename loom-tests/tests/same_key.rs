@@ -54,7 +54,7 @@ fn a_put_and_a_remove_end_as_their_lsns_say() {
         let engine = engine(1024);
         engine.put(&put(A, b"0000")).unwrap();
         let writer = spawn(&engine, |e| e.put(&put(A, b"1111")).unwrap());
-        let remover = spawn(&engine, |e| e.remove(&tombstone(A)).unwrap());
+        let remover = spawn(&engine, |e| e.remove(&tombstone(A)).unwrap().is_ok());
         assert!(remover.join().unwrap(), "the id was there all the time before");
         writer.join().unwrap();
         check_at_rest(&engine, &[A]);
@@ -66,8 +66,8 @@ fn of_two_removes_one_finds_it() {
     loom::model(|| {
         let engine = engine(1024);
         engine.put(&put(A, b"0000")).unwrap();
-        let one = spawn(&engine, |e| e.remove(&tombstone(A)).unwrap());
-        let other = spawn(&engine, |e| e.remove(&tombstone(A)).unwrap());
+        let one = spawn(&engine, |e| e.remove(&tombstone(A)).unwrap().is_ok());
+        let other = spawn(&engine, |e| e.remove(&tombstone(A)).unwrap().is_ok());
         let (one, other) = (one.join().unwrap(), other.join().unwrap());
         assert!(one != other, "both found it, or neither: {one} {other}");
         assert_eq!(get(&engine, A), None);
@@ -80,7 +80,7 @@ fn a_remove_of_what_may_not_be_there_yet_leaves_nothing_that_wins_later() {
     loom::model(|| {
         let engine = engine(1024);
         let writer = spawn(&engine, |e| e.put(&put(A, b"1111")).unwrap());
-        let remover = spawn(&engine, |e| e.remove(&tombstone(A)).unwrap());
+        let remover = spawn(&engine, |e| e.remove(&tombstone(A)).unwrap().is_ok());
         let removed = remover.join().unwrap();
         writer.join().unwrap();
         assert_eq!(get(&engine, A).is_none(), removed);
@@ -100,7 +100,7 @@ fn what_a_reader_missed_a_recovery_misses_too() {
                 assert_eq!(recovered(e, A), None);
             }
         });
-        engine.remove(&tombstone(A)).unwrap();
+        engine.remove(&tombstone(A)).unwrap().unwrap_or_default();
         reader.join().unwrap();
     });
 }
@@ -112,9 +112,9 @@ fn a_put_that_slept_through_remove_and_rebuild_does_not_bring_the_id_back() {
         engine.put(&put(A, b"0000")).unwrap();
         engine.put(&put(b"b", b"0000")).unwrap();
         let remover = spawn(&engine, |e| {
-            e.remove(&tombstone(A)).unwrap();
+            e.remove(&tombstone(A)).unwrap().unwrap_or_default();
             // The second dead slot has the bucket rebuilt, without tombstones.
-            e.remove(&tombstone(b"b")).unwrap();
+            e.remove(&tombstone(b"b")).unwrap().unwrap_or_default();
         });
         engine.put(&put(A, b"1111")).unwrap();
         remover.join().unwrap();
@@ -128,10 +128,10 @@ fn a_remove_that_came_second_hides_no_put() {
         let engine = engine(1024);
         engine.put(&put(A, b"0000")).unwrap();
         let other = spawn(&engine, |e| {
-            e.remove(&tombstone(A)).unwrap();
+            e.remove(&tombstone(A)).unwrap().unwrap_or_default();
         });
         let writer = spawn(&engine, |e| e.put(&put(A, b"1111")).unwrap());
-        engine.remove(&tombstone(A)).unwrap();
+        engine.remove(&tombstone(A)).unwrap().unwrap_or_default();
         other.join().unwrap();
         writer.join().unwrap();
         check_at_rest(&engine, &[A]);

@@ -15,6 +15,22 @@ pub const ID_BYTES_MAX: usize = 1024;
 
 const _: () = assert!(HEADER_BYTES + ID_BYTES_MAX < u16::MAX as usize);
 
+/// How a record was written, which decides where its *previous* word lies: the index entry that it
+/// took the place of, for the time while it is pending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writing {
+    /// Committed before it is published: there is no previous word.
+    Blind,
+    /// Decided by the index: the last 8 bytes of the frame are the previous word; of a tombstone,
+    /// which has no user tag, the tag word is.
+    Conditional,
+}
+
+/// Bytes of the previous word at the end of a conditional put.
+const PREVIOUS_BYTES: usize = 8;
+/// Flag in the frame header: a conditional put.
+const FLAG_CONDITIONAL: u8 = 1;
+
 /// Where the parts of a frame lie, in bytes from its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameLayout {
@@ -22,8 +38,10 @@ pub struct FrameLayout {
     pub embedding_at: usize,
     /// Beginning of the content.
     pub content_at: usize,
-    /// End of the content; the frame itself ends at the next multiple of 64.
+    /// End of the content.
     pub end: usize,
+    /// Whether a previous word comes last.
+    has_previous: bool,
 }
 
 impl FrameLayout {
@@ -31,17 +49,25 @@ impl FrameLayout {
     /// bits and the lengths at most 32, so nothing here can overflow.
     #[must_use]
     #[inline]
-    pub fn new(id_len: usize, dimension: usize, content_len: usize) -> Self {
+    pub fn new(id_len: usize, dimension: usize, content_len: usize, writing: Writing) -> Self {
         let embedding_at = (HEADER_BYTES + id_len).next_multiple_of(UNIT_BYTES);
         let content_at = embedding_at + dimension * size_of::<f32>();
-        Self { embedding_at, content_at, end: content_at + content_len }
+        let has_previous = writing == Writing::Conditional && dimension > 0;
+        Self { embedding_at, content_at, end: content_at + content_len, has_previous }
     }
 
     /// Bytes of the whole frame, a multiple of 64.
     #[must_use]
     #[inline]
     pub fn bytes(self) -> u64 {
-        self.end.next_multiple_of(UNIT_BYTES) as u64
+        let last = if self.has_previous { PREVIOUS_BYTES } else { 0 };
+        (self.end + last).next_multiple_of(UNIT_BYTES) as u64
+    }
+
+    /// Where the previous word lies, if the record is a conditional one.
+    #[must_use]
+    pub fn previous_at(self) -> usize {
+        if self.has_previous { self.bytes() as usize - PREVIOUS_BYTES } else { 0 }
     }
 }
 
@@ -64,6 +90,8 @@ pub struct FrameHeader {
     pub id_len: u16,
     /// Put or tombstone.
     pub kind: Kind,
+    /// A tombstone is always conditional.
+    pub writing: Writing,
 }
 
 impl FrameHeader {
@@ -78,6 +106,9 @@ impl FrameHeader {
         out[24..28].copy_from_slice(&self.checksum.to_le_bytes());
         out[28..30].copy_from_slice(&self.id_len.to_le_bytes());
         out[30] = self.kind.byte();
+        if self.writing == Writing::Conditional {
+            out[31] = FLAG_CONDITIONAL;
+        }
         out
     }
 
@@ -96,6 +127,11 @@ impl FrameHeader {
             u32::from_le_bytes(b)
         };
         let kind = Kind::from_byte(bytes[30]).ok_or("unknown kind in a frame header")?;
+        let writing = match bytes[31] {
+            0 => Writing::Blind,
+            FLAG_CONDITIONAL => Writing::Conditional,
+            _ => return Err("unknown flags in a frame header"),
+        };
         let id_len = u16::from_le_bytes([bytes[28], bytes[29]]);
         if id_len == 0 || usize::from(id_len) > ID_BYTES_MAX {
             return Err("impossible id length in a frame header");
@@ -108,6 +144,7 @@ impl FrameHeader {
             checksum: u32_at(24),
             id_len,
             kind,
+            writing,
         })
     }
 
@@ -141,11 +178,12 @@ mod tests {
         #[test]
         fn a_header_survives_the_round_trip(
             lsn: u64, created_ns: u64, content_len: u32, slot: u32, checksum: u32,
-            id_len in 1u16..=1024, tombstone: bool,
+            id_len in 1u16..=1024, tombstone: bool, conditional: bool,
         ) {
             let header = FrameHeader {
                 lsn: Lsn::from_u64(lsn), created_ns, content_len, slot: SlotNumber(slot), checksum,
                 id_len, kind: if tombstone { Kind::Tombstone } else { Kind::Put },
+                writing: if conditional { Writing::Conditional } else { Writing::Blind },
             };
             prop_assert_eq!(FrameHeader::decode(&header.encode()), Ok(header));
         }
@@ -154,12 +192,16 @@ mod tests {
         fn parts_do_not_overlap_and_the_embedding_is_aligned(
             id in 1usize..=1024, dimension in 0usize..=65_536, content in 0usize..=1 << 29,
         ) {
-            let layout = FrameLayout::new(id, dimension, content);
+            let layout = FrameLayout::new(id, dimension, content, Writing::Blind);
             prop_assert!(layout.embedding_at >= HEADER_BYTES + id);
             prop_assert_eq!(layout.embedding_at % 64, 0);
             prop_assert_eq!(layout.content_at, layout.embedding_at + 4 * dimension);
             prop_assert!(layout.bytes() as usize >= layout.content_at + content);
             prop_assert_eq!(layout.bytes() % 64, 0);
+            let layout = FrameLayout::new(id, dimension, content, Writing::Conditional);
+            let previous = layout.previous_at();
+            prop_assert!(previous % 8 == 0 && previous + 8 <= layout.bytes() as usize);
+            prop_assert!(previous >= layout.end || dimension == 0 && previous == 0);
         }
     }
 
@@ -173,6 +215,7 @@ mod tests {
             checksum: 0,
             id_len: 1,
             kind: Kind::Put,
+            writing: Writing::Blind,
         }
         .encode();
         assert!(FrameHeader::decode(&bytes).is_ok());

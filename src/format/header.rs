@@ -22,7 +22,8 @@ pub const HEADER_END: usize = 256;
 
 const MAGIC: [u8; 8] = *b"stratlog";
 
-/// A store's identity, in its manifest and in each of its segments.
+/// A store's identity, in its manifest and in each of its segments: 8 random bytes that a backup
+/// shares with its original, because the key hashes in the slots depend on them, and 8 of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreId(pub [u8; 16]);
 
@@ -31,7 +32,15 @@ impl StoreId {
     /// without reading the store's files.
     #[must_use]
     pub fn hash_seed(self) -> u64 {
-        xxhash_rust::xxh3::xxh3_64(&self.0)
+        xxhash_rust::xxh3::xxh3_64(&self.0[..8])
+    }
+
+    /// The identity of a copy of this store.
+    #[must_use]
+    pub fn of_copy(self, own: [u8; 8]) -> Self {
+        let mut id = self.0;
+        id[8..].copy_from_slice(&own);
+        Self(id)
     }
 }
 

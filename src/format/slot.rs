@@ -77,6 +77,10 @@ pub enum SlotState {
     Committed(Kind, SlotBody),
     /// The record is whole; the index decides whether it counts.
     Pending(Kind, SlotBody),
+    /// The head of a batch: so many slots behind it are its members, and count.
+    Batch(u32, SlotBody),
+    /// Member of a batch: counts if the batch's head is there.
+    Member(Kind, SlotBody),
     /// There is no record and never will be.
     Void,
     /// Not something that this code writes: damage.
@@ -86,6 +90,9 @@ pub enum SlotState {
 const COMMITTED: u8 = 1;
 const VOID: u8 = 2;
 const PENDING: u8 = 3;
+const MEMBER: u8 = 4;
+/// Kind byte of a batch's head; what would be the key hash is the number of its members.
+const BATCH: u8 = 3;
 
 /// Word 0 of a slot nobody has decided about.
 pub const EMPTY_WORD: u64 = 0;
@@ -113,6 +120,19 @@ pub fn pending_word(kind: Kind, body: SlotBody, salt: Salt, slot: SlotNumber) ->
     word(PENDING, kind.byte(), body.words(), salt, slot)
 }
 
+/// Word 0 of a batch's member.
+#[must_use]
+pub fn member_word(kind: Kind, body: SlotBody, salt: Salt, slot: SlotNumber) -> u64 {
+    word(MEMBER, kind.byte(), body.words(), salt, slot)
+}
+
+/// Word 0 of a batch's head: the one decision about all its members. The body's key hash is their
+/// number.
+#[must_use]
+pub fn batch_word(body: SlotBody, salt: Salt, slot: SlotNumber) -> u64 {
+    word(COMMITTED, BATCH, body.words(), salt, slot)
+}
+
 /// Word 0 of a slot without a record. Says nothing about words 1 to 3, which whoever voids the
 /// slot may not know.
 #[must_use]
@@ -137,6 +157,10 @@ pub fn decode(word0: u64, words: [u64; 3], salt: Salt, slot: SlotNumber) -> Slot
     match (state, Kind::from_byte(kind)) {
         (COMMITTED, Some(kind)) => SlotState::Committed(kind, body),
         (PENDING, Some(kind)) => SlotState::Pending(kind, body),
+        (MEMBER, Some(kind)) => SlotState::Member(kind, body),
+        (COMMITTED, None) if kind == BATCH => {
+            u32::try_from(body.key_hash).map_or(SlotState::Invalid, |n| SlotState::Batch(n, body))
+        }
         _ => SlotState::Invalid,
     }
 }

@@ -47,6 +47,22 @@ pub struct Entry {
     pub pending: bool,
 }
 
+impl Entry {
+    /// The entry as one word, to be kept outside the index; never 0. Whether it was pending is
+    /// left out.
+    #[must_use]
+    pub fn bits(self) -> u64 {
+        self.address.bits() | if self.tomb { TOMB } else { 0 }
+    }
+
+    /// The entry of such a word; `None` for 0.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Option<Self> {
+        let (address, tomb) = (Address::from_bits(bits), bits & TOMB != 0);
+        (address.bits() != 0).then_some(Self { address, tomb, pending: false })
+    }
+}
+
 /// What [`update`](super::Index::update) found for the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {

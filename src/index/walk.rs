@@ -43,7 +43,8 @@ impl Walk {
         Self { parts: vec![whole], prefix: 0, bucket: 0, chunk: 0, words: Vec::new(), done: 0 }
     }
 
-    /// The next entry that is not a tombstone. The flag says that its chunk was replaced since it
+    /// The next entry that is not a tombstone, or is a pending one: whether that counts is for the
+    /// caller to find out. The flag says that its chunk was replaced since it
     /// was read, so that the caller has to look the key up: it may have been overwritten or
     /// removed.
     ///
@@ -58,7 +59,7 @@ impl Walk {
             while let Some(&seen) = self.words.get(self.done) {
                 let (word, moved) = self.look_again(index, guard, seen);
                 self.done += 1;
-                if !word.is_tomb() {
+                if !word.is_dead() {
                     return Some((word.entry(), moved));
                 }
             }

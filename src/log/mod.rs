@@ -17,7 +17,7 @@ use crate::epoch::{Epoch, Guard};
 use crate::error::Error;
 use crate::format::ids::{Address, AddressLayout, Lsn, Sequence, SlotNumber, TableIndex, Units};
 use crate::memory::Memory;
-use crate::segment::{Geometry, Reservation, Segment};
+use crate::segment::{BatchReservation, Geometry, Reservation, Segment};
 use crate::sync::unmodelled::Arc;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -125,11 +125,31 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         guard: &'g Guard,
         bytes: u64,
     ) -> Result<Reservation<'g, M>, Error> {
+        self.reserve_with(epoch, guard, |segment| segment.reserve(bytes))
+    }
+
+    /// The same for a batch of frames. It must fit an empty segment.
+    pub fn reserve_batch<'g>(
+        &'g self,
+        epoch: &Epoch,
+        guard: &'g Guard,
+        frames: &[Units],
+    ) -> Result<BatchReservation<'g, M>, Error> {
+        self.reserve_with(epoch, guard, |segment| segment.reserve_batch(frames))
+    }
+
+    #[inline]
+    fn reserve_with<'g, R>(
+        &'g self,
+        epoch: &Epoch,
+        guard: &'g Guard,
+        reserve: impl Fn(&'g Segment<M>) -> Option<(R, bool)>,
+    ) -> Result<R, Error> {
         loop {
             // Acquire: as in `active`.
             let word = self.active.load(Ordering::Acquire);
             if let Some(segment) = self.segment_of_word(guard, word)
-                && let Some((reservation, passed_half)) = segment.reserve(bytes)
+                && let Some((reservation, passed_half)) = reserve(segment)
             {
                 if passed_half {
                     self.source.wake();
@@ -253,6 +273,23 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             }
             active => Lsn::new(self.sequence_after(active).unwrap_or(Sequence::MAX), SlotNumber(0)),
         }
+    }
+
+    /// The highest LSN given so far; zero if none was.
+    pub fn last_given(&self, guard: &Guard) -> Lsn {
+        let last = |s: &Segment<M>| {
+            s.slots_end().checked_sub(1).map(|n| Lsn::new(s.sequence(), SlotNumber(n)))
+        };
+        self.table.iter(guard).filter_map(last).max().unwrap_or(Lsn::ZERO)
+    }
+
+    /// Whether a reservation was ever given this LSN. (A sequence that was skipped has no segment.)
+    pub fn was_given(&self, guard: &Guard, lsn: Lsn) -> bool {
+        let given = |s: &Segment<M>| {
+            let end = Lsn::new(s.sequence(), SlotNumber(s.slots_end()));
+            (Lsn::new(s.sequence(), SlotNumber(0))..end).contains(&lsn)
+        };
+        lsn == Lsn::ZERO || self.table.iter(guard).any(given)
     }
 
     /// Segments that hold records or are about to: all but the prepared and the discarded.

@@ -62,21 +62,29 @@ fn valid_prefix(candidate: &Candidate) -> u32 {
     let segment = &*candidate.segment;
     let mut slots = segment.slots(candidate.limit);
     let mut valid = candidate.trusted;
+    // A batch is whole or absent: a member that does not hold cuts at its head.
+    let (mut head, mut members) = (0, 0);
     for (slot, state) in slots.by_ref() {
+        if let SlotState::Batch(n, _) = state {
+            (head, members) = (slot.0, n.saturating_add(1));
+        }
+        let in_batch = members > 0;
+        members = members.saturating_sub(1);
         if slot.0 < candidate.trusted {
             continue;
         }
         let holds = match state {
-            SlotState::Void => true,
+            SlotState::Void => !in_batch,
+            SlotState::Batch(..) => true,
             SlotState::Committed(kind, body) => check(segment, slot, kind, body, true).is_ok(),
-            SlotState::Empty | SlotState::Pending(..) | SlotState::Invalid => false,
+            _ => false,
         };
         if !holds {
-            break;
+            return if in_batch { head.max(candidate.trusted) } else { valid };
         }
         valid = slot.0 + 1;
     }
-    valid
+    if members > 0 { head.max(candidate.trusted) } else { valid }
 }
 
 /// Whether the frame that a slot names is the one it was written for. `deep`: its checksum too.
@@ -155,6 +163,7 @@ fn scan(
         let trusted = slot.0 < candidate.trusted;
         match state {
             SlotState::Void => report.void += 1,
+            SlotState::Batch(..) => {}
             SlotState::Committed(kind, body) => match check(segment, slot, kind, body, !trusted) {
                 Ok(bytes) => {
                     report.scanned_bytes += bytes;
@@ -162,7 +171,7 @@ fn scan(
                 }
                 Err(_) => report.corrupt += 1,
             },
-            SlotState::Invalid => report.corrupt += 1,
+            SlotState::Invalid | SlotState::Member(..) => report.corrupt += 1,
             // Below the durable end every slot was decided once: its bytes were lost.
             SlotState::Empty | SlotState::Pending(..) if trusted => report.corrupt += 1,
             SlotState::Empty | SlotState::Pending(..) => report.torn += 1,

@@ -3,7 +3,7 @@
 use super::Segment;
 use crate::format::header;
 use crate::format::ids::{Lsn, SlotNumber, UNIT_BYTES, Units};
-use crate::format::slot::{self, EMPTY_WORD, Kind, SLOT_BYTES, SlotBody, SlotState};
+use crate::format::slot::{self, EMPTY_WORD, SLOT_BYTES, SlotBody, SlotState};
 use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -18,11 +18,15 @@ pub struct Mark {
 
 /// A walk through the directory. It ends where the directory meets the frames, so that a damaged
 /// or overrun cursor never makes it read one as the other.
+///
+/// Members of a batch come as `Committed` if its head was met, as `Void` if not; so a walk that
+/// begins inside a batch can tell decided from undecided, but not what counts.
 #[derive(Debug)]
 pub struct Slots<'s, M> {
     segment: &'s Segment<M>,
     mark: Mark,
     end: u32,
+    members: u32,
 }
 
 impl<M> Slots<'_, M> {
@@ -43,7 +47,10 @@ impl<M: Memory> Iterator for Slots<'_, M> {
         }
         let state = self.segment.slot(slot);
         let (extent, summed) = match state {
-            SlotState::Committed(_, body) | SlotState::Pending(_, body) => (body, true),
+            SlotState::Committed(_, body)
+            | SlotState::Pending(_, body)
+            | SlotState::Member(_, body)
+            | SlotState::Batch(_, body) => (body, true),
             // Under no checksum: taken only if it continues the frames before it.
             _ => (SlotBody::from_words(self.segment.body_words(slot)), false),
         };
@@ -52,6 +59,15 @@ impl<M: Memory> Iterator for Slots<'_, M> {
             self.mark.floor = extent.offset;
         }
         self.mark.slot += 1;
+        let state = match state {
+            SlotState::Member(kind, body) if self.members > 0 => SlotState::Committed(kind, body),
+            SlotState::Member(..) => SlotState::Void,
+            _ => state,
+        };
+        self.members = match state {
+            SlotState::Batch(members, _) => members,
+            _ => self.members.saturating_sub(1),
+        };
         Some((slot, state))
     }
 }
@@ -59,7 +75,7 @@ impl<M: Memory> Iterator for Slots<'_, M> {
 impl<M: Memory> Segment<M> {
     /// Word `n` of a slot. The directory of a slot that was granted lies inside the segment;
     /// others are refused by `Memory::word`.
-    fn slot_word(&self, slot: SlotNumber, n: usize) -> &AtomicU64 {
+    pub(super) fn slot_word(&self, slot: SlotNumber, n: usize) -> &AtomicU64 {
         self.memory.word(self.slot_offset(slot) + n * 8)
     }
 
@@ -108,7 +124,7 @@ impl<M: Memory> Segment<M> {
     /// The same from a mark that an earlier walk left.
     pub fn slots_from(&self, mark: Mark, end: u32) -> Slots<'_, M> {
         let end = end.min(self.geometry.capacity().slots_max());
-        Slots { segment: self, mark, end }
+        Slots { segment: self, mark, end, members: 0 }
     }
 
     pub(super) fn write_body(&self, slot: SlotNumber, body: SlotBody) {
@@ -138,17 +154,31 @@ impl<M: Memory> Segment<M> {
         }
     }
 
-    /// Commits a pending slot that was met in the index [W1], unless that has been done.
-    pub fn settle(&self, slot: SlotNumber, kind: Kind) {
+    /// Commits a pending slot that was met in the index [W1], unless it is decided already. Whether
+    /// the record counts.
+    pub fn settle(&self, slot: SlotNumber) -> bool {
         // Acquire: pairs with the Release in `decide`.
         let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
-        if let SlotState::Pending(seen, body) =
-            slot::decode(word0, self.body_words(slot), self.salt, slot)
-            && seen == kind
-        {
-            let committed = slot::committed_word(kind, body, self.salt, slot);
-            // A loss means that its writer, or another reader, has just done the same.
-            self.decide_or_leave(slot, word0, committed);
+        match slot::decode(word0, self.body_words(slot), self.salt, slot) {
+            SlotState::Committed(..) => true,
+            SlotState::Pending(kind, body) => {
+                let committed = slot::committed_word(kind, body, self.salt, slot);
+                match self.decide(slot, word0, committed) {
+                    Ok(()) => true,
+                    Err(now) => now == committed,
+                }
+            }
+            _ => false,
+        }
+    }
+
+    /// Voids a slot that is still pending.
+    pub fn void_if_pending(&self, slot: SlotNumber) {
+        // Acquire: pairs with the Release in `decide`.
+        let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
+        let state = slot::decode(word0, self.body_words(slot), self.salt, slot);
+        if let SlotState::Pending(..) = state {
+            self.decide_or_leave(slot, word0, slot::void_word(self.salt, slot));
         }
     }
 

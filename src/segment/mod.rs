@@ -14,16 +14,17 @@
 pub mod cursor;
 mod directory;
 mod reader;
+mod replica;
 mod shared;
 mod writer;
 
 pub use directory::{Mark, Slots};
 pub use reader::{Frame, FrameDamage};
 pub use shared::SharedFrame;
-pub use writer::{Pending, Record, Reservation, Voided};
+pub use writer::{BatchReservation, Pending, Record, Reservation, Voided};
 
 use crate::format::checksum::Salt;
-use crate::format::frame::FrameLayout;
+use crate::format::frame::{FrameLayout, Writing};
 use crate::format::header::{self, IDENTITY_BYTES, Identity};
 use crate::format::ids::{
     Address, AddressLayout, Sequence, SlotNumber, TableIndex, UNIT_BYTES, Units,
@@ -58,9 +59,20 @@ impl Geometry {
     /// puts with this dimension. Records beyond, which only a segment full of tombstones has, are
     /// checked at every read; without the bound the bits of large frames would lie unused.
     fn verified_slots(self) -> u32 {
-        let smallest_put = FrameLayout::new(1, self.dimension, 0).bytes() as usize + SLOT_BYTES;
+        let smallest_put =
+            FrameLayout::new(1, self.dimension, 0, Writing::Blind).bytes() as usize + SLOT_BYTES;
         let puts = self.segment_bytes.div_ceil(smallest_put) as u32;
         self.capacity().slots_max().min(puts * 2)
+    }
+
+    /// Whether a batch of so many frames, with so many bytes in all, fits an empty segment: with the
+    /// slot and the unit of its head.
+    #[must_use]
+    pub fn fits_batch(self, frames: usize, bytes: u64) -> bool {
+        let slots = frames as u64 + 1;
+        let units = (bytes / UNIT_BYTES as u64).saturating_add(1);
+        // Bounded first, so that nothing below can overflow.
+        units <= self.segment_bytes as u64 && self.capacity().fits(Taken { slots, units })
     }
 
     /// Bytes of the largest frame: half a segment.
@@ -229,6 +241,13 @@ impl<M: Memory> Segment<M> {
     pub fn frame_bytes(&self) -> u64 {
         let most = (self.geometry.segment_bytes - self.geometry.directory_at) as u64;
         (self.taken().units * UNIT_BYTES as u64).min(most)
+    }
+
+    /// Sets the cursor of a segment that nobody else has yet.
+    fn set_taken(&self, slots: u32, units: u64) {
+        let taken = Taken { slots: u64::from(slots), units };
+        // Relaxed: handing the segment over orders this.
+        self.cursor_word().store(taken.word(), Ordering::Relaxed);
     }
 
     /// Lets no further reservation succeed: for a segment that recovery has cut.

@@ -6,7 +6,7 @@ use crate::format::frame::{FIELDS_BYTES, FrameHeader, FrameLayout, HEADER_BYTES,
 use crate::format::ids::{SlotNumber, UNIT_BYTES, Units};
 use crate::format::slot::{Kind, SlotState};
 use crate::memory::Memory;
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, Ordering};
 
 /// Why a frame cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,7 @@ pub struct Frame<'s> {
     /// From the end of the tag to the end of the content.
     bytes: &'s [u8],
     tag: &'s AtomicU64,
+    previous: &'s AtomicU64,
 }
 
 impl<'s> Frame<'s> {
@@ -70,6 +71,18 @@ impl<'s> Frame<'s> {
         self.part(self.layout.content_at, self.layout.end)
     }
 
+    /// The index entry whose place a pending record took, as its writer noted it.
+    #[must_use]
+    pub fn previous(&self) -> u64 {
+        // Relaxed: stored before the index entry that led here was published with Release.
+        self.previous.load(Ordering::Relaxed)
+    }
+
+    /// Everything behind the tag, up to the end of the content.
+    pub(super) fn bytes(&self) -> &'s [u8] {
+        self.bytes
+    }
+
     /// The tag word.
     #[must_use]
     pub fn tag(&self) -> &'s AtomicU64 {
@@ -99,19 +112,23 @@ impl<M: Memory> Segment<M> {
         let header = FrameHeader::decode(fields).map_err(FrameDamage)?;
         let dimension = if header.kind == Kind::Put { self.geometry.dimension } else { 0 };
         let content_len = header.content_len as usize;
-        let layout = FrameLayout::new(usize::from(header.id_len), dimension, content_len);
+        let id_len = usize::from(header.id_len);
+        let layout = FrameLayout::new(id_len, dimension, content_len, header.writing);
         if layout.bytes() > room as u64 {
             return Err(FrameDamage("the frame is longer than what is left of the segment"));
         }
         // SAFETY: the whole frame lies inside (above); filled before (contract).
         let bytes = unsafe { self.memory.bytes(at + TAG_BYTES, layout.end - TAG_BYTES) };
-        Ok(Frame { header, layout, bytes, tag: self.memory.word(at) })
+        let previous = self.memory.word(at + layout.previous_at());
+        Ok(Frame { header, layout, bytes, tag: self.memory.word(at), previous })
     }
 
     /// The frame of a slot that is committed or pending.
     pub fn committed_frame(&self, slot: SlotNumber) -> Result<Frame<'_>, FrameDamage> {
         match self.slot(slot) {
-            SlotState::Committed(_, body) | SlotState::Pending(_, body) => {
+            SlotState::Committed(_, body)
+            | SlotState::Pending(_, body)
+            | SlotState::Member(_, body) => {
                 // SAFETY: the slot was loaded with Acquire; its frame was filled before [S2].
                 unsafe { self.frame(body.offset) }
             }

@@ -6,16 +6,19 @@
 
 use super::Segment;
 use super::cursor::{self, Grant, Reserved};
-use crate::format::frame::{FrameHeader, FrameLayout, TAG_BYTES, units_of};
+use crate::format::frame::{FrameHeader, FrameLayout, TAG_BYTES, Writing, units_of};
 use crate::format::ids::{Address, Lsn, SlotNumber, Units};
 use crate::format::slot::{self, EMPTY_WORD, Kind, SlotBody};
 use crate::memory::Memory;
+use crate::sync::Ordering;
 
 /// What to write: borrowed from the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     /// Put or tombstone.
     pub kind: Kind,
+    /// Whether the index decides; a tombstone's always does.
+    pub writing: Writing,
     /// The id, 1 to 1024 bytes.
     pub id: &'a [u8],
     /// Its hash.
@@ -32,7 +35,8 @@ impl Record<'_> {
     /// Where its parts lie.
     #[must_use]
     pub fn layout(&self) -> FrameLayout {
-        FrameLayout::new(self.id.len(), self.embedding.len() / size_of::<f32>(), self.content.len())
+        let dimension = self.embedding.len() / size_of::<f32>();
+        FrameLayout::new(self.id.len(), dimension, self.content.len(), self.writing)
     }
 }
 
@@ -104,6 +108,7 @@ impl<'s, M: Memory> Reservation<'s, M> {
             checksum: 0,
             id_len: record.id.len() as u16,
             kind: record.kind,
+            writing: record.writing,
         };
         let salt = self.segment.salt;
         header.checksum = header.sum(salt, record.id, record.embedding, record.content);
@@ -147,8 +152,10 @@ impl<'s, M: Memory> Reservation<'s, M> {
         let word = slot::pending_word(record.kind, body, self.segment.salt, self.slot);
         self.decided = true;
         self.segment.decide(self.slot, EMPTY_WORD, word).or(Err(Voided))?;
+        let previous_at = self.offset.bytes() + record.layout().previous_at();
         let (segment, slot, kind) = (self.segment, self.slot, record.kind);
-        Ok(Pending { segment, slot, offset: self.offset, kind, body, word, decided: false })
+        let offset = self.offset;
+        Ok(Pending { segment, slot, offset, previous_at, kind, body, word, decided: false })
     }
 }
 
@@ -168,6 +175,7 @@ pub struct Pending<'s, M: Memory> {
     segment: &'s Segment<M>,
     slot: SlotNumber,
     offset: Units,
+    previous_at: usize,
     kind: Kind,
     body: SlotBody,
     word: u64,
@@ -187,12 +195,23 @@ impl<M: Memory> Pending<'_, M> {
         self.body.lsn
     }
 
-    /// Commits: the index entry that points here is the decision, and it has been made.
-    pub fn commit(mut self) {
+    /// Notes the index entry that the record is about to take the place of, for whoever meets the
+    /// record after its slot was voided. To be called before each try to publish it.
+    pub fn set_previous(&self, word: u64) {
+        // Relaxed: published by the index entry, with Release; nobody reads it before.
+        self.segment.memory.word(self.previous_at).store(word, Ordering::Relaxed);
+    }
+
+    /// Commits: the index entry that points here is the decision, and it has been made. `Err`: the
+    /// slot was voided first, so the write did not happen.
+    pub fn commit(mut self) -> Result<(), Voided> {
         self.decided = true;
         let word = slot::committed_word(self.kind, self.body, self.segment.salt, self.slot);
-        // A loss means that whoever met the entry has committed the slot already [W1].
-        self.segment.decide_or_leave(self.slot, self.word, word);
+        match self.segment.decide(self.slot, self.word, word) {
+            // Whoever met the entry may have committed the slot already [W1].
+            Err(now) if now != word => Err(Voided),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -202,5 +221,71 @@ impl<M: Memory> Drop for Pending<'_, M> {
             let void = slot::void_word(self.segment.salt, self.slot);
             self.segment.decide_or_leave(self.slot, self.word, void);
         }
+    }
+}
+
+/// Neighbouring slots and frames for a batch: a head and its members, reserved by one addition.
+/// Dropping it voids whatever is not decided.
+#[derive(Debug)]
+#[must_use = "dropping a reservation voids its slots"]
+pub struct BatchReservation<'s, M: Memory> {
+    head: Reservation<'s, M>,
+    members: Vec<Reservation<'s, M>>,
+}
+
+impl<M: Memory> Segment<M> {
+    /// Reserves a head and a member for each of these frame lengths, or `None` if they do not fit.
+    /// The flag is as in [`Segment::reserve`].
+    pub fn reserve_batch(&self, frames: &[Units]) -> Option<(BatchReservation<'_, M>, bool)> {
+        let members = u32::try_from(frames.len()).ok()?;
+        let units = frames.iter().try_fold(1u32, |sum, frame| sum.checked_add(frame.0))?;
+        let capacity = self.geometry.capacity();
+        let reserved = cursor::reserve(self.cursor_word(), capacity, members + 1, Units(units));
+        let Grant { slot, offset, passed_half } = match reserved {
+            Reserved::Granted(grant) => grant,
+            Reserved::Full { granted } => {
+                if let Some(granted) = granted {
+                    self.seal(granted);
+                }
+                return None;
+            }
+        };
+        let mut top = offset.0 + units;
+        let mut next = slot.0;
+        let mut take = |len: Units| {
+            top -= len.0;
+            let (slot, offset) = (SlotNumber(next), Units(top));
+            next += 1;
+            self.write_extent(slot, offset, len);
+            Reservation { segment: self, slot, offset, len, decided: false }
+        };
+        let head = take(Units(1));
+        let members = frames.iter().map(|&len| take(len)).collect();
+        Some((BatchReservation { head, members }, passed_half))
+    }
+}
+
+impl<M: Memory> BatchReservation<'_, M> {
+    /// Fills all frames and commits the head: from here on recovery finds the whole batch, and up
+    /// to here nothing of it. The records must have the lengths that were reserved. Returns LSN and
+    /// address of each.
+    pub fn commit(mut self, records: &[Record<'_>]) -> Result<Vec<(Lsn, Address)>, Voided> {
+        let mut written = Vec::with_capacity(records.len());
+        for (member, record) in self.members.iter_mut().zip(records) {
+            let body = member.fill(record);
+            let (segment, slot) = (member.segment, member.slot);
+            let word = slot::member_word(record.kind, body, segment.salt, slot);
+            member.decided = true;
+            segment.decide(slot, EMPTY_WORD, word).or(Err(Voided))?;
+            written.push((body.lsn, member.address()));
+        }
+        let head = &mut self.head;
+        let key_hash = written.len() as u64;
+        let body = SlotBody { lsn: head.lsn(), key_hash, offset: head.offset, len: head.len };
+        head.segment.write_body(head.slot, body);
+        let word = slot::batch_word(body, head.segment.salt, head.slot);
+        head.decided = true;
+        head.segment.decide(head.slot, EMPTY_WORD, word).or(Err(Voided))?;
+        Ok(written)
     }
 }

@@ -9,7 +9,7 @@ use crate::format::manifest::Manifest;
 use crate::fs::{self, Place};
 use crate::maintenance::{Duties, Maintenance};
 use crate::options::{
-    DIMENSION_MAX, Options, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    DIMENSION_MAX, Durability, Options, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
 };
 use crate::recovery;
 use crate::sync::unmodelled::Arc;
@@ -59,12 +59,17 @@ impl Options {
         let files = Files::new(path, &manifest)?;
         let recovered = recovery::recover(files, &manifest, !self.read_only)?;
         let engine = recovered.engine;
-        let duties = Arc::new(Duties { engine, missing: recovered.missing });
-        let maintenance = if self.read_only { None } else { Some(Maintenance::start(&duties)?) };
+        let durability = Arc::new(recovered.durability);
+        let duties = Arc::new(Duties { engine, durability, missing: recovered.missing });
+        let maintenance = if self.read_only {
+            None
+        } else {
+            Some(Maintenance::start(&duties, self.flush_interval)?)
+        };
         Ok(Store {
             maintenance,
             duties,
-            durability: recovered.durability,
+            synced: self.durability == Durability::Synced,
             verify: self.verify,
             read_only: self.read_only,
             hash_seed: manifest.store.hash_seed(),

@@ -116,6 +116,9 @@ pub struct Iter<'p> {
 impl<'p> Iter<'p> {
     fn record(&self, entry: Entry, moved: bool) -> Result<Option<Record<'p>>, Error> {
         let pinned = self.pinned;
+        let Some(entry) = pinned.store.engine().live_entry(&pinned.guard, entry) else {
+            return Ok(None);
+        };
         let at = pinned
             .store
             .engine()

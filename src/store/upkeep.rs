@@ -1,8 +1,8 @@
-//! Durability, closing, and what the store says about itself.
+//! Closing, and what the store says about itself.
 
 use super::Store;
 use crate::error::Error;
-use crate::format::ids::{Lsn, SlotNumber};
+use crate::format::ids::SlotNumber;
 use crate::format::slot::SlotState;
 use crate::fs;
 use crate::recovery::check;
@@ -10,19 +10,6 @@ use crate::report::{Damage, RecoveryReport, Stats, VerifyReport};
 use std::path::Path;
 
 impl Store {
-    /// Makes all that returned before this call survive power loss. Waits for the device.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::FlushFailed`]: the device refused. From then on writes are refused until the store
-    /// is opened again, because the kernel may have dropped what it could not write.
-    pub fn sync(&self) -> Result<(), Error> {
-        if self.read_only {
-            return Err(Error::ReadOnly);
-        }
-        self.durability.sync(self.engine())
-    }
-
     /// Counts and sizes.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -32,7 +19,7 @@ impl Store {
             live_records: engine.live(),
             index_bytes: engine.index().allocated_bytes(),
             disk_bytes: fs::disk_bytes(self.path()).unwrap_or(0),
-            durable: self.durability.durable(),
+            durable: self.duties.durability.durable(),
             tail: engine.log().tail(&guard),
             retired: engine.epoch().pending(),
             ..Stats::default()
@@ -71,7 +58,7 @@ impl Store {
                 report.bytes += 32;
                 let slot_at = segment.slot_offset(slot) as u64;
                 let (offset, id, reason) = match state {
-                    SlotState::Void => continue,
+                    SlotState::Void | SlotState::Batch(..) | SlotState::Member(..) => continue,
                     SlotState::Empty | SlotState::Pending(..) if slot.0 >= durable => continue,
                     SlotState::Empty | SlotState::Pending(..) => {
                         (slot_at, None, "the slot was lost")
@@ -114,7 +101,7 @@ impl Store {
         }
         // Joins the thread, which discards the prepared segment.
         self.maintenance = None;
-        if self.read_only { Ok(()) } else { self.durability.settle(self.engine()) }
+        if self.read_only { Ok(()) } else { self.duties.durability.settle(self.engine()) }
     }
 }
 
@@ -145,12 +132,4 @@ fn readable_id(
 #[must_use]
 pub fn lock_holder(store: impl AsRef<Path>) -> Option<String> {
     fs::lock_holder(store.as_ref())
-}
-
-impl Store {
-    /// The LSN that everything durable is at or below; see [`Stats::durable`].
-    #[must_use]
-    pub fn durable_lsn(&self) -> Lsn {
-        self.durability.durable()
-    }
 }

@@ -1,0 +1,70 @@
+//! Batches: all or nothing across any crash. One reservation, one decision (the head's slot); the
+//! members are then published one by one, each by the rules for its kind.
+
+use super::write::Published;
+use super::{Engine, exhausted};
+use crate::epoch::Guard;
+use crate::error::Error;
+use crate::format::frame::units_of;
+use crate::format::ids::Lsn;
+use crate::format::slot::Kind;
+use crate::index::{Entry, Exhausted};
+use crate::log::Source;
+use crate::memory::Memory;
+use crate::segment::Record;
+
+impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
+    /// Writes records that together fit a segment; the highest LSN given.
+    pub fn write_batch(&self, records: &[Record<'_>]) -> Result<Lsn, Error> {
+        let frames: Option<Vec<_>> =
+            records.iter().map(|record| units_of(record.layout().bytes())).collect();
+        let Some(frames) = frames else {
+            return Err(Error::Io(std::io::Error::other("a record larger than a segment")));
+        };
+        loop {
+            let guard = self.epoch.pin();
+            let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames)?;
+            // Voided by a flush that could not wait: once more.
+            let Ok(written) = reservation.commit(records) else { continue };
+            let mut highest = Lsn::ZERO;
+            for (record, (lsn, address)) in records.iter().zip(written) {
+                let tomb = record.kind == Kind::Tombstone;
+                let entry = Entry { address, tomb, pending: false };
+                highest = highest.max(self.publish_member(&guard, record, lsn, entry)?);
+            }
+            return Ok(highest);
+        }
+    }
+
+    /// A member, as a blind write of its own. One that cannot be placed where its LSN says is
+    /// written again by itself; its first copy can never win.
+    fn publish_member(
+        &self,
+        guard: &Guard,
+        record: &Record<'_>,
+        lsn: Lsn,
+        entry: Entry,
+    ) -> Result<Lsn, Error> {
+        let bytes = record.layout().bytes();
+        let segment = self.log.resolve(guard, entry.address).map(|(segment, _)| segment);
+        let counted = segment.filter(|_| record.kind == Kind::Put);
+        if let Some(segment) = counted {
+            segment.add_live(bytes);
+        }
+        let published = self.publish(guard, record, lsn, entry);
+        if let Some(segment) = counted
+            && !matches!(published, Ok(Published::Installed(_)))
+        {
+            segment.sub_live(bytes);
+        }
+        match published {
+            Ok(Published::Installed(before)) => {
+                self.account(guard, record.kind, before);
+                Ok(lsn)
+            }
+            Ok(Published::Absorbed) => Ok(lsn),
+            Ok(Published::AppendAgain) => self.put(record),
+            Err(Exhausted) => Err(exhausted()),
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Log, index and epoch together: the operations on one id. Everything here runs unchanged on
+//! files, on the heap and under loom.
+//!
+//! [W1]: nobody acts on a pending entry before its slot is decided.
+#![expect(unsafe_code, reason = "follows addresses from the index into frames")]
+
+mod batch;
+mod restore;
+mod write;
+
+pub use write::Refused;
+
+use crate::epoch::{Epoch, Guard};
+use crate::error::Error;
+use crate::format::ids::Lsn;
+use crate::format::slot::{SlotBody, SlotState};
+use crate::index::{Entry, Index, KeyHash, Resolve, Shape};
+use crate::log::{Log, Source};
+use crate::memory::Memory;
+use crate::segment::{Frame, FrameDamage, Record, Segment};
+use crate::sync::{AtomicI64, Ordering};
+
+/// A record that the index points at and whose lengths are sound.
+#[derive(Debug)]
+pub struct Located<'g, M> {
+    /// Its segment.
+    pub segment: &'g Segment<M>,
+    /// The frame.
+    pub frame: Frame<'g>,
+    /// Where the index says it lies.
+    pub entry: Entry,
+}
+
+/// A record that the index points at and that cannot be read.
+#[derive(Debug)]
+pub struct Damaged<'g, M> {
+    /// Its segment, if the address named one.
+    pub segment: Option<&'g Segment<M>>,
+    /// Byte offset of its frame.
+    pub offset: u64,
+    /// What does not hold.
+    pub damage: FrameDamage,
+}
+
+/// The engine below the store.
+pub struct Engine<M: Memory, S, const SLOTS: usize = 7> {
+    epoch: Epoch,
+    log: Log<M, S>,
+    index: Index<SLOTS>,
+    live: AtomicI64,
+}
+
+/// What an index entry is to an id.
+enum Identified<'g, M> {
+    Same(Located<'g, M>),
+    Other,
+    /// The id's, says the slot's hash; but the frame is damaged.
+    Broken(Damaged<'g, M>),
+}
+
+impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
+    /// An engine over a log, with an empty index.
+    #[must_use]
+    pub fn new(log: Log<M, S>, shape: Shape) -> Self {
+        Self { epoch: Epoch::new(), log, index: Index::new(shape), live: AtomicI64::new(0) }
+    }
+
+    /// Pins, and reclamation.
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    /// The segments.
+    pub fn log(&self) -> &Log<M, S> {
+        &self.log
+    }
+
+    /// The index.
+    pub fn index(&self) -> &Index<SLOTS> {
+        &self.index
+    }
+
+    /// Live records.
+    pub fn live(&self) -> u64 {
+        // Relaxed: a statistic; in passing it may be below zero, which reads as none.
+        u64::try_from(self.live.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    fn add_live(&self, by: i64) {
+        // Relaxed: a statistic.
+        self.live.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// The frame behind an entry of the index.
+    #[inline]
+    pub fn locate<'g>(
+        &'g self,
+        guard: &'g Guard,
+        entry: Entry,
+    ) -> Result<Located<'g, M>, Damaged<'g, M>> {
+        let Some((segment, offset)) = self.log.resolve(guard, entry.address) else {
+            let damage = FrameDamage("the index names a segment that is not there");
+            return Err(Damaged { segment: None, offset: 0, damage });
+        };
+        // SAFETY: an address is put into the index, with Release, only after its frame was filled;
+        // the index loaded the entry with Acquire.
+        match unsafe { segment.frame(offset) } {
+            Ok(frame) => Ok(Located { segment, frame, entry }),
+            Err(damage) => {
+                Err(Damaged { segment: Some(segment), offset: offset.bytes() as u64, damage })
+            }
+        }
+    }
+
+    /// Is this entry the id's? Decided by the id's bytes in the log; where those are damaged, by
+    /// the hash in the slot, so that damage is reported and not taken for absence.
+    #[inline]
+    fn identify<'g>(
+        &'g self,
+        guard: &'g Guard,
+        entry: Entry,
+        hash: KeyHash,
+        id: &[u8],
+    ) -> Identified<'g, M> {
+        match self.locate(guard, entry) {
+            Ok(at) if at.frame.id() == id => Identified::Same(at),
+            Ok(at) if at.segment.is_verified(at.frame.header().slot) => Identified::Other,
+            Ok(at) => match at.segment.verify(&at.frame) {
+                Ok(()) => Identified::Other,
+                Err(damage) => {
+                    let (segment, offset) = (at.segment, self.offset_of(entry));
+                    self.identify_damaged(Damaged { segment: Some(segment), offset, damage }, hash)
+                }
+            },
+            Err(damaged) => self.identify_damaged(damaged, hash),
+        }
+    }
+
+    /// Byte offset of an entry's frame in its file.
+    #[must_use]
+    pub fn offset_of(&self, entry: Entry) -> u64 {
+        let layout = crate::format::ids::AddressLayout::new(self.log.geometry().segment_bytes);
+        layout.split(entry.address).1.bytes() as u64
+    }
+
+    #[cold]
+    fn identify_damaged<'g>(&self, at: Damaged<'g, M>, hash: KeyHash) -> Identified<'g, M> {
+        match at.segment.and_then(|segment| slot_of_frame(segment, at.offset)) {
+            Some(body) if body.key_hash == hash.0 => Identified::Broken(at),
+            _ => Identified::Other,
+        }
+    }
+
+    /// LSN of what an entry points at. A frame header that this process has not checked is only
+    /// believed after its checksum was, or else the slot is asked.
+    pub fn lsn_of(&self, guard: &Guard, entry: Entry) -> Lsn {
+        match self.locate(guard, entry) {
+            Ok(at)
+                if at.segment.is_verified(at.frame.header().slot)
+                    || at.segment.verify(&at.frame).is_ok() =>
+            {
+                at.frame.header().lsn
+            }
+            Ok(at) => slot_of_frame(at.segment, self.offset_of(entry)).map_or(Lsn::ZERO, |b| b.lsn),
+            Err(at) => at
+                .segment
+                .and_then(|segment| slot_of_frame(segment, at.offset))
+                .map_or(Lsn::ZERO, |body| body.lsn),
+        }
+    }
+
+    /// The entry that counts for the key whose slot holds this one. A pending entry's record is
+    /// committed first [W1]; if its slot was voided instead, what it took the place of counts.
+    #[inline]
+    fn standing(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
+        if entry.pending { self.settle(guard, entry) } else { Some(entry) }
+    }
+
+    #[cold]
+    fn settle(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
+        match self.locate(guard, entry) {
+            Ok(at) if !at.segment.settle(at.frame.header().slot) => {
+                Entry::from_bits(at.frame.previous())
+            }
+            _ => Some(Entry { pending: false, ..entry }),
+        }
+    }
+
+    /// The id's live record. Wait-free; writes nothing shared (but for the rare pending entry).
+    #[inline]
+    pub fn get<'g>(
+        &'g self,
+        guard: &'g Guard,
+        hash: KeyHash,
+        id: &[u8],
+    ) -> Result<Option<Located<'g, M>>, Damaged<'g, M>> {
+        let mut found = None;
+        let entry = self.index.get(guard, hash, |entry| {
+            match self.identify(guard, entry, hash, id) {
+                Identified::Same(at) => found = Some(Ok(at)),
+                Identified::Broken(at) => found = Some(Err(at)),
+                Identified::Other => return false,
+            }
+            true
+        });
+        match entry {
+            Some(entry) if entry.pending => match self.settle(guard, entry) {
+                Some(counts) if !counts.tomb => self.locate(guard, counts).map(Some),
+                _ => Ok(None),
+            },
+            Some(entry) if !entry.tomb => found.transpose(),
+            _ => Ok(None),
+        }
+    }
+
+    /// What an entry met by a walk stands for, if that is a live record.
+    pub fn live_entry(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
+        self.standing(guard, entry).filter(|counts| !counts.tomb)
+    }
+
+    fn keys<'a>(&'a self, guard: &'a Guard, record: &Record<'a>) -> Keys<'a, M, S, SLOTS> {
+        Keys { engine: self, guard, hash: KeyHash(record.key_hash), id: record.id }
+    }
+}
+
+/// Compares keys in the log, for the index.
+struct Keys<'a, M: Memory, S, const SLOTS: usize> {
+    engine: &'a Engine<M, S, SLOTS>,
+    guard: &'a Guard,
+    hash: KeyHash,
+    id: &'a [u8],
+}
+
+impl<M: Memory, S: Source<M>, const SLOTS: usize> Resolve for Keys<'_, M, S, SLOTS> {
+    fn same_key(&self, entry: Entry) -> bool {
+        let identified = self.engine.identify(self.guard, entry, self.hash, self.id);
+        !matches!(identified, Identified::Other)
+    }
+
+    fn lsn(&self, entry: Entry) -> Lsn {
+        self.engine.lsn_of(self.guard, entry)
+    }
+}
+
+/// The slot that names a frame, found by looking through the directory: only for damaged frames.
+#[cold]
+fn slot_of_frame<M: Memory>(segment: &Segment<M>, offset: u64) -> Option<SlotBody> {
+    segment.slots(u32::MAX).find_map(|(_, state)| match state {
+        SlotState::Committed(_, body) if body.offset.bytes() as u64 == offset => Some(body),
+        _ => None,
+    })
+}
+
+/// More ids with one hash than a bucket's chain can hold: only a crafted store has them.
+fn exhausted() -> Error {
+    Error::Io(std::io::Error::other("too many ids share one hash; the index cannot grow further"))
+}
+
+impl<M: Memory, S, const SLOTS: usize> std::fmt::Debug for Engine<M, S, SLOTS> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("log", &self.log).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,288 @@
+//! Writing one id: blind puts, and writes that the index decides.
+//!
+//! A blind put is committed, then published; the highest LSN wins (DESIGN.md 5.4). A conditional
+//! write (remove, conditional put) is filled and left pending, then published by the
+//! compare-exchange that decides it, then committed. Should its slot be voided in between (by a
+//! flush that could not wait), what it took the place of is put back and it is made anew; whoever
+//! meets the entry meanwhile sees what it took the place of.
+
+use super::{Engine, exhausted, slot_of_frame};
+use crate::epoch::Guard;
+use crate::error::Error;
+use crate::format::frame::Writing;
+use crate::format::ids::Lsn;
+use crate::format::slot::Kind;
+use crate::index::{Decision, Entry, Exhausted, Found, KeyHash};
+use crate::log::Source;
+use crate::memory::Memory;
+use crate::segment::{Pending, Record};
+
+/// How a blind put ended.
+pub(super) enum Published {
+    /// It counts, in place of this.
+    Installed(Option<Entry>),
+    /// It counted, and a newer version took its place at once.
+    Absorbed,
+    /// It cannot be placed before the newer one that is there.
+    AppendAgain,
+}
+
+/// How the index decided a conditional write.
+enum Verdict {
+    /// It took the place of this.
+    Took(Option<Entry>),
+    /// The condition does not hold.
+    Refused(Option<Entry>),
+    /// What is there has a higher LSN, or may have had.
+    AppendAgain,
+}
+
+/// A conditional write that did not happen; the id's current version, if it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused(pub Option<Lsn>);
+
+impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
+    /// Stores a version of an id, or a tombstone that asks nothing. The record's parts have passed
+    /// the store's checks.
+    pub fn put(&self, record: &Record<'_>) -> Result<Lsn, Error> {
+        debug_assert_eq!(record.writing, Writing::Blind);
+        let (bytes, tomb) = (record.layout().bytes(), record.kind == Kind::Tombstone);
+        let live_bytes = if tomb { 0 } else { bytes };
+        loop {
+            let guard = self.epoch.pin();
+            let reservation = self.log.reserve(&self.epoch, &guard, bytes)?;
+            let (segment, lsn) = (reservation.segment(), reservation.lsn());
+            let Ok(address) = reservation.commit(record) else { continue };
+            let entry = Entry { address, tomb, pending: false };
+            segment.add_live(live_bytes);
+            let published = self.publish(&guard, record, lsn, entry);
+            if !matches!(published, Ok(Published::Installed(_))) {
+                segment.sub_live(live_bytes);
+            }
+            match published {
+                Ok(Published::Installed(before)) => {
+                    self.account(&guard, record.kind, before);
+                    return Ok(lsn);
+                }
+                Ok(Published::Absorbed) => return Ok(lsn),
+                Ok(Published::AppendAgain) => {}
+                Err(Exhausted) => return Err(exhausted()),
+            }
+        }
+    }
+
+    /// The put column of DESIGN.md 5.4.
+    pub(super) fn publish(
+        &self,
+        guard: &Guard,
+        record: &Record<'_>,
+        lsn: Lsn,
+        entry: Entry,
+    ) -> Result<Published, Exhausted> {
+        let mut outcome = Published::Absorbed;
+        let decide = |found| {
+            outcome = match found {
+                Found::Absent { drop_lsn } if drop_lsn >= lsn => Published::AppendAgain,
+                Found::Absent { .. } => Published::Installed(None),
+                Found::Entry(old) => self.compete(guard, old, lsn),
+            };
+            match outcome {
+                Published::Installed(_) => Decision::Set(entry),
+                Published::Absorbed | Published::AppendAgain => Decision::Keep,
+            }
+        };
+        let keys = self.keys(guard, record);
+        self.index.update(&self.epoch, guard, KeyHash(record.key_hash), &keys, decide)?;
+        Ok(outcome)
+    }
+
+    /// A blind put against an entry of its id.
+    fn compete(&self, guard: &Guard, old: Entry, lsn: Lsn) -> Published {
+        let Some(counts) = self.standing(guard, old) else {
+            // A conditional insert that never was. It would have been made above every tombstone
+            // dropped here; that much is known of a put above it, too.
+            let above = self.lsn_of_racing(guard, old, lsn) < lsn;
+            return if above { Published::Installed(None) } else { Published::AppendAgain };
+        };
+        if self.lsn_of_racing(guard, counts, lsn) < lsn {
+            Published::Installed(Some(counts))
+        } else if counts.tomb || self.is_conditional(guard, counts) {
+            // The newer write has answered for what was there just before it, so this one cannot
+            // go there. (Before a removal it could; but a tombstone entry may also be one that
+            // stands for a voided insert.)
+            Published::AppendAgain
+        } else {
+            Published::Absorbed
+        }
+    }
+
+    fn is_conditional(&self, guard: &Guard, entry: Entry) -> bool {
+        let at = self.locate(guard, entry);
+        at.is_ok_and(|at| at.frame.header().writing == Writing::Conditional)
+    }
+
+    /// The LSN of an entry that a write with `lsn` competes with: the header's word for it is
+    /// enough while it is lower, which is nearly always; a higher one is checked first.
+    fn lsn_of_racing(&self, guard: &Guard, entry: Entry, lsn: Lsn) -> Lsn {
+        match self.locate(guard, entry) {
+            Ok(at) if at.frame.header().lsn < lsn => at.frame.header().lsn,
+            _ => self.lsn_of(guard, entry),
+        }
+    }
+
+    /// After a record took the place of what counted before.
+    pub(super) fn account(&self, guard: &Guard, kind: Kind, before: Option<Entry>) {
+        let live_before = before.filter(|old| !old.tomb);
+        if let Some(old) = live_before {
+            self.sub_live_of(guard, old);
+        }
+        self.add_live(i64::from(kind == Kind::Put) - i64::from(live_before.is_some()));
+    }
+
+    pub(super) fn sub_live_of(&self, guard: &Guard, old: Entry) {
+        match self.locate(guard, old) {
+            Ok(at) => at.segment.sub_live(at.frame.len_bytes()),
+            Err(at) => {
+                if let Some(segment) = at.segment
+                    && let Some(body) = slot_of_frame(segment, at.offset)
+                {
+                    segment.sub_live(body.len.bytes() as u64);
+                }
+            }
+        }
+    }
+
+    /// Removes an id, if it is there. `record` is the tombstone.
+    pub fn remove(&self, record: &Record<'_>) -> Result<Result<Lsn, Refused>, Error> {
+        self.write_if(record, |_, current| current.is_some())
+    }
+
+    /// Writes a conditional record if `accept` says so of the id's live entry. It may be asked many
+    /// times; the last answer is the one that held when the write took effect, or did not.
+    pub fn write_if(
+        &self,
+        record: &Record<'_>,
+        accept: impl Fn(&Guard, Option<Entry>) -> bool,
+    ) -> Result<Result<Lsn, Refused>, Error> {
+        debug_assert_eq!(record.writing, Writing::Conditional);
+        let bytes = record.layout().bytes();
+        loop {
+            let guard = self.epoch.pin();
+            let current = self.current(&guard, record);
+            if !accept(&guard, current) {
+                return Ok(Err(self.refused(&guard, current)));
+            }
+            let reservation = self.log.reserve(&self.epoch, &guard, bytes)?;
+            let segment = reservation.segment();
+            let Ok(pending) = reservation.pend(record) else { continue };
+            match self.decide_write(&guard, record, &pending, &accept)? {
+                // Dropping `pending` voids its slot.
+                Verdict::Refused(current) => return Ok(Err(self.refused(&guard, current))),
+                Verdict::AppendAgain => {}
+                Verdict::Took(before) => {
+                    let (lsn, entry) = (pending.lsn(), pending_entry(record, &pending));
+                    if pending.commit().is_err() {
+                        self.take_back(&guard, record, entry, before)?;
+                        continue;
+                    }
+                    if record.kind == Kind::Put {
+                        segment.add_live(bytes);
+                    }
+                    self.account(&guard, record.kind, before);
+                    self.replace(&guard, record, entry, Entry { pending: false, ..entry })?;
+                    return Ok(Ok(lsn));
+                }
+            }
+        }
+    }
+
+    /// The id's live entry now.
+    fn current(&self, guard: &Guard, record: &Record<'_>) -> Option<Entry> {
+        let keys = self.keys(guard, record);
+        let same = |entry| crate::index::Resolve::same_key(&keys, entry);
+        let entry = self.index.get(guard, KeyHash(record.key_hash), same)?;
+        self.live_entry(guard, entry)
+    }
+
+    fn refused(&self, guard: &Guard, current: Option<Entry>) -> Refused {
+        Refused(current.map(|entry| self.lsn_of(guard, entry)))
+    }
+
+    /// The remove column of DESIGN.md 5.4, and the conditional put's.
+    fn decide_write(
+        &self,
+        guard: &Guard,
+        record: &Record<'_>,
+        pending: &Pending<'_, M>,
+        accept: &impl Fn(&Guard, Option<Entry>) -> bool,
+    ) -> Result<Verdict, Error> {
+        let lsn = pending.lsn();
+        let mut verdict = Verdict::AppendAgain;
+        let decide = |found| {
+            // What counts, and whether this write is newer than it and all that was before it.
+            let (counts, newer) = match found {
+                Found::Absent { drop_lsn } => (None, drop_lsn < lsn),
+                Found::Entry(old) => {
+                    let counts = self.standing(guard, old);
+                    (counts, self.lsn_of_racing(guard, counts.unwrap_or(old), lsn) < lsn)
+                }
+            };
+            let live = counts.filter(|entry| !entry.tomb);
+            verdict = if !accept(guard, live) {
+                Verdict::Refused(live)
+            } else if newer {
+                Verdict::Took(counts)
+            } else {
+                Verdict::AppendAgain
+            };
+            match verdict {
+                Verdict::Took(counts) => {
+                    pending.set_previous(counts.map_or(0, Entry::bits));
+                    Decision::Set(pending_entry(record, pending))
+                }
+                Verdict::Refused(_) | Verdict::AppendAgain => Decision::Keep,
+            }
+        };
+        let keys = self.keys(guard, record);
+        self.index
+            .update(&self.epoch, guard, KeyHash(record.key_hash), &keys, decide)
+            .map_err(|Exhausted| exhausted())?;
+        Ok(verdict)
+    }
+
+    /// Puts back what a write took the place of whose slot was voided. A slot of the index is never
+    /// emptied, so "nothing" is put back as a tombstone without a record.
+    fn take_back(
+        &self,
+        guard: &Guard,
+        record: &Record<'_>,
+        entry: Entry,
+        before: Option<Entry>,
+    ) -> Result<(), Error> {
+        let nothing = Entry { tomb: true, pending: false, ..entry };
+        self.replace(guard, record, entry, before.unwrap_or(nothing))
+    }
+
+    /// Replaces the id's entry if it still is `from`.
+    fn replace(
+        &self,
+        guard: &Guard,
+        record: &Record<'_>,
+        from: Entry,
+        to: Entry,
+    ) -> Result<(), Error> {
+        let decide = |found| match found {
+            Found::Entry(entry) if entry == from => Decision::Set(to),
+            _ => Decision::Keep,
+        };
+        let keys = self.keys(guard, record);
+        self.index
+            .update(&self.epoch, guard, KeyHash(record.key_hash), &keys, decide)
+            .map_err(|Exhausted| exhausted())?;
+        Ok(())
+    }
+}
+
+fn pending_entry<M: Memory>(record: &Record<'_>, pending: &Pending<'_, M>) -> Entry {
+    Entry { address: pending.address(), tomb: record.kind == Kind::Tombstone, pending: true }
+}

@@ -1,0 +1,66 @@
+//! Copying a store while it is written to.
+
+use super::Store;
+use crate::error::Error;
+use crate::format::ids::Sequence;
+use crate::fs;
+use crate::segment::Segment;
+use crate::sync::unmodelled::Arc;
+use std::path::Path;
+
+impl Store {
+    /// Makes a copy of the store in `dir`, which must be missing or empty, while readers and writers
+    /// go on. The copy holds exactly what was written up to [`Store::durable_lsn`] at a moment
+    /// during the call, everything that returned before it included; it has an identity of its
+    /// own, is on the device when this returns, and is never there in part under its name.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = stratalog::Options::new().dimension(1).open(dir.path().join("s"))?;
+    /// store.put("a", &[1.0], "kept")?;
+    /// let copy = dir.path().join("copy");
+    /// store.backup(&copy)?;
+    /// let copy = stratalog::Options::new().read_only(true).open(&copy)?;
+    /// assert!(copy.contains("a"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] of kind `AlreadyExists`: something is in `dir`. [`Error::StorageFull`],
+    /// [`Error::FlushFailed`], [`Error::ReadOnly`] (copy the directory instead).
+    pub fn backup(&self, dir: impl AsRef<Path>) -> Result<(), Error> {
+        let dir = dir.as_ref();
+        // Decides and flushes every slot below each segment's flushed mark: what is copied.
+        self.sync()?;
+        let unfinished = fs::begin_directory(dir)?;
+        let copied = self.copy_into(unfinished.path());
+        copied.and_then(|()| unfinished.finish(dir))
+    }
+
+    fn copy_into(&self, directory: &Path) -> Result<(), Error> {
+        let segments = self.segments_counted();
+        let named: Vec<_> = segments.iter().map(|s| (s.sequence(), s.salt())).collect();
+        let next = named.last().map_or(Sequence(1), |last| last.0.next());
+        let source = self.engine().log().source();
+        let (files, manifest) = source.of_copy(directory, next, named)?;
+        for segment in &segments {
+            let mark = segment.flushed();
+            let copy = files.create_with(segment.sequence(), segment.salt(), |copy| {
+                segment.replicate(copy, mark);
+            })?;
+            drop(copy);
+        }
+        fs::replace(directory, fs::MANIFEST, &manifest.encode())
+    }
+
+    fn segments_counted(&self) -> Vec<Arc<Segment<crate::memory::MmapMemory>>> {
+        let guard = self.engine().epoch().pin();
+        let (log, table) = (self.engine().log(), self.engine().log().table());
+        let counted = |s: &Segment<_>| table.get_counted(&guard, s.table_index());
+        let mut segments: Vec<_> = log.in_use(&guard).filter_map(counted).collect();
+        segments.sort_by_key(|segment| segment.sequence());
+        segments
+    }
+}

@@ -1,0 +1,204 @@
+//! Writing: the checks before anything is touched, and what a write waits for.
+
+use super::{Store, check_id, now_ns};
+use crate::batch::Batch;
+use crate::engine::Refused;
+use crate::error::Error;
+use crate::format::frame::Writing;
+use crate::format::ids::{Lsn, UNIT_BYTES};
+use crate::format::slot::Kind;
+use crate::options::Condition;
+use crate::segment::Record;
+
+impl Store {
+    /// Stores a version of an id: inserts or overwrites. The embedding has as many finite values
+    /// as the store's dimension; id and content are any bytes. When this returns, every later read
+    /// sees it, and it survives the death of the process; power loss may take it until the next
+    /// [`sync`](Store::sync). Costs one copy into the log; no system call but when a segment is
+    /// full (64 MiB unless chosen otherwise) and none is prepared.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidId`], [`Error::DimensionMismatch`], [`Error::NonFinite`],
+    /// [`Error::RecordTooLarge`], [`Error::ReadOnly`], [`Error::StorageFull`] (nothing
+    /// acknowledged is lost, try again once there is room), [`Error::FlushFailed`].
+    pub fn put(
+        &self,
+        id: impl AsRef<[u8]>,
+        embedding: &[f32],
+        content: impl AsRef<[u8]>,
+    ) -> Result<Lsn, Error> {
+        let (id, content) = (id.as_ref(), content.as_ref());
+        let record = self.checked_put(id, embedding, content, Writing::Blind)?;
+        let lsn = self.engine().put(&record)?;
+        self.finish_write(lsn)
+    }
+
+    /// Stores a version of an id if a condition holds; otherwise nothing is changed. Of concurrent
+    /// conditional writes of one id that exclude each other, one succeeds.
+    ///
+    /// ```
+    /// use stratalog::{Condition, Error};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = stratalog::Options::new().dimension(1).open(dir.path().join("s"))?;
+    /// let first = store.put_if("a", &[1.0], "mine", Condition::Absent)?;
+    /// let second = store.put_if("a", &[1.0], "yours", Condition::Absent);
+    /// assert!(matches!(second, Err(Error::ConditionFailed { current }) if current == Some(first)));
+    /// store.put_if("a", &[2.0], "mine, revised", Condition::Lsn(first))?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ConditionFailed`], and those of [`put`](Store::put).
+    pub fn put_if(
+        &self,
+        id: impl AsRef<[u8]>,
+        embedding: &[f32],
+        content: impl AsRef<[u8]>,
+        c: Condition,
+    ) -> Result<Lsn, Error> {
+        let (id, content) = (id.as_ref(), content.as_ref());
+        let record = self.checked_put(id, embedding, content, Writing::Conditional)?;
+        let engine = self.engine();
+        let written = engine.write_if(&record, |guard, current| match (c, current) {
+            (Condition::Absent, current) => current.is_none(),
+            (Condition::Present, current) => current.is_some(),
+            (Condition::Lsn(_), None) => false,
+            (Condition::Lsn(lsn), Some(entry)) => engine.lsn_of(guard, entry) == lsn,
+        })?;
+        match written {
+            Ok(lsn) => self.finish_write(lsn),
+            Err(Refused(current)) => Err(Error::ConditionFailed { current }),
+        }
+    }
+
+    /// Removes an id. `true`: it was there.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Store::put): a removal is a small record of its own.
+    pub fn remove(&self, id: impl AsRef<[u8]>) -> Result<bool, Error> {
+        let id = id.as_ref();
+        self.check_writable()?;
+        check_id(id)?;
+        let removed = self.engine().remove(&Record {
+            kind: Kind::Tombstone,
+            writing: Writing::Conditional,
+            id,
+            key_hash: self.hash(id).0,
+            embedding: &[],
+            content: &[],
+            created_ns: now_ns(),
+        })?;
+        match removed {
+            Ok(lsn) => self.finish_write(lsn).map(|_| true),
+            Err(Refused(_)) => Ok(false),
+        }
+    }
+
+    /// Makes all writes of a batch, or none: after any crash it is there whole or not at all (a
+    /// reader beside it may see some of it before the rest). One reservation in one segment, so
+    /// together they must fit an empty one. Returns the highest of their LSNs; an empty batch
+    /// changes nothing and returns the highest LSN given so far.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`put`](Store::put) for each of its writes, and [`Error::RecordTooLarge`] for all
+    /// of them together: nothing is changed then.
+    #[expect(clippy::needless_pass_by_value, reason = "the contract: a batch is written once")]
+    pub fn write(&self, batch: Batch) -> Result<Lsn, Error> {
+        self.check_writable()?;
+        let geometry = self.engine().log().geometry();
+        let created_ns = now_ns();
+        let mut records = Vec::with_capacity(batch.len());
+        let mut bytes = 0u64;
+        for operation in &batch.operations {
+            check_id(&operation.id)?;
+            if operation.kind == Kind::Put {
+                self.check_embedding(&operation.embedding)?;
+            }
+            let record = Record {
+                kind: operation.kind,
+                writing: Writing::Blind,
+                id: &operation.id,
+                key_hash: self.hash(&operation.id).0,
+                embedding: bytemuck::cast_slice(&operation.embedding),
+                content: &operation.content,
+                created_ns,
+            };
+            self.check_size(&record)?;
+            bytes = bytes.saturating_add(record.layout().bytes());
+            records.push(record);
+        }
+        if records.is_empty() {
+            let guard = self.engine().epoch().pin();
+            return Ok(self.engine().log().last_given(&guard));
+        }
+        if !geometry.fits_batch(records.len(), bytes) {
+            let max = (geometry.segment_bytes - geometry.directory_at - UNIT_BYTES) as u64;
+            return Err(Error::RecordTooLarge { len: bytes, max });
+        }
+        let lsn = self.engine().write_batch(&records)?;
+        self.finish_write(lsn)
+    }
+
+    /// All that can be wrong with a put, before anything is touched.
+    fn checked_put<'a>(
+        &self,
+        id: &'a [u8],
+        embedding: &'a [f32],
+        content: &'a [u8],
+        writing: Writing,
+    ) -> Result<Record<'a>, Error> {
+        self.check_writable()?;
+        check_id(id)?;
+        self.check_embedding(embedding)?;
+        let record = Record {
+            kind: Kind::Put,
+            writing,
+            id,
+            key_hash: self.hash(id).0,
+            embedding: bytemuck::cast_slice(embedding),
+            content,
+            created_ns: now_ns(),
+        };
+        self.check_size(&record)?;
+        Ok(record)
+    }
+
+    fn check_size(&self, record: &Record<'_>) -> Result<(), Error> {
+        let max = self.engine().log().geometry().frame_bytes_max();
+        let len = record.layout().bytes();
+        if len > max { Err(Error::RecordTooLarge { len, max }) } else { Ok(()) }
+    }
+
+    /// Waits if the store promises that a write that returned is durable.
+    fn finish_write(&self, lsn: Lsn) -> Result<Lsn, Error> {
+        if self.synced {
+            self.duties.durability.wait(self.engine(), lsn)?;
+        }
+        Ok(lsn)
+    }
+
+    fn check_writable(&self) -> Result<(), Error> {
+        if self.read_only { Err(Error::ReadOnly) } else { self.duties.durability.check() }
+    }
+
+    fn check_embedding(&self, embedding: &[f32]) -> Result<(), Error> {
+        let (expected, actual) = (self.dimension(), embedding.len());
+        if expected != actual {
+            return Err(Error::DimensionMismatch { expected, actual });
+        }
+        // The largest magnitude as an integer: NaN and the infinities have the highest exponent.
+        // Without an early exit this is a few dozen vector instructions.
+        let magnitude = |value: &f32| value.to_bits() & 0x7FFF_FFFF;
+        let largest = embedding.iter().map(magnitude).fold(0, u32::max);
+        if largest >= f32::INFINITY.to_bits() {
+            let index = embedding.iter().position(|value| !value.is_finite());
+            return Err(Error::NonFinite { index: index.unwrap_or(0) });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,252 @@
+//! Waiting for durability: in threads, in tasks, and after a flush has failed.
+
+#![cfg(test)]
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use stratalog::internals::format::checksum::Salt;
+use stratalog::internals::format::frame::Writing;
+use stratalog::internals::format::header::{HEADER_END, Identity, StoreId};
+use stratalog::internals::format::ids::{Lsn as RawLsn, Sequence};
+use stratalog::internals::format::slot::Kind;
+use stratalog::internals::segment::{Geometry, Record, Segment};
+use stratalog::internals::{Durability as Flushes, Engine, HeapMemory, Log, Memory, Source};
+use stratalog::{Durability, Error, Lsn, Options, Store};
+
+fn open(path: &std::path::Path, durability: Durability) -> Store {
+    let options = Options::new().dimension(2).segment_size(1 << 20).durability(durability);
+    options.flush_interval(None).open(path).unwrap()
+}
+
+#[test]
+fn a_synced_write_is_durable_when_it_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("s"), Durability::Synced);
+    std::thread::scope(|scope| {
+        for t in 0..4 {
+            let store = &store;
+            scope.spawn(move || {
+                for n in 0..25 {
+                    let lsn = store.put(format!("{t}-{n}"), &[0.0, 1.0], "x").unwrap();
+                    assert!(store.durable_lsn() >= lsn);
+                }
+            });
+        }
+    });
+    assert!(store.remove("0-0").unwrap());
+    assert_eq!(store.stats().durable, store.durable_lsn());
+    let mut batch = stratalog::Batch::new();
+    batch.put("b", &[1.0, 1.0], "").remove("1-1");
+    let lsn = store.write(batch).unwrap();
+    assert!(store.durable_lsn() >= lsn);
+}
+
+#[test]
+fn waiting_covers_earlier_writes_and_knows_strangers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = open(&path, Durability::Buffered);
+    let first = store.put("a", &[0.0, 1.0], "x").unwrap();
+    let second = store.put("b", &[0.0, 1.0], "x").unwrap();
+    assert!(store.durable_lsn() < first);
+    store.wait_durable(second).unwrap();
+    assert!(store.durable_lsn() >= second);
+    store.wait_durable(first).unwrap();
+    let never = store.stats().tail;
+    assert!(matches!(store.wait_durable(never), Err(Error::UnknownLsn(lsn)) if lsn == never));
+    let third = store.put("c", &[0.0, 1.0], "x").unwrap();
+    assert_eq!(third, never);
+    store.close().unwrap();
+    let store = open(&path, Durability::Buffered);
+    assert!(store.durable_lsn() >= third, "closing makes all durable");
+    store.wait_durable(third).unwrap();
+    let read_only = Options::new().read_only(true).open(&path).unwrap();
+    assert!(matches!(read_only.wait_durable(third), Err(Error::ReadOnly)));
+}
+
+#[test]
+fn a_flush_interval_makes_durable_what_nobody_asks_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new().dimension(2).flush_interval(std::time::Duration::from_millis(5));
+    let store = options.open(dir.path().join("s")).unwrap();
+    let lsn = store.put("a", &[0.0, 1.0], "x").unwrap();
+    while store.durable_lsn() < lsn {
+        std::thread::yield_now();
+    }
+    assert!(store.durable_lsn() >= lsn);
+}
+
+/// An executor of a few lines: parks the thread between polls.
+struct Unpark(std::thread::Thread, AtomicU64);
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.1.fetch_add(1, Ordering::Release);
+        self.0.unpark();
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> (T, u64) {
+    let wakes = Arc::new(Unpark(std::thread::current(), AtomicU64::new(0)));
+    let waker = Waker::from(Arc::clone(&wakes));
+    let mut future = pin!(future);
+    loop {
+        let seen = wakes.1.load(Ordering::Acquire);
+        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return (value, seen);
+        }
+        while wakes.1.load(Ordering::Acquire) == seen {
+            std::thread::park();
+        }
+    }
+}
+
+#[test]
+fn a_future_is_ready_once_its_record_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("s"), Durability::Buffered);
+    let lsn = store.put("a", &[0.0, 1.0], "x").unwrap();
+    let (result, _) = block_on(store.durable(lsn));
+    result.unwrap();
+    assert!(store.durable_lsn() >= lsn);
+    let never = store.stats().tail;
+    let (result, _) = block_on(store.durable(never));
+    assert!(matches!(result, Err(Error::UnknownLsn(lsn)) if lsn == never));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tasks_await_on_tokio() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(&dir.path().join("s"), Durability::Buffered));
+    let tasks: Vec<_> = (0..50)
+        .map(|n| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                let lsn = store.put(format!("{n}"), &[0.0, 1.0], "x").unwrap();
+                store.durable(lsn).await.unwrap();
+                assert!(store.durable_lsn() >= lsn);
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[test]
+fn a_future_may_be_dropped_half_way_and_awaited_after_close() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("s"), Durability::Buffered);
+    let lsn = store.put("a", &[0.0, 1.0], "x").unwrap();
+    {
+        let mut dropped = pin!(store.durable(lsn));
+        let polled = dropped.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(!matches!(polled, Poll::Ready(Err(_))), "{polled:?}");
+    }
+    let later = store.put("b", &[0.0, 1.0], "x").unwrap();
+    let (future, other) = (store.durable(later), store.durable(later));
+    store.close().unwrap();
+    block_on(future).0.unwrap();
+    drop(other);
+}
+
+/// A heap memory whose flushes fail for as long as the switch is on.
+struct Faulty(HeapMemory, Arc<AtomicBool>);
+
+#[expect(unsafe_code, reason = "hands everything on to a memory that keeps the contract")]
+mod forward {
+    use super::{Faulty, HeapMemory, Memory, Ordering};
+    use std::sync::atomic::AtomicU64;
+
+    // SAFETY: `HeapMemory` keeps the contract.
+    unsafe impl Memory for Faulty {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn word(&self, at: usize) -> &AtomicU64 {
+            self.0.word(at)
+        }
+        unsafe fn write(&self, at: usize, bytes: &[u8]) {
+            // SAFETY: the caller's contract is the same.
+            unsafe { HeapMemory::write(&self.0, at, bytes) }
+        }
+        unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
+            // SAFETY: the caller's contract is the same.
+            unsafe { HeapMemory::bytes(&self.0, at, len) }
+        }
+        fn flush(&self) -> std::io::Result<()> {
+            if self.1.load(Ordering::Acquire) {
+                return Err(std::io::Error::other("planted"));
+            }
+            Ok(())
+        }
+    }
+}
+
+struct Heap(Arc<AtomicBool>);
+impl Source<Faulty> for Heap {
+    fn create(&self, sequence: Sequence) -> Result<Segment<Faulty>, Error> {
+        let identity = Identity {
+            store: StoreId([1; 16]),
+            sequence,
+            salt: Salt(sequence.0),
+            dimension: 1,
+            segment_bytes: 1 << 16,
+            directory_at: HEADER_END as u32,
+        };
+        let memory = Faulty(HeapMemory::new(1 << 16), Arc::clone(&self.0));
+        Ok(Segment::create(memory, &identity))
+    }
+    fn discard(&self, _: &Segment<Faulty>) {}
+    fn wake(&self) {}
+}
+
+fn put(engine: &Engine<Faulty, Heap>, id: &str) -> Lsn {
+    let record = Record {
+        kind: Kind::Put,
+        writing: Writing::Blind,
+        id: id.as_bytes(),
+        key_hash: id.len() as u64,
+        embedding: &[0; 4],
+        content: b"x",
+        created_ns: 0,
+    };
+    engine.put(&record).unwrap()
+}
+
+#[test]
+fn after_one_failed_flush_none_is_tried_and_nobody_is_told_that_all_is_well() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let geometry = Geometry { segment_bytes: 1 << 16, directory_at: HEADER_END, dimension: 1 };
+    let log = Log::new(Heap(Arc::clone(&broken)), geometry, Sequence(1));
+    let engine: Engine<Faulty, Heap> =
+        Engine::new(log, stratalog::internals::index::Shape::default());
+    let flushes = Flushes::default();
+    let durable = put(&engine, "a");
+    flushes.sync(&engine).unwrap();
+    assert_eq!(flushes.durable(), durable);
+
+    let lost = put(&engine, "bb");
+    broken.store(true, Ordering::Release);
+    let mut slot = None;
+    let polled = flushes.poll(lost, &mut Context::from_waker(Waker::noop()), &mut slot);
+    assert!(polled.is_pending());
+    let failed = |result: Result<(), Error>| {
+        assert!(matches!(result, Err(Error::FlushFailed(reason)) if reason == "planted"));
+    };
+    failed(flushes.wait(&engine, lost));
+    // The device is well again, but what it dropped is gone: still no.
+    broken.store(false, Ordering::Release);
+    failed(flushes.sync(&engine));
+    failed(flushes.wait(&engine, lost));
+    failed(flushes.check());
+    match flushes.poll(lost, &mut Context::from_waker(Waker::noop()), &mut slot) {
+        Poll::Ready(result) => failed(result),
+        Poll::Pending => panic!("a waiter was forgotten"),
+    }
+    assert_eq!(flushes.durable(), durable, "the durable end ran ahead of the data");
+    flushes.wait(&engine, durable).unwrap();
+    assert_ne!(flushes.durable(), RawLsn::default());
+}
