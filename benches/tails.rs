@@ -45,7 +45,10 @@ fn write(store: &Store, thread: u64, stop: &AtomicBool) -> Result<u64, Error> {
     Ok(puts)
 }
 
-fn beside_writers(store: &Store, seed: &mut u64) -> Result<(Tail, u64), Box<dyn std::error::Error>> {
+fn beside_writers(
+    store: &Store,
+    seed: &mut u64,
+) -> Result<(Tail, u64), Box<dyn std::error::Error>> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let stop = &stop;

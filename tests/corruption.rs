@@ -97,7 +97,8 @@ impl Closed {
     fn record(&self, id: &[u8]) -> (PathBuf, Slot) {
         let lsn = self.state[id].lsn;
         let name = format!("{:010x}-", lsn.as_u64() >> 24);
-        let named = |path: &&PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(&name);
+        let named =
+            |path: &&PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(&name);
         let path = self.files.keys().find(named).unwrap();
         (path.clone(), Slot::read(&self.files[path].bytes, lsn))
     }

@@ -61,7 +61,10 @@ fn the_index_takes_at_most_16_bytes_for_a_record() {
         store.put(id(n), &[n as f32; DIMENSION], []).unwrap();
         if (n + 1) % (records / 10) == 0 {
             let (counted, measured) = per_record(&store, before);
-            println!("{:>9} records: {counted:.2} bytes each by stats, {measured:.2} measured", n + 1);
+            println!(
+                "{:>9} records: {counted:.2} bytes each by stats, {measured:.2} measured",
+                n + 1
+            );
         }
     }
     settle(&store);

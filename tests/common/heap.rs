@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use stratalog::internals::format::checksum::Salt;
+use stratalog::internals::format::frame::Writing;
 use stratalog::internals::format::header::{DIRECTORY_AT, Identity, StoreId};
 use stratalog::internals::format::ids::Sequence;
 use stratalog::internals::format::slot::{Kind, SlotState};
@@ -69,7 +70,8 @@ fn hash(id: &[u8]) -> KeyHash {
 
 /// A version of an id; the embedding is in bytes.
 pub fn version<'a>(id: &'a [u8], embedding: &'a [u8], content: &'a [u8]) -> Record<'a> {
-    Record { kind: Kind::Put, id, key_hash: hash(id).0, embedding, content, created_ns: 1 }
+    let (kind, writing) = (Kind::Put, Writing::Blind);
+    Record { kind, writing, id, key_hash: hash(id).0, embedding, content, created_ns: 1 }
 }
 
 /// Puts a content; the embedding is its length, so that the two must fit.
@@ -80,8 +82,9 @@ pub fn put(engine: &HeapEngine, id: &[u8], content: &[u8]) -> Lsn {
 
 /// Removes an id.
 pub fn remove(engine: &HeapEngine, id: &[u8]) -> bool {
-    let tombstone = Record { kind: Kind::Tombstone, ..version(id, &[], &[]) };
-    engine.remove(&tombstone).expect("a removal")
+    let tombstone =
+        Record { kind: Kind::Tombstone, writing: Writing::Conditional, ..version(id, &[], &[]) };
+    engine.remove(&tombstone).expect("a removal").is_ok()
 }
 
 /// The content of an id.
@@ -126,6 +129,7 @@ pub fn reopened(engine: &HeapEngine) -> (HeapEngine, u32, u32) {
                 SlotState::Committed(kind, body) => {
                     again.restore(&copy, kind, body).expect("room in the index");
                 }
+                SlotState::Batch(..) | SlotState::Member(..) => {}
                 SlotState::Invalid => panic!("a slot is damaged"),
             }
         }

@@ -2,7 +2,8 @@
 
 use super::common::{self, assert_same, mix, reopen, state};
 use super::{
-    Answer, Closed, DIRECTORY_AT, RECORDS, SLOT, ask, change, flip, id, names, read_only, walk, zero,
+    Answer, Closed, DIRECTORY_AT, RECORDS, SLOT, ask, change, flip, id, names, read_only, walk,
+    zero,
 };
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -54,7 +55,8 @@ fn no_flipped_bit_of_a_record_gives_a_wrong_record_or_costs_another_one() {
             let named = names(&store.verify().unwrap(), &path, part.clone());
             // Asked once more: that others were read must not change the answer.
             let again = ask(&store, &closed.state, b"victim");
-            let right = (answer, again, seen) == (expected, expected, (expected == Answer::Whole).into())
+            let right = (answer, again, seen)
+                == (expected, expected, (expected == Answer::Whole).into())
                 && store.recovery().corrupt == lost
                 && named == (expected != Answer::Whole);
             if !right {
@@ -232,8 +234,12 @@ fn zeroed_stretches_cost_the_records_they_hit_and_no_other() {
     let closed = Closed::of_segments(3);
     let mut silent = Vec::new();
     for path in &closed.segments()[..2] {
-        let places: BTreeMap<_, _> =
-            closed.state.keys().map(|id| (id, closed.record(id))).filter(|(_, r)| r.0 == *path).collect();
+        let places: BTreeMap<_, _> = closed
+            .state
+            .keys()
+            .map(|id| (id, closed.record(id)))
+            .filter(|(_, r)| r.0 == *path)
+            .collect();
         let frames = places.values().map(|(_, slot)| slot.frame.start).min().unwrap();
         let stretches = [
             0..4096,
@@ -248,12 +254,16 @@ fn zeroed_stretches_cost_the_records_they_hit_and_no_other() {
         ];
         for zeroed in stretches {
             zero(path, zeroed.clone());
-            for (how, store) in [("reader", read_only(closed.path())), ("writer", common::open(closed.path()))] {
+            for (how, store) in
+                [("reader", read_only(closed.path())), ("writer", common::open(closed.path()))]
+            {
                 let overlaps = |r: &Range<usize>| r.start < zeroed.end && zeroed.start < r.end;
                 let mut lost = 0;
                 for id in closed.state.keys() {
                     let answer = ask(&store, &closed.state, id);
-                    let hit = places.get(id).is_some_and(|(_, s)| overlaps(&s.slot) || overlaps(&s.frame));
+                    let hit = places
+                        .get(id)
+                        .is_some_and(|(_, s)| overlaps(&s.slot) || overlaps(&s.frame));
                     let right = if hit { answer != Answer::Older } else { answer == Answer::Whole };
                     assert!(right, "{} is {answer:?}, zeroed {zeroed:?}", id.escape_ascii());
                     lost += u64::from(answer != Answer::Whole);
@@ -278,7 +288,8 @@ fn random_damage_is_survived_by_everything() {
         for path in &closed.segments() {
             for n in 0..1 + mix(seed) % 40 {
                 let random = mix(seed << 32 | n);
-                let at = if random % 3 == 0 { random >> 8 & 0xFFFF } else { random >> 8 & 0xF_FFFF };
+                let at =
+                    if random % 3 == 0 { random >> 8 & 0xFFFF } else { random >> 8 & 0xF_FFFF };
                 let end = (at as usize + (mix(random) % 300) as usize).min(1 << 20);
                 change(path, at as usize..end, |at, _| mix(random ^ at as u64) as u8);
             }
@@ -286,7 +297,8 @@ fn random_damage_is_survived_by_everything() {
         let verify = [Verify::FirstRead, Verify::EveryRead][seed as usize % 2];
         let store = Options::new().verify(verify).open(closed.path()).unwrap();
         assert!(walk(&store, &closed.state) < closed.state.len());
-        let older = closed.state.keys().filter(|id| ask(&store, &closed.state, id) == Answer::Older);
+        let older =
+            closed.state.keys().filter(|id| ask(&store, &closed.state, id) == Answer::Older);
         assert_eq!(older.count(), 0, "seed {seed}");
         assert!(!store.verify().unwrap().is_clean());
         RECORDS.put(&store, b"new", seed as u32);
