@@ -2,25 +2,19 @@
 #![expect(clippy::unwrap_used, reason = "a bench that cannot read has nothing to measure")]
 
 mod common;
+#[path = "common/dot.rs"]
+mod dot;
+#[path = "common/fill.rs"]
+mod fill;
 
-use common::{CONTENT, embedding, filled, id, random};
+use common::{CONTENT, embedding, id, random};
 use criterion::{Criterion, criterion_group, criterion_main};
+use dot::dot;
+use fill::filled;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use stratalog::{Pinned, Record, Store};
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    // Sixteen sums at once, so that the compiler can use vectors.
-    let (a, b) = (a.chunks_exact(16), b.chunks_exact(16));
-    let sums = a.zip(b).fold([0f32; 16], |mut sums, (a, b)| {
-        for n in 0..16 {
-            sums[n] += a[n] * b[n];
-        }
-        sums
-    });
-    sums.iter().sum()
-}
 
 /// Reads a byte of each part, as one who uses a record would.
 fn touch(record: &Record<'_>) -> f32 {

@@ -2,21 +2,16 @@
 #![expect(clippy::unwrap_used, reason = "a bench that cannot read has nothing to measure")]
 
 mod common;
+#[path = "common/dot.rs"]
+mod dot;
+#[path = "common/fill.rs"]
+mod fill;
 
-use common::{embedding, filled};
+use common::embedding;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use dot::dot;
+use fill::filled;
 use std::time::Duration;
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a, b) = (a.chunks_exact(16), b.chunks_exact(16));
-    let sums = a.zip(b).fold([0f32; 16], |mut sums, (a, b)| {
-        for n in 0..16 {
-            sums[n] += a[n] * b[n];
-        }
-        sums
-    });
-    sums.iter().sum()
-}
 
 fn iterate(criterion: &mut Criterion) {
     let query = embedding(7);

@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a bench that cannot open has nothing to measure")]
 
 mod common;
+#[path = "common/fill.rs"]
+mod fill;
 
-use common::filled;
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use fill::filled;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -2,8 +2,11 @@
 //! writers, in turns; of each percentile the median of all rounds.
 
 mod common;
+#[path = "common/fill.rs"]
+mod fill;
 
-use common::{CONTENT, embedding, filled, id, random};
+use common::{CONTENT, embedding, id, random};
+use fill::filled;
 use hdrhistogram::Histogram;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -179,7 +179,7 @@ mod real {
     thread_local! {
         #[cfg_attr(
             not(stratalog_loom),
-            expect(clippy::missing_const_for_thread_local, reason = "loom's macro has no const form")
+            expect(clippy::missing_const_for_thread_local, reason = "loom's has no const form")
         )]
         static HANDLES: RefCell<Vec<Handle>> = RefCell::new(Vec::new());
     }

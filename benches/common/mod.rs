@@ -1,8 +1,5 @@
 //! The records of all benches: 768 dimensions, contents of 256 bytes, ids of 16.
 
-use std::path::Path;
-use stratalog::{Error, Options, Store};
-
 pub const DIMENSION: usize = 768;
 pub const CONTENT: [u8; 256] = [b'c'; 256];
 
@@ -28,14 +25,4 @@ pub fn embedding(n: u64) -> Vec<f32> {
         (0..DIMENSION).map(|_| random(&mut seed) as f32 / (1u64 << 31) as f32 - 0.5).collect();
     let length = raw.iter().map(|x| x * x).sum::<f32>().sqrt();
     raw.iter().map(|x| x / length).collect()
-}
-
-/// A store with so many records.
-pub fn filled(path: &Path, records: u64) -> Result<Store, Error> {
-    let store = Options::new().dimension(DIMENSION).open(path)?;
-    let embeddings: Vec<_> = (0..64).map(embedding).collect();
-    for n in 0..records {
-        store.put(id(n), &embeddings[n as usize % 64], CONTENT)?;
-    }
-    Ok(store)
 }

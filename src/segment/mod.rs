@@ -65,8 +65,8 @@ impl Geometry {
         self.capacity().slots_max().min(puts * 2)
     }
 
-    /// Whether a batch of so many frames, with so many bytes in all, fits an empty segment: with the
-    /// slot and the unit of its head.
+    /// Whether a batch of so many frames, with so many bytes in all, fits an empty segment, its head
+    /// included.
     #[must_use]
     pub fn fits_batch(self, frames: usize, bytes: u64) -> bool {
         let slots = frames as u64 + 1;

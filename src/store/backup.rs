@@ -9,8 +9,8 @@ use crate::sync::unmodelled::Arc;
 use std::path::Path;
 
 impl Store {
-    /// Makes a copy of the store in `dir`, which must be missing or empty, while readers and writers
-    /// go on. The copy holds exactly what was written up to [`Store::durable_lsn`] at a moment
+    /// Makes a copy of the store in `dir`, which must be missing or empty, beside readers and
+    /// writers. The copy holds exactly what was written up to [`Store::durable_lsn`] at a moment
     /// during the call, everything that returned before it included; it has an identity of its
     /// own, is on the device when this returns, and is never there in part under its name.
     ///

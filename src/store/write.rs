@@ -43,8 +43,8 @@ impl Store {
     /// # let dir = tempfile::tempdir()?;
     /// # let store = stratalog::Options::new().dimension(1).open(dir.path().join("s"))?;
     /// let first = store.put_if("a", &[1.0], "mine", Condition::Absent)?;
-    /// let second = store.put_if("a", &[1.0], "yours", Condition::Absent);
-    /// assert!(matches!(second, Err(Error::ConditionFailed { current }) if current == Some(first)));
+    /// let refused = store.put_if("a", &[1.0], "yours", Condition::Absent).unwrap_err();
+    /// assert!(matches!(refused, Error::ConditionFailed { current } if current == Some(first)));
     /// store.put_if("a", &[2.0], "mine, revised", Condition::Lsn(first))?;
     /// # Ok(()) }
     /// ```
