@@ -126,6 +126,9 @@ impl Epoch {
             let node = node;
             ready.push(node.0);
         });
+        // What this thread holds back in its own bag would wait for its next pins, which may never
+        // come.
+        guard.flush();
     }
 
     /// Drops what is past its grace period, and pushes the collector on. For the maintenance

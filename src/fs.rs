@@ -270,11 +270,22 @@ pub fn list_segments(directory: &Path) -> io::Result<(Vec<SegmentFile>, u64)> {
     Ok((found, foreign))
 }
 
-/// Opens a segment's file; also its length.
-pub fn open_segment(path: &Path, writable: bool) -> io::Result<(File, u64)> {
-    let file = open_regular(path, writable)?;
-    let len = file.metadata()?.len();
-    Ok((file, len))
+/// Opens a segment's file; also its length. `None` if there is something else under its name, or
+/// nothing any more.
+pub fn open_segment(path: &Path, writable: bool) -> io::Result<Option<(File, u64)>> {
+    use rustix::io::Errno;
+    match open_regular(path, writable) {
+        Ok(file) => {
+            let len = file.metadata()?.len();
+            Ok(Some((file, len)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+        Err(error) => match Errno::from_io_error(&error) {
+            // A symbolic link, a directory, a pipe or socket, gone.
+            Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::NOENT) => Ok(None),
+            _ => Err(error),
+        },
+    }
 }
 
 /// A new, fully allocated file under a temporary name; [`NewSegmentFile::finish`] gives it its own.

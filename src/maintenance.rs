@@ -82,6 +82,7 @@ fn run(duties: &Duties, stop: &AtomicBool) {
         engine.epoch().reclaim();
         bell.wait(heard, if engine.epoch().pending() > 0 { SHORT_NAP } else { NAP });
     }
+    drop(name_segments(duties, &mut named));
     let guard = engine.epoch().pin();
     engine.log().discard_prepared(engine.epoch(), &guard);
 }
@@ -123,7 +124,8 @@ fn name_segments(duties: &Duties, named: &mut usize) -> Result<(), Error> {
     segments.sort_by_key(|segment| segment.0);
     segments.dedup_by_key(|segment| segment.0);
     if let Some(&(last, _)) = segments.last() {
-        engine.log().source().write_manifest(last.next(), segments)?;
+        let next = engine.log().floor().max(last.next());
+        engine.log().source().write_manifest(next, segments)?;
     }
     *named = count;
     Ok(())

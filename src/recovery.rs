@@ -61,6 +61,8 @@ struct Candidate {
     trusted: u32,
     /// The limit came from a cut after power loss.
     cut: bool,
+    /// Something is wrong with it as a whole.
+    flaw: Option<collect::Flaw>,
 }
 
 /// Opens the segments of a directory whose manifest this is.
@@ -91,9 +93,16 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
     let durability = Durability::default();
     if writable {
         decide(&engine, &durability, &candidates, tail)?;
-        write_manifest(&engine, manifest, collected.next_sequence, &missing)?;
-        for file in collected.blank {
-            crate::fs::remove_segment(engine.log().source().directory(), &file)?;
+        match write_manifest(&engine, manifest, collected.next_sequence, &missing) {
+            Ok(()) => {
+                for file in collected.blank {
+                    crate::fs::remove_segment(engine.log().source().directory(), &file)?;
+                }
+            }
+            // A full disk is no reason not to open: the old manifest still says nothing false, and
+            // the blank files still say which sequence numbers were used.
+            Err(Error::StorageFull) => {}
+            Err(error) => return Err(error),
         }
     } else if let Some(tail) = tail {
         engine.log().set_active(tail);
@@ -124,7 +133,9 @@ fn decide(
         }
     }
     let goes_on = |last: &Candidate| {
-        last.segment.sealed().is_none() && scan::cursor_is_sound(&last.segment, last.limit)
+        last.flaw.is_none()
+            && last.segment.sealed().is_none()
+            && scan::cursor_is_sound(&last.segment, last.limit)
     };
     if let (Some(tail), Some(last)) = (tail, candidates.last())
         && goes_on(last)
@@ -140,16 +151,20 @@ fn decide_segment(
     boot_id: [u64; 2],
 ) -> Result<(), Error> {
     let segment = &*candidate.segment;
-    if candidate.cut {
+    let rebooted = segment.boot_id() != boot_id;
+    if rebooted && candidate.flaw.is_none() || candidate.cut {
+        // Power loss may have taken slots without a trace, and the LSNs given with them must not be
+        // given again.
         segment.close_cursor(candidate.limit);
         segment.seal(candidate.limit);
     } else {
         scan::void_undecided(segment, candidate.limit);
     }
+    segment.set_frames_begin_if_full(scan::mark_at(segment, candidate.limit).floor);
     let durable = segment.durable_end().min(candidate.limit);
     segment.set_flushed(scan::mark_at(segment, durable));
     segment.set_settled(durable == candidate.limit && !candidate.cut);
-    if segment.boot_id() == boot_id {
+    if !rebooted {
         return Ok(());
     }
     if !segment.is_settled() {

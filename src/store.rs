@@ -61,7 +61,7 @@ pub struct Store {
     damage: Vec<Damage>,
     closed: bool,
     /// Held as long as the store is open for writing; given back last.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 const _: () = {

@@ -27,7 +27,7 @@ use stratalog::internals::format::header::DIRECTORY_AT;
 use stratalog::{Error, Lsn, Options, Store, VerifyReport};
 use tempfile::TempDir;
 
-const RECORDS: Records = Records { dimension: 16, content_max: 300 };
+const RECORDS: Records = Records { dimension: 16, content_max: 2_500 };
 const SLOT: usize = 32;
 
 /// A store that was closed, and what was in it.

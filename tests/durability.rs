@@ -320,7 +320,7 @@ fn removals_on_a_disk_that_fills_up_hold_or_have_not_happened() {
                 assert!(store.contains(&id));
             }
         }
-        if mix(u64::from(n)) % 4 == 0 {
+        if mix(u64::from(n)).is_multiple_of(4) {
             let put = store.put(&id, &RECORDS.embedding(&id, 0), "short");
             assert!(matches!(put, Ok(_) | Err(Error::StorageFull)), "{put:?}");
             removed -= u32::from(put.is_ok() && store.len() as u32 > acknowledged - removed);

@@ -306,7 +306,7 @@ fn what_was_removed_stays_removed_over_many_openings_and_rolls() {
 fn a_reservation_that_a_kill_left_open_is_torn_once_and_void_for_ever() {
     let dir = tempfile::tempdir().unwrap();
     let store = create(dir.path());
-    let last = (0..10).map(|n| RECORDS.put(&store, &id(n), 1)).last().unwrap();
+    let last = (0..10).map(|n| RECORDS.put(&store, &id(n), 1)).max().unwrap();
     let before = state(&store);
     store.close().unwrap();
     let [segment] = &tree::segments(dir.path())[..] else { panic!("one segment") };

@@ -124,7 +124,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     ) -> Identified<'g, M> {
         match self.locate(guard, entry) {
             Ok(at) if at.frame.id() == id => Identified::Same(at),
-            Ok(at) if at.segment.is_verified(at.frame.header().slot) => Identified::Other,
+            Ok(at) if !entry.tomb && at.segment.is_verified(at.frame.offset()) => Identified::Other,
             Ok(at) => match at.segment.verify(&at.frame) {
                 Ok(()) => Identified::Other,
                 Err(damage) => {
@@ -154,19 +154,38 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// LSN of what an entry points at. A frame header that this process has not checked is only
     /// believed after its checksum was, or else the slot is asked.
     pub fn lsn_of(&self, guard: &Guard, entry: Entry) -> Lsn {
-        match self.locate(guard, entry) {
+        let (segment, offset) = match self.locate(guard, entry) {
             Ok(at)
-                if at.segment.is_verified(at.frame.header().slot)
+                if !entry.tomb && at.segment.is_verified(at.frame.offset())
                     || at.segment.verify(&at.frame).is_ok() =>
             {
-                at.frame.header().lsn
+                return at.frame.header().lsn;
             }
-            Ok(at) => slot_of_frame(at.segment, self.offset_of(entry)).map_or(Lsn::ZERO, |b| b.lsn),
-            Err(at) => at
-                .segment
-                .and_then(|segment| slot_of_frame(segment, at.offset))
-                .map_or(Lsn::ZERO, |body| body.lsn),
-        }
+            Ok(at) => (Some(at.segment), self.offset_of(entry)),
+            Err(at) => (at.segment, at.offset),
+        };
+        let body = segment.and_then(|segment| slot_of_frame(segment, offset));
+        body.map_or(Lsn::ZERO, |body| body.lsn)
+    }
+
+    /// The slot of what an entry points at, which is under a checksum of its own. The frame's
+    /// header says which it is; if it says wrong, the directory is looked through.
+    fn slot_of(&self, guard: &Guard, entry: Entry) -> Option<SlotBody> {
+        let (segment, offset) = match self.locate(guard, entry) {
+            Ok(at) => {
+                let slot = at.frame.header().slot;
+                if slot.0 < at.segment.slots_end()
+                    && let SlotState::Committed(_, body) | SlotState::Member(_, body) =
+                        at.segment.slot(slot)
+                    && body.offset == at.frame.offset()
+                {
+                    return Some(body);
+                }
+                (at.segment, self.offset_of(entry))
+            }
+            Err(at) => (at.segment?, at.offset),
+        };
+        slot_of_frame(segment, offset)
     }
 
     /// The entry that counts for the key whose slot holds this one. A pending entry's record is

@@ -1,11 +1,12 @@
 //! Bringing what recovery found into the index.
 #![expect(unsafe_code, reason = "follows slots into frames")]
 
-use super::{Engine, Keys, exhausted};
+use super::{Engine, exhausted};
 use crate::epoch::Guard;
 use crate::error::Error;
+use crate::format::ids::Lsn;
 use crate::format::slot::{Kind, SlotBody};
-use crate::index::{Decision, Entry, Exhausted, Found, KeyHash};
+use crate::index::{Decision, Entry, Exhausted, Found, KeyHash, Resolve};
 use crate::log::Source;
 use crate::memory::Memory;
 use crate::segment::Segment;
@@ -16,14 +17,12 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let guard = self.epoch.pin();
         let tomb = kind == Kind::Tombstone;
         let entry = Entry { address: segment.address(body.offset), tomb, pending: false };
-        // SAFETY: recovery has seen the slot committed, by Acquire.
-        let id = unsafe { segment.frame(body.offset) }.map_or(&[][..], |frame| frame.id());
-        let keys = Keys { engine: self, guard: &guard, hash: KeyHash(body.key_hash), id };
+        let keys = RestoredKeys { engine: self, guard: &guard, segment, body };
         let mut won = false;
         let decide = |found| {
             won = match found {
                 Found::Absent { .. } => true,
-                Found::Entry(old) => self.lsn_of(&guard, old) < body.lsn,
+                Found::Entry(old) => self.slot_of(&guard, old).is_none_or(|old| old.lsn < body.lsn),
             };
             if won { Decision::Set(entry) } else { Decision::Keep }
         };
@@ -53,5 +52,35 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             self.sub_live_of(guard, old);
             self.add_live(-1);
         }
+    }
+}
+
+/// Compares keys of records that may be damaged. Slots are under checksums of their own, so equal
+/// hashes there decide, unless both frames are whole and their ids differ.
+struct RestoredKeys<'a, M: Memory, S, const SLOTS: usize> {
+    engine: &'a Engine<M, S, SLOTS>,
+    guard: &'a Guard,
+    segment: &'a Segment<M>,
+    body: SlotBody,
+}
+
+impl<M: Memory, S: Source<M>, const SLOTS: usize> Resolve for RestoredKeys<'_, M, S, SLOTS> {
+    fn same_key(&self, entry: Entry) -> bool {
+        let body = self.engine.slot_of(self.guard, entry);
+        if body.is_none_or(|body| body.key_hash != self.body.key_hash) {
+            return false;
+        }
+        // SAFETY: recovery has seen the slot committed, by Acquire.
+        let mine = unsafe { self.segment.frame(self.body.offset) };
+        let (Ok(mine), Ok(other)) = (mine, self.engine.locate(self.guard, entry)) else {
+            return true;
+        };
+        let whole =
+            || self.segment.verify(&mine).is_ok() && other.segment.verify(&other.frame).is_ok();
+        mine.id() == other.frame.id() || !whole()
+    }
+
+    fn lsn(&self, entry: Entry) -> Lsn {
+        self.engine.slot_of(self.guard, entry).map_or(Lsn::ZERO, |body| body.lsn)
     }
 }

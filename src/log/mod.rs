@@ -67,6 +67,11 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         self.geometry
     }
 
+    /// New segments get at least this sequence number.
+    pub fn floor(&self) -> Sequence {
+        self.floor
+    }
+
     /// Where segments come from.
     pub fn source(&self) -> &S {
         &self.source

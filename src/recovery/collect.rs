@@ -28,11 +28,21 @@ pub(super) struct Collected {
 
 /// A mapped file and what its name and header say.
 enum Opened {
-    Segment(Box<Segment<MmapMemory>>),
+    /// One of the store's, and what is wrong with it as a whole, if something is.
+    Segment(Box<Segment<MmapMemory>>, Option<Flaw>),
     /// Not this store's, or not a segment at all.
     Foreign,
     /// This store's by its name, but unreadable.
     Broken(&'static str),
+}
+
+/// What may be wrong with a segment whose records can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flaw {
+    /// Its header does not hold; the manifest stood in for it.
+    Header,
+    /// Its file is too short: it was read from a copy in memory.
+    Short,
 }
 
 pub(super) fn collect(
@@ -57,23 +67,42 @@ pub(super) fn collect(
     let mut seen = BTreeMap::new();
     for file in &found {
         let salt = listed.get(&file.sequence).copied().filter(|s| s.0 as u32 == file.half_salt);
-        if file.sequence < Sequence::MAX {
-            collected.next_sequence = collected.next_sequence.max(file.sequence.next());
-        }
         match open(files, file, salt, writable)? {
-            Opened::Foreign => report.foreign_files += 1,
+            Opened::Foreign => {
+                report.foreign_files += 1;
+                continue;
+            }
             Opened::Broken(reason) => {
                 report.corrupt += 1;
                 collected.damage.push(damage(&file.path, reason));
                 seen.insert(file.sequence, ());
+                // It may be well again tomorrow: it goes on being named.
+                collected.missing.extend(salt.map(|salt| (file.sequence, salt)));
             }
-            // Below what the manifest covers, and not in it: given up before, and not quite gone.
-            Opened::Segment(segment)
-                if salt.is_none() && file.sequence < manifest.next_sequence =>
+            // Below what the manifest covers, and not in it, but with records in it: somebody put
+            // it there.
+            Opened::Segment(segment, _)
+                if salt.is_none()
+                    && file.sequence < manifest.next_sequence
+                    && !is_unused(&segment) =>
             {
-                collected.blank.push(fs::segment_name(file.sequence, segment.salt()));
+                report.foreign_files += 1;
+                continue;
             }
-            Opened::Segment(segment) => take(&mut collected, &mut seen, file, *segment, salt),
+            Opened::Segment(segment, flaw) => {
+                if let Some(flaw) = flaw {
+                    let reason = match flaw {
+                        Flaw::Header => "its header is damaged",
+                        Flaw::Short => "its file is cut short",
+                    };
+                    report.corrupt += 1;
+                    collected.damage.push(damage(&file.path, reason));
+                }
+                take(&mut collected, &mut seen, file, *segment, (salt, flaw));
+            }
+        }
+        if file.sequence < Sequence::MAX {
+            collected.next_sequence = collected.next_sequence.max(file.sequence.next());
         }
     }
     for (sequence, salt) in listed {
@@ -90,18 +119,19 @@ fn damage(path: &Path, reason: &str) -> Damage {
     Damage { segment: path.to_owned(), offset: 0, id: None, reason: reason.to_owned() }
 }
 
+fn is_unused(segment: &Segment<MmapMemory>) -> bool {
+    segment.taken().slots == 0 && segment.slot_is_blank(SlotNumber(0)) && segment.sealed().is_none()
+}
+
 /// A segment that never held a record, and that the manifest does not name, is not needed.
 fn take(
     collected: &mut Collected,
     seen: &mut BTreeMap<Sequence, ()>,
     file: &SegmentFile,
     segment: Segment<MmapMemory>,
-    listed: Option<Salt>,
+    (listed, flaw): (Option<Salt>, Option<Flaw>),
 ) {
-    let unused = segment.taken().slots == 0
-        && segment.slot_is_blank(SlotNumber(0))
-        && segment.sealed().is_none();
-    if unused && listed.is_none() {
+    if is_unused(&segment) && listed.is_none() {
         collected.blank.push(fs::segment_name(file.sequence, segment.salt()));
         return;
     }
@@ -109,7 +139,7 @@ fn take(
     let limit = super::scan::end_of(&segment);
     let trusted = segment.durable_end().min(limit);
     let segment = Arc::new(segment);
-    collected.candidates.push(Candidate { segment, limit, trusted, cut: false });
+    collected.candidates.push(Candidate { segment, limit, trusted, cut: false, flaw });
 }
 
 fn open(
@@ -119,18 +149,20 @@ fn open(
     writable: bool,
 ) -> Result<Opened, Error> {
     let expected = listed.map(|salt| files.identity(file.sequence, salt));
-    let unreadable = |error: io::Error| match (error.kind(), expected.is_some()) {
-        // Not a regular file, a symbolic link, no permission: not what the engine made.
-        (_, false) => Opened::Foreign,
-        (_, true) => Opened::Broken("it cannot be opened as a regular file"),
-    };
     let (handle, len) = match fs::open_segment(&file.path, writable) {
-        Ok(opened) => opened,
-        Err(error) => return Ok(unreadable(error)),
+        Ok(Some(opened)) => opened,
+        Ok(None) if expected.is_some() => return Ok(Opened::Broken("it is not a regular file")),
+        Ok(None) => return Ok(Opened::Foreign),
+        Err(error) if expected.is_none() && error.kind() == io::ErrorKind::PermissionDenied => {
+            return Ok(Opened::Foreign);
+        }
+        // Out of file handles, no permission: what cannot be opened today is not gone.
+        Err(error) => return Err(Error::Io(error)),
     };
     let wanted = files.identity(file.sequence, Salt(0)).segment_bytes;
     let size = usize::try_from(wanted).map_err(io::Error::other)?;
-    let memory = if len >= wanted {
+    let short = len < wanted;
+    let memory = if !short {
         if writable {
             MmapMemory::new(handle, size)?
         } else {
@@ -143,7 +175,7 @@ fn open(
     } else {
         return Ok(Opened::Foreign);
     };
-    Ok(attach(files, file, expected, memory))
+    Ok(attach(files, file, expected, memory, short))
 }
 
 fn attach(
@@ -151,10 +183,15 @@ fn attach(
     file: &SegmentFile,
     expected: Option<Identity>,
     memory: MmapMemory,
+    short: bool,
 ) -> Opened {
+    let mut flaw = short.then_some(Flaw::Short);
     let identity = match (Identity::decode(&Segment::identity_bytes(&memory)), expected) {
         (Ok(identity), _) => identity,
-        (Err(HeaderError::Damaged | HeaderError::Foreign), Some(expected)) => expected,
+        (Err(HeaderError::Damaged | HeaderError::Foreign), Some(expected)) => {
+            flaw = flaw.or(Some(Flaw::Header));
+            expected
+        }
         (Err(HeaderError::Version(_)), Some(_)) => return Opened::Broken("another format version"),
         (Err(_), None) => return Opened::Foreign,
     };
@@ -164,7 +201,7 @@ fn attach(
     let named =
         identity == files.identity(file.sequence, salt) && identity.salt.0 as u32 == file.half_salt;
     match (named, expected) {
-        (true, _) => Opened::Segment(Box::new(Segment::attach(memory, &identity))),
+        (true, _) => Opened::Segment(Box::new(Segment::attach(memory, &identity)), flaw),
         (false, Some(_)) => Opened::Broken("it is another segment's file"),
         (false, None) => Opened::Foreign,
     }

@@ -41,6 +41,12 @@ pub(super) fn limit(candidates: &mut [Candidate], boot: [u64; 2], report: &mut R
     let mut cutting = false;
     for candidate in candidates {
         let wholly_durable = candidate.trusted >= candidate.limit;
+        if candidate.flaw.is_some() {
+            // Damage, not power loss: the header's words mean nothing. Every record is checked, and
+            // none is given up because of another.
+            candidate.trusted = 0;
+            continue;
+        }
         if candidate.segment.boot_id() == boot && !cutting || wholly_durable {
             continue;
         }

@@ -77,8 +77,8 @@ pub enum Reserved {
     /// It fitted.
     Granted(Grant),
     /// It did not, and neither will any later one [C1]. To the one reservation that found it out
-    /// first, this tells how many slots were granted in all.
-    Full { granted: Option<u32> },
+    /// first, this tells how much was granted in all.
+    Full { granted: Option<Taken> },
 }
 
 /// Reserves `slots` neighbouring slots and `units` of frame space. Wait-free: one load, at most one
@@ -95,7 +95,7 @@ pub fn reserve(cursor: &AtomicU64, capacity: Capacity, slots: u32, units: Units)
     let before = Taken::from_word(cursor.fetch_add(add, Ordering::Relaxed));
     let after = before.plus(slots, units);
     if !capacity.fits(after) {
-        let granted = capacity.fits(before).then_some(before.slots as u32);
+        let granted = capacity.fits(before).then_some(before);
         return Reserved::Full { granted };
     }
     let half = capacity.segment_bytes / 2;
@@ -135,7 +135,7 @@ mod tests {
                     }
                     Reserved::Full { granted: Some(granted) } => {
                         prop_assert!(!full, "two reservations were the first that did not fit");
-                        prop_assert_eq!(granted, slots);
+                        prop_assert_eq!(granted.slots, u64::from(slots));
                         full = true;
                     }
                     Reserved::Full { granted: None } => prop_assert!(full),

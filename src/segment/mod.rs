@@ -26,10 +26,7 @@ pub use writer::{BatchReservation, Pending, Record, Reservation, Voided};
 use crate::format::checksum::Salt;
 use crate::format::frame::{FrameLayout, Writing};
 use crate::format::header::{self, IDENTITY_BYTES, Identity};
-use crate::format::ids::{
-    Address, AddressLayout, Sequence, SlotNumber, TableIndex, UNIT_BYTES, Units,
-};
-use crate::format::slot::SLOT_BYTES;
+use crate::format::ids::{Address, AddressLayout, Sequence, TableIndex, UNIT_BYTES, Units};
 use crate::memory::Memory;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use cursor::{Capacity, Taken};
@@ -55,14 +52,12 @@ impl Geometry {
         }
     }
 
-    /// Slots that have a bit for their checksum having been checked: twice as many as there can be
-    /// puts with this dimension. Records beyond, which only a segment full of tombstones has, are
-    /// checked at every read; without the bound the bits of large frames would lie unused.
-    fn verified_slots(self) -> u32 {
-        let smallest_put =
-            FrameLayout::new(1, self.dimension, 0, Writing::Blind).bytes() as usize + SLOT_BYTES;
-        let puts = self.segment_bytes.div_ceil(smallest_put) as u32;
-        self.capacity().slots_max().min(puts * 2)
+    /// How far to shift a frame's offset for its bit among the verified ones: puts are at least so
+    /// far apart that no two of them share a bit. (Found by the offset, which the index gives,
+    /// rather than by the slot number, which would have to be read from the unchecked header.)
+    fn verified_shift(self) -> u32 {
+        let smallest_put = FrameLayout::new(1, self.dimension, 0, Writing::Blind).bytes();
+        (smallest_put / UNIT_BYTES as u64).max(1).ilog2()
     }
 
     /// Whether a batch of so many frames, with so many bytes in all, fits an empty segment, its head
@@ -92,8 +87,11 @@ pub struct Segment<M> {
     layout: AddressLayout,
     /// Set once, before the segment is published in the table.
     table: AtomicU32,
-    /// One bit for each slot: its frame's checksum was checked, or made, by this process.
+    /// One bit for each put: its checksum was checked, or made, by this process.
     verified: Box<[AtomicU64]>,
+    verified_shift: u32,
+    /// Where the frames begin once no more can be taken; 0 before.
+    frames_begin: AtomicU32,
     /// Bytes of frames that the index points at.
     live_bytes: AtomicU64,
     flushed: AtomicU64,
@@ -122,7 +120,8 @@ impl<M: Memory> Segment<M> {
             directory_at: identity.directory_at as usize,
             dimension: identity.dimension as usize,
         };
-        let words = (geometry.verified_slots() as usize).div_ceil(64);
+        let verified_shift = geometry.verified_shift();
+        let words = ((geometry.segment_bytes / UNIT_BYTES) >> verified_shift).div_ceil(64).max(1);
         Self {
             memory,
             geometry,
@@ -130,6 +129,8 @@ impl<M: Memory> Segment<M> {
             salt: identity.salt,
             layout: AddressLayout::new(geometry.segment_bytes),
             table: AtomicU32::new(u32::MAX),
+            verified_shift,
+            frames_begin: AtomicU32::new(0),
             verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
             live_bytes: AtomicU64::new(0),
             flushed: AtomicU64::new((geometry.segment_bytes as u64 / 64) << 32),
@@ -239,8 +240,25 @@ impl<M: Memory> Segment<M> {
 
     /// Bytes of all frames taken, dead and void ones included.
     pub fn frame_bytes(&self) -> u64 {
-        let most = (self.geometry.segment_bytes - self.geometry.directory_at) as u64;
-        (self.taken().units * UNIT_BYTES as u64).min(most)
+        let bytes = self.geometry.segment_bytes as u64;
+        // Relaxed: a statistic.
+        match self.frames_begin.load(Ordering::Relaxed) {
+            0 => (self.taken().units * UNIT_BYTES as u64).min(bytes),
+            begin => bytes - u64::from(begin) * UNIT_BYTES as u64,
+        }
+    }
+
+    /// As [`Segment::set_frames_begin`], if it takes no more.
+    pub fn set_frames_begin_if_full(&self, begin: Units) {
+        if self.is_full() {
+            self.set_frames_begin(begin);
+        }
+    }
+
+    /// Notes where the frames begin in a segment that takes no more: its cursor counts overruns.
+    pub fn set_frames_begin(&self, begin: Units) {
+        // Relaxed: a statistic.
+        self.frames_begin.store(begin.0, Ordering::Relaxed);
     }
 
     /// Sets the cursor of a segment that nobody else has yet.
@@ -258,20 +276,23 @@ impl<M: Memory> Segment<M> {
         self.cursor_word().store(full.word(), Ordering::Relaxed);
     }
 
-    /// Marks a frame's checksum as checked by this process.
-    pub fn set_verified(&self, slot: SlotNumber) {
-        if let Some(word) = self.verified.get(slot.index() / 64) {
+    /// Marks the checksum of the put at this offset as checked by this process.
+    pub fn set_verified(&self, offset: Units) {
+        let bit = offset.0 >> self.verified_shift;
+        if let Some(word) = self.verified.get(bit as usize / 64) {
             // Relaxed: a hint that saves work; whoever misses it checks again.
-            word.fetch_or(1 << (slot.0 % 64), Ordering::Relaxed);
+            word.fetch_or(1 << (bit % 64), Ordering::Relaxed);
         }
     }
 
-    /// Whether a frame's checksum was checked, or made, by this process.
+    /// Whether the checksum of the put at this offset was checked, or made, by this process. Says
+    /// nothing about tombstones.
     #[inline]
-    pub fn is_verified(&self, slot: SlotNumber) -> bool {
+    pub fn is_verified(&self, offset: Units) -> bool {
+        let bit = offset.0 >> self.verified_shift;
         // Relaxed: as in `set_verified`.
-        let word = self.verified.get(slot.index() / 64).map(|word| word.load(Ordering::Relaxed));
-        word.is_some_and(|word| word >> (slot.0 % 64) & 1 == 1)
+        let word = self.verified.get(bit as usize / 64).map(|word| word.load(Ordering::Relaxed));
+        word.is_some_and(|word| word >> (bit % 64) & 1 == 1)
     }
 
     /// Notes that the index points at one more frame of so many bytes.

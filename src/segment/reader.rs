@@ -19,6 +19,7 @@ pub struct Frame<'s> {
     layout: FrameLayout,
     /// From the end of the tag to the end of the content.
     bytes: &'s [u8],
+    offset: Units,
     tag: &'s AtomicU64,
     previous: &'s AtomicU64,
 }
@@ -28,6 +29,13 @@ impl<'s> Frame<'s> {
     #[must_use]
     pub fn header(&self) -> &FrameHeader {
         &self.header
+    }
+
+    /// Where the frame begins.
+    #[must_use]
+    #[inline]
+    pub fn offset(&self) -> Units {
+        self.offset
     }
 
     /// Bytes of the frame in the log.
@@ -120,7 +128,7 @@ impl<M: Memory> Segment<M> {
         // SAFETY: the whole frame lies inside (above); filled before (contract).
         let bytes = unsafe { self.memory.bytes(at + TAG_BYTES, layout.end - TAG_BYTES) };
         let previous = self.memory.word(at + layout.previous_at());
-        Ok(Frame { header, layout, bytes, tag: self.memory.word(at), previous })
+        Ok(Frame { header, layout, bytes, offset, tag: self.memory.word(at), previous })
     }
 
     /// The frame of a slot that is committed or pending.
@@ -143,7 +151,9 @@ impl<M: Memory> Segment<M> {
         if sum != header.checksum {
             return Err(FrameDamage("the checksum does not match"));
         }
-        self.set_verified(header.slot);
+        if header.kind == Kind::Put {
+            self.set_verified(frame.offset);
+        }
         Ok(())
     }
 }

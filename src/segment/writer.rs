@@ -5,9 +5,9 @@
 #![expect(unsafe_code, reason = "writes payload by the rules of `Memory`")]
 
 use super::Segment;
-use super::cursor::{self, Grant, Reserved};
+use super::cursor::{self, Grant, Reserved, Taken};
 use crate::format::frame::{FrameHeader, FrameLayout, TAG_BYTES, Writing, units_of};
-use crate::format::ids::{Address, Lsn, SlotNumber, Units};
+use crate::format::ids::{Address, Lsn, SlotNumber, UNIT_BYTES, Units};
 use crate::format::slot::{self, EMPTY_WORD, Kind, SlotBody};
 use crate::memory::Memory;
 use crate::sync::Ordering;
@@ -56,6 +56,15 @@ pub struct Reservation<'s, M: Memory> {
 }
 
 impl<M: Memory> Segment<M> {
+    /// By the one reservation that found the segment full first.
+    fn note_full(&self, granted: Option<Taken>) {
+        if let Some(granted) = granted {
+            let units = (self.geometry.segment_bytes / UNIT_BYTES) as u64;
+            self.set_frames_begin(Units((units - granted.units) as u32));
+            self.seal(granted.slots as u32);
+        }
+    }
+
     /// Reserves a slot and the space for a frame of `bytes`, or `None` if the segment is full. The
     /// flag says that this reservation took the segment past its half.
     pub fn reserve(&self, bytes: u64) -> Option<(Reservation<'_, M>, bool)> {
@@ -66,11 +75,10 @@ impl<M: Memory> Segment<M> {
                 let reservation = Reservation { segment: self, slot, offset, len, decided: false };
                 Some((reservation, passed_half))
             }
-            Reserved::Full { granted: Some(granted) } => {
-                self.seal(granted);
+            Reserved::Full { granted } => {
+                self.note_full(granted);
                 None
             }
-            Reserved::Full { granted: None } => None,
         }
     }
 }
@@ -117,8 +125,10 @@ impl<'s, M: Memory> Reservation<'s, M> {
         self.write(TAG_BYTES + fields.len(), record.id);
         self.write(layout.embedding_at, record.embedding);
         self.write(layout.content_at, record.content);
-        // This process has just made the checksum of these very bytes.
-        self.segment.set_verified(self.slot);
+        if record.kind == Kind::Put {
+            // This process has just made the checksum of these very bytes.
+            self.segment.set_verified(self.offset);
+        }
         let body = SlotBody {
             lsn: header.lsn,
             key_hash: record.key_hash,
@@ -244,9 +254,7 @@ impl<M: Memory> Segment<M> {
         let Grant { slot, offset, passed_half } = match reserved {
             Reserved::Granted(grant) => grant,
             Reserved::Full { granted } => {
-                if let Some(granted) = granted {
-                    self.seal(granted);
-                }
+                self.note_full(granted);
                 return None;
             }
         };

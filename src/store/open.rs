@@ -42,7 +42,9 @@ impl Options {
                 fs::create_directory(path)?;
             }
             Place::Blank => drop(self.dimension_to_create()?),
-            Place::Store | Place::Headless => {}
+            // Before anything is touched: `MANIFEST` is a common name.
+            Place::Store => drop(read_manifest(path)?),
+            Place::Headless => {}
         }
         let lock = if self.read_only { None } else { Some(fs::lock(path)?) };
         // Under the lock: another process may have created the store since the first look.
@@ -76,7 +78,7 @@ impl Options {
             report: recovered.report,
             damage: recovered.damage,
             closed: false,
-            _lock: lock,
+            lock,
         })
     }
 

@@ -62,7 +62,7 @@ impl<'s> Pinned<'s> {
         entry: Entry,
     ) -> Result<(), Error> {
         let needed = match self.store.verify {
-            Verify::FirstRead => !segment.is_verified(frame.header().slot),
+            Verify::FirstRead => !segment.is_verified(frame.offset()),
             Verify::EveryRead => true,
             Verify::Never => false,
         };

@@ -99,9 +99,18 @@ impl Store {
         if std::mem::replace(&mut self.closed, true) {
             return Ok(());
         }
-        // Joins the thread, which discards the prepared segment.
+        // Joins the threads; a prepared segment is discarded.
         self.maintenance = None;
-        if self.read_only { Ok(()) } else { self.duties.durability.settle(self.engine()) }
+        if self.read_only {
+            return Ok(());
+        }
+        let settled = self.duties.durability.settle(self.engine());
+        if let Some(lock) = self.lock.take() {
+            // By name, not by closing the file: a process that is being started just now has it
+            // open, too, for a moment. Closing does it all the same if this fails.
+            drop(lock.unlock());
+        }
+        settled
     }
 }
 

@@ -36,7 +36,7 @@ impl Records {
     pub fn embedding(self, id: &[u8], version: u32) -> Vec<f32> {
         assert!(version < 1 << 24);
         let seed = seed(id, version);
-        let value = |n: usize| (mix(seed ^ n as u64) >> 40) as f32 / 1024.0 - 8192.0;
+        let value = |n: usize| (seed.rotate_left(n as u32) as u32 >> 8 ^ n as u32) as f32 - 8e6;
         (0..self.dimension).map(|n| if n == 0 { version as f32 } else { value(n) }).collect()
     }
 
@@ -44,7 +44,7 @@ impl Records {
     pub fn content(self, id: &[u8], version: u32) -> Vec<u8> {
         let seed = !seed(id, version);
         let len = (mix(seed) % (self.content_max as u64 + 1)) as usize;
-        (0..len).map(|n| mix(seed ^ n as u64) as u8).collect()
+        (0..len).map(|n| seed.rotate_left(n as u32) as u8 ^ (n >> 6) as u8).collect()
     }
 
     /// Puts a version.

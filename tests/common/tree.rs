@@ -18,14 +18,15 @@ impl std::fmt::Debug for Seen {
     }
 }
 
-/// Everything in a directory, by name.
+/// Everything in a directory, by name. What goes away meanwhile (an unfinished file) is not there.
 pub fn look(directory: &Path) -> BTreeMap<PathBuf, Seen> {
     let mut tree = BTreeMap::new();
     for entry in std::fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();
-        let metadata = path.symlink_metadata().expect("metadata");
+        let Ok(metadata) = path.symlink_metadata() else { continue };
         let modified = metadata.modified().expect("a time");
-        let bytes = if metadata.is_file() { std::fs::read(&path).expect("a file") } else { vec![] };
+        let bytes = if metadata.is_file() { std::fs::read(&path) } else { Ok(vec![]) };
+        let Ok(bytes) = bytes else { continue };
         tree.insert(path, Seen { bytes, modified });
     }
     tree

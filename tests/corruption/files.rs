@@ -208,7 +208,8 @@ fn what_is_no_file_in_place_of_a_segment_is_reported_waits_for_nobody_and_stays(
     let closed = Closed::of_segments(3);
     let path = &closed.segments()[1];
     let aside = closed.path().with_extension("aside");
-    let makers: [(&str, fn(&Path, &Path)); 4] = [
+    type Maker = fn(&Path, &Path);
+    let makers: [(&str, Maker); 4] = [
         ("symbolic link", |path, aside| symlink(aside, path).unwrap()),
         ("directory", |path, _| std::fs::create_dir(path).unwrap()),
         ("pipe", |path, _| {

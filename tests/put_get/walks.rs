@@ -42,7 +42,7 @@ fn stir(store: &Store, thread: u64, stop: &AtomicBool) -> u64 {
         n += 1;
         SMALL.put(store, &fixed(mix(n ^ thread << 32) as u32 % FIXED), n as u32 % 1000);
         // The set grows for a while (splits), then shrinks (rebuilds).
-        let id = passing(thread << 32 | mix(n) % 4_000);
+        let id = passing((thread << 32) + mix(n) % 4_000);
         if n / 5_000 % 2 == 0 {
             SMALL.put(store, &id, 1);
         } else {

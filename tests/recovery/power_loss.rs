@@ -81,7 +81,7 @@ fn lose(seed: u64, synced: u32, more: u32, chance_of_new: u64) -> Lost {
     let durable = history.last_key_value().map_or(Lsn::default(), |(lsn, _)| *lsn);
     assert!(store.stats().durable >= durable);
     tree::copy(store.path(), &at("old"));
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         // The durable end is stored after the flush it speaks of: on the device it may be behind.
         for path in tree::segments(&at("old")) {
             let mut bytes = std::fs::read(&path).unwrap();

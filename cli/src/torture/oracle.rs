@@ -162,15 +162,18 @@ impl Oracle {
             began.ok_or_else(|| wrong(Key(u32::MAX), format!("get {look} never began")))?;
         let position = self.position;
         let judged = self.judge_at(key, found, began);
-        let found = match found {
-            Found::Nothing => None,
-            Found::Version { version, .. } => Some(version),
+        // What this get must have seen has happened by now [O2].
+        let seen: Vec<Version> = match found {
+            Found::Nothing => self.removes_at(key, began).map(|op| op.version).collect(),
+            Found::Version { version, .. } => vec![version],
         };
-        if let Some(op) = self.ops_mut(key)?.iter_mut().find(|op| op.put && op.leaves() == found) {
+        if let [seen] = seen[..]
+            && let Some(op) = self.ops_mut(key)?.iter_mut().find(|op| op.version == seen)
+        {
             op.end = op.end.min(position);
         }
         judged.map_err(|violation| Violation {
-            what: format!("get {look}: {violation}"),
+            what: format!("get {look}: {}", violation.what),
             ..violation
         })
     }
@@ -198,9 +201,14 @@ impl Oracle {
         later.max_by_key(|op| op.begin)
     }
 
+    /// The removes that can have been last.
+    fn removes_at(&self, key: Key, before: u64) -> impl Iterator<Item = &Op> {
+        let removes = self.ops(key).iter().filter(|op| !op.put);
+        removes.filter(move |op| self.later_than(key, op.end, before).is_none())
+    }
+
     fn judge_nothing(&self, key: Key, before: u64) -> Result<(), Violation> {
-        let mut removes = self.ops(key).iter().filter(|op| !op.put);
-        if removes.any(|op| self.later_than(key, op.end, before).is_none()) {
+        if self.removes_at(key, before).next().is_some() {
             return Ok(());
         }
         // No remove can have been last, so an acknowledged put was.

@@ -138,6 +138,18 @@ fn what_a_get_has_seen_must_stay_although_its_put_was_never_acknowledged() {
 }
 
 #[test]
+fn a_remove_that_a_get_has_seen_must_stay_although_it_was_never_acknowledged() {
+    let [begins, ends] = look(SHARED, Found::Nothing);
+    let mut events = vec![begin(1, SHARED, true), put(1), begin(2, SHARED, false), begins, ends];
+    assert_eq!(kind(&after(&events), SHARED, Found::Nothing), None);
+    assert_eq!(kind(&after(&events), SHARED, version(1)), Some(Kind::Wrong));
+    // With a second remove pending, either may be the one that was seen.
+    events.insert(3, begin(3, SHARED, false));
+    assert_eq!(kind(&after(&events), SHARED, Found::Nothing), None);
+    assert_eq!(kind(&after(&events), SHARED, version(1)), None);
+}
+
+#[test]
 fn a_get_is_bound_by_what_was_acknowledged_before_it_began_and_by_nothing_else() {
     let (one, two) = (begin(1, SHARED, true), begin(2, SHARED, true));
     let [begins, ends] = look(SHARED, version(1));
