@@ -13,7 +13,7 @@
 #![expect(unsafe_code, reason = "nodes travel through the collector as raw pointers")]
 
 use crate::sync::unmodelled::{Arc, AtomicU64 as PlainU64, Ordering as PlainOrdering};
-use crate::sync::{AtomicPtr, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 #[cfg(any(not(stratalog_loom), crossbeam_loom))]
 pub use real::Guard;
@@ -26,6 +26,9 @@ pub type Garbage = Box<dyn Retired>;
 /// A marker for what can be retired: its `Drop` is the reclamation.
 pub trait Retired: Send {}
 impl<T: Send> Retired for T {}
+
+/// So much waiting garbage is worth waking somebody: index chunks of some 30 KiB each.
+const RECLAIM_AT: u64 = 16;
 
 struct Node {
     next: AtomicPtr<Node>,
@@ -86,6 +89,8 @@ pub struct Epoch {
     ready: Arc<ReadyList>,
     retired: AtomicU64,
     reclaimed: AtomicU64,
+    /// Somebody was told that there is enough to reclaim.
+    called: AtomicBool,
 }
 
 /// A raw node on its way through the collector.
@@ -103,6 +108,7 @@ impl Epoch {
             ready: Arc::new(ReadyList { head: AtomicPtr::new(std::ptr::null_mut()) }),
             retired: AtomicU64::new(0),
             reclaimed: AtomicU64::new(0),
+            called: AtomicBool::new(false),
         }
     }
 
@@ -131,9 +137,22 @@ impl Epoch {
         guard.flush();
     }
 
+    /// Whether it is time for [`Epoch::reclaim`]: says so once, to the first who asks when enough has
+    /// been retired.
+    #[inline]
+    #[must_use]
+    pub fn wants_reclaim(&self) -> bool {
+        // Relaxed: a hint, here and below; a nap of the maintenance thread ends by itself, too.
+        self.pending() >= RECLAIM_AT
+            && !self.called.load(Ordering::Relaxed)
+            && !self.called.swap(true, Ordering::Relaxed)
+    }
+
     /// Drops what is past its grace period, and pushes the collector on. For the maintenance
     /// thread; safe from any, but never cheap.
     pub fn reclaim(&self) {
+        // Relaxed: a hint.
+        self.called.store(false, Ordering::Relaxed);
         if self.pending() > 0 {
             self.pin().flush();
         }

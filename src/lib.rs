@@ -97,4 +97,10 @@ pub mod internals {
     pub use crate::levels::Levels;
     pub use crate::log::{Log, SegmentTable, Source};
     pub use crate::memory::{HeapMemory, Memory};
+
+    /// An LSN from its number.
+    #[must_use]
+    pub fn lsn(raw: u64) -> crate::Lsn {
+        crate::Lsn::from_u64(raw)
+    }
 }

@@ -16,6 +16,8 @@ use std::time::Duration;
 const NAP: Duration = Duration::from_secs(1);
 /// How long it sleeps while something retired waits for its grace period.
 const SHORT_NAP: Duration = Duration::from_millis(10);
+/// A retired thing is free after two epochs; each reclaim can begin one.
+const EPOCHS: u32 = 3;
 /// Pages are made in steps of this many bytes, so that closing does not wait for all of them.
 const POPULATE_BYTES: usize = 2 << 20;
 
@@ -79,7 +81,9 @@ fn run(duties: &Duties, stop: &AtomicBool) {
         // segment tries itself, and its caller hears of it. The manifest is tried again next time.
         drop(prepare(engine, stop));
         drop(name_segments(duties, &mut named));
-        engine.epoch().reclaim();
+        for _ in 0..EPOCHS {
+            engine.epoch().reclaim();
+        }
         bell.wait(heard, if engine.epoch().pending() > 0 { SHORT_NAP } else { NAP });
     }
     drop(name_segments(duties, &mut named));

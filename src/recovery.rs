@@ -65,6 +65,14 @@ struct Candidate {
     flaw: Option<collect::Flaw>,
 }
 
+impl Candidate {
+    /// Slots below this were decided and flushed once. Of a flawed segment nothing is known, and
+    /// nothing will be added: whatever is missing there was lost.
+    fn durable(&self) -> u32 {
+        if self.flaw.is_some() { self.limit } else { self.segment.durable_end().min(self.limit) }
+    }
+}
+
 /// Opens the segments of a directory whose manifest this is.
 pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Recovered, Error> {
     let started = Instant::now();
@@ -90,6 +98,10 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
     scan::scan_all(&engine, &candidates, &mut report)?;
     engine.index().set_keep_tombstones(false);
 
+    for candidate in &candidates {
+        let durable = candidate.durable();
+        candidate.segment.set_flushed(scan::mark_at(&candidate.segment, durable));
+    }
     let durability = Durability::default();
     if writable {
         decide(&engine, &durability, &candidates, tail)?;
@@ -158,12 +170,10 @@ fn decide_segment(
         segment.close_cursor(candidate.limit);
         segment.seal(candidate.limit);
     } else {
-        scan::void_undecided(segment, candidate.limit);
+        scan::void_undecided(segment, candidate.durable(), candidate.limit);
     }
     segment.set_frames_begin_if_full(scan::mark_at(segment, candidate.limit).floor);
-    let durable = segment.durable_end().min(candidate.limit);
-    segment.set_flushed(scan::mark_at(segment, durable));
-    segment.set_settled(durable == candidate.limit && !candidate.cut);
+    segment.set_settled(candidate.durable() == candidate.limit && !candidate.cut);
     if !rebooted {
         return Ok(());
     }

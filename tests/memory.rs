@@ -52,7 +52,7 @@ fn settle(store: &Store) {
 #[test]
 fn the_index_takes_at_most_16_bytes_for_a_record() {
     let given = std::env::var("STRATALOG_RECORDS").ok();
-    let records: u64 = given.map_or(100_000, |n| n.parse().expect("a number of records"));
+    let records: u64 = given.map_or(300_000, |n| n.parse().expect("a number of records"));
     let fixed = FIXED_BYTES / records as f64;
     let dir = tempfile::tempdir().unwrap();
     let before = anonymous();

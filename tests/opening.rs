@@ -40,7 +40,9 @@ fn roles() {
     match role.as_str() {
         // Holds a store open for writing until told to go on; then puts some more.
         "writer" => {
-            let store = filled(&place, 100);
+            // Without a flush in the background, which notes the durable end in the headers.
+            drop(filled(&place, 100));
+            let store = Options::new().flush_interval(None).open(&place).unwrap();
             say("ready");
             wait();
             for n in 100..200 {

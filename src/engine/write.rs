@@ -62,6 +62,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             match published {
                 Ok(Published::Installed(before)) => {
                     self.account(&guard, record.kind, before);
+                    self.call_for_reclaim();
                     return Ok(lsn);
                 }
                 Ok(Published::Absorbed) => return Ok(lsn),
@@ -130,6 +131,13 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
     }
 
+    /// Has what the index replaced given back, now and then.
+    fn call_for_reclaim(&self) {
+        if self.epoch.wants_reclaim() {
+            self.log.source().wake();
+        }
+    }
+
     /// After a record took the place of what counted before.
     pub(super) fn account(&self, guard: &Guard, kind: Kind, before: Option<Entry>) {
         let live_before = before.filter(|old| !old.tomb);
@@ -190,6 +198,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                     }
                     self.account(&guard, record.kind, before);
                     self.replace(&guard, record, entry, Entry { pending: false, ..entry })?;
+                    self.call_for_reclaim();
                     return Ok(Ok(lsn));
                 }
             }

@@ -115,16 +115,26 @@ impl<const SLOTS: usize> Directory<SLOTS> {
         unsafe { &*successor }
     }
 
-    /// Before a chunk is frozen: its predecessor's step 3, if it may still be missing [I4]. A low
-    /// child, and a rebuilt chunk, got where they are by it; a high child by step 1.
+    /// Before a chunk is frozen: its predecessor's step 3, if it may still be missing [I4].
     pub(super) fn settle_parent(&self, epoch: &Epoch, guard: &Guard, chunk: &Chunk<SLOTS>) {
-        let Some(top) = chunk.depth().checked_sub(1).map(|bit| 1 << bit) else { return };
-        if chunk.prefix() & top != 0
-            && let Some(parent) = self.entry(chunk.prefix() & !top, guard)
-            && parent.depth() < chunk.depth()
-        {
+        if let Some(parent) = self.lingering_parent(guard, chunk) {
             self.settle(epoch, guard, parent);
         }
+    }
+
+    /// What the chunk was split from, if that is still in the directory. Only a high child can be
+    /// there at the same time; a low child, and a rebuilt chunk, got where they are by step 3.
+    pub(super) fn lingering_parent<'g>(
+        &'g self,
+        guard: &'g Guard,
+        chunk: &Chunk<SLOTS>,
+    ) -> Option<&'g Chunk<SLOTS>> {
+        let top = 1 << chunk.depth().checked_sub(1)?;
+        if chunk.prefix() & top == 0 {
+            return None;
+        }
+        let parent = self.entry(chunk.prefix() ^ top, guard)?;
+        (parent.depth() < chunk.depth()).then_some(parent)
     }
 
     /// Takes what is missing of a replaced chunk's three steps.

@@ -160,6 +160,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
         if chunk.forward().is_none() {
             self.directory.settle_parent(epoch, guard, chunk);
             chunk.freeze();
+            debug_assert!(self.directory.lingering_parent(guard, chunk).is_none(), "I4");
             if chunk.forward().is_none() {
                 let (low, high) = self.build(chunk, plan, resolve);
                 chunk.publish(low, high);

@@ -187,10 +187,11 @@ fn scan(
 }
 
 /// Step 4's part for slots: nobody will ever decide about these any more.
-pub(super) fn void_undecided<M: Memory>(segment: &Segment<M>, limit: u32) {
+/// Below the durable end an undecided slot is damage, and stays to be named.
+pub(super) fn void_undecided<M: Memory>(segment: &Segment<M>, durable: u32, limit: u32) {
     let mut undecided = Vec::new();
     for (slot, state) in segment.slots(limit) {
-        if matches!(state, SlotState::Empty | SlotState::Pending(..)) {
+        if slot.0 >= durable && matches!(state, SlotState::Empty | SlotState::Pending(..)) {
             undecided.push(slot);
         }
     }

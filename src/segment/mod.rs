@@ -206,7 +206,9 @@ impl<M: Memory> Segment<M> {
     /// Exact, but for the moment between a first overrun and its note of the sealed count.
     pub fn slots_end(&self) -> u32 {
         let most = self.sealed().unwrap_or(u32::MAX).min(self.geometry.capacity().slots_max());
-        self.taken().slots.min(u64::from(most)) as u32
+        let taken = self.taken().slots.min(u64::from(most)) as u32;
+        // A damaged header may say less than recovery has found.
+        taken.max(self.flushed().slot)
     }
 
     /// Slots below this mark are on the device, this process knows.

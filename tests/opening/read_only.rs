@@ -62,7 +62,14 @@ fn a_read_only_handle_beside_a_live_writer_shows_what_was_published_when_it_was_
     assert_eq!(then.len(), 100);
     writer.go_on();
     assert_eq!(writer.hear().as_deref(), Some("more"));
-    let files = tree::look(dir.path());
+    // Its background thread may still have the manifest to write.
+    let files = loop {
+        let files = tree::look(dir.path());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        if tree::look(dir.path()) == files {
+            break files;
+        }
+    };
     assert_same(&state(&early), &then);
     let late = read_only(dir.path());
     assert_eq!(late.len(), 199);

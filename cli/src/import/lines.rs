@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::io::{BufRead, Read};
 
-/// No line is longer: six times what the largest record can hold, as JSON may escape each byte.
-const LINE_BYTES_MAX: u64 = 3 << 30;
+/// No line is longer: more than any record of a usual store takes, as JSON, and less than memory.
+const LINE_BYTES_MAX: u64 = 1 << 30;
 
 /// One line that holds a record.
 #[derive(Debug)]
