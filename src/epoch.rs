@@ -137,8 +137,8 @@ impl Epoch {
         guard.flush();
     }
 
-    /// Whether it is time for [`Epoch::reclaim`]: says so once, to the first who asks when enough has
-    /// been retired.
+    /// Whether it is time for [`Epoch::reclaim`]: says so once, to the first who asks when enough
+    /// has been retired.
     #[inline]
     #[must_use]
     pub fn wants_reclaim(&self) -> bool {

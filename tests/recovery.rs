@@ -1,5 +1,5 @@
-//! What a reopened store holds. Invariant: after close, drop or kill, exactly what the handle before
-//! showed: the same ids, bytes and LSNs, the highest LSN per id; and no LSN is ever given again.
+//! What a reopened store holds. Invariant: after close, drop or kill, exactly what the handle
+//! before showed: the same ids, bytes and LSNs, the highest LSN per id; and no LSN is ever given again.
 #![cfg(test)]
 
 #[path = "common/child.rs"]

@@ -1,5 +1,5 @@
-//! Conditional writes, batches and backups: linearizable, all or nothing across any crash. Each test
-//! ends with a reopen that finds the same.
+//! Conditional writes, batches, backups: linearizable, and all or nothing across any crash. Each
+//! test ends with a reopen that finds the same.
 
 #![cfg(test)]
 

@@ -200,7 +200,7 @@ mod tests {
             prop_assert_eq!(layout.bytes() % 64, 0);
             let layout = FrameLayout::new(id, dimension, content, Writing::Conditional);
             let previous = layout.previous_at();
-            prop_assert!(previous % 8 == 0 && previous + 8 <= layout.bytes() as usize);
+            prop_assert!(previous.is_multiple_of(8) && previous + 8 <= layout.bytes() as usize);
             prop_assert!(previous >= layout.end || dimension == 0 && previous == 0);
         }
     }

@@ -300,7 +300,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     /// Segments that hold records or are about to: all but the prepared and the discarded.
     pub fn in_use<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Segment<M>> {
         let active = self.active(guard).map(Segment::table_index);
-        let used = move |s: &&'g Segment<M>| s.taken().slots > 0 || Some(s.table_index()) == active;
+        let used = move |s: &&'g Segment<M>| s.slots_end() > 0 || Some(s.table_index()) == active;
         self.table.iter(guard).filter(used)
     }
 }

@@ -60,8 +60,8 @@ impl Geometry {
         (smallest_put / UNIT_BYTES as u64).max(1).ilog2()
     }
 
-    /// Whether a batch of so many frames, with so many bytes in all, fits an empty segment, its head
-    /// included.
+    /// Whether a batch of so many frames, with so many bytes in all, fits an empty segment, with its
+    /// head.
     #[must_use]
     pub fn fits_batch(self, frames: usize, bytes: u64) -> bool {
         let slots = frames as u64 + 1;

@@ -44,7 +44,8 @@ impl Crew {
         let Some(&max) = times.last() else { return };
         let at = |per_cent: usize| times[times.len() * per_cent / 100];
         println!(
-            "  {self:?}: {} steps of {} workers in {whole:.1?}: p50 {:.1?}, p99 {:.1?}, max {max:.1?}",
+            "  {self:?}: {} steps of {} workers in {whole:.1?}: \
+             p50 {:.1?}, p99 {:.1?}, max {max:.1?}",
             times.len(),
             done.len(),
             at(50),
