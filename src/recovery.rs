@@ -119,6 +119,14 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
     } else if let Some(tail) = tail {
         engine.log().set_active(tail);
     }
+    // Everything before the first segment that is not wholly flushed is durable, and its own part.
+    for candidate in &candidates {
+        let flushed = candidate.segment.flushed().slot;
+        durability.advance(&candidate.segment, flushed);
+        if flushed < candidate.limit {
+            break;
+        }
+    }
     report.records = engine.live();
     report.missing_segments = missing.len() as u64;
     report.elapsed = started.elapsed();
@@ -135,14 +143,6 @@ fn decide(
     let boot_id = engine.log().source().boot_id();
     for candidate in candidates {
         decide_segment(durability, candidate, boot_id)?;
-    }
-    // Everything before the first segment that is not wholly flushed is durable, and its own part.
-    for candidate in candidates {
-        let flushed = candidate.segment.flushed().slot;
-        durability.advance(&candidate.segment, flushed);
-        if flushed < candidate.limit {
-            break;
-        }
     }
     let goes_on = |last: &Candidate| {
         last.flaw.is_none()

@@ -292,6 +292,41 @@ fn a_shared_record_can_be_kept_across_an_await() {
     reopen(store);
 }
 
+/// Uses a store when its thread ends, after the store's own thread-local state may be gone.
+struct AtTheEnd(std::sync::Arc<Store>);
+
+impl Drop for AtTheEnd {
+    fn drop(&mut self) {
+        let n = self.0.len() as u32;
+        RECORDS.put(&self.0, &n.to_le_bytes(), n);
+        assert!(self.0.pin().get(n.to_le_bytes()).unwrap().is_some());
+    }
+}
+
+thread_local! {
+    static AT_THE_END: std::cell::RefCell<Option<AtTheEnd>> = const { std::cell::RefCell::new(None) };
+}
+
+#[test]
+fn a_store_can_be_used_while_a_thread_ends() {
+    let (_dir, store) = new_store(RECORDS.dimension);
+    let store = std::sync::Arc::new(store);
+    for used_before in [true, false, true] {
+        let held = std::sync::Arc::clone(&store);
+        let thread = std::thread::spawn(move || {
+            // Whose destructor runs first depends on which was used first: both orders.
+            if used_before {
+                drop(held.pin());
+            }
+            AT_THE_END.with_borrow_mut(|end| *end = Some(AtTheEnd(std::sync::Arc::clone(&held))));
+            drop(held.pin());
+        });
+        thread.join().unwrap();
+    }
+    assert_eq!(store.len(), 3);
+    reopen(std::sync::Arc::into_inner(store).expect("every thread has ended"));
+}
+
 /// What a call must leave alone if it fails.
 fn looks(store: &Store) -> (common::State, Lsn, u64, u64) {
     let stats = store.stats();
