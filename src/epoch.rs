@@ -153,12 +153,18 @@ impl Epoch {
     pub fn reclaim(&self) {
         // Relaxed: a hint.
         self.called.store(false, Ordering::Relaxed);
-        if self.pending() > 0 {
-            self.pin().flush();
+        loop {
+            if self.pending() > 0 {
+                self.pin().flush();
+            }
+            let count = self.ready.take_all();
+            // Relaxed: as in `retire`.
+            self.reclaimed.fetch_add(count, Ordering::Relaxed);
+            // The collector looks at a few bags at a time: on, as long as there was something.
+            if count == 0 {
+                return;
+            }
         }
-        let count = self.ready.take_all();
-        // Relaxed: as in `retire`.
-        self.reclaimed.fetch_add(count, Ordering::Relaxed);
     }
 
     /// How many retired things are not dropped yet.
