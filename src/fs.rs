@@ -346,9 +346,20 @@ fn allocate(file: &File, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Locks a store for writing; the lock lasts as long as the file. Its text is for people: who
-/// holds it.
-pub fn lock(directory: &Path) -> Result<File, Error> {
+/// The lock of a store that is open for writing; dropping it gives it up.
+#[derive(Debug)]
+pub struct DirectoryLock(File);
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // By name, not by closing the file alone: a process that is being started just now has it
+        // open, too, until its exec. Closing does it all the same if this fails.
+        drop(self.0.unlock());
+    }
+}
+
+/// Locks a store for writing. The file's text is for people: who holds it.
+pub fn lock(directory: &Path) -> Result<DirectoryLock, Error> {
     let path = directory.join(LOCK);
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let mut file = OpenOptions::new()
@@ -368,7 +379,7 @@ pub fn lock(directory: &Path) -> Result<File, Error> {
     // Without the text the lock holds all the same, and a full disk must not stop an opening.
     let named = file.set_len(0).and_then(|()| file.write_all(holder_text().as_bytes()));
     drop(named);
-    Ok(file)
+    Ok(DirectoryLock(file))
 }
 
 fn holder_text() -> String {

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::format::checksum::Salt;
 use crate::format::frame::ID_BYTES_MAX;
 use crate::format::ids::Sequence;
+use crate::fs::DirectoryLock;
 use crate::index::KeyHash;
 use crate::maintenance::{Duties, Maintenance};
 use crate::memory::MmapMemory;
@@ -23,7 +24,6 @@ use crate::record::{OwnedRecord, SharedRecord};
 use crate::recovery::FileEngine;
 use crate::report::{Damage, RecoveryReport};
 use crate::sync::unmodelled::Arc;
-use std::fs::File;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -61,7 +61,7 @@ pub struct Store {
     damage: Vec<Damage>,
     closed: bool,
     /// Held as long as the store is open for writing; given back last.
-    lock: Option<File>,
+    lock: Option<DirectoryLock>,
 }
 
 const _: () = {

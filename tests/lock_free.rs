@@ -1,6 +1,6 @@
 //! A thread that is stopped anywhere inside `put`, `get` or `remove` stops nobody else's. The
-//! simple form: threads are stopped where the code can be made to wait from outside; the others must get
-//! all their work done meanwhile, or these tests never end.
+//! simple form: threads are stopped where the code can be made to wait from outside; the others
+//! must get all their work done meanwhile, or these tests never end.
 #![cfg(test)]
 
 mod common;

@@ -7,6 +7,8 @@ mod child;
 mod common;
 #[path = "opening/read_only.rs"]
 mod read_only;
+#[path = "common/torn.rs"]
+mod torn;
 #[path = "common/tree.rs"]
 mod tree;
 

@@ -10,7 +10,9 @@ mod limits;
 mod walks;
 
 use common::{Records, SEGMENT, mix, reopen, state};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::SystemTime;
 use stratalog::{Error, Lsn, Options, SharedRecord, Store};
 use tempfile::TempDir;
@@ -293,7 +295,7 @@ fn a_shared_record_can_be_kept_across_an_await() {
 }
 
 /// Uses a store when its thread ends, after the store's own thread-local state may be gone.
-struct AtTheEnd(std::sync::Arc<Store>);
+struct AtTheEnd(Arc<Store>);
 
 impl Drop for AtTheEnd {
     fn drop(&mut self) {
@@ -304,27 +306,27 @@ impl Drop for AtTheEnd {
 }
 
 thread_local! {
-    static AT_THE_END: std::cell::RefCell<Option<AtTheEnd>> = const { std::cell::RefCell::new(None) };
+    static AT_THE_END: RefCell<Option<AtTheEnd>> = const { RefCell::new(None) };
 }
 
 #[test]
 fn a_store_can_be_used_while_a_thread_ends() {
     let (_dir, store) = new_store(RECORDS.dimension);
-    let store = std::sync::Arc::new(store);
+    let store = Arc::new(store);
     for used_before in [true, false, true] {
-        let held = std::sync::Arc::clone(&store);
+        let held = Arc::clone(&store);
         let thread = std::thread::spawn(move || {
             // Whose destructor runs first depends on which was used first: both orders.
             if used_before {
                 drop(held.pin());
             }
-            AT_THE_END.with_borrow_mut(|end| *end = Some(AtTheEnd(std::sync::Arc::clone(&held))));
+            AT_THE_END.with_borrow_mut(|end| *end = Some(AtTheEnd(Arc::clone(&held))));
             drop(held.pin());
         });
         thread.join().unwrap();
     }
     assert_eq!(store.len(), 3);
-    reopen(std::sync::Arc::into_inner(store).expect("every thread has ended"));
+    reopen(Arc::into_inner(store).expect("every thread has ended"));
 }
 
 /// What a call must leave alone if it fails.

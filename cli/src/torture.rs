@@ -84,10 +84,10 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         }
         if disk_bytes(&store)? > DISK_BYTES_MAX {
             bar.suspend(|| {
-                let kills = count(rig.tally.kills);
-                output::complain(&format!(
-                    "after {kills} kills: the store has passed 1 GiB; begun again"
-                ));
+                let (kills, passed) = (count(rig.tally.kills), size(DISK_BYTES_MAX));
+                let text =
+                    format!("after {kills} kills: the store has passed {passed}, begun again");
+                output::complain(&text);
             });
             fs::remove_dir_all(&store)?;
             rig.begin_again();

@@ -105,11 +105,7 @@ impl Store {
             return Ok(());
         }
         let settled = self.duties.durability.settle(self.engine());
-        if let Some(lock) = self.lock.take() {
-            // By name, not by closing the file: a process that is being started just now has it
-            // open, too, for a moment. Closing does it all the same if this fails.
-            drop(lock.unlock());
-        }
+        self.lock = None;
         settled
     }
 }

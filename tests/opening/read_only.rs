@@ -2,7 +2,7 @@
 
 use super::child::Role;
 use super::common::{Records, assert_same, open, reopen, state};
-use super::{RECORDS, filled, tree};
+use super::{RECORDS, filled, torn, tree};
 use std::path::Path;
 use stratalog::{Error, Options, Store};
 
@@ -45,6 +45,9 @@ fn a_read_only_handle_reads_a_killed_writers_store_and_repairs_nothing() {
     assert_eq!(writer.hear().as_deref(), Some("ready"));
     drop(writer.kill());
     std::fs::write(dir.path().join("MANIFEST.tmp"), "unfinished").unwrap();
+    let last = tree::segments(dir.path()).pop().unwrap();
+    torn::open_reservation(&last);
+    assert!(torn::prepared_successor(&last) > 1);
     let files = tree::look(dir.path());
     let first = state(&read_only(dir.path()));
     assert_eq!(first.len(), 100);

@@ -97,9 +97,11 @@ fn a_walk_that_pauses_misses_nothing_and_repeats_nothing() {
     for n in 0..10_000 {
         assert!(store.remove(passing(n)).unwrap());
     }
+    // It goes on with what there is now, not with what there was when it paused.
     for record in walk {
         let record = record.unwrap();
-        SMALL.version_of(record.id(), record.embedding(), record.content());
+        let version = SMALL.version_of(record.id(), record.embedding(), record.content());
+        assert_eq!(version, 1, "{} was overwritten or removed", record.id().escape_ascii());
         assert_eq!(seen.insert(record.id(), FIXED), None, "seen twice");
     }
     let fixed_seen = (0..FIXED).filter(|&n| seen.contains_key(&fixed(n)[..])).count();
