@@ -101,6 +101,9 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
     for candidate in &candidates {
         let durable = candidate.durable();
         candidate.segment.set_flushed(scan::mark_at(&candidate.segment, durable));
+        if !writable {
+            candidate.segment.set_limit(candidate.limit);
+        }
     }
     let durability = Durability::default();
     if writable {

@@ -110,7 +110,7 @@ impl Units {
     }
 }
 
-/// A segment's entry in the segment table. Reused once no reader can hold it any more.
+/// A segment's entry in the segment table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableIndex(pub u32);
 

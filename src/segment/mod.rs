@@ -92,6 +92,7 @@ pub struct Segment<M> {
     verified_shift: u32,
     /// Where the frames begin once no more can be taken; 0 before.
     frames_begin: AtomicU32,
+    limit: AtomicU32,
     /// Bytes of frames that the index points at.
     live_bytes: AtomicU64,
     flushed: AtomicU64,
@@ -131,6 +132,7 @@ impl<M: Memory> Segment<M> {
             table: AtomicU32::new(u32::MAX),
             verified_shift,
             frames_begin: AtomicU32::new(0),
+            limit: AtomicU32::new(u32::MAX),
             verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
             live_bytes: AtomicU64::new(0),
             flushed: AtomicU64::new((geometry.segment_bytes as u64 / 64) << 32),
@@ -207,8 +209,16 @@ impl<M: Memory> Segment<M> {
     pub fn slots_end(&self) -> u32 {
         let most = self.sealed().unwrap_or(u32::MAX).min(self.geometry.capacity().slots_max());
         let taken = self.taken().slots.min(u64::from(most)) as u32;
-        // A damaged header may say less than recovery has found.
-        taken.max(self.flushed().slot)
+        // A damaged header may say less than recovery has found, a read-only handle has a limit.
+        // Relaxed: set by recovery, before anybody else has the segment.
+        taken.max(self.flushed().slot).min(self.limit.load(Ordering::Relaxed))
+    }
+
+    /// No slot at or above this counts, whatever the cursor says: for read-only handles, which
+    /// cannot seal what they cut, and show what was there when they were opened.
+    pub fn set_limit(&self, slots: u32) {
+        // Relaxed: as in `slots_end`.
+        self.limit.store(slots, Ordering::Relaxed);
     }
 
     /// Slots below this mark are on the device, this process knows.

@@ -93,7 +93,13 @@ fn lose(seed: u64, synced: u32, more: u32, chance_of_new: u64) -> Lost {
     tree::copy(store.path(), &at("new"));
     drop(store);
     lose_power(&at("old"), &at("new"), &at("lost"), seed, chance_of_new);
+    // A reader, which can repair nothing, shows the same, and calls nothing of it damage.
+    let reader = stratalog::Options::new().read_only(true).open(at("lost")).unwrap();
+    let shown = versions(&state(&reader));
+    assert!(reader.verify().unwrap().is_clean(), "seed {seed}: {:?}", reader.verify());
+    drop(reader);
     let store = open(&at("lost"));
+    assert_eq!(versions(&state(&store)), shown, "seed {seed}");
     let last = versions(&state(&store)).values().map(|&(lsn, _)| lsn).max();
     Lost { _dir: dir, store, history, durable, last: last.unwrap_or_default() }
 }
