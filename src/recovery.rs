@@ -93,10 +93,17 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
         tail = Some(log.adopt(Arc::clone(&candidate.segment))?);
     }
     let slots: u64 = candidates.iter().map(|c| u64::from(c.limit)).sum();
-    let engine = Engine::new(log, Shape::for_records(slots));
-    engine.index().set_keep_tombstones(true);
-    scan::scan_all(&engine, &candidates, &mut report)?;
-    engine.index().set_keep_tombstones(false);
+    let mut engine = scan_into(log, slots, &candidates, &mut report)?;
+    if engine.live() < slots / 4 {
+        // Mostly overwritten: the index was made for four times what it holds, or more.
+        let live = engine.live();
+        for candidate in &candidates {
+            candidate.segment.forget_live();
+        }
+        let mut again = RecoveryReport::default();
+        engine = scan_into(engine.into_log(), live, &candidates, &mut again)?;
+        report.scanned_bytes += again.scanned_bytes;
+    }
 
     for candidate in &candidates {
         let durable = candidate.durable();
@@ -134,6 +141,20 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
     report.missing_segments = missing.len() as u64;
     report.elapsed = started.elapsed();
     Ok(Recovered { engine, durability, report, damage, missing })
+}
+
+/// Step 3, into an index made for so many records.
+fn scan_into(
+    log: Log<MmapMemory, Files>,
+    records: u64,
+    candidates: &[Candidate],
+    report: &mut RecoveryReport,
+) -> Result<FileEngine, Error> {
+    let engine = Engine::new(log, Shape::for_records(records));
+    engine.index().set_keep_tombstones(true);
+    scan::scan_all(&engine, candidates, report)?;
+    engine.index().set_keep_tombstones(false);
+    Ok(engine)
 }
 
 /// Step 4. Nobody else has the engine yet.

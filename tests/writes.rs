@@ -324,3 +324,18 @@ fn a_backup_made_beside_writers_is_a_store_as_it_was_at_one_lsn() {
     store.backup(dir.path().join("empty")).unwrap();
     reopened(store, &path);
 }
+
+/// The index is made for the ids there are, not for the versions there were.
+#[test]
+fn a_store_of_many_versions_takes_no_larger_index_when_it_is_reopened() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = open(&path);
+    for n in 0..100_000u64 {
+        store.put(format!("id {}", n % 500), &[n as f32, 0.0], []).unwrap();
+    }
+    let (live, bytes) = (store.stats().live_bytes, store.stats().index_bytes);
+    let store = reopened(store, &path);
+    assert_eq!((store.len(), store.stats().live_bytes), (500, live));
+    assert!(store.stats().index_bytes <= 2 * bytes, "{:?}, before {bytes}", store.stats());
+}

@@ -65,6 +65,12 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         Self { epoch: Epoch::new(), log, index: Index::new(shape), live: AtomicI64::new(0) }
     }
 
+    /// The log, without the index: for recovery, which may want another one.
+    #[must_use]
+    pub fn into_log(self) -> Log<M, S> {
+        self.log
+    }
+
     /// Pins, and reclamation.
     pub fn epoch(&self) -> &Epoch {
         &self.epoch

@@ -60,8 +60,7 @@ impl Geometry {
         (smallest_put / UNIT_BYTES as u64).max(1).ilog2()
     }
 
-    /// Whether a batch of so many frames, with so many bytes in all, fits an empty segment, with its
-    /// head.
+    /// Whether so many frames, with so many bytes in all, fit an empty segment as a batch.
     #[must_use]
     pub fn fits_batch(self, frames: usize, bytes: u64) -> bool {
         let slots = frames as u64 + 1;
@@ -318,6 +317,12 @@ impl<M: Memory> Segment<M> {
     pub fn sub_live(&self, bytes: u64) {
         // Relaxed: statistics.
         self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// The index that the counts spoke of is gone.
+    pub fn forget_live(&self) {
+        // Relaxed: statistics; recovery is alone.
+        self.live_bytes.store(0, Ordering::Relaxed);
     }
 
     /// Bytes of frames that the index points at; exact when nobody writes.
