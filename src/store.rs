@@ -31,8 +31,9 @@ use std::time::SystemTime;
 /// reference or in an `Arc`.
 ///
 /// Readers never block, never copy, and never write to shared memory. Of two concurrent writes of
-/// one id, the one with the higher [`Lsn`] wins, now and after any recovery. No operation but
-/// [`sync`](Store::sync) and [`close`](Store::close) waits for another thread.
+/// one id, the one with the higher [`Lsn`](crate::Lsn) wins, now and after any recovery. Nothing
+/// waits for another thread but what waits for the device: [`sync`](Store::sync),
+/// [`wait_durable`](Store::wait_durable), writes of a synced store, `backup` and `close`.
 ///
 /// ```
 /// use stratalog::Options;

@@ -43,7 +43,7 @@ pub struct Entry {
     pub address: Address,
     /// The record is a tombstone.
     pub tomb: bool,
-    /// The record's slot may not be committed yet: whoever meets it commits it first [W1].
+    /// The record's slot may not be committed yet: whoever meets it commits it first (W1).
     pub pending: bool,
 }
 

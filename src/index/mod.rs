@@ -8,7 +8,7 @@
 //!   one.
 //! - *Write* ([`Index::update`]): the same, then one compare-exchange on the key's own slot, or on
 //!   the first empty one of its chain. A slot once filled belongs to its key until the chunk is
-//!   replaced, so two inserters of one new key meet at the same empty slot [I1].
+//!   replaced, so two inserters of one new key meet at the same empty slot (I1).
 //! - *Growth* (`grow`): freeze a chunk, copy it, publish the copy by one exchange.
 //!
 //! Writers only ever write to a chunk that they found in the directory and that was not replaced

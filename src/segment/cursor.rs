@@ -1,4 +1,4 @@
-//! The cursor: one word that hands out slots and frame space together. DESIGN.md 3.2, [C1]-[C3].
+//! The cursor: one word that hands out slots and frame space together. DESIGN.md 3.2, (C1) to (C4).
 
 use crate::format::ids::{SlotNumber, UNIT_BYTES, Units};
 use crate::format::slot::SLOT_BYTES;
@@ -76,7 +76,7 @@ pub struct Grant {
 pub enum Reserved {
     /// It fitted.
     Granted(Grant),
-    /// It did not, and neither will any later one [C1]. To the one reservation that found it out
+    /// It did not, and neither will any later one (C1). To the one reservation that found it out
     /// first, this tells how much was granted in all.
     Full { granted: Option<Taken> },
 }
