@@ -33,7 +33,9 @@ fn reservations_are_disjoint_and_the_seal_is_exact() {
         for (units, result) in results {
             match result {
                 Reserved::Granted(grant) => granted.push((grant.slot.0, grant.offset.0, units.0)),
-                Reserved::Full { granted } => sealed.extend(granted),
+                Reserved::Full { granted } => {
+                    sealed.extend(granted.map(|taken| taken.slots as u32))
+                }
             }
         }
         granted.sort_unstable();
