@@ -211,6 +211,17 @@ fn a_full_disk_costs_nothing_acknowledged_and_more_room_lets_the_same_handle_go_
     disk.fill();
     acknowledged.extend(fill(&store, 4..5));
     assert_acknowledged(&store, &acknowledged);
+    // A segment that the background thread was preparing just then may still arrive, once.
+    let mut refusals = 0;
+    for n in 0.. {
+        let id = id(7_000_000 + n);
+        match store.put(&id, &RECORDS.embedding(&id, n), vec![0; 400_000]) {
+            Err(Error::StorageFull) if refusals == 5 => break,
+            Err(Error::StorageFull) => refusals += 1,
+            put => refusals = put.map_or_else(|error| panic!("{error}"), |_| 0),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
     let before = state(&store);
 
     // Neither a put nor a removal changes anything now; reading and syncing go on.
