@@ -18,6 +18,7 @@
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::files::lock;
+use crate::format::header::Role;
 use crate::format::ids::{Lsn, SlotNumber};
 use crate::format::slot::SlotState;
 use crate::log::Source;
@@ -300,6 +301,8 @@ fn unflushed<M: Memory, S: Source<M>, const N: usize>(
     let mut segments: Vec<_> = engine
         .log()
         .in_use(&guard)
+        // Compaction flushes its copies itself.
+        .filter(|segment| segment.role() == Role::Log)
         .filter(|segment| !segment.is_settled() || segment.flushed().slot < segment.slots_end())
         .filter_map(|segment| table.get_counted(&guard, segment.table_index()))
         .collect();

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::format::checksum::Salt;
-use crate::format::header::{DIRECTORY_AT, Identity, StoreId};
+use crate::format::header::{DIRECTORY_AT, Identity, Role, SegmentId, StoreId};
 use crate::format::ids::Sequence;
 use crate::format::manifest::Manifest;
 use crate::fs;
@@ -18,27 +18,27 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Wakes the maintenance thread. A writer only adds to a counter and unparks a thread.
+/// Wakes the background threads. A writer only adds to a counter and unparks them.
 #[derive(Debug, Default)]
 pub struct Bell {
     rung: AtomicU64,
-    thread: Mutex<Option<crate::sync::unmodelled::thread::Thread>>,
+    threads: Mutex<Vec<crate::sync::unmodelled::thread::Thread>>,
 }
 
 impl Bell {
-    /// Names the thread to wake.
-    pub fn set_thread(&self, thread: crate::sync::unmodelled::thread::Thread) {
-        *lock(&self.thread) = Some(thread);
+    /// Names a thread to wake.
+    pub fn add_thread(&self, thread: crate::sync::unmodelled::thread::Thread) {
+        lock(&self.threads).push(thread);
     }
 
-    /// Wakes it; never waits: if the name is being set just now, the thread is awake anyway.
+    /// Wakes them; never waits: if a name is being set just now, the thread is awake anyway.
     pub fn ring(&self) {
         // Release: pairs with the Acquire in `heard`.
         self.rung.fetch_add(1, Ordering::Release);
-        if let Ok(thread) = self.thread.try_lock()
-            && let Some(thread) = thread.as_ref()
-        {
-            thread.unpark();
+        if let Ok(threads) = self.threads.try_lock() {
+            for thread in threads.iter() {
+                thread.unpark();
+            }
         }
     }
 
@@ -81,6 +81,12 @@ impl Files {
         })
     }
 
+    /// Bytes of every segment.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
     /// The store's directory.
     #[must_use]
     pub fn directory(&self) -> &Path {
@@ -95,7 +101,8 @@ impl Files {
 
     /// What a segment of this store says about itself.
     #[must_use]
-    pub fn identity(&self, sequence: Sequence, salt: Salt) -> Identity {
+    pub fn identity(&self, segment: SegmentId) -> Identity {
+        let SegmentId { sequence, salt, role } = segment;
         Identity {
             store: self.store,
             sequence,
@@ -103,6 +110,7 @@ impl Files {
             dimension: self.dimension,
             segment_bytes: self.segment_bytes,
             directory_at: DIRECTORY_AT as u32,
+            role,
         }
     }
 
@@ -112,11 +120,12 @@ impl Files {
         self.directory.join(fs::segment_name(sequence, salt))
     }
 
-    /// Replaces the manifest: these segments, and all that are younger.
+    /// Replaces the manifest: these segments, and all that are younger; and none of these.
     pub fn write_manifest(
         &self,
         next_sequence: Sequence,
-        segments: Vec<(Sequence, Salt)>,
+        segments: Vec<SegmentId>,
+        dropped: Vec<SegmentId>,
     ) -> Result<(), Error> {
         let manifest = Manifest {
             store: self.store,
@@ -124,8 +133,17 @@ impl Files {
             segment_bytes: self.segment_bytes,
             next_sequence,
             segments,
+            dropped,
         };
         fs::replace(&self.directory, fs::MANIFEST, &manifest.encode())
+    }
+
+    /// Removes the files of segments, and makes that durable.
+    pub fn remove_files(&self, segments: &[SegmentId]) -> std::io::Result<()> {
+        for segment in segments {
+            fs::remove_if_there(&self.path_of(segment.sequence, segment.salt))?;
+        }
+        fs::sync_directory(&self.directory)
     }
 }
 
@@ -135,7 +153,7 @@ impl Files {
         &self,
         directory: &Path,
         next_sequence: Sequence,
-        segments: Vec<(Sequence, Salt)>,
+        segments: Vec<SegmentId>,
     ) -> Result<(Self, Manifest), Error> {
         let manifest = Manifest {
             store: self.store.of_copy(fs::random()?),
@@ -143,6 +161,7 @@ impl Files {
             segment_bytes: self.segment_bytes,
             next_sequence,
             segments,
+            dropped: Vec::new(),
         };
         Ok((Self::new(directory, &manifest)?, manifest))
     }
@@ -150,15 +169,14 @@ impl Files {
     /// A new segment with this salt; `fill` writes to it before it gets its name.
     pub fn create_with(
         &self,
-        sequence: Sequence,
-        salt: Salt,
+        id: SegmentId,
         fill: impl FnOnce(&Segment<MmapMemory>),
     ) -> Result<Segment<MmapMemory>, Error> {
-        let name = fs::segment_name(sequence, salt);
+        let name = fs::segment_name(id.sequence, id.salt);
         let (new, file) = fs::NewSegmentFile::create(&self.directory, &name, self.segment_bytes)?;
         let len = usize::try_from(self.segment_bytes).map_err(std::io::Error::other)?;
         let memory = MmapMemory::new(file.try_clone()?, len)?;
-        let segment = Segment::create(memory, &self.identity(sequence, salt));
+        let segment = Segment::create(memory, &self.identity(id));
         segment.set_boot_id(self.boot_id);
         fill(&segment);
         new.finish(&file)?;
@@ -167,8 +185,9 @@ impl Files {
 }
 
 impl Source<MmapMemory> for Files {
-    fn create(&self, sequence: Sequence) -> Result<Segment<MmapMemory>, Error> {
-        self.create_with(sequence, Salt(u64::from_le_bytes(fs::random()?)), |_| ())
+    fn create(&self, sequence: Sequence, role: Role) -> Result<Segment<MmapMemory>, Error> {
+        let salt = Salt(u64::from_le_bytes(fs::random()?));
+        self.create_with(SegmentId { sequence, salt, role }, |_| ())
     }
 
     fn discard(&self, segment: &Segment<MmapMemory>) {

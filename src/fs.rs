@@ -208,7 +208,8 @@ pub fn replace(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> 
     Ok(sync_directory(directory)?)
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+/// Removes a file, or finds it gone.
+pub fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,

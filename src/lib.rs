@@ -40,6 +40,10 @@
 #[cfg(not(stratalog_loom))]
 mod batch;
 #[cfg(not(stratalog_loom))]
+mod catalog;
+#[cfg(not(stratalog_loom))]
+mod compaction;
+#[cfg(not(stratalog_loom))]
 mod durability;
 mod engine;
 mod epoch;
@@ -76,11 +80,11 @@ pub use batch::Batch;
 pub use error::Error;
 pub use format::ids::Lsn;
 #[cfg(not(stratalog_loom))]
-pub use options::{Condition, Durability, Options, Verify};
+pub use options::{Compaction, Condition, Durability, Options, Verify};
 #[cfg(not(stratalog_loom))]
 pub use record::{OwnedRecord, Record, SharedRecord};
 #[cfg(not(stratalog_loom))]
-pub use report::{Damage, RecoveryReport, Stats, VerifyReport};
+pub use report::{CompactionReport, Damage, RecoveryReport, Stats, VerifyReport};
 #[cfg(not(stratalog_loom))]
 pub use store::{Iter, Pinned, Store, lock_holder};
 

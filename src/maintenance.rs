@@ -1,15 +1,18 @@
 //! The background threads of a store open for writing. One prepares the next segment, keeps the
 //! manifest in step with the log, and gives back what was retired; nothing waits for it but
-//! `close`. The other flushes: at an interval, and for those who wait without a thread.
+//! `close`. One flushes: at an interval, and for those who wait without a thread. One compacts,
+//! unless that is left to the caller.
 
+use crate::catalog::{Catalog, FileEngine};
+use crate::compaction::{Compactor, Scope};
 use crate::durability::Durability;
 use crate::error::Error;
-use crate::format::checksum::Salt;
-use crate::format::ids::Sequence;
+use crate::files::lock;
 use crate::memory::{Memory, MmapMemory};
-use crate::recovery::FileEngine;
+use crate::options::Compaction;
+use crate::report::CompactionReport;
 use crate::segment::Segment;
-use crate::sync::unmodelled::{Arc, AtomicBool, Ordering, thread};
+use crate::sync::unmodelled::{Arc, AtomicBool, Mutex, Ordering, thread};
 use std::time::Duration;
 
 /// How long it sleeps when nobody rings.
@@ -28,8 +31,29 @@ pub struct Duties {
     pub engine: FileEngine,
     /// The store's flush state.
     pub durability: Arc<Durability>,
-    /// Segments that the manifest goes on naming though they are not there.
-    pub missing: Vec<(Sequence, Salt)>,
+    /// What the manifest says.
+    pub catalog: Catalog,
+    /// Bytes a second that compaction may copy.
+    pub compaction_rate: Option<u64>,
+    /// Held by the one compaction there is at a time.
+    pub compacting: Mutex<()>,
+}
+
+impl Duties {
+    /// Compacts, after whoever is at it just now.
+    pub fn compact(&self, scope: Scope, stop: &AtomicBool) -> Result<CompactionReport, Error> {
+        let _turn = lock(&self.compacting);
+        let mut report = CompactionReport::default();
+        let compactor = Compactor {
+            engine: &self.engine,
+            durability: &self.durability,
+            catalog: &self.catalog,
+            stop,
+            bytes_a_second: self.compaction_rate,
+        };
+        compactor.run(scope, &mut report)?;
+        Ok(report)
+    }
 }
 
 /// The running threads. Dropping this stops them and waits until they have.
@@ -42,14 +66,25 @@ pub struct Maintenance {
 
 impl Maintenance {
     /// Starts both.
-    pub fn start(duties: &Arc<Duties>, flush_interval: Option<Duration>) -> Result<Self, Error> {
+    pub fn start(
+        duties: &Arc<Duties>,
+        flush_interval: Option<Duration>,
+        compaction: Compaction,
+    ) -> Result<Self, Error> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut this = Self { stop, duties: Arc::clone(duties), threads: Vec::new() };
+        let bell = &duties.engine.log().source().bell;
         let (stop, its) = (Arc::clone(&this.stop), Arc::clone(duties));
         let name = |name: &str| thread::Builder::new().name(name.to_owned());
         let keeper = name("stratalog").spawn(move || run(&its, &stop))?;
-        duties.engine.log().source().bell.set_thread(keeper.thread().clone());
+        bell.add_thread(keeper.thread().clone());
         this.threads.push(keeper);
+        if compaction == Compaction::Auto {
+            let (stop, its) = (Arc::clone(&this.stop), Arc::clone(duties));
+            let compactor = name("stratalog-compact").spawn(move || compact(&its, &stop))?;
+            bell.add_thread(compactor.thread().clone());
+            this.threads.push(compactor);
+        }
         let its = Arc::clone(duties);
         let flush = move || its.durability.run(&its.engine, flush_interval);
         this.threads.push(name("stratalog-flush").spawn(flush)?);
@@ -73,22 +108,42 @@ impl Drop for Maintenance {
 fn run(duties: &Duties, stop: &AtomicBool) {
     let engine = &duties.engine;
     let bell = &engine.log().source().bell;
-    let mut named = 0;
     // Acquire: pairs with the Release in `drop`.
     while !stop.load(Ordering::Acquire) {
         let heard = bell.heard();
         // An error here (no room, most likely) costs only the head start: a writer that needs a
         // segment tries itself, and its caller hears of it. The manifest is tried again next time.
         drop(prepare(engine, stop));
-        drop(name_segments(duties, &mut named));
+        drop(duties.catalog.update(engine));
         for _ in 0..EPOCHS {
             engine.epoch().reclaim();
         }
+        take_out(engine);
         bell.wait(heard, if engine.epoch().pending() > 0 { SHORT_NAP } else { NAP });
     }
-    drop(name_segments(duties, &mut named));
+    drop(duties.catalog.update(engine));
     let guard = engine.epoch().pin();
     engine.log().discard_prepared(engine.epoch(), &guard);
+}
+
+/// Takes out of the table what compaction has emptied and no reader can have an address in.
+fn take_out(engine: &FileEngine) {
+    let guard = engine.epoch().pin();
+    let left: Vec<_> = engine.log().table().iter(&guard).filter(|s| s.is_left()).collect();
+    for segment in left {
+        engine.log().remove(engine.epoch(), &guard, segment.table_index());
+    }
+}
+
+/// Compacts whenever it pays. After an error, a full disk most likely, it waits for the next ring.
+fn compact(duties: &Duties, stop: &AtomicBool) {
+    let bell = &duties.engine.log().source().bell;
+    // Acquire: pairs with the Release in `drop`.
+    while !stop.load(Ordering::Acquire) {
+        let heard = bell.heard();
+        drop(duties.compact(Scope::Worthwhile, stop));
+        bell.wait(heard, NAP);
+    }
 }
 
 fn prepare(engine: &FileEngine, stop: &AtomicBool) -> Result<(), Error> {
@@ -111,26 +166,4 @@ fn populate(segment: &Segment<MmapMemory>, stop: &AtomicBool) {
             return;
         }
     }
-}
-
-/// Writes the manifest if the log has segments that it does not name yet.
-fn name_segments(duties: &Duties, named: &mut usize) -> Result<(), Error> {
-    let engine = &duties.engine;
-    let guard = engine.epoch().pin();
-    let mut segments: Vec<_> =
-        engine.log().in_use(&guard).map(|s| (s.sequence(), s.salt())).collect();
-    drop(guard);
-    if segments.len() == *named {
-        return Ok(());
-    }
-    let count = segments.len();
-    segments.extend(&duties.missing);
-    segments.sort_by_key(|segment| segment.0);
-    segments.dedup_by_key(|segment| segment.0);
-    if let Some(&(last, _)) = segments.last() {
-        let next = engine.log().floor().max(last.next());
-        engine.log().source().write_manifest(next, segments)?;
-    }
-    *named = count;
-    Ok(())
 }

@@ -36,6 +36,18 @@ pub enum Durability {
     Synced,
 }
 
+/// Who gives back the space of what was overwritten and removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Compaction {
+    /// A background thread, when it pays: once the dead take more than half as much as the living,
+    /// and a segment besides.
+    #[default]
+    Auto,
+    /// Only [`Store::compact`](crate::Store::compact).
+    Manual,
+}
+
 /// What must hold for a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -67,6 +79,8 @@ pub struct Options {
     pub(crate) durability: Durability,
     pub(crate) flush_interval: Option<Duration>,
     pub(crate) verify: Verify,
+    pub(crate) compaction: Compaction,
+    pub(crate) compaction_rate: Option<u64>,
     pub(crate) create: bool,
     pub(crate) read_only: bool,
 }
@@ -80,6 +94,8 @@ impl Options {
             durability: Durability::default(),
             flush_interval: Some(Duration::from_secs(1)),
             verify: Verify::default(),
+            compaction: Compaction::default(),
+            compaction_rate: None,
             create: true,
             read_only: false,
         }
@@ -116,6 +132,19 @@ impl Options {
     /// When checksums are checked on reading.
     pub fn verify(mut self, verify: Verify) -> Self {
         self.verify = verify;
+        self
+    }
+
+    /// Who gives back the space of what is dead; [`Compaction::Auto`] unless given.
+    pub fn compaction(mut self, compaction: Compaction) -> Self {
+        self.compaction = compaction;
+        self
+    }
+
+    /// How many bytes of records compaction copies in a second, at most; no bound unless given. One
+    /// that is lower than what writers make dead lets the store grow.
+    pub fn compaction_rate(mut self, bytes_a_second: impl Into<Option<u64>>) -> Self {
+        self.compaction_rate = bytes_a_second.into();
         self
     }
 

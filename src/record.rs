@@ -2,8 +2,7 @@
 
 use crate::format::ids::Lsn;
 use crate::memory::MmapMemory;
-use crate::segment::{Frame, SharedFrame};
-use crate::sync::Ordering;
+use crate::segment::{Frame, Segment, SharedFrame};
 use std::time::{Duration, SystemTime};
 
 /// One version of an id, in place: nothing is copied. Valid as long as the [`Pinned`] it came
@@ -13,11 +12,12 @@ use std::time::{Duration, SystemTime};
 #[derive(Clone, Copy)]
 pub struct Record<'p> {
     frame: Frame<'p>,
+    segment: &'p Segment<MmapMemory>,
 }
 
 impl<'p> Record<'p> {
-    pub(crate) fn new(frame: Frame<'p>) -> Self {
-        Self { frame }
+    pub(crate) fn new(segment: &'p Segment<MmapMemory>, frame: Frame<'p>) -> Self {
+        Self { frame, segment }
     }
 
     /// The id, 1 to 1024 bytes.
@@ -62,11 +62,11 @@ impl<'p> Record<'p> {
         SystemTime::UNIX_EPOCH + Duration::from_nanos(self.frame.header().created_ns)
     }
 
-    /// The version's user tag: 63 bits, 0 for a new version.
+    /// The version's user tag: 63 bits, 0 for a new version. What it is now, not when the record
+    /// was got; see [`Store::update_tag`](crate::Store::update_tag).
     #[must_use]
     pub fn tag(&self) -> u64 {
-        // Acquire: a tag may speak of what its writer did before.
-        self.frame.tag().load(Ordering::Acquire)
+        self.segment.tag(&self.frame)
     }
 
     /// A copy that owns its parts.
@@ -127,7 +127,7 @@ impl SharedRecord {
     }
 
     fn record(&self) -> Option<Record<'_>> {
-        self.shared.frame().map(Record::new)
+        self.shared.frame().map(|frame| Record::new(self.shared.segment(), frame))
     }
 
     /// As [`Record::id`].
@@ -169,7 +169,8 @@ impl SharedRecord {
         self.record().map_or(SystemTime::UNIX_EPOCH, |record| record.created())
     }
 
-    /// As [`Record::tag`].
+    /// As [`Record::tag`]; but once compaction has moved the record twice, or moved it and given
+    /// the copy up again, it stays what it was then.
     #[must_use]
     pub fn tag(&self) -> u64 {
         self.record().map_or(0, |record| record.tag())

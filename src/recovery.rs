@@ -18,13 +18,13 @@ mod scan;
 
 pub use scan::check;
 
+use crate::catalog::{self, Catalog, FileEngine};
 use crate::durability::Durability;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::files::Files;
-use crate::format::checksum::Salt;
-use crate::format::header::DIRECTORY_AT;
-use crate::format::ids::{Sequence, TableIndex};
+use crate::format::header::{DIRECTORY_AT, Role};
+use crate::format::ids::TableIndex;
 use crate::format::manifest::Manifest;
 use crate::index::Shape;
 use crate::log::Log;
@@ -33,9 +33,6 @@ use crate::report::{Damage, RecoveryReport};
 use crate::segment::{Geometry, Segment};
 use crate::sync::unmodelled::Arc;
 use std::time::Instant;
-
-/// The engine of a store on disk.
-pub type FileEngine = Engine<MmapMemory, Files>;
 
 /// What opening made of a directory.
 #[derive(Debug)]
@@ -48,8 +45,8 @@ pub struct Recovered {
     pub report: RecoveryReport,
     /// Damage that `verify` cannot see any more: headers, files that are missing.
     pub damage: Vec<Damage>,
-    /// Segments that the manifest names and that are not there: it goes on naming them.
-    pub missing: Vec<(Sequence, Salt)>,
+    /// What the manifest says.
+    pub catalog: Catalog,
 }
 
 /// One segment on its way into the engine.
@@ -66,6 +63,12 @@ struct Candidate {
 }
 
 impl Candidate {
+    /// It holds copies of records, each of which stands for itself: nothing before or behind it is
+    /// cut with it. What is not whole there is still where it was copied from.
+    fn holds_copies(&self) -> bool {
+        self.segment.role() == Role::Copies
+    }
+
     /// Slots below this were decided and flushed once. Of a flawed segment nothing is known, and
     /// nothing will be added: whatever is missing there was lost.
     fn durable(&self) -> u32 {
@@ -77,6 +80,9 @@ impl Candidate {
 pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Recovered, Error> {
     let started = Instant::now();
     let mut report = RecoveryReport::default();
+    if writable {
+        catalog::remove_dropped(&files, &manifest.dropped)?;
+    }
     let collected = collect::collect(&files, manifest, writable, &mut report)?;
     let (mut candidates, damage, missing) =
         (collected.candidates, collected.damage, collected.missing);
@@ -90,10 +96,13 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
     let log = Log::new(files, geometry, collected.next_sequence);
     let mut tail = None;
     for candidate in &candidates {
-        tail = Some(log.adopt(Arc::clone(&candidate.segment))?);
+        let index = log.adopt(Arc::clone(&candidate.segment))?;
+        if !candidate.holds_copies() {
+            tail = Some(index);
+        }
     }
     let slots: u64 = candidates.iter().map(|c| u64::from(c.limit)).sum();
-    let mut engine = scan_into(log, slots, &candidates, &mut report)?;
+    let mut engine = scan_into(log, slots, &candidates, writable, &mut report)?;
     if engine.live() < slots / 4 {
         // Mostly overwritten: the index was made for four times what it holds, or more.
         let live = engine.live();
@@ -101,21 +110,26 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
             candidate.segment.forget_live();
         }
         let mut again = RecoveryReport::default();
-        engine = scan_into(engine.into_log(), live, &candidates, &mut again)?;
+        engine = scan_into(engine.into_log(), live, &candidates, writable, &mut again)?;
         report.scanned_bytes += again.scanned_bytes;
     }
 
     for candidate in &candidates {
         let durable = candidate.durable();
         candidate.segment.set_flushed(scan::mark_at(&candidate.segment, durable));
+        candidate.segment.add_done(candidate.limit);
+        if candidate.flaw.is_some() {
+            candidate.segment.quarantine();
+        }
         if !writable {
             candidate.segment.set_limit(candidate.limit);
         }
     }
     let durability = Durability::default();
+    let catalog = Catalog::new(missing, Vec::new());
     if writable {
         decide(&engine, &durability, &candidates, tail)?;
-        match write_manifest(&engine, manifest, collected.next_sequence, &missing) {
+        match catalog.update(&engine) {
             Ok(()) => {
                 for file in collected.blank {
                     crate::fs::remove_segment(engine.log().source().directory(), &file)?;
@@ -130,7 +144,7 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
         engine.log().set_active(tail);
     }
     // Everything before the first segment that is not wholly flushed is durable, and its own part.
-    for candidate in &candidates {
+    for candidate in candidates.iter().filter(|candidate| !candidate.holds_copies()) {
         let flushed = candidate.segment.flushed().slot;
         durability.advance(&candidate.segment, flushed);
         if flushed < candidate.limit {
@@ -138,9 +152,9 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
         }
     }
     report.records = engine.live();
-    report.missing_segments = missing.len() as u64;
+    report.missing_segments = catalog.missing().len() as u64;
     report.elapsed = started.elapsed();
-    Ok(Recovered { engine, durability, report, damage, missing })
+    Ok(Recovered { engine, durability, report, damage, catalog })
 }
 
 /// Step 3, into an index made for so many records.
@@ -148,11 +162,15 @@ fn scan_into(
     log: Log<MmapMemory, Files>,
     records: u64,
     candidates: &[Candidate],
+    writable: bool,
     report: &mut RecoveryReport,
 ) -> Result<FileEngine, Error> {
     let engine = Engine::new(log, Shape::for_records(records));
     engine.index().set_keep_tombstones(true);
     scan::scan_all(&engine, candidates, report)?;
+    for candidate in candidates.iter().filter(|candidate| candidate.holds_copies()) {
+        scan::finish_moves(&engine, candidate, writable)?;
+    }
     engine.index().set_keep_tombstones(false);
     Ok(engine)
 }
@@ -173,7 +191,8 @@ fn decide(
             && last.segment.sealed().is_none()
             && scan::cursor_is_sound(&last.segment, last.limit)
     };
-    if let (Some(tail), Some(last)) = (tail, candidates.last())
+    let last = candidates.iter().rfind(|candidate| !candidate.holds_copies());
+    if let (Some(tail), Some(last)) = (tail, last)
         && goes_on(last)
     {
         engine.log().set_active(tail);
@@ -188,7 +207,11 @@ fn decide_segment(
 ) -> Result<(), Error> {
     let segment = &*candidate.segment;
     let rebooted = segment.boot_id() != boot_id;
-    if rebooted && candidate.flaw.is_none() || candidate.cut {
+    if candidate.holds_copies() {
+        scan::void_unfinished(segment, candidate.limit);
+        segment.close_cursor(candidate.limit);
+        segment.seal(candidate.limit);
+    } else if rebooted && candidate.flaw.is_none() || candidate.cut {
         // Power loss may have taken slots without a trace, and the LSNs given with them must not be
         // given again.
         segment.close_cursor(candidate.limit);
@@ -211,22 +234,5 @@ fn decide_segment(
         segment.set_settled(true);
     }
     segment.set_boot_id(boot_id);
-    Ok(())
-}
-
-fn write_manifest(
-    engine: &FileEngine,
-    found: &Manifest,
-    next_sequence: Sequence,
-    missing: &[(Sequence, Salt)],
-) -> Result<(), Error> {
-    let guard = engine.epoch().pin();
-    let named = engine.log().table().iter(&guard).map(|s| (s.sequence(), s.salt()));
-    let mut segments: Vec<_> = named.chain(missing.iter().copied()).collect();
-    segments.sort_by_key(|segment| segment.0);
-    segments.dedup_by_key(|segment| segment.0);
-    if found.segments != segments || found.next_sequence != next_sequence {
-        engine.log().source().write_manifest(next_sequence, segments)?;
-    }
     Ok(())
 }

@@ -53,6 +53,22 @@ pub struct RecoveryReport {
     pub elapsed: Duration,
 }
 
+/// What a compaction did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactionReport {
+    /// Log bytes of the segments removed, less those of the copies made.
+    pub reclaimed_bytes: u64,
+    /// Records and tombstones copied to other segments.
+    pub moved_records: u64,
+    /// Log bytes of those.
+    pub moved_bytes: u64,
+    /// Segments emptied and removed.
+    pub segments_removed: u64,
+    /// Time that it took.
+    pub elapsed: Duration,
+}
+
 /// What `Store::verify` found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

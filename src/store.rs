@@ -10,6 +10,7 @@ mod write;
 pub use pinned::{Iter, Pinned};
 pub use upkeep::lock_holder;
 
+use crate::catalog::FileEngine;
 use crate::engine::Damaged;
 use crate::error::Error;
 use crate::format::checksum::Salt;
@@ -21,7 +22,6 @@ use crate::maintenance::{Duties, Maintenance};
 use crate::memory::MmapMemory;
 use crate::options::Verify;
 use crate::record::{OwnedRecord, SharedRecord};
-use crate::recovery::FileEngine;
 use crate::report::{Damage, RecoveryReport};
 use crate::sync::unmodelled::Arc;
 use std::path::Path;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::Writing;
-use stratalog::internals::format::header::{HEADER_END, Identity, StoreId};
+use stratalog::internals::format::header::{HEADER_END, Identity, Role, StoreId};
 use stratalog::internals::format::ids::{Lsn as RawLsn, Sequence};
 use stratalog::internals::format::slot::Kind;
 use stratalog::internals::segment::{Geometry, Record, Segment};
@@ -187,7 +187,7 @@ mod forward {
 
 struct Heap(Arc<AtomicBool>);
 impl Source<Faulty> for Heap {
-    fn create(&self, sequence: Sequence) -> Result<Segment<Faulty>, Error> {
+    fn create(&self, sequence: Sequence, role: Role) -> Result<Segment<Faulty>, Error> {
         let identity = Identity {
             store: StoreId([1; 16]),
             sequence,
@@ -195,6 +195,7 @@ impl Source<Faulty> for Heap {
             dimension: 1,
             segment_bytes: 1 << 16,
             directory_at: HEADER_END as u32,
+            role,
         };
         let memory = Faulty(HeapMemory::new(1 << 16), Arc::clone(&self.0));
         Ok(Segment::create(memory, &identity))

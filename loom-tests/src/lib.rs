@@ -7,7 +7,7 @@ use loom::sync::Arc;
 use stratalog::Error;
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::Writing;
-use stratalog::internals::format::header::{HEADER_END, Identity, StoreId};
+use stratalog::internals::format::header::{HEADER_END, Identity, Role, StoreId};
 use stratalog::internals::format::ids::{Lsn, Sequence, SlotNumber};
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::Shape;
@@ -32,20 +32,25 @@ impl Heap {
             dimension: 1,
             segment_bytes: self.segment_bytes,
             directory_at: HEADER_END as u32,
+            role: Role::Log,
         }
     }
 
-    /// A new segment.
+    /// A new segment of the log.
     #[must_use]
     pub fn segment(&self, sequence: Sequence) -> Segment<HeapMemory> {
+        self.segment_for(sequence, Role::Log)
+    }
+
+    fn segment_for(&self, sequence: Sequence, role: Role) -> Segment<HeapMemory> {
         let memory = HeapMemory::new(self.segment_bytes as usize);
-        Segment::create(memory, &self.identity(sequence))
+        Segment::create(memory, &Identity { role, ..self.identity(sequence) })
     }
 }
 
 impl Source<HeapMemory> for Heap {
-    fn create(&self, sequence: Sequence) -> Result<Segment<HeapMemory>, Error> {
-        Ok(self.segment(sequence))
+    fn create(&self, sequence: Sequence, role: Role) -> Result<Segment<HeapMemory>, Error> {
+        Ok(self.segment_for(sequence, role))
     }
     fn discard(&self, _: &Segment<HeapMemory>) {}
     fn wake(&self) {}

@@ -27,7 +27,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             // Voided by a flush that could not wait: once more.
             let Ok(written) = reservation.commit(records) else { continue };
             let mut highest = Lsn::ZERO;
-            for (record, (lsn, address)) in records.iter().zip(written) {
+            for (record, (lsn, address, _claim)) in records.iter().zip(written) {
                 let tomb = record.kind == Kind::Tombstone;
                 let entry = Entry { address, tomb, pending: false };
                 highest = highest.max(self.publish_member(&guard, record, lsn, entry)?);

@@ -5,9 +5,11 @@
 #![expect(unsafe_code, reason = "follows addresses from the index into frames")]
 
 mod batch;
+mod relocate;
 mod restore;
 mod write;
 
+pub use relocate::Key;
 pub use write::Refused;
 
 use crate::epoch::{Epoch, Guard};
@@ -181,8 +183,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             Ok(at) => {
                 let slot = at.frame.header().slot;
                 if slot.0 < at.segment.slots_end()
-                    && let SlotState::Committed(_, body) | SlotState::Member(_, body) =
-                        at.segment.slot(slot)
+                    && let SlotState::Committed(_, body)
+                    | SlotState::Member(_, body)
+                    | SlotState::Copy(_, body) = at.segment.slot(slot)
                     && body.offset == at.frame.offset()
                 {
                     return Some(body);
@@ -271,7 +274,11 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Resolve for Keys<'_, M, S, SLO
 #[cold]
 fn slot_of_frame<M: Memory>(segment: &Segment<M>, offset: u64) -> Option<SlotBody> {
     segment.slots(u32::MAX).find_map(|(_, state)| match state {
-        SlotState::Committed(_, body) if body.offset.bytes() as u64 == offset => Some(body),
+        SlotState::Committed(_, body) | SlotState::Copy(_, body)
+            if body.offset.bytes() as u64 == offset =>
+        {
+            Some(body)
+        }
         _ => None,
     })
 }

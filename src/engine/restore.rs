@@ -12,8 +12,45 @@ use crate::memory::Memory;
 use crate::segment::Segment;
 
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
-    /// Puts a record found by recovery into the index: highest LSN wins, whatever the order.
+    /// Puts a record found by recovery into the index: highest LSN wins, whatever the order. Of two
+    /// copies of one record, which have the same LSN, the one made last: it was put in force when
+    /// the tag had been moved to it, and has a higher sequence.
     pub fn restore(&self, segment: &Segment<M>, kind: Kind, body: SlotBody) -> Result<(), Error> {
+        let from = segment.sequence();
+        let older = |guard: &Guard, old: Entry| {
+            let Some(found) = self.slot_of(guard, old) else { return true };
+            let before = self.log.resolve(guard, old.address);
+            found.lsn < body.lsn
+                || found.lsn == body.lsn && before.is_none_or(|(s, _)| s.sequence() < from)
+        };
+        let wins = |guard: &Guard, old: Option<Entry>| old.is_none_or(|old| older(guard, old));
+        self.restore_if(segment, kind, body, wins).map(drop)
+    }
+
+    /// Puts a copy without force into the index if the record that it was made of is there, and
+    /// says that it was moved. Whether it was.
+    pub fn restore_copy(
+        &self,
+        segment: &Segment<M>,
+        kind: Kind,
+        body: SlotBody,
+    ) -> Result<bool, Error> {
+        let moved = |guard: &Guard, old: Entry| {
+            let source = self.log.resolve(guard, old.address);
+            self.slot_of(guard, old).is_some_and(|found| found.lsn == body.lsn)
+                && source.is_some_and(|(source, offset)| source.is_forwarded(offset))
+        };
+        let wins = |guard: &Guard, old: Option<Entry>| old.is_some_and(|old| moved(guard, old));
+        self.restore_if(segment, kind, body, wins)
+    }
+
+    fn restore_if(
+        &self,
+        segment: &Segment<M>,
+        kind: Kind,
+        body: SlotBody,
+        wins: impl Fn(&Guard, Option<Entry>) -> bool,
+    ) -> Result<bool, Error> {
         let guard = self.epoch.pin();
         let tomb = kind == Kind::Tombstone;
         let entry = Entry { address: segment.address(body.offset), tomb, pending: false };
@@ -21,8 +58,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let mut won = false;
         let decide = |found| {
             won = match found {
-                Found::Absent { .. } => true,
-                Found::Entry(old) => self.slot_of(&guard, old).is_none_or(|old| old.lsn < body.lsn),
+                Found::Absent { .. } => wins(&guard, None),
+                Found::Entry(old) => wins(&guard, Some(old)),
             };
             if won { Decision::Set(entry) } else { Decision::Keep }
         };
@@ -33,7 +70,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         if won {
             self.account_restored(&guard, segment, tomb, body, before);
         }
-        Ok(())
+        Ok(won)
     }
 
     fn account_restored(

@@ -52,7 +52,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             let guard = self.epoch.pin();
             let reservation = self.log.reserve(&self.epoch, &guard, bytes)?;
             let (segment, lsn) = (reservation.segment(), reservation.lsn());
-            let Ok(address) = reservation.commit(record) else { continue };
+            let Ok((address, _claim)) = reservation.commit(record) else { continue };
             let entry = Entry { address, tomb, pending: false };
             segment.add_live(live_bytes);
             let published = self.publish(&guard, record, lsn, entry);
@@ -182,7 +182,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             }
             let reservation = self.log.reserve(&self.epoch, &guard, bytes)?;
             let segment = reservation.segment();
-            let Ok(pending) = reservation.pend(record) else { continue };
+            let Ok(mut pending) = reservation.pend(record) else { continue };
             match self.decide_write(&guard, record, &pending, &accept)? {
                 // Dropping `pending` voids its slot.
                 Verdict::Refused(current) => return Ok(Err(self.refused(&guard, current))),

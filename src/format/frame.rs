@@ -26,6 +26,9 @@ pub enum Writing {
     Conditional,
 }
 
+/// In the tag word: the record was moved, and the tag with it. The other 63 bits are the tag as it
+/// was then.
+pub const FORWARD: u64 = 1 << 63;
 /// Bytes of the previous word at the end of a conditional put.
 const PREVIOUS_BYTES: usize = 8;
 /// Flag in the frame header: a conditional put.

@@ -44,6 +44,27 @@ impl StoreId {
     }
 }
 
+/// What a segment is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It takes new records: its sequence and its slots are their LSNs.
+    #[default]
+    Log,
+    /// It holds copies that compaction made, which keep the LSNs of their first places.
+    Copies,
+}
+
+/// What a manifest says of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentId {
+    /// Place in the log's history.
+    pub sequence: Sequence,
+    /// Seed of all its checksums.
+    pub salt: Salt,
+    /// What it is for.
+    pub role: Role,
+}
+
 /// What a segment is: written once, before the segment is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -59,7 +80,12 @@ pub struct Identity {
     pub segment_bytes: u64,
     /// Where its directory begins.
     pub directory_at: u32,
+    /// What it is for.
+    pub role: Role,
 }
+
+/// In the word that says where the directory begins: the segment holds copies.
+const COPIES_FLAG: u32 = 1 << 31;
 
 /// Why a header is not one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +110,8 @@ impl Identity {
         out[32..40].copy_from_slice(&self.sequence.0.to_le_bytes());
         out[40..48].copy_from_slice(&self.salt.0.to_le_bytes());
         out[48..56].copy_from_slice(&self.segment_bytes.to_le_bytes());
-        out[56..60].copy_from_slice(&self.directory_at.to_le_bytes());
+        let flag = if self.role == Role::Copies { COPIES_FLAG } else { 0 };
+        out[56..60].copy_from_slice(&(self.directory_at | flag).to_le_bytes());
         let sum = checksum::plain(&out[..60]);
         out[60..64].copy_from_slice(&sum.to_le_bytes());
         out
@@ -110,13 +137,15 @@ impl Identity {
         }
         let mut store = [0; 16];
         store.copy_from_slice(&bytes[16..32]);
+        let place = u32_at(56) as u32;
         let identity = Self {
             store: StoreId(store),
             sequence: Sequence(u64_at(32)),
             salt: Salt(u64_at(40)),
             dimension: u32_at(12) as u32,
             segment_bytes: u64_at(48),
-            directory_at: u32_at(56) as u32,
+            directory_at: place & !COPIES_FLAG,
+            role: if place & COPIES_FLAG == 0 { Role::Log } else { Role::Copies },
         };
         let directory_at = identity.directory_at as usize;
         let sound = (HEADER_END..=DIRECTORY_AT).contains(&directory_at)
@@ -159,6 +188,7 @@ mod tests {
             dimension: 768,
             segment_bytes: 64 << 20,
             directory_at: DIRECTORY_AT as u32,
+            role: Role::Copies,
         }
     }
 

@@ -49,6 +49,11 @@ impl Lsn {
         Self(raw)
     }
 
+    /// Sequence of the segment that it was given in.
+    pub(crate) fn sequence(self) -> Sequence {
+        Sequence(self.0 >> SLOT_BITS)
+    }
+
     /// The number behind it, for logs and for storing elsewhere.
     #[must_use]
     pub fn as_u64(self) -> u64 {

@@ -8,12 +8,13 @@
 //! | 16 | 16 | store UUID |
 //! | 32 | 8 | segment size |
 //! | 40 | 8 | first sequence number that this manifest says nothing about |
-//! | 48 | 8 | number of segments |
-//! | 56 | 16 each | sequence, salt |
+//! | 48 | 4 | number of segments |
+//! | 52 | 4 | number of segments that were dropped and whose files may still be there |
+//! | 56 | 16 each | sequence (top bit: holds copies), salt; first the segments, then the dropped |
 //! | end | 4 | CRC-32 of all before it |
 
 use crate::format::checksum::{self, Salt};
-use crate::format::header::{FORMAT_VERSION, HeaderError, StoreId};
+use crate::format::header::{FORMAT_VERSION, HeaderError, Role, SegmentId, StoreId};
 use crate::format::ids::Sequence;
 
 const MAGIC: [u8; 8] = *b"stratman";
@@ -29,28 +30,48 @@ pub struct Manifest {
     pub dimension: u32,
     /// Bytes of every segment.
     pub segment_bytes: u64,
-    /// Segments at or above this sequence are younger than the manifest; below it, only those
+    /// Segments at or above this sequence may be younger than the manifest; below it, only those
     /// listed belong to the store.
     pub next_sequence: Sequence,
     /// The segments, in order of their sequence.
-    pub segments: Vec<(Sequence, Salt)>,
+    pub segments: Vec<SegmentId>,
+    /// Segments that compaction has emptied: their files are to be removed, and never read.
+    pub dropped: Vec<SegmentId>,
+}
+
+/// In the sequence of an entry: the segment holds copies.
+const COPIES_FLAG: u64 = 1 << 63;
+
+fn encode_entry(segment: &SegmentId) -> [u8; ENTRY_BYTES] {
+    let flag = if segment.role == Role::Copies { COPIES_FLAG } else { 0 };
+    let mut out = [0; ENTRY_BYTES];
+    out[..8].copy_from_slice(&(segment.sequence.0 | flag).to_le_bytes());
+    out[8..].copy_from_slice(&segment.salt.0.to_le_bytes());
+    out
+}
+
+fn decode_entry(sequence: u64, salt: u64) -> SegmentId {
+    let role = if sequence & COPIES_FLAG == 0 { Role::Log } else { Role::Copies };
+    SegmentId { sequence: Sequence(sequence & !COPIES_FLAG), salt: Salt(salt), role }
 }
 
 impl Manifest {
     /// The whole file.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(FIXED_BYTES + ENTRY_BYTES * self.segments.len() + 4);
+        let entries = self.segments.len() + self.dropped.len();
+        let mut out = Vec::with_capacity(FIXED_BYTES + ENTRY_BYTES * entries + 4);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         out.extend_from_slice(&self.dimension.to_le_bytes());
         out.extend_from_slice(&self.store.0);
         out.extend_from_slice(&self.segment_bytes.to_le_bytes());
         out.extend_from_slice(&self.next_sequence.0.to_le_bytes());
-        out.extend_from_slice(&(self.segments.len() as u64).to_le_bytes());
-        for (sequence, salt) in &self.segments {
-            out.extend_from_slice(&sequence.0.to_le_bytes());
-            out.extend_from_slice(&salt.0.to_le_bytes());
+        // Both fit: a store has fewer than 2^32 segments.
+        out.extend_from_slice(&(self.segments.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(self.dropped.len() as u32).to_le_bytes());
+        for segment in self.segments.iter().chain(&self.dropped) {
+            out.extend_from_slice(&encode_entry(segment));
         }
         let sum = checksum::plain(&out);
         out.extend_from_slice(&sum.to_le_bytes());
@@ -82,17 +103,19 @@ impl Manifest {
         }
         let mut store = [0; 16];
         store.copy_from_slice(&fixed[16..32]);
-        // The count is only ever compared: no allocation is sized by it.
-        if entries.len() as u64 != word(&fixed[48..56]).saturating_mul(ENTRY_BYTES as u64) {
+        // The counts are only ever compared: no allocation is sized by them.
+        let (live, dropped) = (word(&fixed[48..56]) as u32, word(&fixed[48..56]) >> 32);
+        if entries.len() as u64 != (u64::from(live) + dropped) * ENTRY_BYTES as u64 {
             return Err(HeaderError::Damaged);
         }
-        let segments: Vec<_> = entries
+        let mut segments: Vec<_> = entries
             .chunks_exact(ENTRY_BYTES)
-            .map(|entry| (Sequence(word(&entry[..8])), Salt(word(&entry[8..]))))
+            .map(|entry| decode_entry(word(&entry[..8]), word(&entry[8..])))
             .collect();
+        let dropped = segments.split_off(live as usize);
         let next_sequence = Sequence(word(&fixed[40..48]));
-        let ordered = segments.windows(2).all(|pair| pair[0].0 < pair[1].0)
-            && segments.last().is_none_or(|last| last.0 < next_sequence)
+        let ordered = segments.windows(2).all(|pair| pair[0].sequence < pair[1].sequence)
+            && segments.iter().all(|segment| segment.sequence <= Sequence::MAX)
             && next_sequence <= Sequence::MAX;
         if !ordered {
             return Err(HeaderError::Damaged);
@@ -103,6 +126,7 @@ impl Manifest {
             segment_bytes: word(&fixed[32..40]),
             next_sequence,
             segments,
+            dropped,
         })
     }
 }
@@ -117,7 +141,11 @@ mod tests {
             dimension: 16,
             segment_bytes: 1 << 20,
             next_sequence: Sequence(9),
-            segments: vec![(Sequence(1), Salt(5)), (Sequence(4), Salt(6))],
+            segments: vec![
+                SegmentId { sequence: Sequence(1), salt: Salt(5), role: Role::Log },
+                SegmentId { sequence: Sequence(14), salt: Salt(6), role: Role::Copies },
+            ],
+            dropped: vec![SegmentId { sequence: Sequence(2), salt: Salt(7), role: Role::Log }],
         }
     }
 

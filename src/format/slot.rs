@@ -81,6 +81,8 @@ pub enum SlotState {
     Batch(u32, SlotBody),
     /// Member of a batch: counts if the batch's head is there.
     Member(Kind, SlotBody),
+    /// A copy that is whole; the place it was copied from counts until that says otherwise.
+    Copy(Kind, SlotBody),
     /// There is no record and never will be.
     Void,
     /// Not something that this code writes: damage.
@@ -91,6 +93,7 @@ const COMMITTED: u8 = 1;
 const VOID: u8 = 2;
 const PENDING: u8 = 3;
 const MEMBER: u8 = 4;
+const COPY: u8 = 5;
 /// Kind byte of a batch's head; what would be the key hash is the number of its members.
 const BATCH: u8 = 3;
 
@@ -126,6 +129,12 @@ pub fn member_word(kind: Kind, body: SlotBody, salt: Salt, slot: SlotNumber) -> 
     word(MEMBER, kind.byte(), body.words(), salt, slot)
 }
 
+/// Word 0 of a copy that is not in force yet.
+#[must_use]
+pub fn copy_word(kind: Kind, body: SlotBody, salt: Salt, slot: SlotNumber) -> u64 {
+    word(COPY, kind.byte(), body.words(), salt, slot)
+}
+
 /// Word 0 of a batch's head: the one decision about all its members. The body's key hash is their
 /// number.
 #[must_use]
@@ -158,6 +167,7 @@ pub fn decode(word0: u64, words: [u64; 3], salt: Salt, slot: SlotNumber) -> Slot
         (COMMITTED, Some(kind)) => SlotState::Committed(kind, body),
         (PENDING, Some(kind)) => SlotState::Pending(kind, body),
         (MEMBER, Some(kind)) => SlotState::Member(kind, body),
+        (COPY, Some(kind)) => SlotState::Copy(kind, body),
         (COMMITTED, None) if kind == BATCH => {
             u32::try_from(body.key_hash).map_or(SlotState::Invalid, |n| SlotState::Batch(n, body))
         }

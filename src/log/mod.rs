@@ -3,11 +3,12 @@
 //! Roll: any writer that finds the active segment full installs the next one with one
 //! compare-exchange on `active`. It takes the one prepared ahead of need, and makes one itself if
 //! there is none, so a stopped thread stops nobody. Whoever loses the exchange discards its
-//! segment. Two preparers may use the same sequence number; only the winner's segment ever holds a
-//! record.
+//! segment. Every segment made gets a sequence number of its own, above that of the active segment
+//! that its maker saw; so along the history of `active` they only grow.
 //!
 //! G1: `active` and `prepared` hold table indexes of segments that stay in the table at least
-//! until they are out of these words.
+//! until they are out of these words; and a table index is used again only after no guard is left
+//! that could have seen it in them.
 
 mod table;
 
@@ -15,19 +16,23 @@ pub use table::SegmentTable;
 
 use crate::epoch::{Epoch, Guard};
 use crate::error::Error;
+use crate::format::header::Role;
 use crate::format::ids::{Address, AddressLayout, Lsn, Sequence, SlotNumber, TableIndex, Units};
 use crate::memory::Memory;
 use crate::segment::{BatchReservation, Geometry, Reservation, Segment};
 use crate::sync::unmodelled::Arc;
 use crate::sync::{AtomicU64, Ordering};
 
-/// No segment, in the words below.
+/// No segment, in `prepared`.
 const NONE: u64 = u64::MAX;
+/// No segment, in `active`: the other bits are the sequence that the last one had, so that no two
+/// such words are the same.
+const NONE_AFTER: u64 = 1 << 63;
 
 /// Where segments come from: files, or the heap in models and tests.
 pub trait Source<M: Memory>: Send + Sync {
     /// A new, empty segment with this sequence number.
-    fn create(&self, sequence: Sequence) -> Result<Segment<M>, Error>;
+    fn create(&self, sequence: Sequence, role: Role) -> Result<Segment<M>, Error>;
     /// The segment never held a record and will not be used: remove what stands behind it.
     fn discard(&self, segment: &Segment<M>);
     /// The log will soon need another segment, or has just begun one. Must not wait.
@@ -42,8 +47,10 @@ pub struct Log<M: Memory, S> {
     table: SegmentTable<M>,
     active: AtomicU64,
     prepared: AtomicU64,
-    /// New segments get at least this sequence number.
-    floor: Sequence,
+    /// The next segment made gets this sequence number.
+    next_sequence: AtomicU64,
+    /// The highest LSN given in a segment that is not in the table any more.
+    last_gone: AtomicU64,
 }
 
 impl<M: Memory, S: Source<M>> Log<M, S> {
@@ -56,9 +63,10 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             geometry,
             layout,
             table: SegmentTable::new(layout.table_limit()),
-            active: AtomicU64::new(NONE),
+            active: AtomicU64::new(NONE_AFTER | floor.0.saturating_sub(1)),
             prepared: AtomicU64::new(NONE),
-            floor,
+            next_sequence: AtomicU64::new(floor.0),
+            last_gone: AtomicU64::new(0),
         }
     }
 
@@ -67,9 +75,57 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         self.geometry
     }
 
-    /// New segments get at least this sequence number.
-    pub fn floor(&self) -> Sequence {
-        self.floor
+    /// Every segment of the log that is not active yet and ever will be has at least this sequence
+    /// number, and no LSN was given in any that has. For the manifest.
+    pub fn floor(&self, guard: &Guard) -> Sequence {
+        // Acquire: as in `active`.
+        let word = self.active.load(Ordering::Acquire);
+        match self.segment_of_word(guard, word) {
+            Some(active) => active.sequence().next(),
+            None => Sequence((word & !NONE_AFTER) + 1),
+        }
+    }
+
+    /// A sequence number that no other segment has.
+    fn take_sequence(&self) -> Result<Sequence, Error> {
+        // Relaxed: only uniqueness and growth matter. Whoever saw a segment active, by Acquire,
+        // gets a higher number than it has: its maker added before it was published.
+        let sequence = Sequence(self.next_sequence.fetch_add(1, Ordering::Relaxed));
+        if sequence > Sequence::MAX { Err(Error::StorageFull) } else { Ok(sequence) }
+    }
+
+    /// Makes a segment for copies, and puts it in the table.
+    pub fn make_for_copies(&self, guard: &Guard) -> Result<Arc<Segment<M>>, Error> {
+        let segment = self.source.create(self.take_sequence()?, Role::Copies)?;
+        let index = self.adopt(Arc::new(segment))?;
+        self.table.get_counted(guard, index).ok_or(Error::StorageFull)
+    }
+
+    /// Lets the active segment take no more, and the next put begin another one. `false` if there
+    /// was none, or it was replaced just now.
+    pub fn end_active(&self, guard: &Guard) -> bool {
+        // Acquire: as in `active`.
+        let word = self.active.load(Ordering::Acquire);
+        let Some(segment) = self.segment_of_word(guard, word) else { return false };
+        segment.close();
+        let none = NONE_AFTER | segment.sequence().0;
+        // Release: as in `install`; nothing new is published. Relaxed on failure: nothing is read.
+        let ended =
+            self.active.compare_exchange(word, none, Ordering::Release, Ordering::Relaxed);
+        ended.is_ok()
+    }
+
+    /// Takes an emptied segment out of the table, once no reader can hold an address in it.
+    pub fn remove(&self, epoch: &Epoch, guard: &Guard, index: TableIndex) {
+        if let Some(segment) = self.table.get(guard, index)
+            && segment.role() == Role::Log
+            && let Some(last) = segment.slots_end().checked_sub(1)
+        {
+            let lsn = Lsn::new(segment.sequence(), SlotNumber(last));
+            // Relaxed: a statistic, told to who asks for the highest LSN.
+            self.last_gone.fetch_max(lsn.as_u64(), Ordering::Relaxed);
+        }
+        self.table.remove(epoch, guard, index);
     }
 
     /// Where segments come from.
@@ -102,7 +158,8 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     #[inline]
     fn segment_of_word<'g>(&'g self, guard: &'g Guard, word: u64) -> Option<&'g Segment<M>> {
-        if word == NONE { None } else { self.table.get(guard, TableIndex(word as u32)) }
+        // `NONE` has the same bit.
+        if word & NONE_AFTER != 0 { None } else { self.table.get(guard, TableIndex(word as u32)) }
     }
 
     /// The segment and the offset that an address names. `None` only for an address that was never
@@ -165,19 +222,20 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         }
     }
 
-    fn sequence_after(&self, current: Option<&Segment<M>>) -> Result<Sequence, Error> {
-        let next = current.map_or(self.floor, |s| s.sequence().next().max(self.floor));
-        if next > Sequence::MAX { Err(Error::StorageFull) } else { Ok(next) }
-    }
-
-    /// Replaces the full segment `current` (the `active` word, possibly [`NONE`]) by the next one,
-    /// unless somebody else has.
+    /// Replaces the full segment that the word `current` of `active` names, or the lack of one, by
+    /// the next one, unless somebody else has.
     #[cold]
     fn roll(&self, epoch: &Epoch, guard: &Guard, current: u64) -> Result<(), Error> {
-        let sequence = self.sequence_after(self.segment_of_word(guard, current))?;
-        let next = match self.take_prepared(epoch, guard, sequence) {
+        let at_least = match self.segment_of_word(guard, current) {
+            Some(active) => active.sequence().next(),
+            None => Sequence((current & !NONE_AFTER) + 1),
+        };
+        let next = match self.take_prepared(epoch, guard, at_least) {
             Some(next) => next,
-            None => self.adopt(Arc::new(self.source.create(sequence)?))?,
+            None => {
+                let segment = self.source.create(self.take_sequence()?, Role::Log)?;
+                self.adopt(Arc::new(segment))?
+            }
         };
         self.install(epoch, guard, current, next);
         Ok(())
@@ -244,8 +302,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         guard: &Guard,
         finish: impl FnOnce(&Segment<M>),
     ) -> Result<(), Error> {
-        let sequence = self.sequence_after(self.active(guard))?;
-        let segment = self.source.create(sequence)?;
+        let segment = self.source.create(self.take_sequence()?, Role::Log)?;
         finish(&segment);
         let index = self.adopt(Arc::new(segment))?;
         // Release: pairs with the Acquire in `take_prepared`. Relaxed on failure: nothing is read.
@@ -276,7 +333,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             Some(active) if !active.is_full() => {
                 Lsn::new(active.sequence(), SlotNumber(active.slots_end()))
             }
-            active => Lsn::new(self.sequence_after(active).unwrap_or(Sequence::MAX), SlotNumber(0)),
+            _ => Lsn::new(self.floor(guard), SlotNumber(0)),
         }
     }
 
@@ -285,22 +342,41 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let last = |s: &Segment<M>| {
             s.slots_end().checked_sub(1).map(|n| Lsn::new(s.sequence(), SlotNumber(n)))
         };
-        self.table.iter(guard).filter_map(last).max().unwrap_or(Lsn::ZERO)
+        // Relaxed: a statistic; read first, so that no segment is missed on its way out.
+        let gone = Lsn::from_u64(self.last_gone.load(Ordering::Relaxed));
+        self.of_log(guard).filter_map(last).max().unwrap_or(Lsn::ZERO).max(gone)
     }
 
-    /// Whether a reservation was ever given this LSN. (A sequence that was skipped has no segment.)
+    /// Notes that an LSN was given once: recovery has met it in a copy.
+    pub fn note_given(&self, lsn: Lsn) {
+        // Relaxed: as in `remove`.
+        self.last_gone.fetch_max(lsn.as_u64(), Ordering::Relaxed);
+    }
+
+    /// Whether a reservation may have been given this LSN. Of a segment that compaction has taken
+    /// away it is not known which slots were given: all of them count.
     pub fn was_given(&self, guard: &Guard, lsn: Lsn) -> bool {
-        let given = |s: &Segment<M>| {
-            let end = Lsn::new(s.sequence(), SlotNumber(s.slots_end()));
-            (Lsn::new(s.sequence(), SlotNumber(0))..end).contains(&lsn)
-        };
-        lsn == Lsn::ZERO || self.table.iter(guard).any(given)
+        let slots = |sequence: Sequence, n| Lsn::new(sequence, SlotNumber(n));
+        let of = |s: &&Segment<M>| s.sequence() == lsn.sequence();
+        match self.table.iter(guard).find(of) {
+            Some(s) if s.role() == Role::Log => lsn < slots(s.sequence(), s.slots_end()),
+            Some(_) => false,
+            None => lsn == Lsn::ZERO || lsn <= self.last_given(guard),
+        }
     }
 
-    /// Segments that hold records or are about to: all but the prepared and the discarded.
+    fn of_log<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Segment<M>> {
+        self.table.iter(guard).filter(|s| s.role() == Role::Log)
+    }
+
+    /// Segments that hold records or are about to: all but the prepared, the discarded and the
+    /// dropped.
     pub fn in_use<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Segment<M>> {
         let active = self.active(guard).map(Segment::table_index);
-        let used = move |s: &&'g Segment<M>| s.slots_end() > 0 || Some(s.table_index()) == active;
+        let used = move |s: &&'g Segment<M>| {
+            let holds = s.slots_end() > 0 || s.role() == Role::Copies;
+            (holds || Some(s.table_index()) == active) && !s.is_dropped()
+        };
         self.table.iter(guard).filter(used)
     }
 }

@@ -1,8 +1,12 @@
 //! The segment table: from the index in an address to the segment, without locks.
 //!
 //! T1: an entry is null, or a pointer from `Arc::into_raw` that the table owns one count of. It is
-//! set once; it is taken out by `remove` alone, whose caller retires it through the epoch, so a
-//! guard that could load the pointer keeps the segment alive.
+//! taken out by `remove` alone, which retires it through the epoch, so a guard that could load the
+//! pointer keeps the segment alive.
+//!
+//! T2: an index is given again once its entry is null. Who calls `remove` sees to it that by then no
+//! guard can hold an address or a word with that index: it was never in the index (a segment that
+//! was discarded), or it left long enough ago (one that compaction emptied).
 #![expect(unsafe_code, reason = "entries are raw pointers with a count")]
 
 use crate::epoch::{Epoch, Guard};
@@ -15,7 +19,10 @@ use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 /// All segments of a store, by table index.
 pub struct SegmentTable<M> {
     entries: Levels<Segment<M>>,
-    next: AtomicU32,
+    /// One past the highest index that was ever given.
+    end: AtomicU32,
+    /// Where to begin looking for a free one.
+    free: AtomicU32,
     limit: u32,
 }
 
@@ -23,24 +30,42 @@ impl<M: crate::memory::Memory> SegmentTable<M> {
     /// An empty table for at most `limit` segments at a time.
     #[must_use]
     pub fn new(limit: u32) -> Self {
-        Self { entries: Levels::new(), next: AtomicU32::new(0), limit }
+        Self { entries: Levels::new(), end: AtomicU32::new(0), free: AtomicU32::new(0), limit }
     }
 
     /// Gives a segment its table index and publishes it; `None` (and the segment back to its
     /// owner's drop) if the table is full.
     pub fn insert(&self, segment: Arc<Segment<M>>) -> Option<TableIndex> {
-        // Relaxed: only uniqueness matters; the entry itself publishes.
-        let index = self.next.fetch_add(1, Ordering::Relaxed);
-        if index >= self.limit {
-            // Relaxed: as above; keeps the counter from ever wrapping.
-            self.next.store(self.limit, Ordering::Relaxed);
-            return None;
+        let segment = Arc::into_raw(segment).cast_mut();
+        // Relaxed: a hint; every entry is taken by an exchange of its own.
+        let from = self.free.load(Ordering::Relaxed);
+        let mut index = from;
+        while index < self.limit {
+            let Some(entry) = self.entries.get_or_make(index as usize) else { break };
+            // SAFETY: T1, the count is still this function's.
+            unsafe { &*segment }.set_table_index(TableIndex(index));
+            // Release: pairs with the Acquire in `pointer`; the segment is whole before it is seen.
+            // Relaxed on failure: another segment is there, on to the next entry.
+            let put = entry.compare_exchange(
+                std::ptr::null_mut(),
+                segment,
+                Ordering::Release,
+                Ordering::Relaxed,
+            );
+            if put.is_ok() {
+                // Relaxed: `iter` may miss what is inserted meanwhile.
+                self.end.fetch_max(index + 1, Ordering::Relaxed);
+                // Relaxed, on failure too: a hint. A lower one, of what was removed meanwhile, stays.
+                self.free
+                    .compare_exchange(from, index + 1, Ordering::Relaxed, Ordering::Relaxed)
+                    .unwrap_or(from);
+                return Some(TableIndex(index));
+            }
+            index += 1;
         }
-        let entry = self.entries.get_or_make(index as usize)?;
-        segment.set_table_index(TableIndex(index));
-        // Release: pairs with the Acquire in `pointer`; the segment is whole before it is seen.
-        entry.store(Arc::into_raw(segment).cast_mut(), Ordering::Release);
-        Some(TableIndex(index))
+        // SAFETY: T1, the count is still this function's.
+        drop(unsafe { Arc::from_raw(segment.cast_const()) });
+        None
     }
 
     #[inline]
@@ -75,13 +100,15 @@ impl<M: crate::memory::Memory> SegmentTable<M> {
             // SAFETY: T1, the count that the table owned is now this function's.
             let segment = unsafe { Arc::from_raw(segment.cast_const()) };
             epoch.retire(guard, Box::new(segment));
+            // Relaxed: a hint.
+            self.free.fetch_min(index.0, Ordering::Relaxed);
         }
     }
 
     /// Every segment there is, in no order that means anything.
     pub fn iter<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Segment<M>> {
         // Relaxed: a segment inserted meanwhile may be missed.
-        let end = self.next.load(Ordering::Relaxed).min(self.limit);
+        let end = self.end.load(Ordering::Relaxed).min(self.limit);
         (0..end).filter_map(|index| self.get(guard, TableIndex(index)))
     }
 }
@@ -89,7 +116,7 @@ impl<M: crate::memory::Memory> SegmentTable<M> {
 impl<M> Drop for SegmentTable<M> {
     fn drop(&mut self) {
         // Relaxed: `&mut self` orders this after every other access, here and below.
-        for index in 0..self.next.load(Ordering::Relaxed).min(self.limit) {
+        for index in 0..self.end.load(Ordering::Relaxed).min(self.limit) {
             let Some(entry) = self.entries.get(index as usize) else { continue };
             // Relaxed: as above.
             let segment = entry.load(Ordering::Relaxed);

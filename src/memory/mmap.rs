@@ -9,8 +9,12 @@ use super::Memory;
 use crate::sync::AtomicU64;
 use crate::sync::unmodelled::{Mutex, PoisonError};
 use memmap2::{Advice, MmapOptions, MmapRaw};
+use rustix::fs::FallocateFlags;
 use std::fs::File;
 use std::io::{self, Read};
+
+/// Blocks are given back in multiples of this many bytes.
+const PAGE: usize = 4096;
 
 /// A file, mapped whole and shared.
 #[derive(Debug)]
@@ -48,6 +52,20 @@ impl MmapMemory {
             }
         }
         Ok(Self { map: MmapRaw::from(copy), file: Mutex::new(None) })
+    }
+
+    /// Gives the blocks behind the whole pages of `from..to` back to the file system: they read as
+    /// zeros from now on. Nothing may be stored there any more.
+    pub fn give_back(&self, from: usize, to: usize) -> io::Result<()> {
+        let (from, to) = (from.next_multiple_of(PAGE), to / PAGE * PAGE);
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = file.as_ref()
+            && from < to
+        {
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(file, hole, from as u64, (to - from) as u64)?;
+        }
+        Ok(())
     }
 
     /// Makes pages `at..at + len` present and writable ahead of use, so that a writer's first

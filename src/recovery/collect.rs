@@ -3,8 +3,7 @@
 use super::Candidate;
 use crate::error::Error;
 use crate::files::Files;
-use crate::format::checksum::Salt;
-use crate::format::header::{HeaderError, Identity};
+use crate::format::header::{HeaderError, Identity, SegmentId};
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::manifest::Manifest;
 use crate::fs::{self, SegmentFile};
@@ -20,7 +19,7 @@ use std::path::Path;
 pub(super) struct Collected {
     pub(super) candidates: Vec<Candidate>,
     pub(super) damage: Vec<Damage>,
-    pub(super) missing: Vec<(Sequence, Salt)>,
+    pub(super) missing: Vec<SegmentId>,
     /// Names of segment files that never held a record.
     pub(super) blank: Vec<String>,
     pub(super) next_sequence: Sequence,
@@ -56,7 +55,14 @@ pub(super) fn collect(
     }
     let (found, foreign) = fs::list_segments(files.directory())?;
     report.foreign_files = foreign;
-    let listed: BTreeMap<Sequence, Salt> = manifest.segments.iter().copied().collect();
+    let listed: BTreeMap<Sequence, SegmentId> =
+        manifest.segments.iter().map(|id| (id.sequence, *id)).collect();
+    let dropped = |file: &SegmentFile| {
+        let same = |id: &SegmentId| {
+            id.sequence == file.sequence && id.salt.0 as u32 == file.half_salt
+        };
+        manifest.dropped.iter().any(same)
+    };
     let mut collected = Collected {
         candidates: Vec::new(),
         damage: Vec::new(),
@@ -65,9 +71,10 @@ pub(super) fn collect(
         next_sequence: manifest.next_sequence.max(Sequence(1)),
     };
     let mut seen = BTreeMap::new();
-    for file in &found {
-        let salt = listed.get(&file.sequence).copied().filter(|s| s.0 as u32 == file.half_salt);
-        match open(files, file, salt, writable)? {
+    for file in found.iter().filter(|file| !dropped(file)) {
+        let id = listed.get(&file.sequence).copied();
+        let id = id.filter(|id| id.salt.0 as u32 == file.half_salt);
+        match open(files, file, id, writable)? {
             Opened::Foreign => {
                 report.foreign_files += 1;
                 continue;
@@ -77,12 +84,12 @@ pub(super) fn collect(
                 collected.damage.push(damage(&file.path, reason));
                 seen.insert(file.sequence, ());
                 // It may be well again tomorrow: it goes on being named.
-                collected.missing.extend(salt.map(|salt| (file.sequence, salt)));
+                collected.missing.extend(id);
             }
             // Below what the manifest covers, and not in it, but with records in it: somebody put
             // it there.
             Opened::Segment(segment, _)
-                if salt.is_none()
+                if id.is_none()
                     && file.sequence < manifest.next_sequence
                     && !is_unused(&segment) =>
             {
@@ -98,18 +105,18 @@ pub(super) fn collect(
                     report.corrupt += 1;
                     collected.damage.push(damage(&file.path, reason));
                 }
-                take(&mut collected, &mut seen, file, *segment, (salt, flaw));
+                take(&mut collected, &mut seen, file, *segment, (id, flaw));
             }
         }
         if file.sequence < Sequence::MAX {
             collected.next_sequence = collected.next_sequence.max(file.sequence.next());
         }
     }
-    for (sequence, salt) in listed {
+    for (sequence, id) in listed {
         if !seen.contains_key(&sequence) {
-            let path = files.path_of(sequence, salt);
+            let path = files.path_of(sequence, id.salt);
             collected.damage.push(damage(&path, "the manifest names it, and it is not there"));
-            collected.missing.push((sequence, salt));
+            collected.missing.push(id);
         }
     }
     Ok(collected)
@@ -129,7 +136,7 @@ fn take(
     seen: &mut BTreeMap<Sequence, ()>,
     file: &SegmentFile,
     segment: Segment<MmapMemory>,
-    (listed, flaw): (Option<Salt>, Option<Flaw>),
+    (listed, flaw): (Option<SegmentId>, Option<Flaw>),
 ) {
     if is_unused(&segment) && listed.is_none() {
         collected.blank.push(fs::segment_name(file.sequence, segment.salt()));
@@ -145,10 +152,10 @@ fn take(
 fn open(
     files: &Files,
     file: &SegmentFile,
-    listed: Option<Salt>,
+    listed: Option<SegmentId>,
     writable: bool,
 ) -> Result<Opened, Error> {
-    let expected = listed.map(|salt| files.identity(file.sequence, salt));
+    let expected = listed.map(|id| files.identity(id));
     let (handle, len) = match fs::open_segment(&file.path, writable) {
         Ok(Some(opened)) => opened,
         Ok(None) if expected.is_some() => return Ok(Opened::Broken("it is not a regular file")),
@@ -159,7 +166,7 @@ fn open(
         // Out of file handles, no permission: what cannot be opened today is not gone.
         Err(error) => return Err(Error::Io(error)),
     };
-    let wanted = files.identity(file.sequence, Salt(0)).segment_bytes;
+    let wanted = files.segment_bytes();
     let size = usize::try_from(wanted).map_err(io::Error::other)?;
     let short = len < wanted;
     let memory = if !short {
@@ -198,8 +205,9 @@ fn attach(
     // The whole identity must be the one that this store, this name (and the manifest) call for:
     // a file copied in, or renamed, is not believed.
     let salt = expected.map_or(identity.salt, |expected| expected.salt);
-    let named =
-        identity == files.identity(file.sequence, salt) && identity.salt.0 as u32 == file.half_salt;
+    let role = expected.map_or(identity.role, |expected| expected.role);
+    let named = identity == files.identity(SegmentId { sequence: file.sequence, salt, role })
+        && identity.salt.0 as u32 == file.half_salt;
     match (named, expected) {
         (true, _) => Opened::Segment(Box::new(Segment::attach(memory, &identity)), flaw),
         (false, Some(_)) => Opened::Broken("it is another segment's file"),

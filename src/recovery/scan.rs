@@ -40,6 +40,9 @@ pub(super) fn end_of<M: Memory>(segment: &Segment<M>) -> u32 {
 pub(super) fn limit(candidates: &mut [Candidate], boot: [u64; 2], report: &mut RecoveryReport) {
     let mut cutting = false;
     for candidate in candidates {
+        if candidate.holds_copies() {
+            continue;
+        }
         let wholly_durable = candidate.trusted >= candidate.limit;
         if candidate.flaw.is_some() {
             // Damage, not power loss: the header's words mean nothing. Every record is checked, and
@@ -174,9 +177,16 @@ fn scan(
                 Ok(bytes) => {
                     report.scanned_bytes += bytes;
                     engine.restore(segment, kind, body)?;
+                    if candidate.holds_copies() {
+                        engine.log().note_given(body.lsn);
+                    }
                 }
+                Err(_) if candidate.holds_copies() && !trusted => report.torn += 1,
                 Err(_) => report.corrupt += 1,
             },
+            // See `finish_moves`.
+            SlotState::Copy(..) => {}
+            SlotState::Invalid if candidate.holds_copies() && !trusted => report.torn += 1,
             SlotState::Invalid | SlotState::Member(..) => report.corrupt += 1,
             // Below the durable end every slot was decided once: its bytes were lost.
             SlotState::Empty | SlotState::Pending(..) if trusted => report.corrupt += 1,
@@ -184,6 +194,50 @@ fn scan(
         }
     }
     Ok(())
+}
+
+/// A copy without force counts after all if its source says that the move was made: the process
+/// died between the two. After step 3, when every source is in the index.
+pub(super) fn finish_moves(
+    engine: &FileEngine,
+    candidate: &Candidate,
+    writable: bool,
+) -> Result<(), Error> {
+    let segment = &*candidate.segment;
+    for (slot, state) in segment.slots(candidate.limit) {
+        let SlotState::Copy(kind, body) = state else { continue };
+        if check(segment, slot, kind, body, true).is_ok()
+            && engine.restore_copy(segment, kind, body)?
+            && writable
+        {
+            segment.decide_copy(slot, true);
+        }
+    }
+    Ok(())
+}
+
+/// Step 4's part for copies: those that count are put in force, all others are void for good.
+pub(super) fn void_unfinished<M: Memory>(segment: &Segment<M>, limit: u32) {
+    let trusted = segment.durable_end();
+    let mut void = Vec::new();
+    for (slot, state) in segment.slots(limit) {
+        let holds = match state {
+            SlotState::Void => true,
+            SlotState::Committed(kind, body) => {
+                slot.0 < trusted || check(segment, slot, kind, body, true).is_ok()
+            }
+            // Whoever it was copied from still has it.
+            SlotState::Copy(..) => false,
+            // Below the durable end it is damage, and stays to be named.
+            _ => slot.0 < trusted,
+        };
+        if !holds {
+            void.push(slot);
+        }
+    }
+    for slot in void {
+        segment.void(slot);
+    }
 }
 
 /// Step 4's part for slots: nobody will ever decide about these any more.

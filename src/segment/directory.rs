@@ -50,6 +50,7 @@ impl<M: Memory> Iterator for Slots<'_, M> {
             SlotState::Committed(_, body)
             | SlotState::Pending(_, body)
             | SlotState::Member(_, body)
+            | SlotState::Copy(_, body)
             | SlotState::Batch(_, body) => (body, true),
             // Under no checksum: taken only if it continues the frames before it.
             _ => (SlotBody::from_words(self.segment.body_words(slot)), false),
@@ -85,7 +86,7 @@ impl<M: Memory> Segment<M> {
         self.geometry.directory_at + slot.index() * SLOT_BYTES
     }
 
-    fn body_words(&self, slot: SlotNumber) -> [u64; 3] {
+    pub(super) fn body_words(&self, slot: SlotNumber) -> [u64; 3] {
         // Relaxed: ordered by the Acquire load of word 0 that comes first (or, in `settle`, by the
         // index entry that led here).
         [1, 2, 3].map(|n| self.slot_word(slot, n).load(Ordering::Relaxed))
@@ -97,6 +98,18 @@ impl<M: Memory> Segment<M> {
         // Acquire: pairs with the Release in `decide`; words 1-3 and the frame are there [S2].
         let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
         slot::decode(word0, self.body_words(slot), self.salt, slot)
+    }
+
+    /// Words 1 to 3 of a slot, whatever they hold.
+    #[must_use]
+    pub fn body_of(&self, slot: SlotNumber) -> SlotBody {
+        SlotBody::from_words(self.body_words(slot))
+    }
+
+    /// The address of an offset, if that lies inside.
+    #[must_use]
+    pub fn address_if_inside(&self, offset: Units) -> Option<crate::format::ids::Address> {
+        (offset.bytes() < self.geometry.segment_bytes).then(|| self.address(offset))
     }
 
     /// Whether all four words are zero, as in space never used.

@@ -12,7 +12,9 @@
 //! | durable end, sealed count | the holder of the flush lock; recovery | atomic stores |
 
 pub mod cursor;
+mod copy;
 mod directory;
+mod moved;
 mod reader;
 mod replica;
 mod shared;
@@ -20,14 +22,16 @@ mod writer;
 
 pub use directory::{Mark, Slots};
 pub use reader::{Frame, FrameDamage};
+pub use moved::{Moves, TagTooLarge};
 pub use shared::SharedFrame;
-pub use writer::{BatchReservation, Pending, Record, Reservation, Voided};
+pub use writer::{BatchReservation, Claim, Pending, Record, Reservation, Voided};
 
 use crate::format::checksum::Salt;
 use crate::format::frame::{FrameLayout, Writing};
-use crate::format::header::{self, IDENTITY_BYTES, Identity};
+use crate::format::header::{self, IDENTITY_BYTES, Identity, Role, SegmentId};
 use crate::format::ids::{Address, AddressLayout, Sequence, TableIndex, UNIT_BYTES, Units};
 use crate::memory::Memory;
+use crate::sync::unmodelled::OnceLock;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use cursor::{Capacity, Taken};
 
@@ -83,6 +87,7 @@ pub struct Segment<M> {
     geometry: Geometry,
     sequence: Sequence,
     salt: Salt,
+    role: Role,
     layout: AddressLayout,
     /// Set once, before the segment is published in the table.
     table: AtomicU32,
@@ -96,7 +101,18 @@ pub struct Segment<M> {
     live_bytes: AtomicU64,
     flushed: AtomicU64,
     settled: AtomicU32,
+    /// Slots whose writers are through with them, the index included.
+    done: AtomicU64,
+    /// Bytes of tombstones that compaction has found to be needed.
+    needed: AtomicU64,
+    standing: AtomicU32,
+    moves: OnceLock<Moves<M>>,
 }
+
+/// How far a segment is on its way out, in `standing`. Set by compaction, never taken back.
+const DROPPED: u32 = 1;
+const LEFT: u32 = 2;
+const QUARANTINED: u32 = 4;
 
 impl<M: Memory> Segment<M> {
     /// A new segment in zeroed memory: writes its identity.
@@ -127,6 +143,7 @@ impl<M: Memory> Segment<M> {
             geometry,
             sequence: identity.sequence,
             salt: identity.salt,
+            role: identity.role,
             layout: AddressLayout::new(geometry.segment_bytes),
             table: AtomicU32::new(u32::MAX),
             verified_shift,
@@ -136,6 +153,10 @@ impl<M: Memory> Segment<M> {
             live_bytes: AtomicU64::new(0),
             flushed: AtomicU64::new((geometry.segment_bytes as u64 / 64) << 32),
             settled: AtomicU32::new(0),
+            done: AtomicU64::new(0),
+            needed: AtomicU64::new(0),
+            standing: AtomicU32::new(0),
+            moves: OnceLock::new(),
         }
     }
 
@@ -168,6 +189,16 @@ impl<M: Memory> Segment<M> {
     /// Seed of all its checksums.
     pub fn salt(&self) -> Salt {
         self.salt
+    }
+
+    /// What it is for.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// What the manifest says of it.
+    pub fn id(&self) -> SegmentId {
+        SegmentId { sequence: self.sequence, salt: self.salt, role: self.role }
     }
 
     /// Its entry in the segment table.
@@ -317,6 +348,73 @@ impl<M: Memory> Segment<M> {
     pub fn sub_live(&self, bytes: u64) {
         // Relaxed: statistics.
         self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of tombstones that compaction found to be needed: dead, but not to be had back yet.
+    pub fn needed_bytes(&self) -> u64 {
+        // Relaxed: statistics.
+        self.needed.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`Segment::needed_bytes`].
+    pub fn set_needed(&self, bytes: u64) {
+        // Relaxed: statistics.
+        self.needed.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that writers are through with so many more slots: whatever they had to publish of
+    /// them is in the index.
+    pub fn add_done(&self, slots: u32) {
+        // Release: pairs with the Acquire in `is_quiet`; compaction then sees those entries.
+        self.done.fetch_add(u64::from(slots), Ordering::Release);
+    }
+
+    /// Whether nobody can take a slot any more and no writer still has one in hand, so that every
+    /// record that counts is in the index.
+    pub fn is_quiet(&self) -> bool {
+        // Acquire: pairs with the Release in `add_done`.
+        let done = self.done.load(Ordering::Acquire);
+        self.sealed().is_some_and(|granted| done >= u64::from(granted)) && self.is_full()
+    }
+
+    fn stand(&self, bit: u32) {
+        // Release: pairs with the Acquire in `stands`.
+        self.standing.fetch_or(bit, Ordering::Release);
+    }
+
+    fn stands(&self, bit: u32) -> bool {
+        // Acquire: pairs with the Release in `stand`.
+        self.standing.load(Ordering::Acquire) & bit != 0
+    }
+
+    /// The manifest does not name it any more; its file is to be removed.
+    pub fn set_dropped(&self) {
+        self.stand(DROPPED);
+    }
+
+    /// Whether the manifest has given it up.
+    pub fn is_dropped(&self) -> bool {
+        self.stands(DROPPED)
+    }
+
+    /// No reader can hold an address in it any more that it took from the index.
+    pub fn set_left(&self) {
+        self.stand(LEFT);
+    }
+
+    /// Whether it may be taken out of the table.
+    pub fn is_left(&self) -> bool {
+        self.stands(LEFT)
+    }
+
+    /// Something in it is damaged: it stays as it is.
+    pub fn quarantine(&self) {
+        self.stand(QUARANTINED);
+    }
+
+    /// Whether compaction keeps away from it.
+    pub fn is_quarantined(&self) -> bool {
+        self.stands(QUARANTINED)
     }
 
     /// The index that the counts spoke of is gone.

@@ -91,9 +91,9 @@ impl<'s> Frame<'s> {
         self.bytes
     }
 
-    /// The tag word.
+    /// The tag word here, whether or not the record was moved: [`Segment::tag`] follows it.
     #[must_use]
-    pub fn tag(&self) -> &'s AtomicU64 {
+    pub fn tag_word(&self) -> &'s AtomicU64 {
         self.tag
     }
 }
@@ -136,6 +136,7 @@ impl<M: Memory> Segment<M> {
         match self.slot(slot) {
             SlotState::Committed(_, body)
             | SlotState::Pending(_, body)
+            | SlotState::Copy(_, body)
             | SlotState::Member(_, body) => {
                 // SAFETY: the slot was loaded with Acquire; its frame was filled before [S2].
                 unsafe { self.frame(body.offset) }

@@ -19,12 +19,14 @@ impl<M: Memory> Segment<M> {
                 to.slot_word(slot, n).store(word, Ordering::Relaxed);
             }
             // A void's frame may still be written to by a writer that does not know yet.
-            if let SlotState::Committed(_, body) | SlotState::Member(_, body) = self.slot(slot)
+            if let SlotState::Committed(_, body)
+            | SlotState::Member(_, body)
+            | SlotState::Copy(_, body) = self.slot(slot)
                 && let Ok(frame) = self.committed_frame(slot)
             {
                 let at = body.offset.bytes();
                 // Acquire, Relaxed: a tag may speak of what its writer did before; as above.
-                let tag = frame.tag().load(Ordering::Acquire);
+                let tag = frame.tag_word().load(Ordering::Acquire);
                 to.memory.word(at).store(tag, Ordering::Relaxed);
                 // SAFETY: `frame` has checked that it lies inside this segment, and `to` is as
                 // large; nobody else has it yet. The bytes end before a previous word, which is a

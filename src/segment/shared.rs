@@ -33,4 +33,10 @@ impl<M: Memory> SharedFrame<M> {
         // published bytes do not change; the count keeps the memory.
         unsafe { self.segment.frame(self.offset) }.ok()
     }
+
+    /// Its segment.
+    #[must_use]
+    pub fn segment(&self) -> &Segment<M> {
+        &self.segment
+    }
 }

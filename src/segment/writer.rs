@@ -44,6 +44,18 @@ impl Record<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Voided;
 
+/// A writer's word that it is not through with a slot: what is in it may still come into the index.
+/// To be kept until that has happened or never will; compaction leaves the segment alone till then.
+#[derive(Debug)]
+#[must_use = "a claim is to be kept until the record is in the index"]
+pub struct Claim<'s, M: Memory>(&'s Segment<M>);
+
+impl<M: Memory> Drop for Claim<'_, M> {
+    fn drop(&mut self) {
+        self.0.add_done(1);
+    }
+}
+
 /// One reserved slot and the frame space that goes with it. Dropping it voids the slot.
 #[derive(Debug)]
 #[must_use = "dropping a reservation voids its slot"]
@@ -53,6 +65,8 @@ pub struct Reservation<'s, M: Memory> {
     offset: Units,
     len: Units,
     decided: bool,
+    /// Dropped last, unless it is handed on.
+    claim: Option<Claim<'s, M>>,
 }
 
 impl<M: Memory> Segment<M> {
@@ -71,14 +85,27 @@ impl<M: Memory> Segment<M> {
         let len = units_of(bytes)?;
         match cursor::reserve(self.cursor_word(), self.geometry.capacity(), 1, len) {
             Reserved::Granted(Grant { slot, offset, passed_half }) => {
-                self.write_extent(slot, offset, len);
-                let reservation = Reservation { segment: self, slot, offset, len, decided: false };
-                Some((reservation, passed_half))
+                Some((self.reservation(slot, offset, len), passed_half))
             }
             Reserved::Full { granted } => {
                 self.note_full(granted);
                 None
             }
+        }
+    }
+
+    fn reservation(&self, slot: SlotNumber, offset: Units, len: Units) -> Reservation<'_, M> {
+        self.write_extent(slot, offset, len);
+        let claim = Some(Claim(self));
+        Reservation { segment: self, slot, offset, len, decided: false, claim }
+    }
+
+    /// A reservation that cannot fit, so that none does any more.
+    pub(super) fn refuse(&self, units: Units) {
+        let reserved = cursor::reserve(self.cursor_word(), self.geometry.capacity(), 1, units);
+        debug_assert!(matches!(reserved, Reserved::Full { .. }), "a whole segment never fits");
+        if let Reserved::Full { granted } = reserved {
+            self.note_full(granted);
         }
     }
 }
@@ -102,13 +129,27 @@ impl<'s, M: Memory> Reservation<'s, M> {
         self.segment
     }
 
+    pub(super) fn slot(&self) -> SlotNumber {
+        self.slot
+    }
+
+    /// Decides the slot, which was nobody else's so far.
+    pub(super) fn decide_with(&mut self, word: u64) -> Result<(), Voided> {
+        self.decided = true;
+        self.segment.decide(self.slot, EMPTY_WORD, word).or(Err(Voided))
+    }
+
+    fn fill(&mut self, record: &Record<'_>) -> SlotBody {
+        self.fill_as(record, self.lsn())
+    }
+
     /// Copies the record into its frame and its slot's words 1-3. The record must have the length
     /// that was reserved.
-    fn fill(&mut self, record: &Record<'_>) -> SlotBody {
+    pub(super) fn fill_as(&mut self, record: &Record<'_>, lsn: Lsn) -> SlotBody {
         let layout = record.layout();
         debug_assert_eq!(units_of(layout.bytes()), Some(self.len));
         let mut header = FrameHeader {
-            lsn: self.lsn(),
+            lsn,
             created_ns: record.created_ns,
             // Both fit: limits are checked before anything is reserved.
             content_len: record.content.len() as u32,
@@ -148,24 +189,26 @@ impl<'s, M: Memory> Reservation<'s, M> {
     }
 
     /// Fills the frame and commits the slot: from here on recovery finds the record.
-    pub fn commit(mut self, record: &Record<'_>) -> Result<Address, Voided> {
+    /// The claim is to be kept until the record is in the index, or never will be.
+    pub fn commit(
+        mut self,
+        record: &Record<'_>,
+    ) -> Result<(Address, Option<Claim<'s, M>>), Voided> {
         let body = self.fill(record);
         let word = slot::committed_word(record.kind, body, self.segment.salt, self.slot);
-        self.decided = true;
-        self.segment.decide(self.slot, EMPTY_WORD, word).or(Err(Voided))?;
-        Ok(self.address())
+        self.decide_with(word)?;
+        Ok((self.address(), self.claim.take()))
     }
 
     /// Fills the frame and leaves the slot pending: the index will decide.
     pub fn pend(mut self, record: &Record<'_>) -> Result<Pending<'s, M>, Voided> {
         let body = self.fill(record);
         let word = slot::pending_word(record.kind, body, self.segment.salt, self.slot);
-        self.decided = true;
-        self.segment.decide(self.slot, EMPTY_WORD, word).or(Err(Voided))?;
+        self.decide_with(word)?;
         let previous_at = self.offset.bytes() + record.layout().previous_at();
         let (segment, slot, kind) = (self.segment, self.slot, record.kind);
-        let offset = self.offset;
-        Ok(Pending { segment, slot, offset, previous_at, kind, body, word, decided: false })
+        let (offset, decided, _claim) = (self.offset, false, self.claim.take());
+        Ok(Pending { segment, slot, offset, previous_at, kind, body, word, decided, _claim })
     }
 }
 
@@ -190,6 +233,8 @@ pub struct Pending<'s, M: Memory> {
     body: SlotBody,
     word: u64,
     decided: bool,
+    /// Dropped last.
+    _claim: Option<Claim<'s, M>>,
 }
 
 impl<M: Memory> Pending<'_, M> {
@@ -214,7 +259,7 @@ impl<M: Memory> Pending<'_, M> {
 
     /// Commits: the index entry that points here is the decision, and it has been made. `Err`: the
     /// slot was voided first, so the write did not happen.
-    pub fn commit(mut self) -> Result<(), Voided> {
+    pub fn commit(&mut self) -> Result<(), Voided> {
         self.decided = true;
         let word = slot::committed_word(self.kind, self.body, self.segment.salt, self.slot);
         match self.segment.decide(self.slot, self.word, word) {
@@ -264,8 +309,7 @@ impl<M: Memory> Segment<M> {
             top -= len.0;
             let (slot, offset) = (SlotNumber(next), Units(top));
             next += 1;
-            self.write_extent(slot, offset, len);
-            Reservation { segment: self, slot, offset, len, decided: false }
+            self.reservation(slot, offset, len)
         };
         let head = take(Units(1));
         let members = frames.iter().map(|&len| take(len)).collect();
@@ -273,27 +317,28 @@ impl<M: Memory> Segment<M> {
     }
 }
 
-impl<M: Memory> BatchReservation<'_, M> {
+/// LSN, address and claim of a batch's member.
+pub type Member<'s, M> = (Lsn, Address, Option<Claim<'s, M>>);
+
+impl<'s, M: Memory> BatchReservation<'s, M> {
     /// Fills all frames and commits the head: from here on recovery finds the whole batch, and up
     /// to here nothing of it. The records must have the lengths that were reserved. Returns LSN and
-    /// address of each.
-    pub fn commit(mut self, records: &[Record<'_>]) -> Result<Vec<(Lsn, Address)>, Voided> {
+    /// address of each, and the claim to keep until it is in the index.
+    pub fn commit(mut self, records: &[Record<'_>]) -> Result<Vec<Member<'s, M>>, Voided> {
         let mut written = Vec::with_capacity(records.len());
         for (member, record) in self.members.iter_mut().zip(records) {
             let body = member.fill(record);
             let (segment, slot) = (member.segment, member.slot);
             let word = slot::member_word(record.kind, body, segment.salt, slot);
-            member.decided = true;
-            segment.decide(slot, EMPTY_WORD, word).or(Err(Voided))?;
-            written.push((body.lsn, member.address()));
+            member.decide_with(word)?;
+            written.push((body.lsn, member.address(), member.claim.take()));
         }
         let head = &mut self.head;
         let key_hash = written.len() as u64;
         let body = SlotBody { lsn: head.lsn(), key_hash, offset: head.offset, len: head.len };
         head.segment.write_body(head.slot, body);
         let word = slot::batch_word(body, head.segment.salt, head.slot);
-        head.decided = true;
-        head.segment.decide(head.slot, EMPTY_WORD, word).or(Err(Voided))?;
+        head.decide_with(word)?;
         Ok(written)
     }
 }

@@ -41,13 +41,13 @@ impl Store {
 
     fn copy_into(&self, directory: &Path) -> Result<(), Error> {
         let segments = self.segments_counted();
-        let named: Vec<_> = segments.iter().map(|s| (s.sequence(), s.salt())).collect();
-        let next = named.last().map_or(Sequence(1), |last| last.0.next());
+        let named: Vec<_> = segments.iter().map(|s| s.id()).collect();
+        let next = named.last().map_or(Sequence(1), |last| last.sequence.next());
         let source = self.engine().log().source();
         let (files, manifest) = source.of_copy(directory, next, named)?;
         for segment in &segments {
             let mark = segment.flushed();
-            let copy = files.create_with(segment.sequence(), segment.salt(), |copy| {
+            let copy = files.create_with(segment.id(), |copy| {
                 segment.replicate(copy, mark);
             })?;
             drop(copy);

@@ -12,7 +12,7 @@ use crate::options::{
     DIMENSION_MAX, Durability, Options, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
 };
 use crate::recovery;
-use crate::sync::unmodelled::Arc;
+use crate::sync::unmodelled::{Arc, Mutex};
 use std::path::Path;
 
 impl Options {
@@ -62,11 +62,17 @@ impl Options {
         let recovered = recovery::recover(files, &manifest, !self.read_only)?;
         let engine = recovered.engine;
         let durability = Arc::new(recovered.durability);
-        let duties = Arc::new(Duties { engine, durability, missing: recovered.missing });
+        let duties = Arc::new(Duties {
+            engine,
+            durability,
+            catalog: recovered.catalog,
+            compaction_rate: self.compaction_rate,
+            compacting: Mutex::default(),
+        });
         let maintenance = if self.read_only {
             None
         } else {
-            Some(Maintenance::start(&duties, self.flush_interval)?)
+            Some(Maintenance::start(&duties, self.flush_interval, self.compaction)?)
         };
         Ok(Store {
             maintenance,
@@ -96,6 +102,7 @@ impl Options {
             segment_bytes: self.segment_size.unwrap_or(SEGMENT_BYTES_DEFAULT),
             next_sequence: Sequence(1),
             segments: Vec::new(),
+            dropped: Vec::new(),
         };
         fs::replace(path, fs::MANIFEST, &manifest.encode())
     }

@@ -40,10 +40,10 @@ impl<'s> Pinned<'s> {
     #[inline]
     pub fn get(&self, id: impl AsRef<[u8]>) -> Result<Option<Record<'_>>, Error> {
         let found = self.checked(id.as_ref())?;
-        Ok(found.map(|at| Record::new(at.frame)))
+        Ok(found.map(|at| Record::new(at.segment, at.frame)))
     }
 
-    fn checked(&self, id: &[u8]) -> Result<Option<Located<'_, MmapMemory>>, Error> {
+    pub(super) fn checked(&self, id: &[u8]) -> Result<Option<Located<'_, MmapMemory>>, Error> {
         if check_id(id).is_err() {
             return Ok(None);
         }
@@ -129,7 +129,7 @@ impl<'p> Iter<'p> {
             // The bucket was rebuilt under the walk: what it held may have been replaced since.
             return pinned.get(at.frame.id());
         }
-        Ok(Some(Record::new(at.frame)))
+        Ok(Some(Record::new(at.segment, at.frame)))
     }
 }
 

@@ -1,12 +1,14 @@
 //! Closing, and what the store says about itself.
 
 use super::Store;
+use crate::compaction::Scope;
 use crate::error::Error;
 use crate::format::ids::SlotNumber;
 use crate::format::slot::SlotState;
 use crate::fs;
 use crate::recovery::check;
-use crate::report::{Damage, RecoveryReport, Stats, VerifyReport};
+use crate::report::{CompactionReport, Damage, RecoveryReport, Stats, VerifyReport};
+use crate::sync::unmodelled::AtomicBool;
 use std::path::Path;
 
 impl Store {
@@ -58,7 +60,10 @@ impl Store {
                 report.bytes += 32;
                 let slot_at = segment.slot_offset(slot) as u64;
                 let (offset, id, reason) = match state {
-                    SlotState::Void | SlotState::Batch(..) | SlotState::Member(..) => continue,
+                    SlotState::Void
+                    | SlotState::Batch(..)
+                    | SlotState::Member(..)
+                    | SlotState::Copy(..) => continue,
                     SlotState::Empty | SlotState::Pending(..) if slot.0 >= durable => continue,
                     SlotState::Empty | SlotState::Pending(..) => {
                         (slot_at, None, "the slot was lost")
@@ -82,6 +87,40 @@ impl Store {
             }
         }
         Ok(report)
+    }
+
+    /// Gives back the space of everything that was overwritten or removed: copies what is live out
+    /// of every segment that holds something dead, and removes those. Beside readers and writers,
+    /// who do not wait; this call waits for the device, and for another compaction.
+    ///
+    /// Pins are not waited for: what a reader still holds stays mapped until its pin is gone, under
+    /// no name. Needs room for one segment at a time, and syncs first. After remove (or overwrite),
+    /// `compact` and [`close`](Store::close), with no pin held, no file of the store contains the
+    /// removed bytes.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = stratalog::Options::new().dimension(1).open(dir.path().join("s"))?;
+    /// store.put("a", &[1.0], "x".repeat(1000))?;
+    /// store.put("b", &[2.0], "kept")?;
+    /// store.remove("a")?;
+    /// let report = store.compact()?;
+    /// assert_eq!((report.segments_removed, report.moved_records), (1, 1));
+    /// assert!(report.reclaimed_bytes > 1000 && store.contains("b"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StorageFull`]: there is no room for the copies; what was finished before stays
+    /// finished, and nothing is lost. [`Error::FlushFailed`], [`Error::ReadOnly`], [`Error::Io`].
+    pub fn compact(&self) -> Result<CompactionReport, Error> {
+        if self.read_only {
+            return Err(Error::ReadOnly);
+        }
+        self.duties.durability.check()?;
+        self.duties.compact(Scope::All, &AtomicBool::new(false))
     }
 
     /// Syncs, notes on disk that all is durable, and closes. Dropping the store does the same and

@@ -8,7 +8,7 @@ use crate::format::frame::Writing;
 use crate::format::ids::{Lsn, UNIT_BYTES};
 use crate::format::slot::Kind;
 use crate::options::Condition;
-use crate::segment::Record;
+use crate::segment::{Record, TagTooLarge};
 
 impl Store {
     /// Stores a version of an id: inserts or overwrites. The embedding has as many finite values
@@ -96,6 +96,41 @@ impl Store {
             Ok(lsn) => self.finish_write(lsn).map(|_| true),
             Err(Refused(_)) => Ok(false),
         }
+    }
+
+    /// Replaces an id's user tag by what `f` makes of it, in place and atomically: no copy of the
+    /// record, no new version. The new tag, or `None` if the id has no record. Lock-free beside
+    /// everything else; `f` may be called many times.
+    ///
+    /// Tags survive the death of the process. After power loss a tag may be an older one that it
+    /// had: tags are not flushed with the records. A new version of the id begins with 0 again.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = stratalog::Options::new().dimension(1).open(dir.path().join("s"))?;
+    /// store.put("a", &[1.0], "")?;
+    /// assert_eq!(store.update_tag("a", |recalls| recalls + 1)?, Some(1));
+    /// assert_eq!(store.pin().get("a")?.map(|record| record.tag()), Some(1));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidTag`]: `f` set the top bit; nothing is changed. [`Error::InvalidId`],
+    /// [`Error::Corrupt`], [`Error::ReadOnly`], [`Error::FlushFailed`].
+    pub fn update_tag(
+        &self,
+        id: impl AsRef<[u8]>,
+        f: impl FnMut(u64) -> u64,
+    ) -> Result<Option<u64>, Error> {
+        let id = id.as_ref();
+        self.check_writable()?;
+        check_id(id)?;
+        let pinned = self.pin();
+        let Some(at) = pinned.checked(id)? else { return Ok(None) };
+        let updated = at.segment.update_tag(&at.frame, f);
+        updated.map(Some).map_err(|TagTooLarge(tag)| Error::InvalidTag(tag))
     }
 
     /// Makes all writes of a batch, or none: after any crash it is there whole or not at all (a

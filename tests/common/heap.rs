@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::Writing;
-use stratalog::internals::format::header::{DIRECTORY_AT, Identity, StoreId};
+use stratalog::internals::format::header::{DIRECTORY_AT, Identity, Role, StoreId};
 use stratalog::internals::format::ids::Sequence;
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::{KeyHash, Shape};
@@ -25,7 +25,7 @@ pub struct Heap {
 }
 
 impl Heap {
-    fn identity(&self, sequence: Sequence) -> Identity {
+    fn identity(&self, sequence: Sequence, role: Role) -> Identity {
         // Relaxed: only uniqueness matters.
         let salt = Salt(self.made.fetch_add(1, Ordering::Relaxed));
         Identity {
@@ -35,14 +35,15 @@ impl Heap {
             dimension: DIMENSION as u32,
             segment_bytes: SEGMENT as u64,
             directory_at: DIRECTORY_AT as u32,
+            role,
         }
     }
 }
 
 impl Source<HeapMemory> for Heap {
-    fn create(&self, sequence: Sequence) -> Result<Segment<HeapMemory>, Error> {
+    fn create(&self, sequence: Sequence, role: Role) -> Result<Segment<HeapMemory>, Error> {
         (self.before_making)();
-        Ok(Segment::create(HeapMemory::new(SEGMENT), &self.identity(sequence)))
+        Ok(Segment::create(HeapMemory::new(SEGMENT), &self.identity(sequence, role)))
     }
     fn discard(&self, _: &Segment<HeapMemory>) {}
     fn wake(&self) {}
@@ -129,7 +130,7 @@ pub fn reopened(engine: &HeapEngine) -> (HeapEngine, u32, u32) {
                 SlotState::Committed(kind, body) => {
                     again.restore(&copy, kind, body).expect("room in the index");
                 }
-                SlotState::Batch(..) | SlotState::Member(..) => {}
+                SlotState::Batch(..) | SlotState::Member(..) | SlotState::Copy(..) => {}
                 SlotState::Invalid => panic!("a slot is damaged"),
             }
         }

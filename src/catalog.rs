@@ -1,0 +1,115 @@
+//! The manifest, kept in step with the log: which segments there are, and which are gone.
+//!
+//! K1: a segment that recovery must read is named, or has at least the sequence that the manifest
+//! calls next. So one for copies is named before it holds any, and segments leave in one step: the
+//! manifest that names them no more, and tells to remove their files, replaces the one that did.
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::files::{Files, lock};
+use crate::format::header::SegmentId;
+use crate::fs;
+use crate::memory::MmapMemory;
+use crate::segment::Segment;
+use crate::sync::unmodelled::{Arc, Mutex};
+
+/// The engine of a store on disk.
+pub type FileEngine = Engine<MmapMemory, Files>;
+
+/// What the manifest says, and what it has to go on saying.
+#[derive(Debug)]
+pub struct Catalog {
+    /// Segments that are named though they are not there: they may come back.
+    missing: Vec<SegmentId>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What the manifest named last.
+    named: Vec<SegmentId>,
+    /// Dropped, and their files may still come back with a power cut.
+    dropped: Vec<SegmentId>,
+}
+
+impl Catalog {
+    /// The catalog of a store whose manifest names these segments besides those of the log.
+    #[must_use]
+    pub fn new(missing: Vec<SegmentId>, dropped: Vec<SegmentId>) -> Self {
+        Self { missing, state: Mutex::new(State { named: Vec::new(), dropped }) }
+    }
+
+    /// Segments that the manifest names and that are not there.
+    pub fn missing(&self) -> &[SegmentId] {
+        &self.missing
+    }
+
+    /// Writes the manifest if the log has segments that it does not name yet.
+    pub fn update(&self, engine: &FileEngine) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        let named = self.names(engine, &[]);
+        if state.named != named {
+            self.write(engine, &mut state, named, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Gives segments up for good: in one durable step the manifest names them no more. Then their
+    /// files are removed. Nothing in them may be needed any more, and that must be durable.
+    ///
+    /// After an error they may be gone from the manifest or not; they stay in the log.
+    pub fn drop_segments(
+        &self,
+        engine: &FileEngine,
+        victims: &[Arc<Segment<MmapMemory>>],
+    ) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        let gone: Vec<_> = victims.iter().map(|segment| segment.id()).collect();
+        let named = self.names(engine, &gone);
+        self.write(engine, &mut state, named, &gone)?;
+        for victim in victims {
+            victim.set_dropped();
+        }
+        state.dropped.extend(gone);
+        // A file that stays is named as dropped, and the next opening removes it.
+        if engine.log().source().remove_files(&state.dropped).is_ok() {
+            state.dropped.clear();
+        }
+        Ok(())
+    }
+
+    fn names(&self, engine: &FileEngine, without: &[SegmentId]) -> Vec<SegmentId> {
+        let guard = engine.epoch().pin();
+        let in_use = engine.log().in_use(&guard).map(Segment::id);
+        let mut named: Vec<_> = in_use.filter(|id| !without.contains(id)).collect();
+        named.extend(&self.missing);
+        named.sort_by_key(|id| id.sequence);
+        named.dedup_by_key(|id| id.sequence);
+        named
+    }
+
+    fn write(
+        &self,
+        engine: &FileEngine,
+        state: &mut State,
+        named: Vec<SegmentId>,
+        gone: &[SegmentId],
+    ) -> Result<(), Error> {
+        let dropped = state.dropped.iter().chain(gone).copied().collect();
+        let floor = {
+            let guard = engine.epoch().pin();
+            engine.log().floor(&guard)
+        };
+        engine.log().source().write_manifest(floor, named.clone(), dropped)?;
+        state.named = named;
+        Ok(())
+    }
+}
+
+/// Removes the files of segments that a manifest says are dropped: at opening.
+pub fn remove_dropped(files: &Files, dropped: &[SegmentId]) -> Result<(), Error> {
+    if dropped.is_empty() {
+        return Ok(());
+    }
+    files.remove_files(dropped).map_err(fs::no_room)
+}

@@ -1,0 +1,207 @@
+//! Space that comes back: live records are copied out of segments that hold much that is dead, and
+//! the segments are removed.
+//!
+//! One group of victims at a time, by one thread at a time, beside readers and writers that never
+//! wait for it:
+//!
+//! 1. *Choose* segments that nobody writes to any more, in which every slot is decided, published
+//!    and on the device.
+//! 2. *Copy* what the index says is current, with its LSN, to segments for copies; without force.
+//!    A tombstone goes along unless no other segment holds an older version of its id.
+//! 3. *Flush* the copies.
+//! 4. *Move*: for each record the tag, then the slot's word, then the index entry. Who writes the id
+//!    meanwhile wins; then the copy is dead.
+//! 5. *Sync*: what made the rest dead is on the device now, so none of it will be needed again.
+//! 6. *Drop*: one replacement of the manifest gives all victims up; then their files are removed.
+//! 7. *Retire*: when no reader can hold an address in a victim any more, it leaves the table, and
+//!    its mapping goes when nobody reads it.
+//!
+//! A process that dies before 6 leaves two copies of some records, and nothing lost; DESIGN.md 10
+//! says which of them counts.
+
+mod choose;
+mod copy;
+mod tombstones;
+
+pub use choose::Scope;
+
+use crate::catalog::{Catalog, FileEngine};
+use crate::durability::Durability;
+use crate::error::Error;
+use crate::memory::MmapMemory;
+use crate::report::CompactionReport;
+use crate::segment::Segment;
+use crate::sync::unmodelled::{Arc, AtomicBool, Ordering, thread};
+use copy::{Copied, Outputs};
+use std::time::{Duration, Instant};
+
+type FileSegment = Segment<MmapMemory>;
+
+/// Records handled under one pin: short enough not to hold back what others retire.
+const RECORDS_A_PIN: usize = 64;
+/// How long a compaction by hand waits for writers that are just at work in the segment it ends.
+const QUIET_WAIT: Duration = Duration::from_millis(200);
+
+/// What compaction works on, and within which limits.
+#[derive(Clone, Copy, Debug)]
+pub struct Compactor<'a> {
+    /// The store's engine.
+    pub engine: &'a FileEngine,
+    /// Its flush state.
+    pub durability: &'a Durability,
+    /// Its manifest.
+    pub catalog: &'a Catalog,
+    /// Ends the work early when set.
+    pub stop: &'a AtomicBool,
+    /// Bytes copied in a second, at most.
+    pub bytes_a_second: Option<u64>,
+}
+
+/// A segment that is out of the index, on its way through the epoch: its drop says that no guard
+/// is left that could hold an address in it.
+struct Leaving(Arc<FileSegment>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.set_left();
+    }
+}
+
+impl Compactor<'_> {
+    /// Does what there is to do, group by group.
+    ///
+    /// What was finished before an error stays finished.
+    pub fn run(&self, scope: Scope, report: &mut CompactionReport) -> Result<(), Error> {
+        let started = Instant::now();
+        let mut outputs = Outputs::default();
+        let done = self.run_groups(scope, &mut outputs, report);
+        let finished = self.finish_outputs(&mut outputs);
+        report.elapsed += started.elapsed();
+        done.and(finished)
+    }
+
+    fn run_groups(
+        &self,
+        scope: Scope,
+        outputs: &mut Outputs,
+        report: &mut CompactionReport,
+    ) -> Result<(), Error> {
+        if scope == Scope::All {
+            self.end_active();
+            // So that every segment that is full is on the device.
+            self.durability.sync(self.engine)?;
+            let mut left = self.choose_all();
+            while !left.is_empty() && !self.stopped() {
+                let group = choose::take_group(&mut left, self.capacity());
+                self.compact_group(&group, outputs, report)?;
+            }
+            return Ok(());
+        }
+        while !self.stopped() && !self.holds_back_too_much() {
+            let pays = self.pays();
+            if pays {
+                // So that every segment that is full is on the device, and may be emptied.
+                self.durability.sync(self.engine)?;
+            }
+            let group = self.choose_group(pays);
+            if group.is_empty() || !self.compact_group(&group, outputs, report)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn stopped(&self) -> bool {
+        // Acquire: pairs with the Release of who asks to stop.
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn capacity(&self) -> u64 {
+        self.engine.log().geometry().segment_bytes as u64
+    }
+
+    /// The segment that takes new records cannot be emptied; if something in it is dead, the next
+    /// put begins another.
+    fn end_active(&self) {
+        let log = self.engine.log();
+        let guard = self.engine.epoch().pin();
+        let Some(active) = log.active(&guard) else { return };
+        if active.frame_bytes() == active.live_bytes() {
+            return;
+        }
+        log.end_active(&guard);
+        let Some(ended) = log.table().get_counted(&guard, active.table_index()) else { return };
+        drop(guard);
+        let waiting = Instant::now();
+        while !ended.is_quiet() && waiting.elapsed() < QUIET_WAIT {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// One group, all or nothing: whether its segments were dropped.
+    fn compact_group(
+        &self,
+        victims: &[Arc<FileSegment>],
+        outputs: &mut Outputs,
+        report: &mut CompactionReport,
+    ) -> Result<bool, Error> {
+        let mut copied = Vec::new();
+        let ready = self.copy_group(victims, outputs, &mut copied);
+        let ready = ready.and_then(|()| self.flush_outputs(outputs).map_err(Stopped::Failed));
+        if let Err(stopped) = ready {
+            copy::take_back(&copied);
+            return match stopped {
+                Stopped::Failed(error) => Err(error),
+                Stopped::Asked | Stopped::Damaged => Ok(false),
+            };
+        }
+        self.move_all(victims, &copied);
+        self.forget_tombstones(victims);
+        // What took the place of the dead has to be on the device before the dead are given up.
+        self.durability.sync(self.engine)?;
+        self.flush_outputs(outputs)?;
+        if victims.iter().any(|victim| self.is_pointed_at(victim)) {
+            return Ok(false);
+        }
+        let before: u64 = victims.iter().map(|victim| victim.frame_bytes()).sum();
+        self.catalog.drop_segments(self.engine, victims)?;
+        for victim in victims {
+            let guard = self.engine.epoch().pin();
+            self.engine.epoch().retire(&guard, Box::new(Leaving(Arc::clone(victim))));
+        }
+        self.engine.log().source().bell.ring();
+        let moved: u64 = copied.iter().map(|copy| copy.len.bytes() as u64).sum();
+        report.segments_removed += victims.len() as u64;
+        report.moved_records += copied.len() as u64;
+        report.moved_bytes += moved;
+        report.reclaimed_bytes += before.saturating_sub(moved);
+        Ok(true)
+    }
+
+    /// Waits as long as it takes for the work so far to stay within the rate.
+    fn keep_pace(&self, copied_bytes: u64, since: Instant) {
+        let Some(rate) = self.bytes_a_second else { return };
+        let due = Duration::from_secs_f64(copied_bytes as f64 / rate.max(1) as f64);
+        if let Some(early) = due.checked_sub(since.elapsed()) {
+            thread::sleep(early.min(Duration::from_millis(100)));
+        }
+    }
+}
+
+/// Why the copying of a group came to an end.
+enum Stopped {
+    /// Somebody wants the thread to end.
+    Asked,
+    /// A record that counts is damaged: its segment stays as it is.
+    Damaged,
+    Failed(Error),
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Every copy made so far of a group.
+type Copies = Vec<Copied>;

@@ -1,0 +1,128 @@
+//! Which segments are worth emptying.
+
+use super::{Compactor, FileSegment};
+use crate::format::header::Role;
+use crate::sync::unmodelled::Arc;
+
+/// How much to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// What pays.
+    Worthwhile,
+    /// Everything that can be had back.
+    All,
+}
+
+/// Segments of a group, at most: bounds how long its copies wait for their sources to go.
+const GROUP_MAX: usize = 32;
+/// So many nearly empty segments for copies are merged into one.
+const CRUMBS: usize = 8;
+
+/// What a segment holds, in bytes of frames.
+struct Measured {
+    segment: Arc<FileSegment>,
+    live: u64,
+    /// Dead, and not known to be needed.
+    dead: u64,
+    total: u64,
+}
+
+/// Takes the next group off a list: about as much live data as one segment holds.
+pub(super) fn take_group(left: &mut Vec<Arc<FileSegment>>, capacity: u64) -> Vec<Arc<FileSegment>> {
+    let mut live = 0;
+    let mut count = 0;
+    for segment in left.iter().take(GROUP_MAX) {
+        live += segment.live_bytes();
+        if count > 0 && live > capacity {
+            break;
+        }
+        count += 1;
+    }
+    left.drain(..count).collect()
+}
+
+impl Compactor<'_> {
+    /// Segments that nobody writes to any more, everything in them decided, published and on the
+    /// device.
+    fn measure(&self) -> Vec<Measured> {
+        let guard = self.engine.epoch().pin();
+        let log = self.engine.log();
+        let ready = |segment: &&FileSegment| {
+            let settled = segment.sealed().is_some_and(|end| segment.flushed().slot >= end);
+            settled && segment.is_quiet() && !segment.is_quarantined()
+        };
+        let measure = |segment: &FileSegment| {
+            let segment = log.table().get_counted(&guard, segment.table_index())?;
+            let (live, total) = (segment.live_bytes(), segment.frame_bytes());
+            let dead = total.saturating_sub(live + segment.needed_bytes());
+            Some(Measured { segment, live, dead, total })
+        };
+        let mut measured: Vec<_> = log.in_use(&guard).filter(ready).filter_map(measure).collect();
+        measured.sort_by_key(|m| m.segment.sequence());
+        measured
+    }
+
+    /// Every segment that holds something dead; those that may let go of tombstones last.
+    pub(super) fn choose_all(&self) -> Vec<Arc<FileSegment>> {
+        let mut chosen = self.measure();
+        chosen.retain(|m| m.total > m.live);
+        chosen.sort_by_key(|m| m.segment.needed_bytes() > 0);
+        chosen.into_iter().map(|m| m.segment).collect()
+    }
+
+    /// The next group that pays, if there is one: segments without anything live at once; the
+    /// others by their share of the dead, when it [pays](Compactor::pays).
+    pub(super) fn choose_group(&self, pays: bool) -> Vec<Arc<FileSegment>> {
+        let measured = self.measure();
+        let empty = |m: &&Measured| m.live == 0 && m.dead > 0;
+        let empty: Vec<_> = measured.iter().filter(empty).take(GROUP_MAX).collect();
+        if !empty.is_empty() {
+            return empty.into_iter().map(|m| Arc::clone(&m.segment)).collect();
+        }
+        let mut worth: Vec<_> = measured.iter().filter(|m| m.dead * 4 >= m.total).collect();
+        if pays {
+            // Most dead first: dead_a / total_a > dead_b / total_b, without division.
+            let share = |m: &Measured| (u128::from(m.dead) << 32) / u128::from(m.total.max(1));
+            worth.sort_by_key(|m| std::cmp::Reverse(share(m)));
+        } else {
+            worth.clear();
+        }
+        if worth.is_empty() {
+            worth = measured.iter().filter(|m| self.is_crumb(m)).collect();
+            if worth.len() < CRUMBS {
+                return Vec::new();
+            }
+        }
+        let mut left = worth.into_iter().map(|m| Arc::clone(&m.segment)).collect();
+        take_group(&mut left, self.capacity())
+    }
+
+    fn is_crumb(&self, measured: &Measured) -> bool {
+        measured.segment.role() == Role::Copies && measured.total * 4 < self.capacity()
+    }
+
+    /// Live and dead bytes of the whole log.
+    fn totals(&self) -> (u64, u64) {
+        let guard = self.engine.epoch().pin();
+        self.engine.log().in_use(&guard).fold((0, 0), |(live, dead), segment| {
+            let mine = segment.live_bytes();
+            let gone = segment.frame_bytes().saturating_sub(mine + segment.needed_bytes());
+            (live + mine, dead + gone)
+        })
+    }
+
+    /// Whether the dead take more than half as much as the living, and a segment besides.
+    pub(super) fn pays(&self) -> bool {
+        let (live, dead) = self.totals();
+        dead > live / 2 + self.capacity()
+    }
+
+    /// Whether so many emptied segments wait for readers to let go of them that emptying more would
+    /// only cost more space: a pin that stays holds back this much, and no more.
+    pub(super) fn holds_back_too_much(&self) -> bool {
+        let guard = self.engine.epoch().pin();
+        let waiting = self.engine.log().table().iter(&guard).filter(|s| s.is_dropped()).count();
+        let live = self.totals().0 / self.capacity().max(1);
+        waiting as u64 > GROUP_MAX as u64 + live / 2
+    }
+}

@@ -1,0 +1,245 @@
+//! Copying the current records of a group, and moving readers and writers over to the copies.
+
+use super::{Compactor, Copies, FileSegment, RECORDS_A_PIN, Stopped};
+use crate::engine::Key;
+use crate::epoch::Guard;
+use crate::error::Error;
+use crate::format::ids::{SlotNumber, Units};
+use crate::format::slot::{Kind, SlotBody, SlotState};
+use crate::index::KeyHash;
+use crate::segment::{Frame, Mark, Moves};
+use crate::sync::unmodelled::Arc;
+use std::time::Instant;
+
+/// The segments that copies go to: open from one group to the next.
+#[derive(Debug, Default)]
+pub(super) struct Outputs {
+    /// For records.
+    records: Option<Arc<FileSegment>>,
+    /// For tombstones, apart from the records, so that looking again whether they are still needed
+    /// moves nothing else.
+    tombstones: Option<Arc<FileSegment>>,
+    /// Full, or closed, and not yet flushed for the last time.
+    ended: Vec<Arc<FileSegment>>,
+}
+
+/// A copy without force, and where it came from.
+#[derive(Debug)]
+pub(super) struct Copied {
+    pub(super) victim: usize,
+    pub(super) kind: Kind,
+    pub(super) hash: KeyHash,
+    pub(super) from: Units,
+    pub(super) len: Units,
+    pub(super) output: Arc<FileSegment>,
+    pub(super) slot: SlotNumber,
+    pub(super) to: Units,
+}
+
+/// Something in a segment is damaged that may count: it stays as it is.
+pub(super) fn damaged(victim: &FileSegment) -> Stopped {
+    victim.quarantine();
+    Stopped::Damaged
+}
+
+/// Gives up copies that no source will name.
+pub(super) fn take_back(copied: &[Copied]) {
+    for copy in copied {
+        copy.output.decide_copy(copy.slot, false);
+    }
+}
+
+impl Compactor<'_> {
+    /// Step 2.
+    pub(super) fn copy_group(
+        &self,
+        victims: &[Arc<FileSegment>],
+        outputs: &mut Outputs,
+        copied: &mut Copies,
+    ) -> Result<(), Stopped> {
+        let started = Instant::now();
+        let mut bytes = 0;
+        for (number, victim) in victims.iter().enumerate() {
+            let mut slots = victim.slots(victim.slots_end());
+            let mut more = true;
+            while more {
+                if self.stopped() {
+                    return Err(Stopped::Asked);
+                }
+                let guard = self.engine.epoch().pin();
+                more = false;
+                for (slot, state) in slots.by_ref().take(RECORDS_A_PIN) {
+                    more = true;
+                    let body = match state {
+                        SlotState::Committed(Kind::Put, body) => body,
+                        SlotState::Invalid => return Err(damaged(victim)),
+                        _ => continue,
+                    };
+                    if let Some(copy) = self.copy_put(&guard, victim, (slot, body), outputs)? {
+                        bytes += body.len.bytes() as u64;
+                        copied.push(Copied { victim: number, ..copy });
+                    }
+                }
+                drop(guard);
+                self.keep_pace(bytes, started);
+            }
+        }
+        self.copy_tombstones(victims, outputs, copied)
+    }
+
+    fn copy_put(
+        &self,
+        guard: &Guard,
+        victim: &FileSegment,
+        (slot, body): (SlotNumber, SlotBody),
+        outputs: &mut Outputs,
+    ) -> Result<Option<Copied>, Stopped> {
+        let hash = KeyHash(body.key_hash);
+        let address = victim.address(body.offset);
+        let Ok(frame) = victim.committed_frame(slot) else {
+            // Its id cannot be read; but if it is in the index, it counts.
+            let counts = self.engine.has_entry_at(guard, hash, address);
+            return if counts { Err(damaged(victim)) } else { Ok(None) };
+        };
+        if !self.engine.is_current(guard, Key { hash, id: frame.id() }, address) {
+            return Ok(None);
+        }
+        // The copy gets a checksum of its own, so what it is made of has to be right. And a segment
+        // is emptied once: who was there before has left nothing that counts.
+        if victim.has_moves() || victim.verify(&frame).is_err() {
+            return Err(damaged(victim));
+        }
+        self.copy_frame(victim, &frame, body, outputs).map(Some)
+    }
+
+    pub(super) fn copy_frame(
+        &self,
+        victim: &FileSegment,
+        frame: &Frame<'_>,
+        body: SlotBody,
+        outputs: &mut Outputs,
+    ) -> Result<Copied, Stopped> {
+        let (kind, hash) = (frame.header().kind, KeyHash(body.key_hash));
+        loop {
+            let output = self.output(kind, outputs)?;
+            if let Some((slot, to)) = self.engine.copy_record(frame, body, &output)? {
+                let (from, len) = (frame.offset(), body.len);
+                debug_assert!(!std::ptr::eq(&*output, victim), "a victim takes no copies");
+                return Ok(Copied { victim: 0, kind, hash, from, len, output, slot, to });
+            }
+            let full = outputs.place(kind).take();
+            outputs.ended.extend(full);
+        }
+    }
+
+    /// The segment for copies of this kind; made if need be, and named before it is used.
+    fn output(&self, kind: Kind, outputs: &mut Outputs) -> Result<Arc<FileSegment>, Error> {
+        let place = outputs.place(kind);
+        if let Some(output) = place {
+            return Ok(Arc::clone(output));
+        }
+        let made = {
+            let guard = self.engine.epoch().pin();
+            self.engine.log().make_for_copies(&guard)?
+        };
+        let output = place.insert(made);
+        let named = Arc::clone(output);
+        self.catalog.update(self.engine)?;
+        Ok(named)
+    }
+
+    /// Step 3, and its like in step 5: what was copied is on the device, and known to be.
+    pub(super) fn flush_outputs(&self, outputs: &Outputs) -> Result<(), Error> {
+        for output in outputs.all() {
+            let mark = end_mark(output);
+            self.durability.flush(output)?;
+            output.set_durable_end(mark.slot);
+            output.set_flushed(mark);
+        }
+        Ok(())
+    }
+
+    /// Step 4. Nothing in it can fail.
+    pub(super) fn move_all(&self, victims: &[Arc<FileSegment>], copied: &[Copied]) {
+        let mut moves: Vec<Moves<_>> = victims.iter().map(|_| Moves::default()).collect();
+        for copy in copied.iter().filter(|copy| copy.kind == Kind::Put) {
+            if let Some(moves) = moves.get_mut(copy.victim) {
+                moves.add(copy.from, &copy.output, copy.to);
+            }
+        }
+        for (victim, moves) in victims.iter().zip(moves) {
+            victim.set_moves(moves);
+        }
+        for part in copied.chunks(RECORDS_A_PIN) {
+            let guard = self.engine.epoch().pin();
+            for copy in part {
+                if let Some(victim) = victims.get(copy.victim) {
+                    self.move_one(&guard, victim, copy);
+                }
+            }
+        }
+    }
+
+    fn move_one(&self, guard: &Guard, victim: &FileSegment, copy: &Copied) {
+        let output = &copy.output;
+        if copy.kind == Kind::Put {
+            victim.forward(copy.from, output, copy.to);
+        }
+        output.decide_copy(copy.slot, true);
+        let Ok(frame) = output.committed_frame(copy.slot) else { return };
+        let key = Key { hash: copy.hash, id: frame.id() };
+        let (from, to) = (victim.address(copy.from), output.address(copy.to));
+        // If it does not swing, the id was written meanwhile, and the copy is dead. (Or it is a
+        // tombstone that the index has let go of, and the disk still needs.)
+        if self.engine.swing(guard, key, from, to) {
+            self.engine.account_moved(copy.kind, victim, output, copy.len);
+        }
+    }
+
+    /// Closes the segments that took copies: what is empty between their slots and their frames
+    /// goes back to the file system, and they take no more.
+    pub(super) fn finish_outputs(&self, outputs: &mut Outputs) -> Result<(), Error> {
+        let open = [outputs.records.take(), outputs.tombstones.take()];
+        outputs.ended.extend(open.into_iter().flatten());
+        for output in outputs.ended.drain(..) {
+            output.close();
+            let mark = end_mark(&output);
+            if mark.slot == 0 {
+                self.catalog.drop_segments(self.engine, &[Arc::clone(&output)])?;
+                let guard = self.engine.epoch().pin();
+                self.engine.epoch().retire(&guard, Box::new(super::Leaving(Arc::clone(&output))));
+                continue;
+            }
+            output.set_frames_begin(mark.floor);
+            self.durability.flush(&output)?;
+            output.set_durable_end(mark.slot);
+            output.set_flushed(mark);
+            // Space that nobody will use; where the file system cannot, it stays allocated.
+            let from = output.slot_offset(SlotNumber(mark.slot));
+            drop(output.memory().give_back(from, mark.floor.bytes()));
+            self.durability.flush(&output)?;
+            output.set_settled(true);
+        }
+        Ok(())
+    }
+}
+
+impl Outputs {
+    fn place(&mut self, kind: Kind) -> &mut Option<Arc<FileSegment>> {
+        match kind {
+            Kind::Put => &mut self.records,
+            Kind::Tombstone => &mut self.tombstones,
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<FileSegment>> {
+        self.records.iter().chain(&self.tombstones).chain(&self.ended)
+    }
+}
+
+/// Where the slots taken so far end, and their frames begin.
+fn end_mark(segment: &FileSegment) -> Mark {
+    let mut walk = segment.slots_from(segment.flushed(), segment.slots_end());
+    walk.by_ref().for_each(drop);
+    walk.mark()
+}

@@ -1,0 +1,178 @@
+//! When a tombstone may go: as soon as no segment that stays holds an older version of its id, and
+//! those that did are given up in the same step, or were before.
+//!
+//! Found out by looking: the directories of all other segments are walked for the key hashes of the
+//! group's tombstones. 32 bytes a record, read in order; a record with an equal hash keeps the
+//! tombstone, be it another id's.
+
+use super::copy::{Outputs, damaged};
+use super::{Compactor, Copies, FileSegment, RECORDS_A_PIN, Stopped};
+use crate::engine::Key;
+use crate::epoch::Guard;
+use crate::format::ids::{Lsn, SlotNumber};
+use crate::format::slot::{Kind, SlotBody, SlotState};
+use crate::index::KeyHash;
+use crate::memory::Memory;
+use crate::segment::Segment;
+use crate::sync::unmodelled::Arc;
+use std::collections::HashMap;
+
+/// A tombstone of a victim that nothing newer has taken the place of.
+struct Candidate {
+    victim: usize,
+    slot: SlotNumber,
+    body: SlotBody,
+}
+
+impl Compactor<'_> {
+    /// Step 2 for tombstones, after the records.
+    pub(super) fn copy_tombstones(
+        &self,
+        victims: &[Arc<FileSegment>],
+        outputs: &mut Outputs,
+        copied: &mut Copies,
+    ) -> Result<(), Stopped> {
+        let candidates = self.tombstones_of(victims)?;
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        let needed = self.needed(victims, &candidates);
+        for candidate in candidates {
+            if !needed.get(&candidate.body.key_hash).is_some_and(|(_, needed)| *needed) {
+                continue;
+            }
+            let Some(victim) = victims.get(candidate.victim) else { continue };
+            let Ok(frame) = victim.committed_frame(candidate.slot) else { continue };
+            let mut copy = self.copy_frame(victim, &frame, candidate.body, outputs)?;
+            copy.victim = candidate.victim;
+            copy.output.set_needed(copy.output.needed_bytes() + copy.len.bytes() as u64);
+            copied.push(copy);
+        }
+        Ok(())
+    }
+
+    fn tombstones_of(&self, victims: &[Arc<FileSegment>]) -> Result<Vec<Candidate>, Stopped> {
+        let mut candidates = Vec::new();
+        for (victim, segment) in victims.iter().enumerate() {
+            let mut guard = self.engine.epoch().pin();
+            for (slot, state) in segment.slots(segment.slots_end()) {
+                let SlotState::Committed(Kind::Tombstone, body) = state else { continue };
+                if candidates.len() % RECORDS_A_PIN == 0 {
+                    drop(guard);
+                    guard = self.engine.epoch().pin();
+                }
+                let Ok(frame) = segment.committed_frame(slot) else {
+                    return Err(damaged(segment));
+                };
+                if segment.verify(&frame).is_err() {
+                    return Err(damaged(segment));
+                }
+                let key = Key { hash: KeyHash(body.key_hash), id: frame.id() };
+                if !self.is_superseded(&guard, key, segment, body) {
+                    candidates.push(Candidate { victim, slot, body });
+                }
+            }
+        }
+        Ok(candidates)
+    }
+
+    /// Whether the index has another version of the id. That it has none says nothing: tombstones
+    /// leave it before they leave the disk.
+    fn is_superseded(
+        &self,
+        guard: &Guard,
+        key: Key<'_>,
+        segment: &FileSegment,
+        body: SlotBody,
+    ) -> bool {
+        let address = segment.address(body.offset);
+        !self.engine.is_current(guard, key, address) && self.engine.has_live(guard, key)
+    }
+
+    /// For each key hash among the candidates: the highest LSN of its tombstones, and whether a
+    /// segment that stays may hold an older version.
+    fn needed(
+        &self,
+        victims: &[Arc<FileSegment>],
+        candidates: &[Candidate],
+    ) -> HashMap<u64, (Lsn, bool)> {
+        // A segment that could not be read may come back, with whatever it holds.
+        let unknown = !self.catalog.missing().is_empty();
+        let mut wanted = HashMap::new();
+        for candidate in candidates {
+            let entry = wanted.entry(candidate.body.key_hash).or_insert((Lsn::ZERO, unknown));
+            entry.0 = entry.0.max(candidate.body.lsn);
+        }
+        let others: Vec<_> = {
+            let guard = self.engine.epoch().pin();
+            let (log, table) = (self.engine.log(), self.engine.log().table());
+            let counted = |s: &Segment<_>| table.get_counted(&guard, s.table_index());
+            log.in_use(&guard).filter_map(counted).collect()
+        };
+        for other in &others {
+            if !victims.iter().any(|victim| Arc::ptr_eq(victim, other)) {
+                mark_older(other, &mut wanted);
+            }
+        }
+        wanted
+    }
+
+    /// Step 4 for tombstones that go: the index lets go of them first. So it does of entries that
+    /// stand for nothing, left where a conditional write was voided.
+    pub(super) fn forget_tombstones(&self, victims: &[Arc<FileSegment>]) {
+        for victim in victims {
+            for (slot, state) in victim.slots(victim.slots_end()) {
+                if matches!(state, SlotState::Committed(Kind::Put, _) | SlotState::Batch(..)) {
+                    continue;
+                }
+                let body = victim.body_of(slot);
+                let hash = KeyHash(body.key_hash);
+                let address = victim.address_if_inside(body.offset);
+                let guard = self.engine.epoch().pin();
+                if address.is_some_and(|at| self.engine.has_entry_at(&guard, hash, at)) {
+                    self.engine.drop_tombstones(&guard, Key { hash, id: &[] });
+                }
+            }
+        }
+    }
+
+    /// Whether the index still leads into a segment.
+    pub(super) fn is_pointed_at(&self, victim: &FileSegment) -> bool {
+        let mut slots = victim.slots(victim.slots_end());
+        loop {
+            let guard = self.engine.epoch().pin();
+            let mut more = false;
+            for (slot, _) in slots.by_ref().take(RECORDS_A_PIN * 16) {
+                more = true;
+                let body = victim.body_of(slot);
+                let hash = KeyHash(body.key_hash);
+                let address = victim.address_if_inside(body.offset);
+                if address.is_some_and(|at| self.engine.has_entry_at(&guard, hash, at)) {
+                    return true;
+                }
+            }
+            if !more {
+                return false;
+            }
+        }
+    }
+}
+
+/// Notes for which keys a segment holds a version older than the tombstone, or may yet.
+fn mark_older<M: Memory>(segment: &Segment<M>, wanted: &mut HashMap<u64, (Lsn, bool)>) {
+    if !segment.is_quiet() {
+        // A writer may be at work there on a version that is older than the tombstone.
+        for (lsn, needed) in wanted.values_mut() {
+            *needed |= segment.sequence() <= lsn.sequence();
+        }
+    }
+    for (slot, state) in segment.slots(segment.slots_end()) {
+        if matches!(state, SlotState::Void | SlotState::Batch(..)) {
+            continue;
+        }
+        let body = segment.body_of(slot);
+        if let Some((lsn, needed)) = wanted.get_mut(&body.key_hash) {
+            *needed |= body.lsn < *lsn || state == SlotState::Invalid;
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Moving records, for compaction: is a record current, its copy, and the swing of the index from
+//! the one to the other. By one thread at a time; readers and writers go on beside it.
+//!
+//! A segment is only ever emptied once it is [quiet](Segment::is_quiet): every record of it that
+//! counts is in the index, and no writer will bring in another address of it. What then is not in
+//! the index under its own address is dead, and stays so [R1]: the only way back would be the
+//! previous word of a pending write, and `current_at` takes that way out.
+
+use super::{Engine, Identified, Keys};
+use crate::epoch::Guard;
+use crate::error::Error;
+use crate::format::ids::{Address, SlotNumber, Units};
+use crate::format::slot::{Kind, SlotBody};
+use crate::index::{Decision, Entry, Found, KeyHash};
+use crate::log::Source;
+use crate::memory::Memory;
+use crate::segment::{Frame, Record, Segment};
+
+/// Whose record is to be moved: its id and the hash of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Key<'a> {
+    /// Hash of the id.
+    pub hash: KeyHash,
+    /// The id.
+    pub id: &'a [u8],
+}
+
+impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
+    fn keys_of<'a>(&'a self, guard: &'a Guard, key: Key<'a>) -> Keys<'a, M, S, SLOTS> {
+        Keys { engine: self, guard, hash: key.hash, id: key.id }
+    }
+
+    /// Whether an index entry has this address, tombstones included. Compares no key.
+    pub fn has_entry_at(&self, guard: &Guard, hash: KeyHash, address: Address) -> bool {
+        self.index.get(guard, hash, |entry| entry.address == address).is_some()
+    }
+
+    /// Whether the record at an address of a quiet segment is what counts for its id, a tombstone
+    /// too. A pending write of the id is decided first; if it was voided, its place is given back.
+    pub fn is_current(&self, guard: &Guard, key: Key<'_>, address: Address) -> bool {
+        loop {
+            let found = self.index.get(guard, key.hash, |entry| {
+                entry.address == address
+                    || entry.pending
+                        && !matches!(
+                            self.identify(guard, entry, key.hash, key.id),
+                            Identified::Other
+                        )
+            });
+            let Some(entry) = found else { return false };
+            if !entry.pending {
+                return true;
+            }
+            match self.standing(guard, entry) {
+                Some(counts) if counts.address == address && entry.address != address => {
+                    self.give_back(guard, key, entry, counts);
+                }
+                counts => return counts.is_some_and(|counts| counts.address == address),
+            }
+        }
+    }
+
+    /// Whether the id has a live record.
+    pub fn has_live(&self, guard: &Guard, key: Key<'_>) -> bool {
+        // Damage does not make a record less live.
+        self.get(guard, key.hash, key.id).map_or(true, |found| found.is_some())
+    }
+
+    /// The entry of a pending write that was voided is replaced by what it took the place of. Its
+    /// writer would do the same, and finds it done.
+    fn give_back(&self, guard: &Guard, key: Key<'_>, voided: Entry, counts: Entry) {
+        let decide = |found| match found {
+            Found::Entry(entry) if entry == voided => Decision::Set(counts),
+            _ => Decision::Keep,
+        };
+        let keys = self.keys_of(guard, key);
+        let updated = self.index.update(&self.epoch, guard, key.hash, &keys, decide);
+        debug_assert!(updated.is_ok(), "an entry that is there needs no room");
+    }
+
+    /// Copies a frame into another segment, without force: slot and place of the copy. `None` if
+    /// the segment is full.
+    pub fn copy_record(
+        &self,
+        frame: &Frame<'_>,
+        body: SlotBody,
+        to: &Segment<M>,
+    ) -> Result<Option<(SlotNumber, Units)>, Error> {
+        let header = frame.header();
+        let record = Record {
+            kind: header.kind,
+            writing: header.writing,
+            id: frame.id(),
+            key_hash: body.key_hash,
+            embedding: frame.embedding_bytes(),
+            content: frame.content(),
+            created_ns: header.created_ns,
+        };
+        let Some((reservation, _)) = to.reserve(record.layout().bytes()) else { return Ok(None) };
+        let copied = reservation.copy(&record, body.lsn);
+        copied.map(Some).map_err(|_| Error::Io(std::io::Error::other("a copy was voided")))
+    }
+
+    /// Moves what counts for an id from an address of a quiet segment to its copy. `false` if it
+    /// does not count any more: then the copy is dead.
+    pub fn swing(&self, guard: &Guard, key: Key<'_>, from: Address, to: Address) -> bool {
+        let mut moved = false;
+        let decide = |found| {
+            let counts = match found {
+                Found::Entry(entry) if entry.address == from => Some(entry),
+                Found::Entry(entry) if entry.pending => self.standing(guard, entry),
+                _ => None,
+            };
+            let counts = counts.filter(|counts| counts.address == from);
+            moved = counts.is_some();
+            counts.map_or(Decision::Keep, |counts| {
+                Decision::Set(Entry { address: to, tomb: counts.tomb, pending: false })
+            })
+        };
+        let keys = self.keys_of(guard, key);
+        let updated = self.index.update(&self.epoch, guard, key.hash, &keys, decide);
+        moved && updated.is_ok()
+    }
+
+    /// Takes the tombstones out of the part of the index that a hash belongs to: before the record
+    /// of one is given up.
+    pub fn drop_tombstones(&self, guard: &Guard, key: Key<'_>) {
+        self.index.rebuild(&self.epoch, guard, key.hash, &self.keys_of(guard, key));
+    }
+
+    /// Accounts for a record that was moved.
+    pub fn account_moved(&self, kind: Kind, from: &Segment<M>, to: &Segment<M>, len: Units) {
+        if kind == Kind::Put {
+            to.add_live(len.bytes() as u64);
+            from.sub_live(len.bytes() as u64);
+        }
+    }
+
+}

@@ -1,0 +1,223 @@
+//! Compaction: space comes back, nothing else changes, whoever else is at work.
+
+#![cfg(test)]
+
+#[path = "common/mod.rs"]
+mod common;
+#[path = "compaction/beside.rs"]
+mod beside;
+#[path = "compaction/tags.rs"]
+mod tags;
+
+use std::path::{Path, PathBuf};
+use stratalog::{Batch, Compaction, Condition, Options, Store};
+
+const DIM: usize = 8;
+const SEGMENT: u64 = 1 << 20;
+
+fn options() -> Options {
+    Options::new()
+        .dimension(DIM)
+        .segment_size(SEGMENT)
+        .compaction(Compaction::Manual)
+        .flush_interval(None)
+}
+
+/// A record whose every part follows from id and version.
+fn content(id: u32, version: u32) -> Vec<u8> {
+    let mut bytes = format!("{id}/{version}/").into_bytes();
+    bytes.resize(300 + (id as usize * 7 + version as usize * 13) % 900, version as u8);
+    bytes
+}
+
+fn put(store: &Store, id: u32, version: u32) {
+    let embedding = [id as f32, version as f32, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    store.put(id.to_le_bytes(), &embedding, content(id, version)).unwrap();
+}
+
+/// The version of an id, its parts compared.
+fn version(store: &Store, id: u32) -> Option<u32> {
+    let pinned = store.pin();
+    let record = pinned.get(id.to_le_bytes()).unwrap()?;
+    let version = record.embedding()[1] as u32;
+    assert_eq!(record.id(), id.to_le_bytes());
+    assert_eq!(record.embedding()[0], id as f32);
+    assert_eq!(record.content(), content(id, version), "id {id} version {version}");
+    Some(version)
+}
+
+fn segment_files(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|e| e == "seg")).collect()
+}
+
+fn contains_bytes(path: &Path, needle: &[u8]) -> bool {
+    let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.is_file()).any(|file| {
+        let bytes = std::fs::read(file).unwrap();
+        bytes.windows(needle.len()).any(|window| window == needle)
+    })
+}
+
+#[test]
+fn nothing_changes_but_the_space_and_a_second_time_there_is_nothing_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    for round in 0..10 {
+        for id in 0..2_000 {
+            put(&store, id, round);
+        }
+    }
+    for id in (0..2_000u32).step_by(3) {
+        assert!(store.remove(id.to_le_bytes()).unwrap());
+    }
+    let before = store.stats();
+    let report = store.compact().unwrap();
+    let after = store.stats();
+    assert!(report.segments_removed >= 10, "{report:?}");
+    assert_eq!(report.reclaimed_bytes, before.dead_bytes, "{before:?} {after:?}");
+    assert_eq!((after.live_bytes, after.dead_bytes), (before.live_bytes, 0));
+    assert_eq!(after.live_records, before.live_records);
+    assert!(after.disk_bytes < before.live_bytes * 5 / 4 + 2 * SEGMENT, "{after:?}");
+    let again = store.compact().unwrap();
+    assert_eq!((again.segments_removed, again.moved_records), (0, 0));
+    let check = |store: &Store| {
+        for id in 0..2_000 {
+            assert_eq!(version(store, id), (id % 3 != 0).then_some(9));
+        }
+        assert!(store.verify().unwrap().is_clean());
+    };
+    check(&store);
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    assert_eq!(store.stats().live_bytes, after.live_bytes);
+    check(&store);
+    put(&store, 5, 77);
+    assert_eq!(version(&store, 5), Some(77));
+}
+
+#[test]
+fn a_store_that_is_filled_and_emptied_a_hundred_times_ends_as_small_as_it_began() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    put(&store, 1, 0);
+    store.remove(1u32.to_le_bytes()).unwrap();
+    store.compact().unwrap();
+    let began = store.stats();
+    for round in 0..100 {
+        for id in 0..300u32 {
+            put(&store, id, round);
+        }
+        for id in 0..300u32 {
+            assert!(store.remove(id.to_le_bytes()).unwrap());
+        }
+        store.compact().unwrap();
+    }
+    let ended = store.stats();
+    assert_eq!((ended.live_records, ended.dead_bytes, ended.segments), (0, 0, began.segments));
+    assert!(ended.disk_bytes <= began.disk_bytes + 2 * SEGMENT, "{began:?} {ended:?}");
+    store.close().unwrap();
+    assert!(segment_files(&path).len() <= 2, "{:?}", segment_files(&path));
+    assert_eq!(options().open(&path).unwrap().len(), 0);
+}
+
+#[test]
+fn removed_bytes_are_in_no_file_after_compact_and_close() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    let secret = b"the-secret-that-must-go";
+    for id in 0..3_000u32 {
+        put(&store, id, 1);
+        if id % 500 == 77 {
+            store.put(format!("secret-id-{id}"), &[1.0; DIM], secret).unwrap();
+        }
+    }
+    store.put("overwritten", &[1.0; DIM], secret).unwrap();
+    store.put("overwritten", &[1.0; DIM], "harmless").unwrap();
+    let refused = store.put_if("overwritten", &[1.0; DIM], secret, Condition::Absent);
+    assert!(refused.is_err());
+    let mut batch = Batch::new();
+    batch.put("in a batch", &[1.0; DIM], secret).put("stays", &[1.0; DIM], "harmless");
+    store.write(batch).unwrap();
+    store.sync().unwrap();
+    assert!(contains_bytes(&path, secret));
+    for id in (0..3_000u32).filter(|id| id % 500 == 77) {
+        assert!(store.remove(format!("secret-id-{id}")).unwrap());
+    }
+    assert!(store.remove("in a batch").unwrap());
+    store.compact().unwrap();
+    store.close().unwrap();
+    assert!(!contains_bytes(&path, secret));
+    assert!(!contains_bytes(&path, b"secret-id-"), "a tombstone still says it");
+    let store = options().open(&path).unwrap();
+    assert_eq!(store.len(), 3_002);
+}
+
+#[test]
+fn a_removed_id_stays_removed_whatever_is_compacted_and_reopened_when() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let mut store = options().open(&path).unwrap();
+    let mut state = [None; 400];
+    let mut seed = 7;
+    for step in 0..30_000u32 {
+        seed = common::mix(seed);
+        let id = seed as u32 % 400;
+        if seed >> 32 & 3 == 0 {
+            let there = state[id as usize].take().is_some();
+            assert_eq!(store.remove(id.to_le_bytes()).unwrap(), there);
+        } else {
+            put(&store, id, step);
+            state[id as usize] = Some(step);
+        }
+        if seed >> 40 & 0x7FF == 0 {
+            store.compact().unwrap();
+        }
+        if seed >> 40 & 0xFFF == 1 {
+            if seed & 1 == 0 {
+                store.close().unwrap();
+            } else {
+                drop(store);
+            }
+            store = options().open(&path).unwrap();
+        }
+        if step % 5_000 == 0 {
+            for (id, expected) in state.iter().enumerate() {
+                assert_eq!(version(&store, id as u32), *expected, "step {step}");
+            }
+            assert_eq!(store.len(), state.iter().flatten().count());
+        }
+    }
+    store.compact().unwrap();
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    for (id, expected) in state.iter().enumerate() {
+        assert_eq!(version(&store, id as u32), *expected);
+    }
+}
+
+#[test]
+fn lsns_are_kept_and_never_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    let first = store.put("a", &[1.0; DIM], "1").unwrap();
+    let dead = store.put("b", &[1.0; DIM], "2").unwrap();
+    store.remove("b").unwrap();
+    let highest = store.write(Batch::new()).unwrap();
+    store.compact().unwrap();
+    assert_eq!(store.pin().get("a").unwrap().unwrap().lsn(), first);
+    store.wait_durable(dead).unwrap();
+    assert_eq!(store.write(Batch::new()).unwrap(), highest);
+    let next = store.put("c", &[1.0; DIM], "3").unwrap();
+    assert!(next > highest);
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    assert!(store.put("d", &[1.0; DIM], "4").unwrap() > next);
+    let refused = store.put_if("a", &[1.0; DIM], "5", Condition::Lsn(dead));
+    assert!(matches!(refused, Err(stratalog::Error::ConditionFailed { current }) if current == Some(first)));
+    store.put_if("a", &[1.0; DIM], "5", Condition::Lsn(first)).unwrap();
+}

@@ -1,0 +1,132 @@
+//! Compaction beside readers, writers and pins.
+
+use super::{DIM, content, options, put, segment_files, version};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use stratalog::Compaction;
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !holds() {
+        assert!(since.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn readers_see_every_id_and_never_an_older_version_while_it_compacts() {
+    const IDS: u32 = 500;
+    let rounds = if cfg!(debug_assertions) { 30 } else { 200 };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    let written: Vec<AtomicU32> = (0..IDS).map(|_| AtomicU32::new(0)).collect();
+    for id in 0..IDS {
+        put(&store, id, 0);
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    for id in 0..IDS {
+                        let at_least = written[id as usize].load(Ordering::Acquire);
+                        let seen = version(&store, id).expect("an id is gone");
+                        assert!(seen >= at_least, "id {id}: {seen} after {at_least}");
+                    }
+                    let pinned = store.pin();
+                    let mut seen: Vec<_> =
+                        pinned.iter().map(|record| record.unwrap().id().to_vec()).collect();
+                    seen.sort();
+                    seen.dedup();
+                    assert_eq!(seen.len(), IDS as usize, "an iteration missed an id");
+                }
+            });
+        }
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                store.compact().unwrap();
+            }
+        });
+        let writers: Vec<_> = (0..2)
+            .map(|t| {
+                let (store, written) = (&store, &written);
+                scope.spawn(move || {
+                    for version in 1..=rounds {
+                        for id in (t..IDS).step_by(2) {
+                            put(store, id, version);
+                            written[id as usize].store(version, Ordering::Release);
+                        }
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    store.compact().unwrap();
+    assert_eq!(store.len(), IDS as usize);
+    assert_eq!(store.stats().dead_bytes, 0);
+    drop(store);
+    let store = options().open(&path).unwrap();
+    for id in 0..IDS {
+        assert_eq!(version(&store, id), Some(rounds));
+    }
+}
+
+#[test]
+fn what_a_pin_holds_stays_as_it_was_and_goes_when_the_pin_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    for id in 0..1_000 {
+        put(&store, id, 1);
+    }
+    let shared = store.get_shared(7u32.to_le_bytes()).unwrap().unwrap();
+    {
+        let pinned = store.pin();
+        let record = pinned.get(7u32.to_le_bytes()).unwrap().unwrap();
+        for id in 0..1_000 {
+            put(&store, id, 2);
+        }
+        let report = store.compact().unwrap();
+        assert!(report.segments_removed > 0);
+        assert_eq!(record.content(), content(7, 1));
+        assert!(store.stats().retired > 0);
+        assert_eq!(version(&store, 7), Some(2));
+    }
+    wait_until("emptied segments are given back", || store.stats().retired == 0);
+    assert_eq!(shared.content(), content(7, 1));
+    store.close().unwrap();
+    assert_eq!(shared.content(), content(7, 1));
+    assert_eq!(shared.embedding().len(), DIM);
+}
+
+#[test]
+fn the_background_keeps_the_store_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().compaction(Compaction::Auto).open(&path).unwrap();
+    for id in 0..4_000 {
+        put(&store, id, 0);
+    }
+    let live = store.stats().live_bytes;
+    for round in 1..10 {
+        for id in 0..4_000 {
+            put(&store, id, round);
+        }
+    }
+    wait_until("the dead are given back", || {
+        let stats = store.stats();
+        stats.dead_bytes < live && stats.disk_bytes < 5 * live / 2
+    });
+    assert_eq!(store.len(), 4_000);
+    store.close().unwrap();
+    assert!(segment_files(&path).len() < 16, "{:?}", segment_files(&path));
+    let store = options().open(&path).unwrap();
+    for id in 0..4_000 {
+        assert_eq!(version(&store, id), Some(9));
+    }
+}

@@ -1,0 +1,108 @@
+//! User tags: no update lost, wherever the record is.
+
+use super::{content, options, put, version};
+use std::sync::atomic::{AtomicBool, Ordering};
+use stratalog::{Error, Store};
+
+fn tag(store: &Store, id: u32) -> u64 {
+    store.pin().get(id.to_le_bytes()).unwrap().unwrap().tag()
+}
+
+#[test]
+fn a_tag_belongs_to_a_version_and_survives_moves_closing_and_copies() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    put(&store, 1, 1);
+    put(&store, 2, 1);
+    assert_eq!(store.update_tag(1u32.to_le_bytes(), |t| t + 41).unwrap(), Some(41));
+    assert_eq!(store.update_tag(2u32.to_le_bytes(), |_| u64::MAX >> 1).unwrap(), Some(u64::MAX >> 1));
+    assert_eq!(store.update_tag("nobody", |t| t).unwrap(), None);
+    assert!(matches!(store.update_tag("", |t| t), Err(Error::InvalidId { len: 0 })));
+    let refused = store.update_tag(1u32.to_le_bytes(), |t| t | 1 << 63);
+    assert!(matches!(refused, Err(Error::InvalidTag(t)) if t == 41 | 1 << 63));
+    put(&store, 3, 1);
+    put(&store, 3, 2);
+    let pinned = store.pin();
+    let before = pinned.get(1u32.to_le_bytes()).unwrap().unwrap();
+    let shared = store.get_shared(1u32.to_le_bytes()).unwrap().unwrap();
+    assert_eq!(store.compact().unwrap().segments_removed, 1);
+    assert_eq!(store.update_tag(1u32.to_le_bytes(), |t| t + 1).unwrap(), Some(42));
+    assert_eq!((before.tag(), shared.tag()), (42, 42), "seen from before the move");
+    drop(pinned);
+    for _ in 0..3 {
+        put(&store, 3, 3);
+        store.compact().unwrap();
+    }
+    assert_eq!((tag(&store, 1), tag(&store, 2), tag(&store, 3)), (42, u64::MAX >> 1, 0));
+    assert_eq!(shared.content(), content(1, 1));
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    assert_eq!((tag(&store, 1), tag(&store, 2)), (42, u64::MAX >> 1));
+    put(&store, 1, 2);
+    assert_eq!(tag(&store, 1), 0, "a new version begins with 0");
+}
+
+#[test]
+fn a_panic_in_the_closure_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path().join("s")).unwrap();
+    put(&store, 1, 1);
+    let update = || store.update_tag(1u32.to_le_bytes(), |_| panic!("in the closure"));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(update)).is_err());
+    assert_eq!((tag(&store, 1), version(&store, 1)), (0, Some(1)));
+    assert_eq!(store.update_tag(1u32.to_le_bytes(), |t| t + 1).unwrap(), Some(1));
+}
+
+#[test]
+fn no_update_is_lost_beside_compaction_and_overwrites() {
+    const TAGGED: u32 = 64;
+    let updates: u64 = if cfg!(debug_assertions) { 100_000 } else { 1_250_000 };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    let mut tagged = Vec::new();
+    for id in 0..TAGGED {
+        put(&store, id, 0);
+        tagged.push(0u64);
+        put(&store, 1_000 + id, 0);
+    }
+    let stop = AtomicBool::new(false);
+    let moved = std::thread::scope(|scope| {
+        let compactor = scope.spawn(|| {
+            let mut moved = 0;
+            while !stop.load(Ordering::Relaxed) {
+                moved += store.compact().unwrap().moved_records;
+            }
+            moved
+        });
+        scope.spawn(|| {
+            let mut version = 1;
+            while !stop.load(Ordering::Relaxed) {
+                put(&store, 1_000 + version % TAGGED, version);
+                version += 1;
+            }
+        });
+        let updaters: Vec<_> = (0..8u64)
+            .map(|t| {
+                let store = &store;
+                scope.spawn(move || {
+                    for n in 0..updates {
+                        let id = ((n * 7 + t) % u64::from(TAGGED)) as u32;
+                        store.update_tag(id.to_le_bytes(), |tag| tag + 1).unwrap().unwrap();
+                    }
+                })
+            })
+            .collect();
+        for updater in updaters {
+            updater.join().unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        compactor.join().unwrap()
+    });
+    assert!(moved > u64::from(TAGGED), "compaction was not at work");
+    let sum = |store: &Store| (0..TAGGED).map(|id| tag(store, id)).sum::<u64>();
+    assert_eq!(sum(&store), 8 * updates);
+    store.close().unwrap();
+    assert_eq!(sum(&options().open(&path).unwrap()), 8 * updates);
+}
