@@ -9,8 +9,8 @@
 //! 2. *Copy* what the index says is current, with its LSN, to segments for copies; without force.
 //!    A tombstone goes along unless no other segment holds an older version of its id.
 //! 3. *Flush* the copies.
-//! 4. *Move*: for each record the tag, then the slot's word, then the index entry. Who writes the id
-//!    meanwhile wins; then the copy is dead.
+//! 4. *Move*: for each record the tag, then the slot's word, then the index entry. Who writes the
+//!    id meanwhile wins; then the copy is dead.
 //! 5. *Sync*: what made the rest dead is on the device now, so none of it will be needed again.
 //! 6. *Drop*: one replacement of the manifest gives all victims up; then their files are removed.
 //! 7. *Retire*: when no reader can hold an address in a victim any more, it leaves the table, and

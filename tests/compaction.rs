@@ -2,15 +2,13 @@
 
 #![cfg(test)]
 
-#[path = "common/mod.rs"]
-mod common;
 #[path = "compaction/beside.rs"]
 mod beside;
 #[path = "compaction/tags.rs"]
 mod tags;
 
 use std::path::{Path, PathBuf};
-use stratalog::{Batch, Compaction, Condition, Options, Store};
+use stratalog::{Batch, Compaction, Condition, Error, Options, Store};
 
 const DIM: usize = 8;
 const SEGMENT: u64 = 1 << 20;
@@ -21,6 +19,14 @@ fn options() -> Options {
         .segment_size(SEGMENT)
         .compaction(Compaction::Manual)
         .flush_interval(None)
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+fn mix(n: u64) -> u64 {
+    let n = n.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let n = (n ^ n >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let n = (n ^ n >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    n ^ n >> 31
 }
 
 /// A record whose every part follows from id and version.
@@ -164,7 +170,7 @@ fn a_removed_id_stays_removed_whatever_is_compacted_and_reopened_when() {
     let mut state = [None; 400];
     let mut seed = 7;
     for step in 0..30_000u32 {
-        seed = common::mix(seed);
+        seed = mix(seed);
         let id = seed as u32 % 400;
         if seed >> 32 & 3 == 0 {
             let there = state[id as usize].take().is_some();
@@ -218,6 +224,8 @@ fn lsns_are_kept_and_never_given_again() {
     let store = options().open(&path).unwrap();
     assert!(store.put("d", &[1.0; DIM], "4").unwrap() > next);
     let refused = store.put_if("a", &[1.0; DIM], "5", Condition::Lsn(dead));
-    assert!(matches!(refused, Err(stratalog::Error::ConditionFailed { current }) if current == Some(first)));
+    assert!(
+        matches!(refused, Err(stratalog::Error::ConditionFailed { current }) if current == Some(first))
+    );
     store.put_if("a", &[1.0; DIM], "5", Condition::Lsn(first)).unwrap();
 }

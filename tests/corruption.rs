@@ -24,7 +24,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use stratalog::internals::format::header::DIRECTORY_AT;
-use stratalog::{Error, Lsn, Options, Store, VerifyReport};
+use stratalog::{Compaction, Error, Lsn, Options, Store, VerifyReport};
 use tempfile::TempDir;
 
 const RECORDS: Records = Records { dimension: 16, content_max: 2_500 };
@@ -41,6 +41,7 @@ impl Closed {
     fn new(fill: impl FnOnce(&Store)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = Options::new().dimension(RECORDS.dimension).segment_size(SEGMENT);
+        let options = options.compaction(Compaction::Manual);
         let store = options.open(dir.path()).unwrap();
         fill(&store);
         let state = state(&store);

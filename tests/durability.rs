@@ -10,13 +10,14 @@ use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use stratalog::{Error, Lsn, Options, Store};
+use stratalog::{Compaction, Error, Lsn, Options, Store};
 use tempfile::TempDir;
 
 const RECORDS: Records = Records { dimension: 64, content_max: 4_000 };
 
 fn create(path: &Path) -> Result<Store, Error> {
-    Options::new().dimension(RECORDS.dimension).segment_size(SEGMENT).open(path)
+    let options = Options::new().dimension(RECORDS.dimension).segment_size(SEGMENT);
+    options.compaction(Compaction::Manual).open(path)
 }
 
 fn id(n: u32) -> Vec<u8> {

@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
-use stratalog::{Error, Lsn, Options, SharedRecord, Store};
+use stratalog::{Compaction, Error, Lsn, Options, SharedRecord, Store};
 use tempfile::TempDir;
 
 const RECORDS: Records = Records { dimension: 32, content_max: 500 };
@@ -22,7 +22,7 @@ const RECORDS: Records = Records { dimension: 32, content_max: 500 };
 fn new_store(dimension: usize) -> (TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let options = Options::new().dimension(dimension).segment_size(SEGMENT);
-    let store = options.open(dir.path().join("store")).unwrap();
+    let store = options.compaction(Compaction::Manual).open(dir.path().join("store")).unwrap();
     (dir, store)
 }
 

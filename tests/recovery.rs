@@ -19,12 +19,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 use stratalog::internals::format::manifest::Manifest;
-use stratalog::{Lsn, Options, Store};
+use stratalog::{Compaction, Lsn, Options, Store};
 
 const RECORDS: Records = Records { dimension: 16, content_max: 300 };
 
 fn create(path: &Path) -> Store {
-    Options::new().dimension(RECORDS.dimension).segment_size(SEGMENT).open(path).unwrap()
+    let options = Options::new().dimension(RECORDS.dimension).segment_size(SEGMENT);
+    options.compaction(Compaction::Manual).open(path).unwrap()
 }
 
 fn id(n: u64) -> Vec<u8> {

@@ -25,6 +25,7 @@ const LAYERS: &[&[&str]] = &[
     &["log"],
     &["engine", "files"],
     &["durability", "record"],
+    &["catalog"],
     &["recovery", "compaction", "search"],
     &["maintenance"],
     &["store"],

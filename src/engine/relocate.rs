@@ -135,5 +135,4 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             from.sub_live(len.bytes() as u64);
         }
     }
-
 }

@@ -115,7 +115,12 @@ impl Manifest {
         let dropped = segments.split_off(live as usize);
         let next_sequence = Sequence(word(&fixed[40..48]));
         let ordered = segments.windows(2).all(|pair| pair[0].sequence < pair[1].sequence)
-            && segments.iter().all(|segment| segment.sequence <= Sequence::MAX)
+            && segments.iter().all(|segment| match segment.role {
+                Role::Log => segment.sequence < next_sequence,
+                // Made ahead of segments of the log that are not named yet.
+                Role::Copies => segment.sequence <= Sequence::MAX,
+            })
+            && next_sequence > Sequence(0)
             && next_sequence <= Sequence::MAX;
         if !ordered {
             return Err(HeaderError::Damaged);

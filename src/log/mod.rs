@@ -47,6 +47,8 @@ pub struct Log<M: Memory, S> {
     table: SegmentTable<M>,
     active: AtomicU64,
     prepared: AtomicU64,
+    /// No segment made by this process has a lower sequence number.
+    first: Sequence,
     /// The next segment made gets this sequence number.
     next_sequence: AtomicU64,
     /// The highest LSN given in a segment that is not in the table any more.
@@ -65,6 +67,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             table: SegmentTable::new(layout.table_limit()),
             active: AtomicU64::new(NONE_AFTER | floor.0.saturating_sub(1)),
             prepared: AtomicU64::new(NONE),
+            first: floor,
             next_sequence: AtomicU64::new(floor.0),
             last_gone: AtomicU64::new(0),
         }
@@ -80,10 +83,11 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     pub fn floor(&self, guard: &Guard) -> Sequence {
         // Acquire: as in `active`.
         let word = self.active.load(Ordering::Acquire);
-        match self.segment_of_word(guard, word) {
+        let after_active = match self.segment_of_word(guard, word) {
             Some(active) => active.sequence().next(),
             None => Sequence((word & !NONE_AFTER) + 1),
-        }
+        };
+        after_active.max(self.first)
     }
 
     /// A sequence number that no other segment has.
@@ -110,8 +114,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         segment.close();
         let none = NONE_AFTER | segment.sequence().0;
         // Release: as in `install`; nothing new is published. Relaxed on failure: nothing is read.
-        let ended =
-            self.active.compare_exchange(word, none, Ordering::Release, Ordering::Relaxed);
+        let ended = self.active.compare_exchange(word, none, Ordering::Release, Ordering::Relaxed);
         ended.is_ok()
     }
 

@@ -1,11 +1,11 @@
 //! The segment table: from the index in an address to the segment, without locks.
 //!
 //! T1: an entry is null, or a pointer from `Arc::into_raw` that the table owns one count of. It is
-//! taken out by `remove` alone, which retires it through the epoch, so a guard that could load the
-//! pointer keeps the segment alive.
+//! taken out by `remove` alone, which retires it through the epoch, so a guard that could load
+//! the pointer keeps the segment alive.
 //!
-//! T2: an index is given again once its entry is null. Who calls `remove` sees to it that by then no
-//! guard can hold an address or a word with that index: it was never in the index (a segment that
+//! T2: an index is given again once its entry is null. Who calls `remove` sees to it that by then
+//! no guard can hold an address or a word with that index: it was never in the index (a segment that
 //! was discarded), or it left long enough ago (one that compaction emptied).
 #![expect(unsafe_code, reason = "entries are raw pointers with a count")]
 
@@ -55,7 +55,7 @@ impl<M: crate::memory::Memory> SegmentTable<M> {
             if put.is_ok() {
                 // Relaxed: `iter` may miss what is inserted meanwhile.
                 self.end.fetch_max(index + 1, Ordering::Relaxed);
-                // Relaxed, on failure too: a hint. A lower one, of what was removed meanwhile, stays.
+                // Relaxed, on failure too: a hint. A lower one, of what was removed since, stays.
                 self.free
                     .compare_exchange(from, index + 1, Ordering::Relaxed, Ordering::Relaxed)
                     .unwrap_or(from);

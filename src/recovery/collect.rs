@@ -58,9 +58,8 @@ pub(super) fn collect(
     let listed: BTreeMap<Sequence, SegmentId> =
         manifest.segments.iter().map(|id| (id.sequence, *id)).collect();
     let dropped = |file: &SegmentFile| {
-        let same = |id: &SegmentId| {
-            id.sequence == file.sequence && id.salt.0 as u32 == file.half_salt
-        };
+        let same =
+            |id: &SegmentId| id.sequence == file.sequence && id.salt.0 as u32 == file.half_salt;
         manifest.dropped.iter().any(same)
     };
     let mut collected = Collected {

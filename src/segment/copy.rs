@@ -1,8 +1,8 @@
 //! Copies that compaction makes: whole and without force first, in force once the place they were
 //! copied from says so.
 
-use super::writer::{Record, Reservation, Voided};
 use super::Segment;
+use super::writer::{Record, Reservation, Voided};
 use crate::format::ids::{Lsn, SlotNumber, Units};
 use crate::format::slot::{self, SlotState};
 use crate::memory::Memory;

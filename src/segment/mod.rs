@@ -11,8 +11,8 @@
 //! | frame | anyone | read only, after an Acquire load saw its slot or index entry |
 //! | durable end, sealed count | the holder of the flush lock; recovery | atomic stores |
 
-pub mod cursor;
 mod copy;
+pub mod cursor;
 mod directory;
 mod moved;
 mod reader;
@@ -21,8 +21,8 @@ mod shared;
 mod writer;
 
 pub use directory::{Mark, Slots};
-pub use reader::{Frame, FrameDamage};
 pub use moved::{Moves, TagTooLarge};
+pub use reader::{Frame, FrameDamage};
 pub use shared::SharedFrame;
 pub use writer::{BatchReservation, Claim, Pending, Record, Reservation, Voided};
 

@@ -126,14 +126,13 @@ impl<M: Memory> Segment<M> {
             }
             // Release: pairs with the Acquire in `with_tag`, and in `forward`. Relaxed on failure:
             // it is loaded again.
-            let stored =
-                word.compare_exchange(now, new, Ordering::Release, Ordering::Relaxed);
+            let stored = word.compare_exchange(now, new, Ordering::Release, Ordering::Relaxed);
             stored.is_ok().then_some(Ok(new))
         })
     }
 
-    /// Moves the tag of the frame at `from` to a copy whose slot is not committed yet, and announces
-    /// the move (step 3 above).
+    /// Moves the tag of the frame at `from` to a copy whose slot is not committed yet, and
+    /// announces the move (step 3 above).
     pub fn forward(&self, from: Units, copy: &Self, to: Units) {
         let (source, target) = (self.memory.word(from.bytes()), copy.memory.word(to.bytes()));
         loop {
@@ -143,12 +142,8 @@ impl<M: Memory> Segment<M> {
             target.store(now & !FORWARD, Ordering::Relaxed);
             // Release: pairs with the Acquire in `with_tag`; the copy is whole, tag included.
             // Relaxed on failure: it is loaded again.
-            let announced = source.compare_exchange(
-                now,
-                now | FORWARD,
-                Ordering::Release,
-                Ordering::Relaxed,
-            );
+            let announced =
+                source.compare_exchange(now, now | FORWARD, Ordering::Release, Ordering::Relaxed);
             if announced.is_ok() {
                 return;
             }

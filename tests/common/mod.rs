@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use stratalog::{Lsn, Options, OwnedRecord, Store};
+use stratalog::{Compaction, Lsn, Options, OwnedRecord, Store};
 
 /// The smallest segment: rolls come early.
 pub const SEGMENT: u64 = 1 << 20;
@@ -100,7 +100,8 @@ pub fn assert_same(found: &State, expected: &State) {
 /// Opens what is there.
 #[track_caller]
 pub fn open(path: &Path) -> Store {
-    Options::new().create(false).open(path).expect("the store opens")
+    // These tests count segments and slots: only `compact` may change them.
+    Options::new().create(false).compaction(Compaction::Manual).open(path).expect("the store opens")
 }
 
 /// Closes the store, opens it again, and sees to it that nothing has changed.

@@ -16,7 +16,10 @@ fn a_tag_belongs_to_a_version_and_survives_moves_closing_and_copies() {
     put(&store, 1, 1);
     put(&store, 2, 1);
     assert_eq!(store.update_tag(1u32.to_le_bytes(), |t| t + 41).unwrap(), Some(41));
-    assert_eq!(store.update_tag(2u32.to_le_bytes(), |_| u64::MAX >> 1).unwrap(), Some(u64::MAX >> 1));
+    assert_eq!(
+        store.update_tag(2u32.to_le_bytes(), |_| u64::MAX >> 1).unwrap(),
+        Some(u64::MAX >> 1)
+    );
     assert_eq!(store.update_tag("nobody", |t| t).unwrap(), None);
     assert!(matches!(store.update_tag("", |t| t), Err(Error::InvalidId { len: 0 })));
     let refused = store.update_tag(1u32.to_le_bytes(), |t| t | 1 << 63);
