@@ -19,7 +19,7 @@ mod shared;
 mod writer;
 
 pub use directory::{Mark, Slots};
-pub use reader::{Frame, FrameDamage};
+pub use reader::{Frame, FrameDamage, Put};
 pub use shared::SharedFrame;
 pub use writer::{BatchReservation, Pending, Record, Reservation, Voided};
 
