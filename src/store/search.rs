@@ -12,7 +12,7 @@
 //!   decided before, and the pin keeps it readable even if it is moved meanwhile. If v is too far
 //!   to come in, the id is not among the nearest by a version that it had. If it would come in, the
 //!   index is asked: either v counts still, or a newer one does, and then that is offered *in place
-//!   of v, at once*, wherever it lies. So nothing has to be scanned again, however fast writers are.
+//!   of v, at once*, wherever it lies. So nothing has to be scanned again, however fast they are.
 //!
 //! A moved record has the same LSN in both places; the one that the index points at is handed out.
 
@@ -26,6 +26,11 @@ use crate::memory::MmapMemory;
 use crate::record::Record;
 use crate::search::{Metric, Query, Rank, Top};
 use crate::segment::{Frame, FrameDamage, Put, Segment};
+
+/// So many frames' headers are read before the first of their embeddings is: none waits for
+/// another then. The embeddings follow from the last to the first, which is the order in which
+/// they lie in the file.
+const BLOCK: usize = 64;
 
 /// A record that a search has found; see [`Pinned::search`].
 #[derive(Clone, Copy, Debug)]
@@ -93,26 +98,39 @@ impl Pinned<'_> {
         }
         let query = Query::new(query, metric);
         let mut top = Top::new(k);
-        let mut whole = true;
-        for segment in self.segments() {
-            for put in segment.puts(segment.slots_end()) {
-                match put {
-                    Put::Whole(body, frame) => {
-                        self.consider(segment, body, frame, &query, &mut top)?;
-                    }
-                    Put::Broken(body, damage) => self.refuse(segment, body, damage)?,
-                    Put::Lost => whole = false,
-                }
-            }
-        }
-        if !whole {
-            // A slot was damaged, so its record can only be found through the index, if it is there.
+        if !self.scan(&query, &mut top)? {
             for record in self {
                 offer(&query, &mut top, record?);
             }
         }
         let hits = top.into_nearest_first();
         Ok(hits.map(|(near, record)| Hit { score: query.score(near), record }).collect())
+    }
+
+    /// Offers what the segments hold. `false`: a slot was damaged, and what it held may be found
+    /// through the index only.
+    fn scan<'p>(&'p self, query: &Query<'_>, top: &mut Top<'p, Record<'p>>) -> Result<bool, Error> {
+        let mut whole = true;
+        let mut block = Vec::with_capacity(BLOCK);
+        for segment in self.segments() {
+            let mut puts = segment.puts(segment.slots_end());
+            loop {
+                block.extend(puts.by_ref().take(BLOCK));
+                if block.is_empty() {
+                    break;
+                }
+                for put in block.drain(..).rev() {
+                    match put {
+                        Put::Whole(body, frame) => {
+                            self.consider(segment, body, frame, query, top)?
+                        }
+                        Put::Broken(body, damage) => self.refuse(segment, body, damage)?,
+                        Put::Lost => whole = false,
+                    }
+                }
+            }
+        }
+        Ok(whole)
     }
 
     /// A set of segments in which every record that is live now has a copy.
