@@ -1,8 +1,8 @@
-//! The `stratalog` command: import, read, inspect and check stores, and a demonstration.
+//! The `stratalog` command: import, read, search, inspect and check stores, and a demonstration.
 //!
 //! Exit codes: 0 all well; 1 an error, explained on stderr; 2 wrong usage; 3 the answer is bad news
-//! (`verify` found damage, `get` or `search` no such id). Reports go to stdout, with `--json` as one JSON
-//! document and nothing else; progress goes to stderr, and only when that is a terminal.
+//! (`verify` found damage, `get` or `search` no such id). Reports go to stdout, with `--json` as
+//! one JSON document and nothing else; progress goes to stderr, and only when that is a terminal.
 
 mod demo;
 mod get;
