@@ -69,6 +69,8 @@ mod record;
 mod recovery;
 #[cfg(not(stratalog_loom))]
 mod report;
+#[cfg(not(stratalog_loom))]
+mod search;
 #[doc(hidden)]
 pub mod segment;
 #[cfg(not(stratalog_loom))]
@@ -86,7 +88,9 @@ pub use record::{OwnedRecord, Record, SharedRecord};
 #[cfg(not(stratalog_loom))]
 pub use report::{CompactionReport, Damage, RecoveryReport, Stats, VerifyReport};
 #[cfg(not(stratalog_loom))]
-pub use store::{Iter, Pinned, Store, lock_holder};
+pub use search::Metric;
+#[cfg(not(stratalog_loom))]
+pub use store::{Hit, Iter, Pinned, Store, lock_holder};
 
 /// The layers below the store, for the models in `loom-tests/`, for fuzzing and for tests that
 /// need to stop between two steps. No part of the public contract.

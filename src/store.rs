@@ -4,10 +4,12 @@ mod backup;
 mod durable;
 mod open;
 mod pinned;
+mod search;
 mod upkeep;
 mod write;
 
 pub use pinned::{Iter, Pinned};
+pub use search::Hit;
 pub use upkeep::lock_holder;
 
 use crate::catalog::FileEngine;

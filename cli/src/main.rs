@@ -1,8 +1,8 @@
-//! The `stratalog` command: import, read, inspect and check stores, and a demonstration.
+//! The `stratalog` command: import, read, search, inspect and check stores, and a demonstration.
 //!
 //! Exit codes: 0 all well; 1 an error, explained on stderr; 2 wrong usage; 3 the answer is bad news
-//! (`verify` found damage, `get` found no such id). Reports go to stdout, with `--json` as one JSON
-//! document and nothing else; progress goes to stderr, and only when that is a terminal.
+//! (`verify` found damage, `get` or `search` no such id). Reports go to stdout, with `--json` as
+//! one JSON document and nothing else; progress goes to stderr, and only when that is a terminal.
 
 mod demo;
 mod get;
@@ -10,6 +10,7 @@ mod import;
 mod list;
 mod npy;
 mod output;
+mod search;
 mod stat;
 mod torture;
 mod verify;
@@ -34,6 +35,7 @@ enum Command {
     Import(import::Args),
     Get(get::Args),
     List(list::Args),
+    Search(search::Args),
     Stat(stat::Args),
     Verify(verify::Args),
     #[command(hide = true)]
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Import(args) => import::run(args),
         Command::Get(args) => get::run(args),
         Command::List(args) => list::run(args),
+        Command::Search(args) => search::run(args),
         Command::Stat(args) => stat::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Torture(args) => torture::run(args),

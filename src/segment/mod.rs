@@ -22,7 +22,7 @@ mod writer;
 
 pub use directory::{Mark, Slots};
 pub use moved::{Moves, TagTooLarge};
-pub use reader::{Frame, FrameDamage};
+pub use reader::{Frame, FrameDamage, Put};
 pub use shared::SharedFrame;
 pub use writer::{BatchReservation, Claim, Pending, Record, Reservation, Voided};
 

@@ -4,13 +4,24 @@
 use super::Segment;
 use crate::format::frame::{FIELDS_BYTES, FrameHeader, FrameLayout, HEADER_BYTES, TAG_BYTES};
 use crate::format::ids::{SlotNumber, UNIT_BYTES, Units};
-use crate::format::slot::{Kind, SlotState};
+use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Why a frame cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameDamage(pub &'static str);
+
+/// A put that a walk over a segment has met: committed, or pending.
+#[derive(Clone, Copy, Debug)]
+pub enum Put<'s> {
+    /// Slot and frame; the frame's checksum has not been looked at.
+    Whole(SlotBody, Frame<'s>),
+    /// The slot is sound, the frame cannot be read.
+    Broken(SlotBody, FrameDamage),
+    /// The slot is damaged; what it held is not known.
+    Lost,
+}
 
 /// A frame in place.
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +154,25 @@ impl<M: Memory> Segment<M> {
             }
             _ => Err(FrameDamage("the slot holds no record")),
         }
+    }
+
+    /// Every put below `end` that is committed or pending, whether it still counts or not.
+    #[inline]
+    pub fn puts(&self, end: u32) -> impl Iterator<Item = Put<'_>> {
+        self.slots(end).filter_map(|(_, state)| match state {
+            SlotState::Committed(Kind::Put, body) | SlotState::Pending(Kind::Put, body) => {
+                // SAFETY: the slot was loaded with Acquire; its frame was filled before [S2].
+                let frame = unsafe { self.frame(body.offset) };
+                // A tombstone has no embedding, and no slot of its kind led here.
+                match frame {
+                    Ok(frame) if frame.header.kind == Kind::Put => Some(Put::Whole(body, frame)),
+                    Ok(_) => Some(Put::Broken(body, FrameDamage("the kind is not the slot's"))),
+                    Err(damage) => Some(Put::Broken(body, damage)),
+                }
+            }
+            SlotState::Invalid => Some(Put::Lost),
+            _ => None,
+        })
     }
 
     /// Checks a frame's checksum against its bytes, and remembers a success.

@@ -14,8 +14,8 @@ use crate::segment::{Frame, Segment, SharedFrame};
 /// See [`Store::pin`].
 #[derive(Debug)]
 pub struct Pinned<'s> {
-    store: &'s Store,
-    guard: Guard,
+    pub(super) store: &'s Store,
+    pub(super) guard: Guard,
 }
 
 impl<'s> Pinned<'s> {
@@ -54,19 +54,28 @@ impl<'s> Pinned<'s> {
         Ok(found)
     }
 
+    /// Whether the store's [`Verify`] asks for a frame's checksum now.
+    #[inline]
+    pub(super) fn is_to_be_checked(
+        &self,
+        segment: &Segment<MmapMemory>,
+        frame: &Frame<'_>,
+    ) -> bool {
+        match self.store.verify {
+            Verify::FirstRead => !segment.is_verified(frame.offset()),
+            Verify::EveryRead => true,
+            Verify::Never => false,
+        }
+    }
+
     /// The check that the store's [`Verify`] asks for.
-    fn check(
+    pub(super) fn check(
         &self,
         segment: &Segment<MmapMemory>,
         frame: &Frame<'_>,
         entry: Entry,
     ) -> Result<(), Error> {
-        let needed = match self.store.verify {
-            Verify::FirstRead => !segment.is_verified(frame.offset()),
-            Verify::EveryRead => true,
-            Verify::Never => false,
-        };
-        if !needed {
+        if !self.is_to_be_checked(segment, frame) {
             return Ok(());
         }
         segment.verify(frame).map_err(|damage| {
