@@ -170,7 +170,7 @@ impl Compactor<'_> {
             self.engine.epoch().retire(&guard, Box::new(Leaving(Arc::clone(victim))));
         }
         self.engine.log().source().bell.ring();
-        let moved: u64 = copied.iter().map(|copy| copy.len.bytes() as u64).sum();
+        let moved: u64 = copied.iter().map(|copied| copied.copy.len.bytes() as u64).sum();
         report.segments_removed += victims.len() as u64;
         report.moved_records += copied.len() as u64;
         report.moved_bytes += moved;

@@ -100,7 +100,7 @@ pub mod internals {
 
     #[cfg(not(stratalog_loom))]
     pub use crate::durability::Durability;
-    pub use crate::engine::{Damaged, Engine, Located, Refused};
+    pub use crate::engine::{Damaged, Engine, Key, Located, Refused, Relocation};
     pub use crate::epoch::{Epoch, Garbage, Guard, Retired};
     pub use crate::levels::Levels;
     pub use crate::log::{Log, SegmentTable, Source};

@@ -224,8 +224,6 @@ fn lsns_are_kept_and_never_given_again() {
     let store = options().open(&path).unwrap();
     assert!(store.put("d", &[1.0; DIM], "4").unwrap() > next);
     let refused = store.put_if("a", &[1.0; DIM], "5", Condition::Lsn(dead));
-    assert!(
-        matches!(refused, Err(stratalog::Error::ConditionFailed { current }) if current == Some(first))
-    );
+    assert!(matches!(refused, Err(Error::ConditionFailed { current }) if current == Some(first)));
     store.put_if("a", &[1.0; DIM], "5", Condition::Lsn(first)).unwrap();
 }

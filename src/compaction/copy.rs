@@ -1,10 +1,10 @@
 //! Copying the current records of a group, and moving readers and writers over to the copies.
 
 use super::{Compactor, Copies, FileSegment, RECORDS_A_PIN, Stopped};
-use crate::engine::Key;
+use crate::engine::{Key, Relocation};
 use crate::epoch::Guard;
 use crate::error::Error;
-use crate::format::ids::{SlotNumber, Units};
+use crate::format::ids::SlotNumber;
 use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::index::KeyHash;
 use crate::segment::{Frame, Mark, Moves};
@@ -26,14 +26,10 @@ pub(super) struct Outputs {
 /// A copy without force, and where it came from.
 #[derive(Debug)]
 pub(super) struct Copied {
+    /// Which segment of the group it was copied from.
     pub(super) victim: usize,
-    pub(super) kind: Kind,
-    pub(super) hash: KeyHash,
-    pub(super) from: Units,
-    pub(super) len: Units,
     pub(super) output: Arc<FileSegment>,
-    pub(super) slot: SlotNumber,
-    pub(super) to: Units,
+    pub(super) copy: Relocation,
 }
 
 /// Something in a segment is damaged that may count: it stays as it is.
@@ -45,7 +41,7 @@ pub(super) fn damaged(victim: &FileSegment) -> Stopped {
 /// Gives up copies that no source will name.
 pub(super) fn take_back(copied: &[Copied]) {
     for copy in copied {
-        copy.output.decide_copy(copy.slot, false);
+        copy.output.decide_copy(copy.copy.slot, false);
     }
 }
 
@@ -119,13 +115,12 @@ impl Compactor<'_> {
         body: SlotBody,
         outputs: &mut Outputs,
     ) -> Result<Copied, Stopped> {
-        let (kind, hash) = (frame.header().kind, KeyHash(body.key_hash));
+        let kind = frame.header().kind;
         loop {
             let output = self.output(kind, outputs)?;
-            if let Some((slot, to)) = self.engine.copy_record(frame, body, &output)? {
-                let (from, len) = (frame.offset(), body.len);
+            if let Some(copy) = self.engine.copy_record(frame, body, &output)? {
                 debug_assert!(!std::ptr::eq(&*output, victim), "a victim takes no copies");
-                return Ok(Copied { victim: 0, kind, hash, from, len, output, slot, to });
+                return Ok(Copied { victim: 0, output, copy });
             }
             let full = outputs.place(kind).take();
             outputs.ended.extend(full);
@@ -162,9 +157,9 @@ impl Compactor<'_> {
     /// Step 4. Nothing in it can fail.
     pub(super) fn move_all(&self, victims: &[Arc<FileSegment>], copied: &[Copied]) {
         let mut moves: Vec<Moves<_>> = victims.iter().map(|_| Moves::default()).collect();
-        for copy in copied.iter().filter(|copy| copy.kind == Kind::Put) {
-            if let Some(moves) = moves.get_mut(copy.victim) {
-                moves.add(copy.from, &copy.output, copy.to);
+        for copied in copied.iter().filter(|copied| copied.copy.kind == Kind::Put) {
+            if let Some(moves) = moves.get_mut(copied.victim) {
+                moves.add(copied.copy.from, &copied.output, copied.copy.to);
             }
         }
         for (victim, moves) in victims.iter().zip(moves) {
@@ -172,27 +167,11 @@ impl Compactor<'_> {
         }
         for part in copied.chunks(RECORDS_A_PIN) {
             let guard = self.engine.epoch().pin();
-            for copy in part {
-                if let Some(victim) = victims.get(copy.victim) {
-                    self.move_one(&guard, victim, copy);
+            for copied in part {
+                if let Some(victim) = victims.get(copied.victim) {
+                    self.engine.move_record(&guard, &copied.copy, victim, &copied.output);
                 }
             }
-        }
-    }
-
-    fn move_one(&self, guard: &Guard, victim: &FileSegment, copy: &Copied) {
-        let output = &copy.output;
-        if copy.kind == Kind::Put {
-            victim.forward(copy.from, output, copy.to);
-        }
-        output.decide_copy(copy.slot, true);
-        let Ok(frame) = output.committed_frame(copy.slot) else { return };
-        let key = Key { hash: copy.hash, id: frame.id() };
-        let (from, to) = (victim.address(copy.from), output.address(copy.to));
-        // If it does not swing, the id was written meanwhile, and the copy is dead. (Or it is a
-        // tombstone that the index has let go of, and the disk still needs.)
-        if self.engine.swing(guard, key, from, to) {
-            self.engine.account_moved(copy.kind, victim, output, copy.len);
         }
     }
 

@@ -45,7 +45,7 @@ impl Compactor<'_> {
             let Ok(frame) = victim.committed_frame(candidate.slot) else { continue };
             let mut copy = self.copy_frame(victim, &frame, candidate.body, outputs)?;
             copy.victim = candidate.victim;
-            copy.output.set_needed(copy.output.needed_bytes() + copy.len.bytes() as u64);
+            copy.output.set_needed(copy.output.needed_bytes() + copy.copy.len.bytes() as u64);
             copied.push(copy);
         }
         Ok(())

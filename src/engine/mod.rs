@@ -9,7 +9,7 @@ mod relocate;
 mod restore;
 mod write;
 
-pub use relocate::Key;
+pub use relocate::{Key, Relocation};
 pub use write::Refused;
 
 use crate::epoch::{Epoch, Guard};

@@ -25,6 +25,23 @@ pub struct Key<'a> {
     pub id: &'a [u8],
 }
 
+/// A copy, and where it came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Relocation {
+    /// Put or tombstone.
+    pub kind: Kind,
+    /// Hash of the id.
+    pub hash: KeyHash,
+    /// Its place in the segment that is to be emptied.
+    pub from: Units,
+    /// How long it is.
+    pub len: Units,
+    /// Slot of the copy.
+    pub slot: SlotNumber,
+    /// Its place.
+    pub to: Units,
+}
+
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     fn keys_of<'a>(&'a self, guard: &'a Guard, key: Key<'a>) -> Keys<'a, M, S, SLOTS> {
         Keys { engine: self, guard, hash: key.hash, id: key.id }
@@ -78,15 +95,14 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         debug_assert!(updated.is_ok(), "an entry that is there needs no room");
     }
 
-    /// Copies a frame into another segment, without force: slot and place of the copy. `None` if
-    /// the segment is full.
+    /// Copies a frame into another segment, without force. `None` if that segment is full.
     pub fn copy_record(
         &self,
         frame: &Frame<'_>,
         body: SlotBody,
         to: &Segment<M>,
-    ) -> Result<Option<(SlotNumber, Units)>, Error> {
-        let header = frame.header();
+    ) -> Result<Option<Relocation>, Error> {
+        let (header, hash) = (frame.header(), KeyHash(body.key_hash));
         let record = Record {
             kind: header.kind,
             writing: header.writing,
@@ -98,12 +114,40 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         };
         let Some((reservation, _)) = to.reserve(record.layout().bytes()) else { return Ok(None) };
         let copied = reservation.copy(&record, body.lsn);
-        copied.map(Some).map_err(|_| Error::Io(std::io::Error::other("a copy was voided")))
+        let (slot, to) =
+            copied.map_err(|_voided| Error::Io(std::io::Error::other("a copy was voided")))?;
+        let (kind, from, len) = (header.kind, frame.offset(), body.len);
+        Ok(Some(Relocation { kind, hash, from, len, slot, to }))
+    }
+
+    /// Puts a copy in force: first the tag is moved to it, then its slot says that it counts, then
+    /// the index leads there. The victim's table of moves names it. Whether the index does: if not,
+    /// the id was written meanwhile and the copy is dead, or it is a tombstone that the index has
+    /// let go of and the disk still needs.
+    pub fn move_record(
+        &self,
+        guard: &Guard,
+        copy: &Relocation,
+        victim: &Segment<M>,
+        output: &Segment<M>,
+    ) -> bool {
+        if copy.kind == Kind::Put {
+            victim.forward(copy.from, output, copy.to);
+        }
+        output.decide_copy(copy.slot, true);
+        let Ok(frame) = output.committed_frame(copy.slot) else { return false };
+        let key = Key { hash: copy.hash, id: frame.id() };
+        let moved = self.swing(guard, key, victim.address(copy.from), output.address(copy.to));
+        if moved && copy.kind == Kind::Put {
+            output.add_live(copy.len.bytes() as u64);
+            victim.sub_live(copy.len.bytes() as u64);
+        }
+        moved
     }
 
     /// Moves what counts for an id from an address of a quiet segment to its copy. `false` if it
     /// does not count any more: then the copy is dead.
-    pub fn swing(&self, guard: &Guard, key: Key<'_>, from: Address, to: Address) -> bool {
+    fn swing(&self, guard: &Guard, key: Key<'_>, from: Address, to: Address) -> bool {
         let mut moved = false;
         let decide = |found| {
             let counts = match found {
@@ -126,13 +170,5 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// of one is given up.
     pub fn drop_tombstones(&self, guard: &Guard, key: Key<'_>) {
         self.index.rebuild(&self.epoch, guard, key.hash, &self.keys_of(guard, key));
-    }
-
-    /// Accounts for a record that was moved.
-    pub fn account_moved(&self, kind: Kind, from: &Segment<M>, to: &Segment<M>, len: Units) {
-        if kind == Kind::Put {
-            to.add_live(len.bytes() as u64);
-            from.sub_live(len.bytes() as u64);
-        }
     }
 }
