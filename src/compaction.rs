@@ -39,6 +39,8 @@ type FileSegment = Segment<MmapMemory>;
 
 /// Records handled under one pin: short enough not to hold back what others retire.
 const RECORDS_A_PIN: usize = 64;
+/// How often the epoch is asked to move on before the background is left to see to it.
+const RECLAIMS_MAX: u32 = 20;
 /// How long a compaction by hand waits for writers that are just at work in the segment it ends.
 const QUIET_WAIT: Duration = Duration::from_millis(200);
 
@@ -169,13 +171,26 @@ impl Compactor<'_> {
             let guard = self.engine.epoch().pin();
             self.engine.epoch().retire(&guard, Box::new(Leaving(Arc::clone(victim))));
         }
-        self.engine.log().source().bell.ring();
+        self.reclaim();
         let moved: u64 = copied.iter().map(|copied| copied.copy.len.bytes() as u64).sum();
         report.segments_removed += victims.len() as u64;
         report.moved_records += copied.len() as u64;
         report.moved_bytes += moved;
         report.reclaimed_bytes += before.saturating_sub(moved);
         Ok(true)
+    }
+
+    /// Has the room of emptied segments given back: the next group may need it. Does not wait for
+    /// readers that stay.
+    fn reclaim(&self) {
+        for _ in 0..RECLAIMS_MAX {
+            self.engine.epoch().reclaim();
+            take_out(self.engine);
+            if self.engine.epoch().pending() == 0 {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Waits as long as it takes for the work so far to stay within the rate.
@@ -185,6 +200,15 @@ impl Compactor<'_> {
         if let Some(early) = due.checked_sub(since.elapsed()) {
             thread::sleep(early.min(Duration::from_millis(100)));
         }
+    }
+}
+
+/// Takes out of the table what was emptied, and no reader can have an address in any more.
+pub fn take_out(engine: &FileEngine) {
+    let guard = engine.epoch().pin();
+    let left: Vec<_> = engine.log().table().iter(&guard).filter(|s| s.is_left()).collect();
+    for segment in left {
+        engine.log().remove(engine.epoch(), &guard, segment.table_index());
     }
 }
 

@@ -6,10 +6,11 @@ use crate::format::header::{DIRECTORY_AT, Identity, Role, SegmentId, StoreId};
 use crate::format::ids::Sequence;
 use crate::format::manifest::Manifest;
 use crate::fs;
-use crate::log::Source;
+use crate::log::{Need, Source};
 use crate::memory::MmapMemory;
 use crate::segment::Segment;
 use crate::sync::unmodelled::{AtomicU64, Mutex, MutexGuard, Ordering, PoisonError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -56,6 +57,9 @@ impl Bell {
     }
 }
 
+/// A disk with room for fewer segments than this is nearly full.
+const NEARLY_FULL: u64 = 16;
+
 /// Makes segment files, and knows their names.
 #[derive(Debug)]
 pub struct Files {
@@ -64,6 +68,8 @@ pub struct Files {
     dimension: u32,
     segment_bytes: u64,
     boot_id: [u64; 2],
+    /// Room kept back on a disk that is nearly full: for removals, and for what compaction copies.
+    spares: Mutex<[Option<(fs::NewSegmentFile, File)>; 2]>,
     /// Rung when the log needs a segment.
     pub bell: Bell,
 }
@@ -77,6 +83,7 @@ impl Files {
             dimension: manifest.dimension,
             segment_bytes: manifest.segment_bytes,
             boot_id: fs::boot_id()?,
+            spares: Mutex::default(),
             bell: Bell::default(),
         })
     }
@@ -173,7 +180,16 @@ impl Files {
         fill: impl FnOnce(&Segment<MmapMemory>),
     ) -> Result<Segment<MmapMemory>, Error> {
         let name = fs::segment_name(id.sequence, id.salt);
-        let (new, file) = fs::NewSegmentFile::create(&self.directory, &name, self.segment_bytes)?;
+        let made = fs::NewSegmentFile::create(&self.directory, &name, self.segment_bytes)?;
+        self.make(made, id, fill)
+    }
+
+    fn make(
+        &self,
+        (new, file): (fs::NewSegmentFile, File),
+        id: SegmentId,
+        fill: impl FnOnce(&Segment<MmapMemory>),
+    ) -> Result<Segment<MmapMemory>, Error> {
         let len = usize::try_from(self.segment_bytes).map_err(std::io::Error::other)?;
         let memory = MmapMemory::new(file.try_clone()?, len)?;
         let segment = Segment::create(memory, &self.identity(id));
@@ -184,10 +200,51 @@ impl Files {
     }
 }
 
+impl Files {
+    /// On a disk that is nearly full, keeps room for two segments back, so that it can be emptied;
+    /// on any other, keeps nothing.
+    pub fn keep_spares(&self) -> Result<(), Error> {
+        let free = fs::free_bytes(&self.directory)?;
+        let near = self.segment_bytes.saturating_mul(NEARLY_FULL);
+        let mut spares = lock(&self.spares);
+        for (spare, name) in spares.iter_mut().zip(fs::SPARES) {
+            if free > near.saturating_mul(2) {
+                *spare = None;
+            } else if spare.is_none() && free < near {
+                let made = fs::NewSegmentFile::create(&self.directory, name, self.segment_bytes)?;
+                *spare = Some(made);
+            }
+        }
+        Ok(())
+    }
+
+    fn use_spare(&self, id: SegmentId) -> Result<Segment<MmapMemory>, Error> {
+        let place = usize::from(id.role == Role::Copies);
+        let Some((mut new, file)) = lock(&self.spares).get_mut(place).and_then(Option::take) else {
+            return Err(Error::StorageFull);
+        };
+        new.rename(&fs::segment_name(id.sequence, id.salt))?;
+        let segment = self.make((new, file), id, |_| ())?;
+        if id.role == Role::Log {
+            segment.keep_for_removals();
+        }
+        Ok(segment)
+    }
+}
+
 impl Source<MmapMemory> for Files {
-    fn create(&self, sequence: Sequence, role: Role) -> Result<Segment<MmapMemory>, Error> {
+    fn create(
+        &self,
+        sequence: Sequence,
+        role: Role,
+        need: Need,
+    ) -> Result<Segment<MmapMemory>, Error> {
         let salt = Salt(u64::from_le_bytes(fs::random()?));
-        self.create_with(SegmentId { sequence, salt, role }, |_| ())
+        let id = SegmentId { sequence, salt, role };
+        match self.create_with(id, |_| ()) {
+            Err(Error::StorageFull) if need == Need::ToFree => self.use_spare(id),
+            made => made,
+        }
     }
 
     fn discard(&self, segment: &Segment<MmapMemory>) {

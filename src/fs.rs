@@ -18,6 +18,8 @@ pub const LOCK: &str = "LOCK";
 const SEGMENT_ENDING: &str = ".seg";
 /// Ending of files that are not finished.
 const TEMPORARY_ENDING: &str = ".tmp";
+/// Names, without that ending, of the files that are kept back for a full disk.
+pub const SPARES: [&str; 2] = ["spare-for-removals", "spare-for-copies"];
 /// No manifest is longer: 16 bytes for each of 2^22 segments.
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
@@ -236,7 +238,9 @@ pub fn remove_temporaries(directory: &Path) -> io::Result<()> {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
         let ours = name.strip_suffix(TEMPORARY_ENDING);
-        if ours.is_some_and(|n| n == MANIFEST || parse_segment_name(n).is_some()) {
+        let known =
+            |n: &str| n == MANIFEST || SPARES.contains(&n) || parse_segment_name(n).is_some();
+        if ours.is_some_and(known) {
             remove_if_there(&directory.join(name.as_ref()))?;
         }
     }
@@ -304,6 +308,14 @@ impl NewSegmentFile {
         let file = create_new(&directory.join(temporary(name))).map_err(no_room)?;
         allocate(&file, len).map_err(no_room)?;
         Ok((new, file))
+    }
+
+    /// Gives it another name to become.
+    pub fn rename(&mut self, name: &str) -> Result<(), Error> {
+        let at = |name: &str| self.directory.join(temporary(name));
+        fs::rename(at(&self.name), at(name)).map_err(no_room)?;
+        name.clone_into(&mut self.name);
+        Ok(())
     }
 
     /// Syncs the file's contents, then its name.
@@ -396,6 +408,12 @@ pub fn lock_holder(directory: &Path) -> Option<String> {
     file.take(4096).read_to_string(&mut text).ok()?;
     let line = text.lines().next()?.trim();
     (!line.is_empty()).then(|| line.to_owned())
+}
+
+/// Bytes that the file system of a directory still has for its user.
+pub fn free_bytes(directory: &Path) -> io::Result<u64> {
+    let about = rustix::fs::statvfs(directory)?;
+    Ok(about.f_bavail.saturating_mul(about.f_frsize))
 }
 
 /// Bytes allocated to the store's files.

@@ -103,7 +103,7 @@ pub mod internals {
     pub use crate::engine::{Damaged, Engine, Key, Located, Refused, Relocation};
     pub use crate::epoch::{Epoch, Garbage, Guard, Retired};
     pub use crate::levels::Levels;
-    pub use crate::log::{Log, SegmentTable, Source};
+    pub use crate::log::{Log, Need, SegmentTable, Source};
     pub use crate::memory::{HeapMemory, Memory};
 
     /// An LSN from its number.

@@ -4,7 +4,7 @@
 //! unless that is left to the caller.
 
 use crate::catalog::{Catalog, FileEngine};
-use crate::compaction::{Compactor, Scope};
+use crate::compaction::{self, Compactor, Scope};
 use crate::durability::Durability;
 use crate::error::Error;
 use crate::files::lock;
@@ -118,21 +118,12 @@ fn run(duties: &Duties, stop: &AtomicBool) {
         for _ in 0..EPOCHS {
             engine.epoch().reclaim();
         }
-        take_out(engine);
+        compaction::take_out(engine);
         bell.wait(heard, if engine.epoch().pending() > 0 { SHORT_NAP } else { NAP });
     }
     drop(duties.catalog.update(engine));
     let guard = engine.epoch().pin();
     engine.log().discard_prepared(engine.epoch(), &guard);
-}
-
-/// Takes out of the table what compaction has emptied and no reader can have an address in.
-fn take_out(engine: &FileEngine) {
-    let guard = engine.epoch().pin();
-    let left: Vec<_> = engine.log().table().iter(&guard).filter(|s| s.is_left()).collect();
-    for segment in left {
-        engine.log().remove(engine.epoch(), &guard, segment.table_index());
-    }
 }
 
 /// Compacts whenever it pays. After an error, a full disk most likely, it waits for the next ring.
@@ -150,6 +141,11 @@ fn prepare(engine: &FileEngine, stop: &AtomicBool) -> Result<(), Error> {
     let guard = engine.epoch().pin();
     if engine.log().wants_segment(&guard) {
         engine.log().prepare(engine.epoch(), &guard, |segment| populate(segment, stop))?;
+    }
+    // A store of one segment has nothing to give back yet.
+    if engine.log().in_use(&guard).nth(1).is_some() {
+        drop(guard);
+        engine.log().source().keep_spares()?;
     }
     Ok(())
 }

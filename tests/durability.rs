@@ -341,3 +341,59 @@ fn removals_on_a_disk_that_fills_up_hold_or_have_not_happened() {
     assert_eq!(store.len() as u32, acknowledged - removed);
     reopen(store);
 }
+
+/// The room for a segment is kept back, so that what filled the disk can be removed from it.
+#[test]
+fn a_full_disk_can_be_drained_and_filled_again() {
+    let Some(disk) = SmallDisk::new(48 << 20) else { return };
+    let path = disk.path().join("store");
+    let store = create(&path).unwrap();
+    let mut before = 0;
+    for round in 0..3 {
+        let acknowledged = fill(&store, 0..4);
+        let count: u32 = acknowledged.iter().sum();
+        assert!(count > before * 9 / 10, "round {round}: {acknowledged:?} after {before}");
+        before = before.max(count);
+        assert_acknowledged(&store, &acknowledged);
+        for (thread, &count) in acknowledged.iter().enumerate() {
+            for n in 0..count {
+                let id = id(thread as u32 * 1_000_000 + n);
+                let removed = store.remove(&id).or_else(|error| {
+                    // The room kept back is used up: now there is something to be had back.
+                    assert!(matches!(error, Error::StorageFull), "{error}");
+                    store.compact()?;
+                    store.remove(&id)
+                });
+                assert!(removed.unwrap(), "round {round}");
+            }
+        }
+        assert!(store.is_empty());
+        store.compact().unwrap();
+        assert!(store.stats().disk_bytes < 6 << 20, "round {round}: {:?}", store.stats());
+    }
+    RECORDS.put(&store, b"last", 1);
+    assert_eq!(reopen(store).len(), 1);
+}
+
+/// Compaction on a disk that is full takes the room that is kept back, and gives back more.
+#[test]
+fn a_full_disk_can_be_compacted() {
+    let Some(disk) = SmallDisk::new(24 << 20) else { return };
+    let store = create(&disk.path().join("store")).unwrap();
+    let mut written = 0;
+    // Of four versions one is live.
+    while let Ok(_lsn) = {
+        let id = id(written / 4);
+        store.put(&id, &RECORDS.embedding(&id, written % 4), RECORDS.content(&id, written % 4))
+    } {
+        written += 1;
+    }
+    let before = state(&store);
+    let used = store.stats().disk_bytes;
+    let report = store.compact().unwrap();
+    assert!(report.reclaimed_bytes > 12 << 20, "{report:?}");
+    assert!(store.stats().disk_bytes < used / 2, "{:?}", store.stats());
+    assert_same(&state(&store), &before);
+    RECORDS.put(&store, b"more", 1);
+    assert_eq!(reopen(store).len(), before.len() + 1);
+}

@@ -13,7 +13,7 @@ use stratalog::internals::format::header::{HEADER_END, Identity, Role, StoreId};
 use stratalog::internals::format::ids::{Lsn as RawLsn, Sequence};
 use stratalog::internals::format::slot::Kind;
 use stratalog::internals::segment::{Geometry, Record, Segment};
-use stratalog::internals::{Durability as Flushes, Engine, HeapMemory, Log, Memory, Source};
+use stratalog::internals::{Durability as Flushes, Engine, HeapMemory, Log, Memory, Need, Source};
 use stratalog::{Durability, Error, Lsn, Options, Store};
 
 fn open(path: &std::path::Path, durability: Durability) -> Store {
@@ -187,7 +187,7 @@ mod forward {
 
 struct Heap(Arc<AtomicBool>);
 impl Source<Faulty> for Heap {
-    fn create(&self, sequence: Sequence, role: Role) -> Result<Segment<Faulty>, Error> {
+    fn create(&self, sequence: Sequence, role: Role, _: Need) -> Result<Segment<Faulty>, Error> {
         let identity = Identity {
             store: StoreId([1; 16]),
             sequence,

@@ -12,7 +12,7 @@ use stratalog::internals::format::ids::{Lsn, Sequence, SlotNumber};
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::Shape;
 use stratalog::internals::segment::{Geometry, Record, Segment};
-use stratalog::internals::{Engine, HeapMemory, Log, Source};
+use stratalog::internals::{Engine, HeapMemory, Log, Need, Source};
 
 /// Segments on the heap, all of one small size.
 #[derive(Debug)]
@@ -49,7 +49,12 @@ impl Heap {
 }
 
 impl Source<HeapMemory> for Heap {
-    fn create(&self, sequence: Sequence, role: Role) -> Result<Segment<HeapMemory>, Error> {
+    fn create(
+        &self,
+        sequence: Sequence,
+        role: Role,
+        _: Need,
+    ) -> Result<Segment<HeapMemory>, Error> {
         Ok(self.segment_for(sequence, role))
     }
     fn discard(&self, _: &Segment<HeapMemory>) {}

@@ -87,7 +87,12 @@ fn a_dropped_reservation_is_void_and_stops_nobody() {
             let engine = Arc::clone(&engine);
             loom::thread::spawn(move || {
                 let guard = engine.epoch().pin();
-                drop(engine.log().reserve(engine.epoch(), &guard, 64).unwrap());
+                drop(
+                    engine
+                        .log()
+                        .reserve(engine.epoch(), &guard, 64, stratalog::internals::Need::ToGrow)
+                        .unwrap(),
+                );
             })
         };
         engine.put(&put(b"a", b"1111")).unwrap();

@@ -33,7 +33,8 @@ pub(super) fn take_group(left: &mut Vec<Arc<FileSegment>>, capacity: u64) -> Vec
     let mut count = 0;
     for segment in left.iter().take(GROUP_MAX) {
         live += segment.live_bytes();
-        if count > 0 && live > capacity {
+        // With their slots, no more than one segment.
+        if count > 0 && live > capacity / 4 * 3 {
             break;
         }
         count += 1;

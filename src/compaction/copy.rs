@@ -129,18 +129,21 @@ impl Compactor<'_> {
 
     /// The segment for copies of this kind; made if need be, and named before it is used.
     fn output(&self, kind: Kind, outputs: &mut Outputs) -> Result<Arc<FileSegment>, Error> {
-        let place = outputs.place(kind);
-        if let Some(output) = place {
+        if let Some(output) = outputs.place(kind) {
             return Ok(Arc::clone(output));
         }
         let made = {
             let guard = self.engine.epoch().pin();
-            self.engine.log().make_for_copies(&guard)?
+            self.engine.log().make_for_copies(&guard)
         };
-        let output = place.insert(made);
-        let named = Arc::clone(output);
+        let made = match (made, outputs.open()) {
+            // Better together than not at all.
+            (Err(Error::StorageFull), Some(other)) => other,
+            (made, _) => made?,
+        };
+        *outputs.place(kind) = Some(Arc::clone(&made));
         self.catalog.update(self.engine)?;
-        Ok(named)
+        Ok(made)
     }
 
     /// Step 3, and its like in step 5: what was copied is on the device, and known to be.
@@ -180,6 +183,8 @@ impl Compactor<'_> {
     pub(super) fn finish_outputs(&self, outputs: &mut Outputs) -> Result<(), Error> {
         let open = [outputs.records.take(), outputs.tombstones.take()];
         outputs.ended.extend(open.into_iter().flatten());
+        outputs.ended.sort_by_key(|output| output.sequence());
+        outputs.ended.dedup_by(|a, b| Arc::ptr_eq(a, b));
         for output in outputs.ended.drain(..) {
             output.close();
             let mark = end_mark(&output);
@@ -209,6 +214,12 @@ impl Outputs {
             Kind::Put => &mut self.records,
             Kind::Tombstone => &mut self.tombstones,
         }
+    }
+
+    /// One that is open, whichever.
+    fn open(&self) -> Option<Arc<FileSegment>> {
+        let open = self.records.iter().chain(&self.tombstones);
+        open.filter(|output| !output.is_full()).cloned().next()
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<FileSegment>> {

@@ -9,7 +9,7 @@ use crate::format::frame::units_of;
 use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
 use crate::index::{Entry, Exhausted};
-use crate::log::Source;
+use crate::log::{Need, Source};
 use crate::memory::Memory;
 use crate::segment::Record;
 
@@ -21,9 +21,11 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let Some(frames) = frames else {
             return Err(Error::Io(std::io::Error::other("a record larger than a segment")));
         };
+        let removes = records.iter().all(|record| record.kind == Kind::Tombstone);
+        let need = if removes { Need::ToFree } else { Need::ToGrow };
         loop {
             let guard = self.epoch.pin();
-            let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames)?;
+            let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, need)?;
             // Voided by a flush that could not wait: once more.
             let Ok(written) = reservation.commit(records) else { continue };
             let mut highest = Lsn::ZERO;

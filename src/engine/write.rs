@@ -13,7 +13,7 @@ use crate::format::frame::Writing;
 use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
 use crate::index::{Decision, Entry, Exhausted, Found, KeyHash};
-use crate::log::Source;
+use crate::log::{Need, Source};
 use crate::memory::Memory;
 use crate::segment::{Pending, Record};
 
@@ -50,7 +50,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let live_bytes = if tomb { 0 } else { bytes };
         loop {
             let guard = self.epoch.pin();
-            let reservation = self.log.reserve(&self.epoch, &guard, bytes)?;
+            let reservation = self.log.reserve(&self.epoch, &guard, bytes, need(record))?;
             let (segment, lsn) = (reservation.segment(), reservation.lsn());
             let Ok((address, _claim)) = reservation.commit(record) else { continue };
             let entry = Entry { address, tomb, pending: false };
@@ -180,7 +180,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             if !accept(&guard, current) {
                 return Ok(Err(self.refused(&guard, current)));
             }
-            let reservation = self.log.reserve(&self.epoch, &guard, bytes)?;
+            let reservation = self.log.reserve(&self.epoch, &guard, bytes, need(record))?;
             let segment = reservation.segment();
             let Ok(mut pending) = reservation.pend(record) else { continue };
             match self.decide_write(&guard, record, &pending, &accept)? {
@@ -294,4 +294,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
 
 fn pending_entry<M: Memory>(record: &Record<'_>, pending: &Pending<'_, M>) -> Entry {
     Entry { address: pending.address(), tomb: record.kind == Kind::Tombstone, pending: true }
+}
+
+/// Removals may take the last room there is.
+fn need(record: &Record<'_>) -> Need {
+    if record.kind == Kind::Tombstone { Need::ToFree } else { Need::ToGrow }
 }

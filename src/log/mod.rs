@@ -29,10 +29,20 @@ const NONE: u64 = u64::MAX;
 /// such words are the same.
 const NONE_AFTER: u64 = 1 << 63;
 
+/// What room is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// For more.
+    ToGrow,
+    /// For what frees room in the end: removals, and the copies that compaction makes. May take the
+    /// last room there is.
+    ToFree,
+}
+
 /// Where segments come from: files, or the heap in models and tests.
 pub trait Source<M: Memory>: Send + Sync {
     /// A new, empty segment with this sequence number.
-    fn create(&self, sequence: Sequence, role: Role) -> Result<Segment<M>, Error>;
+    fn create(&self, sequence: Sequence, role: Role, need: Need) -> Result<Segment<M>, Error>;
     /// The segment never held a record and will not be used: remove what stands behind it.
     fn discard(&self, segment: &Segment<M>);
     /// The log will soon need another segment, or has just begun one. Must not wait.
@@ -100,7 +110,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     /// Makes a segment for copies, and puts it in the table.
     pub fn make_for_copies(&self, guard: &Guard) -> Result<Arc<Segment<M>>, Error> {
-        let segment = self.source.create(self.take_sequence()?, Role::Copies)?;
+        let segment = self.source.create(self.take_sequence()?, Role::Copies, Need::ToFree)?;
         let index = self.adopt(Arc::new(segment))?;
         self.table.get_counted(guard, index).ok_or(Error::StorageFull)
     }
@@ -189,8 +199,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         epoch: &Epoch,
         guard: &'g Guard,
         bytes: u64,
+        need: Need,
     ) -> Result<Reservation<'g, M>, Error> {
-        self.reserve_with(epoch, guard, |segment| segment.reserve(bytes))
+        self.reserve_with(epoch, guard, need, |segment| segment.reserve(bytes))
     }
 
     /// The same for a batch of frames. It must fit an empty segment.
@@ -199,8 +210,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         epoch: &Epoch,
         guard: &'g Guard,
         frames: &[Units],
+        need: Need,
     ) -> Result<BatchReservation<'g, M>, Error> {
-        self.reserve_with(epoch, guard, |segment| segment.reserve_batch(frames))
+        self.reserve_with(epoch, guard, need, |segment| segment.reserve_batch(frames))
     }
 
     #[inline]
@@ -208,12 +220,14 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         &'g self,
         epoch: &Epoch,
         guard: &'g Guard,
+        need: Need,
         reserve: impl Fn(&'g Segment<M>) -> Option<(R, bool)>,
     ) -> Result<R, Error> {
         loop {
             // Acquire: as in `active`.
             let word = self.active.load(Ordering::Acquire);
             if let Some(segment) = self.segment_of_word(guard, word)
+                && (need == Need::ToFree || !segment.is_for_removals())
                 && let Some((reservation, passed_half)) = reserve(segment)
             {
                 if passed_half {
@@ -221,25 +235,32 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
                 }
                 return Ok(reservation);
             }
-            self.roll(epoch, guard, word)?;
+            self.roll(epoch, guard, word, need)?;
         }
     }
 
     /// Replaces the full segment that the word `current` of `active` names, or the lack of one, by
     /// the next one, unless somebody else has.
     #[cold]
-    fn roll(&self, epoch: &Epoch, guard: &Guard, current: u64) -> Result<(), Error> {
-        let at_least = match self.segment_of_word(guard, current) {
+    fn roll(&self, epoch: &Epoch, guard: &Guard, current: u64, need: Need) -> Result<(), Error> {
+        let active = self.segment_of_word(guard, current);
+        let at_least = match active {
             Some(active) => active.sequence().next(),
             None => Sequence((current & !NONE_AFTER) + 1),
         };
         let next = match self.take_prepared(epoch, guard, at_least) {
             Some(next) => next,
             None => {
-                let segment = self.source.create(self.take_sequence()?, Role::Log)?;
+                let segment = self.source.create(self.take_sequence()?, Role::Log, need)?;
                 self.adopt(Arc::new(segment))?
             }
         };
+        if let Some(active) = active
+            && active.is_for_removals()
+        {
+            // There is room again, so it need not be full.
+            active.close();
+        }
         self.install(epoch, guard, current, next);
         Ok(())
     }
@@ -305,7 +326,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         guard: &Guard,
         finish: impl FnOnce(&Segment<M>),
     ) -> Result<(), Error> {
-        let segment = self.source.create(self.take_sequence()?, Role::Log)?;
+        let segment = self.source.create(self.take_sequence()?, Role::Log, Need::ToGrow)?;
         finish(&segment);
         let index = self.adopt(Arc::new(segment))?;
         // Release: pairs with the Acquire in `take_prepared`. Relaxed on failure: nothing is read.

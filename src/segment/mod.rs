@@ -109,10 +109,11 @@ pub struct Segment<M> {
     moves: OnceLock<Moves<M>>,
 }
 
-/// How far a segment is on its way out, in `standing`. Set by compaction, never taken back.
+/// What is to be known of a segment, in `standing`; never taken back.
 const DROPPED: u32 = 1;
 const LEFT: u32 = 2;
 const QUARANTINED: u32 = 4;
+const FOR_REMOVALS: u32 = 8;
 
 impl<M: Memory> Segment<M> {
     /// A new segment in zeroed memory: writes its identity.
@@ -415,6 +416,17 @@ impl<M: Memory> Segment<M> {
     /// Whether compaction keeps away from it.
     pub fn is_quarantined(&self) -> bool {
         self.stands(QUARANTINED)
+    }
+
+    /// It was made of the last room there was: no puts, so that what is there can be removed.
+    pub fn keep_for_removals(&self) {
+        self.stand(FOR_REMOVALS);
+    }
+
+    /// Whether puts keep away from it.
+    #[inline]
+    pub fn is_for_removals(&self) -> bool {
+        self.stands(FOR_REMOVALS)
     }
 
     /// The index that the counts spoke of is gone.

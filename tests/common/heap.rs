@@ -11,7 +11,7 @@ use stratalog::internals::format::ids::Sequence;
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::{KeyHash, Shape};
 use stratalog::internals::segment::{Geometry, Record, Segment};
-use stratalog::internals::{Engine, HeapMemory, Log, Source};
+use stratalog::internals::{Engine, HeapMemory, Log, Need, Source};
 use stratalog::{Error, Lsn};
 
 /// `f32` values of every embedding.
@@ -41,7 +41,12 @@ impl Heap {
 }
 
 impl Source<HeapMemory> for Heap {
-    fn create(&self, sequence: Sequence, role: Role) -> Result<Segment<HeapMemory>, Error> {
+    fn create(
+        &self,
+        sequence: Sequence,
+        role: Role,
+        _: Need,
+    ) -> Result<Segment<HeapMemory>, Error> {
         (self.before_making)();
         Ok(Segment::create(HeapMemory::new(SEGMENT), &self.identity(sequence, role)))
     }
