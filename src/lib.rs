@@ -76,7 +76,7 @@ pub use batch::Batch;
 pub use error::Error;
 pub use format::ids::Lsn;
 #[cfg(not(stratalog_loom))]
-pub use options::{Condition, Durability, Options, Verify};
+pub use options::{Condition, Durability, Options, Recovery, Verify};
 #[cfg(not(stratalog_loom))]
 pub use record::{OwnedRecord, Record, SharedRecord};
 #[cfg(not(stratalog_loom))]

@@ -14,9 +14,11 @@
 //!    the cut ever comes back, and the youngest segment goes on if it is whole.
 
 mod collect;
+mod salvage;
 mod scan;
 
-pub use scan::check;
+pub use salvage::{Basis, prove};
+pub use scan::{check, readable_id};
 
 use crate::durability::Durability;
 use crate::engine::Engine;
@@ -25,10 +27,10 @@ use crate::files::Files;
 use crate::format::checksum::Salt;
 use crate::format::header::DIRECTORY_AT;
 use crate::format::ids::{Sequence, TableIndex};
-use crate::format::manifest::Manifest;
 use crate::index::Shape;
 use crate::log::Log;
 use crate::memory::MmapMemory;
+use crate::options::Recovery;
 use crate::report::{Damage, RecoveryReport};
 use crate::segment::{Geometry, Segment};
 use crate::sync::unmodelled::Arc;
@@ -74,13 +76,22 @@ impl Candidate {
 }
 
 /// Opens the segments of a directory whose manifest this is.
-pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Recovered, Error> {
+pub fn recover(
+    files: Files,
+    basis: &Basis,
+    mode: Recovery,
+    writable: bool,
+) -> Result<Recovered, Error> {
     let started = Instant::now();
+    let manifest = &basis.manifest;
     let mut report = RecoveryReport::default();
     let collected = collect::collect(&files, manifest, writable, &mut report)?;
-    let (mut candidates, damage, missing) =
+    let (mut candidates, mut damage, missing) =
         (collected.candidates, collected.damage, collected.missing);
-    scan::limit(&mut candidates, files.boot_id(), &mut report);
+    report.corrupt += basis.damage.len() as u64;
+    damage.extend_from_slice(&basis.damage);
+    damage.iter().for_each(|damage| report.lose(damage.clone()));
+    scan::limit(&mut candidates, files.boot_id(), mode, &mut report);
 
     let geometry = Geometry {
         segment_bytes: usize::try_from(manifest.segment_bytes).map_err(std::io::Error::other)?,
@@ -105,6 +116,14 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
         report.scanned_bytes += again.scanned_bytes;
     }
 
+    match mode {
+        Recovery::Strict => salvage::refuse_damage(&engine, &candidates, &report)?,
+        Recovery::Salvage => salvage::shadow_damaged(&engine, &candidates, &report)?,
+        Recovery::Tolerant => {}
+    }
+    scan::name_cut(&engine, &candidates, &mut report);
+    report.lost.sort_by(|a, b| (&a.segment, a.offset).cmp(&(&b.segment, b.offset)));
+
     for candidate in &candidates {
         let durable = candidate.durable();
         candidate.segment.set_flushed(scan::mark_at(&candidate.segment, durable));
@@ -114,8 +133,14 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
     }
     let durability = Durability::default();
     if writable {
+        crate::fs::remove_temporaries(engine.log().source().directory())?;
+        if mode == Recovery::Salvage {
+            salvage::void_torn(&candidates);
+        }
         decide(&engine, &durability, &candidates, tail)?;
-        match write_manifest(&engine, manifest, collected.next_sequence, &missing) {
+        match write_manifest(&engine, basis, collected.next_sequence, &missing) {
+            // A segment that says it is blank may be one whose beginning was zeroed.
+            Ok(()) if mode == Recovery::Salvage => {}
             Ok(()) => {
                 for file in collected.blank {
                     crate::fs::remove_segment(engine.log().source().directory(), &file)?;
@@ -216,7 +241,7 @@ fn decide_segment(
 
 fn write_manifest(
     engine: &FileEngine,
-    found: &Manifest,
+    basis: &Basis,
     next_sequence: Sequence,
     missing: &[(Sequence, Salt)],
 ) -> Result<(), Error> {
@@ -225,7 +250,8 @@ fn write_manifest(
     let mut segments: Vec<_> = named.chain(missing.iter().copied()).collect();
     segments.sort_by_key(|segment| segment.0);
     segments.dedup_by_key(|segment| segment.0);
-    if found.segments != segments || found.next_sequence != next_sequence {
+    let found = &basis.manifest;
+    if basis.rebuilt || found.segments != segments || found.next_sequence != next_sequence {
         engine.log().source().write_manifest(next_sequence, segments)?;
     }
     Ok(())

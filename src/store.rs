@@ -5,6 +5,7 @@ mod durable;
 mod open;
 mod pinned;
 mod upkeep;
+mod verify;
 mod write;
 
 pub use pinned::{Iter, Pinned};
@@ -130,6 +131,12 @@ impl Store {
     #[must_use]
     pub fn dimension(&self) -> usize {
         self.engine().log().geometry().dimension
+    }
+
+    /// Bytes of each segment file.
+    #[must_use]
+    pub fn segment_size(&self) -> u64 {
+        self.engine().log().geometry().segment_bytes as u64
     }
 
     /// The store's directory.

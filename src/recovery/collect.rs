@@ -51,9 +51,6 @@ pub(super) fn collect(
     writable: bool,
     report: &mut RecoveryReport,
 ) -> Result<Collected, Error> {
-    if writable {
-        fs::remove_temporaries(files.directory())?;
-    }
     let (found, foreign) = fs::list_segments(files.directory())?;
     report.foreign_files = foreign;
     let listed: BTreeMap<Sequence, Salt> = manifest.segments.iter().copied().collect();

@@ -4,8 +4,9 @@ use super::{Candidate, FileEngine};
 use crate::error::Error;
 use crate::format::ids::SlotNumber;
 use crate::format::slot::{Kind, SlotBody, SlotState};
-use crate::memory::Memory;
-use crate::report::RecoveryReport;
+use crate::memory::{Memory, MmapMemory};
+use crate::options::Recovery;
+use crate::report::{Damage, RecoveryReport};
 use crate::segment::{Mark, Segment};
 use crate::sync::unmodelled::{AtomicU64, Ordering, thread};
 
@@ -37,11 +38,16 @@ pub(super) fn end_of<M: Memory>(segment: &Segment<M>) -> u32 {
 }
 
 /// Step 2. Counts what a cut costs as torn.
-pub(super) fn limit(candidates: &mut [Candidate], boot: [u64; 2], report: &mut RecoveryReport) {
+pub(super) fn limit(
+    candidates: &mut [Candidate],
+    boot: [u64; 2],
+    mode: Recovery,
+    report: &mut RecoveryReport,
+) {
     let mut cutting = false;
     for candidate in candidates {
         let wholly_durable = candidate.trusted >= candidate.limit;
-        if candidate.flaw.is_some() {
+        if candidate.flaw.is_some() || mode == Recovery::Salvage {
             // Damage, not power loss: the header's words mean nothing. Every record is checked, and
             // none is given up because of another.
             candidate.trusted = 0;
@@ -149,11 +155,7 @@ pub(super) fn scan_all(
         results
     });
     for result in results {
-        let part = result?;
-        report.torn += part.torn;
-        report.void += part.void;
-        report.corrupt += part.corrupt;
-        report.scanned_bytes += part.scanned_bytes;
+        report.add(result?);
     }
     Ok(())
 }
@@ -164,26 +166,78 @@ fn scan(
     report: &mut RecoveryReport,
 ) -> Result<(), Error> {
     let segment = &*candidate.segment;
+    let decided = match candidate.flaw {
+        Some(_) => candidate.trusted,
+        None => candidate.trusted.max(candidate.durable()),
+    };
     for (slot, state) in segment.slots(candidate.limit) {
         report.scanned_bytes += 32;
         let trusted = slot.0 < candidate.trusted;
-        match state {
-            SlotState::Void => report.void += 1,
-            SlotState::Batch(..) => {}
+        let at = segment.slot_offset(slot);
+        let (at, reason) = match state {
+            SlotState::Void => {
+                report.void += 1;
+                continue;
+            }
+            SlotState::Batch(..) => continue,
             SlotState::Committed(kind, body) => match check(segment, slot, kind, body, !trusted) {
                 Ok(bytes) => {
                     report.scanned_bytes += bytes;
                     engine.restore(segment, kind, body)?;
+                    continue;
                 }
-                Err(_) => report.corrupt += 1,
+                Err(reason) => (body.offset.bytes(), reason),
             },
-            SlotState::Invalid | SlotState::Member(..) => report.corrupt += 1,
+            SlotState::Invalid | SlotState::Member(..) => {
+                (at, "the slot's checksum does not match")
+            }
             // Below the durable end every slot was decided once: its bytes were lost.
-            SlotState::Empty | SlotState::Pending(..) if trusted => report.corrupt += 1,
-            SlotState::Empty | SlotState::Pending(..) => report.torn += 1,
-        }
+            SlotState::Empty | SlotState::Pending(..) if slot.0 < decided => {
+                (at, "the slot was lost")
+            }
+            SlotState::Empty | SlotState::Pending(..) => {
+                report.torn += 1;
+                continue;
+            }
+        };
+        report.corrupt += 1;
+        report.lose(damage_at(engine, segment, slot, (at, reason)));
     }
     Ok(())
+}
+
+fn damage_at(
+    engine: &FileEngine,
+    segment: &Segment<MmapMemory>,
+    slot: SlotNumber,
+    (at, reason): (usize, &str),
+) -> Damage {
+    Damage {
+        segment: engine.log().source().path_of(segment.sequence(), segment.salt()),
+        offset: at as u64,
+        id: readable_id(segment, slot),
+        reason: reason.to_owned(),
+    }
+}
+
+/// The id of a damaged record, as far as its bytes can be read.
+pub fn readable_id<M: Memory>(segment: &Segment<M>, slot: SlotNumber) -> Option<Vec<u8>> {
+    segment.committed_frame(slot).ok().map(|frame| frame.id().to_vec())
+}
+
+/// Names the records that a cut after power loss has cost.
+pub(super) fn name_cut(engine: &FileEngine, candidates: &[Candidate], report: &mut RecoveryReport) {
+    for candidate in candidates.iter().filter(|candidate| candidate.cut) {
+        let segment = &*candidate.segment;
+        for (slot, state) in segment.slots(end_of(segment)) {
+            if let SlotState::Committed(_, body) = state
+                && slot.0 >= candidate.limit
+            {
+                let why = "it was not durable when the power failed";
+                report.lose(damage_at(engine, segment, slot, (body.offset.bytes(), why)));
+            }
+        }
+    }
 }
 
 /// Step 4's part for slots: nobody will ever decide about these any more.
