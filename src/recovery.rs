@@ -103,19 +103,7 @@ pub fn recover(
     for candidate in &candidates {
         tail = Some(log.adopt(Arc::clone(&candidate.segment))?);
     }
-    let slots: u64 = candidates.iter().map(|c| u64::from(c.limit)).sum();
-    let mut engine = scan_into(log, slots, &candidates, &mut report)?;
-    if engine.live() < slots / 4 {
-        // Mostly overwritten: the index was made for four times what it holds, or more.
-        let live = engine.live();
-        for candidate in &candidates {
-            candidate.segment.forget_live();
-        }
-        let mut again = RecoveryReport::default();
-        engine = scan_into(engine.into_log(), live, &candidates, &mut again)?;
-        report.scanned_bytes += again.scanned_bytes;
-    }
-
+    let engine = make_index(log, &candidates, &mut report)?;
     match mode {
         Recovery::Strict => salvage::refuse_damage(&engine, &candidates, &report)?,
         Recovery::Salvage => salvage::shadow_damaged(&engine, &candidates, &report)?,
@@ -138,19 +126,9 @@ pub fn recover(
             salvage::void_torn(&candidates);
         }
         decide(&engine, &durability, &candidates, tail)?;
-        match write_manifest(&engine, basis, collected.next_sequence, &missing) {
-            // A segment that says it is blank may be one whose beginning was zeroed.
-            Ok(()) if mode == Recovery::Salvage => {}
-            Ok(()) => {
-                for file in collected.blank {
-                    crate::fs::remove_segment(engine.log().source().directory(), &file)?;
-                }
-            }
-            // A full disk is no reason not to open: the old manifest still says nothing false, and
-            // the blank files still say which sequence numbers were used.
-            Err(Error::StorageFull) => {}
-            Err(error) => return Err(error),
-        }
+        // In a salvage a segment that says it is blank may be one whose beginning was zeroed.
+        let blank = if mode == Recovery::Salvage { Vec::new() } else { collected.blank };
+        tidy_up(&engine, basis, (collected.next_sequence, &missing), blank)?;
     } else if let Some(tail) = tail {
         engine.log().set_active(tail);
     }
@@ -168,7 +146,29 @@ pub fn recover(
     Ok(Recovered { engine, durability, report, damage, missing })
 }
 
-/// Step 3, into an index made for so many records.
+/// Step 3.
+fn make_index(
+    log: Log<MmapMemory, Files>,
+    candidates: &[Candidate],
+    report: &mut RecoveryReport,
+) -> Result<FileEngine, Error> {
+    let slots: u64 = candidates.iter().map(|c| u64::from(c.limit)).sum();
+    let engine = scan_into(log, slots, candidates, report)?;
+    let live = engine.live();
+    if live >= slots / 4 {
+        return Ok(engine);
+    }
+    // Mostly overwritten: the index was made for four times what it holds, or more.
+    for candidate in candidates {
+        candidate.segment.forget_live();
+    }
+    let mut again = RecoveryReport::default();
+    let engine = scan_into(engine.into_log(), live, candidates, &mut again)?;
+    report.scanned_bytes += again.scanned_bytes;
+    Ok(engine)
+}
+
+/// Into an index made for so many records.
 fn scan_into(
     log: Log<MmapMemory, Files>,
     records: u64,
@@ -202,6 +202,26 @@ fn decide(
         && goes_on(last)
     {
         engine.log().set_active(tail);
+    }
+    Ok(())
+}
+
+/// Brings the manifest up to date, and removes what it makes superfluous.
+fn tidy_up(
+    engine: &FileEngine,
+    basis: &Basis,
+    (next_sequence, missing): (Sequence, &[(Sequence, Salt)]),
+    blank: Vec<String>,
+) -> Result<(), Error> {
+    match write_manifest(engine, basis, next_sequence, missing) {
+        Ok(()) => {}
+        // A full disk is no reason not to open: the old manifest still says nothing false, and the
+        // blank files still say which sequence numbers were used.
+        Err(Error::StorageFull) => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    for file in blank {
+        crate::fs::remove_segment(engine.log().source().directory(), &file)?;
     }
     Ok(())
 }

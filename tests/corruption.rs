@@ -14,6 +14,8 @@ mod files;
 mod forged;
 #[path = "corruption/manifest.rs"]
 mod manifest;
+#[path = "corruption/modes.rs"]
+mod modes;
 #[path = "common/tree.rs"]
 mod tree;
 

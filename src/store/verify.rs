@@ -212,6 +212,9 @@ impl<P: FnMut(u64, u64)> Walk<'_, P> {
             Ok(Some(at)) if at.frame.header().lsn >= lsn => {
                 let here = std::ptr::eq(at.segment, segment) && at.frame.offset() == body.offset;
                 self.found += u64::from(here);
+                if self.store.hash(frame.id()).0 != body.key_hash {
+                    self.report.damaged.push(wrong("its slot has another id's hash"));
+                }
             }
             Ok(Some(_)) => {
                 self.report.damaged.push(wrong("a get of its id answers something older"));
