@@ -26,8 +26,7 @@ pub struct Stats {
     /// Everything written up to here survives power loss.
     pub durable: Lsn,
     /// Slots taken that are not known to survive power loss yet: what [`sync`](crate::Store::sync)
-    /// would have to wait for. A read-only handle knows what the headers say, which lags by one
-    /// flush behind a live writer.
+    /// would have to flush. A read-only handle goes by what the headers said when it was opened.
     pub lag: u64,
     /// Segments and index chunks that were unlinked but that a pin may still see.
     pub retired: u64,

@@ -1,15 +1,20 @@
-//! The `stratalog` command: import, read, inspect and check stores, and a demonstration.
+//! The `stratalog` command: import, read, inspect, check, copy and salvage stores, and a
+//! demonstration.
 //!
 //! Exit codes: 0 all well; 1 an error, explained on stderr; 2 wrong usage; 3 the answer is bad news
-//! (`verify` found damage, `get` found no such id). Reports go to stdout, with `--json` as one JSON
-//! document and nothing else; progress goes to stderr, and only when that is a terminal.
+//! (`verify` found damage, `get` no such id, `backup` and `salvage` did what they could and have
+//! losses to name). Reports go to stdout, with `--json` as one JSON document and nothing else;
+//! progress goes to stderr, and only when that is a terminal.
 
+mod backup;
+mod damage;
 mod demo;
 mod get;
 mod import;
 mod list;
 mod npy;
 mod output;
+mod salvage;
 mod stat;
 mod torture;
 mod verify;
@@ -36,6 +41,8 @@ enum Command {
     List(list::Args),
     Stat(stat::Args),
     Verify(verify::Args),
+    Backup(backup::Args),
+    Salvage(salvage::Args),
     #[command(hide = true)]
     Torture(torture::Args),
     #[command(hide = true)]
@@ -59,6 +66,8 @@ fn main() -> ExitCode {
         Command::List(args) => list::run(args),
         Command::Stat(args) => stat::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Backup(args) => backup::run(args),
+        Command::Salvage(args) => salvage::run(args),
         Command::Torture(args) => torture::run(args),
         Command::TortureChild(args) => torture::child::run(args),
     };
