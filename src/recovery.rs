@@ -85,7 +85,7 @@ pub fn recover(
     let started = Instant::now();
     let manifest = &basis.manifest;
     let mut report = RecoveryReport::default();
-    let collected = collect::collect(&files, manifest, writable, &mut report)?;
+    let collected = collect::collect(&files, manifest, (mode, writable), &mut report)?;
     let (mut candidates, mut damage, missing) =
         (collected.candidates, collected.damage, collected.missing);
     report.corrupt += basis.damage.len() as u64;

@@ -9,6 +9,7 @@ use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::manifest::Manifest;
 use crate::fs::{self, SegmentFile};
 use crate::memory::MmapMemory;
+use crate::options::Recovery;
 use crate::report::{Damage, RecoveryReport};
 use crate::segment::Segment;
 use crate::sync::unmodelled::Arc;
@@ -48,7 +49,7 @@ pub(super) enum Flaw {
 pub(super) fn collect(
     files: &Files,
     manifest: &Manifest,
-    writable: bool,
+    (mode, writable): (Recovery, bool),
     report: &mut RecoveryReport,
 ) -> Result<Collected, Error> {
     let (found, foreign) = fs::list_segments(files.directory())?;
@@ -64,7 +65,7 @@ pub(super) fn collect(
     let mut seen = BTreeMap::new();
     for file in &found {
         let salt = listed.get(&file.sequence).copied().filter(|s| s.0 as u32 == file.half_salt);
-        match open(files, file, salt, writable)? {
+        match open(files, file, salt, (mode, writable))? {
             Opened::Foreign => {
                 report.foreign_files += 1;
                 continue;
@@ -143,7 +144,7 @@ fn open(
     files: &Files,
     file: &SegmentFile,
     listed: Option<Salt>,
-    writable: bool,
+    (mode, writable): (Recovery, bool),
 ) -> Result<Opened, Error> {
     let expected = listed.map(|salt| files.identity(file.sequence, salt));
     let (handle, len) = match fs::open_segment(&file.path, writable) {
@@ -152,6 +153,9 @@ fn open(
         Ok(None) => return Ok(Opened::Foreign),
         Err(error) if expected.is_none() && error.kind() == io::ErrorKind::PermissionDenied => {
             return Ok(Opened::Foreign);
+        }
+        Err(error) if mode != Recovery::Tolerant && super::salvage::is_the_files(&error) => {
+            return Ok(Opened::Broken("it cannot be opened, or not read"));
         }
         // Out of file handles, no permission: what cannot be opened today is not gone.
         Err(error) => return Err(Error::Io(error)),

@@ -14,6 +14,7 @@ use crate::fs::{self, SegmentFile};
 use crate::options::{DIMENSION_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::report::{Damage, RecoveryReport};
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// What opening goes by.
@@ -78,18 +79,20 @@ fn damage(segment: PathBuf, reason: String) -> Damage {
     Damage { segment, offset: 0, id: None, reason }
 }
 
-fn start_of(file: &SegmentFile) -> Result<Start, Error> {
+/// Whether the file is to blame for an error: not so for too many open files, say.
+pub(super) fn is_the_files(error: &io::Error) -> bool {
     use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::ACCESS | Errno::PERM | Errno::IO))
+}
+
+fn start_of(file: &SegmentFile) -> Result<Start, Error> {
     let bytes = match fs::segment_start(&file.path, (DIRECTORY_AT + SLOT_BYTES) as u64) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(Start::Unreadable("it is not a regular file".to_owned())),
-        Err(error) => match Errno::from_io_error(&error) {
-            Some(Errno::ACCESS | Errno::PERM | Errno::IO) => {
-                return Ok(Start::Unreadable(format!("it cannot be read ({error})")));
-            }
-            // Too many open files, say: nothing that the file could be blamed for.
-            _ => return Err(Error::Io(error)),
-        },
+        Err(error) if is_the_files(&error) => {
+            return Ok(Start::Unreadable(format!("it cannot be read ({error})")));
+        }
+        Err(error) => return Err(Error::Io(error)),
     };
     let identity = bytes.first_chunk::<IDENTITY_BYTES>().map(Identity::decode);
     let unreadable = |why: &str| Start::Unreadable(why.to_owned());
