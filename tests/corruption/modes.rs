@@ -309,6 +309,19 @@ fn strangers_segments_are_left_alone_and_counted_and_do_not_decide() {
     assert_eq!(tree::look(closed.path()), before);
 }
 
+/// All headers damaged, and a stranger's whole one beside them: the manifest is still the store's.
+#[test]
+fn a_manifest_that_names_the_files_goes_before_a_strangers_header() {
+    let (closed, other) = (Closed::of_segments(2), Closed::of_segments(1));
+    closed.segments().iter().for_each(|path| flip(path, 20 * 8));
+    let strange = &other.segments()[0];
+    std::fs::copy(strange, closed.path().join(strange.file_name().unwrap())).unwrap();
+    salvaged(closed.path(), |store| {
+        assert_same(&state(store), &closed.state);
+        assert_eq!((store.recovery().lost.len(), store.recovery().foreign_files), (2, 1));
+    });
+}
+
 /// Without the manifest nobody knows the salt of a segment whose header is gone.
 #[test]
 fn without_a_manifest_a_segment_with_a_damaged_header_is_named_and_stays() {
