@@ -34,9 +34,14 @@ pub fn places(damages: &[Damage]) -> Vec<Place<'_>> {
 pub fn print(damages: &[Damage], out: &mut impl Write) -> anyhow::Result<()> {
     for damage in damages {
         let id = damage.id.as_deref().map(|id| output::printable(id, false));
-        let id = id.map_or_else(|| "id unknown".to_owned(), |id| format!("id {id}"));
+        let id = match id {
+            Some(id) => format!("id {id}: "),
+            // The file as a whole.
+            None if damage.offset == 0 => String::new(),
+            None => "id unknown: ".to_owned(),
+        };
         let (segment, offset) = (damage.segment.display(), damage.offset);
-        writeln!(out, "{segment}: byte {offset}: {id}: {}", damage.reason)?;
+        writeln!(out, "{segment}: byte {offset}: {id}{}", damage.reason)?;
     }
     Ok(())
 }

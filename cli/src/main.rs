@@ -59,7 +59,8 @@ enum Outcome {
 }
 
 fn main() -> ExitCode {
-    let result = match &Cli::parse().command {
+    let command = Cli::parse().command;
+    let result = match &command {
         Command::Demo(args) => demo::run(args),
         Command::Import(args) => import::run(args),
         Command::Get(args) => get::run(args),
@@ -76,7 +77,8 @@ fn main() -> ExitCode {
         Ok(Outcome::Bad) => ExitCode::from(3),
         Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&explain(&error));
+            let salvaging = matches!(command, Command::Salvage(_));
+            output::complain(&explain(&error, salvaging));
             ExitCode::FAILURE
         }
     }
@@ -88,14 +90,21 @@ fn reader_is_gone(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref().is_some_and(broken))
 }
 
-/// The whole chain of an error, and who holds the store if that is what it is about.
-fn explain(error: &anyhow::Error) -> String {
+/// The whole chain of an error, and what may help: who holds the store, what to do without a
+/// manifest.
+fn explain(error: &anyhow::Error, salvaging: bool) -> String {
     let mut text = format!("error: {error:#}");
     for cause in error.chain() {
         if let Some(stratalog::Error::Locked(path)) = cause.downcast_ref()
             && let Some(holder) = stratalog::lock_holder(path)
         {
             text.push_str(&format!("\nheld by {holder}"));
+        }
+        if let Some(stratalog::Error::Corrupt { segment, .. }) = cause.downcast_ref()
+            && segment.ends_with("MANIFEST")
+            && !salvaging
+        {
+            text.push_str("\n`stratalog salvage` copies what the segments hold into a new store");
         }
     }
     text

@@ -107,6 +107,7 @@ fn a_damaged_manifest_is_an_error_that_names_it() {
     fs::write(&manifest, &bytes).unwrap();
     let (_, err) = expect(1, words(&store, "verify", &[]));
     assert!(err.contains("MANIFEST is damaged"), "{err}");
+    assert!(err.contains("`stratalog salvage` copies"), "{err}");
     fs::write(&manifest, b"").unwrap();
     expect(1, words(&store, "stat", &[]));
 }

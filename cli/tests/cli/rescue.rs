@@ -149,6 +149,7 @@ fn a_salvage_of_nothing_readable_is_an_error_and_leaves_nothing() {
     let new = dir.path().join("new");
     let (_, err) = expect(1, words(&store, "salvage", &[new.to_str().unwrap()]));
     assert!(err.contains("no segment's header can be read"), "{err}");
+    assert!(!err.contains("`stratalog salvage`"), "it was tried: {err}");
     assert_only(dir.path(), &["store"]);
 }
 
