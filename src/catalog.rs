@@ -8,6 +8,8 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::files::{Files, lock};
 use crate::format::header::SegmentId;
+use crate::format::ids::Sequence;
+use crate::format::manifest::Manifest;
 use crate::fs;
 use crate::memory::MmapMemory;
 use crate::segment::Segment;
@@ -24,19 +26,24 @@ pub struct Catalog {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// What the manifest named last.
     named: Vec<SegmentId>,
+    /// The sequence that it called next.
+    floor: Sequence,
     /// Dropped, and their files may still come back with a power cut.
     dropped: Vec<SegmentId>,
 }
 
 impl Catalog {
-    /// The catalog of a store whose manifest names these segments besides those of the log.
+    /// The catalog of a store with this manifest, of whose segments some are not there. `rebuilt`:
+    /// it is not on disk.
     #[must_use]
-    pub fn new(missing: Vec<SegmentId>, dropped: Vec<SegmentId>) -> Self {
-        Self { missing, state: Mutex::new(State { named: Vec::new(), dropped }) }
+    pub fn new(missing: Vec<SegmentId>, manifest: &Manifest, rebuilt: bool) -> Self {
+        let floor = if rebuilt { Sequence(0) } else { manifest.next_sequence };
+        let (named, dropped) = (manifest.segments.clone(), manifest.dropped.clone());
+        Self { missing, state: Mutex::new(State { named, floor, dropped }) }
     }
 
     /// Segments that the manifest names and that are not there.
@@ -48,7 +55,7 @@ impl Catalog {
     pub fn update(&self, engine: &FileEngine) -> Result<(), Error> {
         let mut state = lock(&self.state);
         let named = self.names(engine, &[]);
-        if state.named != named {
+        if state.named != named || state.floor != Self::floor(engine) {
             self.write(engine, &mut state, named, &[])?;
         }
         Ok(())
@@ -96,13 +103,14 @@ impl Catalog {
         gone: &[SegmentId],
     ) -> Result<(), Error> {
         let dropped = state.dropped.iter().chain(gone).copied().collect();
-        let floor = {
-            let guard = engine.epoch().pin();
-            engine.log().floor(&guard)
-        };
+        let floor = Self::floor(engine);
         engine.log().source().write_manifest(floor, named.clone(), dropped)?;
-        state.named = named;
+        (state.named, state.floor) = (named, floor);
         Ok(())
+    }
+
+    fn floor(engine: &FileEngine) -> Sequence {
+        engine.log().floor(&engine.epoch().pin())
     }
 }
 

@@ -293,6 +293,14 @@ pub fn open_segment(path: &Path, writable: bool) -> io::Result<Option<(File, u64
     }
 }
 
+/// Up to so many bytes from the start of a segment's file. `None` as in [`open_segment`].
+pub fn segment_start(path: &Path, len: u64) -> io::Result<Option<Vec<u8>>> {
+    let Some((file, _)) = open_segment(path, false)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    file.take(len).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
 /// A new, fully allocated file under a temporary name; [`NewSegmentFile::finish`] gives it its own.
 #[derive(Debug)]
 pub struct NewSegmentFile {
@@ -371,11 +379,25 @@ impl Drop for DirectoryLock {
     }
 }
 
-/// Locks a store for writing. The file's text is for people: who holds it.
+impl DirectoryLock {
+    /// The file's text is for people: who holds it.
+    pub fn name_holder(&mut self) {
+        let (file, text) = (&mut self.0, holder_text());
+        // Without it the lock holds all the same, and a full disk must not stop an opening.
+        drop(file.set_len(0).and_then(|()| file.write_all(text.as_bytes())));
+    }
+}
+
+/// Whether a store's directory has a lock file: it stays once there was a writer.
+pub fn was_locked(directory: &Path) -> bool {
+    directory.join(LOCK).symlink_metadata().is_ok()
+}
+
+/// Locks a store for writing. Changes nothing if the lock file is there.
 pub fn lock(directory: &Path) -> Result<DirectoryLock, Error> {
     let path = directory.join(LOCK);
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
@@ -389,9 +411,6 @@ pub fn lock(directory: &Path) -> Result<DirectoryLock, Error> {
         Err(TryLockError::WouldBlock) => return Err(Error::Locked(directory.to_owned())),
         Err(TryLockError::Error(error)) => return Err(Error::Io(error)),
     }
-    // Without the text the lock holds all the same, and a full disk must not stop an opening.
-    let named = file.set_len(0).and_then(|()| file.write_all(holder_text().as_bytes()));
-    drop(named);
     Ok(DirectoryLock(file))
 }
 
@@ -493,7 +512,10 @@ mod tests {
     #[test]
     fn a_second_lock_is_refused_and_the_holder_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let first = lock(dir.path()).unwrap();
+        assert!(!was_locked(dir.path()));
+        let mut first = lock(dir.path()).unwrap();
+        assert!(was_locked(dir.path()));
+        first.name_holder();
         assert!(matches!(lock(dir.path()), Err(Error::Locked(path)) if path == dir.path()));
         let holder = lock_holder(dir.path()).unwrap();
         assert!(holder.contains(&std::process::id().to_string()), "{holder}");

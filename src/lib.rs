@@ -82,7 +82,7 @@ pub use batch::Batch;
 pub use error::Error;
 pub use format::ids::Lsn;
 #[cfg(not(stratalog_loom))]
-pub use options::{Compaction, Condition, Durability, Options, Verify};
+pub use options::{Compaction, Condition, Durability, Options, Recovery, Verify};
 #[cfg(not(stratalog_loom))]
 pub use record::{OwnedRecord, Record, SharedRecord};
 #[cfg(not(stratalog_loom))]

@@ -48,6 +48,51 @@ pub enum Compaction {
     Manual,
 }
 
+/// What opening makes of damage: bytes that are not what was written, a segment that is missing or
+/// cut short, a manifest that cannot be read. What a crash leaves half done is no damage.
+///
+/// ```
+/// use stratalog::{Error, Options, Recovery};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("memories");
+/// # let store = Options::new().dimension(1).segment_size(1 << 20).open(&path)?;
+/// # store.put("a", &[1.0], "found")?;
+/// # store.close()?;
+/// std::fs::remove_file(path.join("MANIFEST"))?;
+/// let strict = Options::new().recovery(Recovery::Strict).open(&path);
+/// assert!(matches!(strict, Err(Error::Corrupt { .. })));
+///
+/// let salvaged = Options::new().recovery(Recovery::Salvage).read_only(true).open(&path)?;
+/// assert!(salvaged.contains("a"));
+/// for damage in &salvaged.recovery().lost {
+///     println!("{}: byte {}: {}", damage.segment.display(), damage.offset, damage.reason);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Recovery {
+    /// Damage costs the records it hit: the rest is served, and
+    /// [`RecoveryReport::lost`](crate::RecoveryReport::lost) names what opening has met of it. Only
+    /// the manifest has to be whole. Records that were durable are checked when they are read.
+    #[default]
+    Tolerant,
+    /// Any damage that opening meets is an [`Error::Corrupt`] that names the place, and no byte on
+    /// disk is changed. Records that were durable are checked when they are read, as always.
+    Strict,
+    /// Opens whatever can be proven, also without a manifest: what the store is is then taken from
+    /// the checksummed headers of its segments, by majority. Every record is checked; a damaged one
+    /// is named in the report and not served, and neither is an older version in its place. After
+    /// power loss each record stands for itself: those behind a gap, and the whole members of a
+    /// batch that is not whole, are served too.
+    ///
+    /// Never creates a store. Unless read-only, it writes a new manifest if the old one does not
+    /// hold, and goes on as any store; files that cannot be read stay as they are. Without the
+    /// manifest nobody knows which segments there were, so one that is missing is not noticed.
+    Salvage,
+}
+
 /// What must hold for a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -81,6 +126,7 @@ pub struct Options {
     pub(crate) verify: Verify,
     pub(crate) compaction: Compaction,
     pub(crate) compaction_rate: Option<u64>,
+    pub(crate) recovery: Recovery,
     pub(crate) create: bool,
     pub(crate) read_only: bool,
 }
@@ -96,6 +142,7 @@ impl Options {
             verify: Verify::default(),
             compaction: Compaction::default(),
             compaction_rate: None,
+            recovery: Recovery::default(),
             create: true,
             read_only: false,
         }
@@ -145,6 +192,12 @@ impl Options {
     /// that is lower than what writers make dead lets the store grow.
     pub fn compaction_rate(mut self, bytes_a_second: impl Into<Option<u64>>) -> Self {
         self.compaction_rate = bytes_a_second.into();
+        self
+    }
+
+    /// What opening makes of damage; [`Recovery::Tolerant`] unless given.
+    pub fn recovery(mut self, recovery: Recovery) -> Self {
+        self.recovery = recovery;
         self
     }
 

@@ -14,9 +14,11 @@
 //!    the cut ever comes back, and the youngest segment goes on if it is whole.
 
 mod collect;
+mod salvage;
 mod scan;
 
-pub use scan::check;
+pub use salvage::{Basis, prove};
+pub use scan::{check, readable_id};
 
 use crate::catalog::{self, Catalog, FileEngine};
 use crate::durability::Durability;
@@ -25,10 +27,10 @@ use crate::error::Error;
 use crate::files::Files;
 use crate::format::header::{DIRECTORY_AT, Role};
 use crate::format::ids::TableIndex;
-use crate::format::manifest::Manifest;
 use crate::index::Shape;
 use crate::log::Log;
 use crate::memory::MmapMemory;
+use crate::options::Recovery;
 use crate::report::{Damage, RecoveryReport};
 use crate::segment::{Geometry, Segment};
 use crate::sync::unmodelled::Arc;
@@ -77,16 +79,22 @@ impl Candidate {
 }
 
 /// Opens the segments of a directory whose manifest this is.
-pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Recovered, Error> {
+pub fn recover(
+    files: Files,
+    basis: &Basis,
+    mode: Recovery,
+    writable: bool,
+) -> Result<Recovered, Error> {
     let started = Instant::now();
+    let manifest = &basis.manifest;
     let mut report = RecoveryReport::default();
-    if writable {
-        catalog::remove_dropped(&files, &manifest.dropped)?;
-    }
-    let collected = collect::collect(&files, manifest, writable, &mut report)?;
-    let (mut candidates, damage, missing) =
+    let collected = collect::collect(&files, manifest, (mode, writable), &mut report)?;
+    let (mut candidates, mut damage, missing) =
         (collected.candidates, collected.damage, collected.missing);
-    scan::limit(&mut candidates, files.boot_id(), &mut report);
+    report.corrupt += basis.damage.len() as u64;
+    damage.extend_from_slice(&basis.damage);
+    damage.iter().for_each(|damage| report.lose(damage.clone()));
+    scan::limit(&mut candidates, files.boot_id(), mode, &mut report);
 
     let geometry = Geometry {
         segment_bytes: usize::try_from(manifest.segment_bytes).map_err(std::io::Error::other)?,
@@ -101,18 +109,14 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
             tail = Some(index);
         }
     }
-    let slots: u64 = candidates.iter().map(|c| u64::from(c.limit)).sum();
-    let mut engine = scan_into(log, slots, &candidates, writable, &mut report)?;
-    if engine.live() < slots / 4 {
-        // Mostly overwritten: the index was made for four times what it holds, or more.
-        let live = engine.live();
-        for candidate in &candidates {
-            candidate.segment.forget_live();
-        }
-        let mut again = RecoveryReport::default();
-        engine = scan_into(engine.into_log(), live, &candidates, writable, &mut again)?;
-        report.scanned_bytes += again.scanned_bytes;
+    let engine = make_index(log, &candidates, &mut report)?;
+    match mode {
+        Recovery::Strict => salvage::refuse_damage(&engine, &candidates, &report)?,
+        Recovery::Salvage => salvage::shadow_damaged(&engine, &candidates, &report)?,
+        Recovery::Tolerant => {}
     }
+    scan::name_cut(&engine, &candidates, &mut report);
+    report.lost.sort_by(|a, b| (&a.segment, a.offset).cmp(&(&b.segment, b.offset)));
 
     for candidate in &candidates {
         let durable = candidate.durable();
@@ -126,20 +130,16 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
         }
     }
     let durability = Durability::default();
-    let catalog = Catalog::new(missing, Vec::new());
+    let catalog = Catalog::new(missing, manifest, basis.rebuilt);
     if writable {
-        decide(&engine, &durability, &candidates, tail)?;
-        match catalog.update(&engine) {
-            Ok(()) => {
-                for file in collected.blank {
-                    crate::fs::remove_segment(engine.log().source().directory(), &file)?;
-                }
-            }
-            // A full disk is no reason not to open: the old manifest still says nothing false, and
-            // the blank files still say which sequence numbers were used.
-            Err(Error::StorageFull) => {}
-            Err(error) => return Err(error),
+        crate::fs::remove_temporaries(engine.log().source().directory())?;
+        if mode == Recovery::Salvage {
+            salvage::void_torn(&candidates);
         }
+        decide(&engine, &durability, &candidates, tail)?;
+        // In a salvage a segment that says it is blank may be one whose beginning was zeroed.
+        let blank = if mode == Recovery::Salvage { Vec::new() } else { collected.blank };
+        tidy_up(&engine, &catalog, basis, blank)?;
     } else if let Some(tail) = tail {
         engine.log().set_active(tail);
     }
@@ -157,19 +157,40 @@ pub fn recover(files: Files, manifest: &Manifest, writable: bool) -> Result<Reco
     Ok(Recovered { engine, durability, report, damage, catalog })
 }
 
-/// Step 3, into an index made for so many records.
+/// Step 3.
+fn make_index(
+    log: Log<MmapMemory, Files>,
+    candidates: &[Candidate],
+    report: &mut RecoveryReport,
+) -> Result<FileEngine, Error> {
+    let slots: u64 = candidates.iter().map(|c| u64::from(c.limit)).sum();
+    let engine = scan_into(log, slots, candidates, report)?;
+    let live = engine.live();
+    if live >= slots / 4 {
+        return Ok(engine);
+    }
+    // Mostly overwritten: the index was made for four times what it holds, or more.
+    for candidate in candidates {
+        candidate.segment.forget_live();
+    }
+    let mut again = RecoveryReport::default();
+    let engine = scan_into(engine.into_log(), live, candidates, &mut again)?;
+    report.scanned_bytes += again.scanned_bytes;
+    Ok(engine)
+}
+
+/// Into an index made for so many records.
 fn scan_into(
     log: Log<MmapMemory, Files>,
     records: u64,
     candidates: &[Candidate],
-    writable: bool,
     report: &mut RecoveryReport,
 ) -> Result<FileEngine, Error> {
     let engine = Engine::new(log, Shape::for_records(records));
     engine.index().set_keep_tombstones(true);
     scan::scan_all(&engine, candidates, report)?;
     for candidate in candidates.iter().filter(|candidate| candidate.holds_copies()) {
-        scan::finish_moves(&engine, candidate, writable)?;
+        scan::finish_moves(&engine, candidate)?;
     }
     engine.index().set_keep_tombstones(false);
     Ok(engine)
@@ -182,9 +203,8 @@ fn decide(
     candidates: &[Candidate],
     tail: Option<TableIndex>,
 ) -> Result<(), Error> {
-    let boot_id = engine.log().source().boot_id();
     for candidate in candidates {
-        decide_segment(durability, candidate, boot_id)?;
+        decide_segment(engine, durability, candidate)?;
     }
     let goes_on = |last: &Candidate| {
         last.flaw.is_none()
@@ -200,15 +220,37 @@ fn decide(
     Ok(())
 }
 
+/// Brings the manifest up to date, and removes what it makes superfluous.
+fn tidy_up(
+    engine: &FileEngine,
+    catalog: &Catalog,
+    basis: &Basis,
+    blank: Vec<String>,
+) -> Result<(), Error> {
+    let files = engine.log().source();
+    match catalog.update(engine) {
+        Ok(()) => {}
+        // A full disk is no reason not to open: the old manifest still says nothing false, and the
+        // blank files still say which sequence numbers were used.
+        Err(Error::StorageFull) => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    for file in blank {
+        crate::fs::remove_segment(files.directory(), &file)?;
+    }
+    catalog::remove_dropped(files, &basis.manifest.dropped)
+}
+
 fn decide_segment(
+    engine: &FileEngine,
     durability: &Durability,
     candidate: &Candidate,
-    boot_id: [u64; 2],
 ) -> Result<(), Error> {
+    let boot_id = engine.log().source().boot_id();
     let segment = &*candidate.segment;
     let rebooted = segment.boot_id() != boot_id;
     if candidate.holds_copies() {
-        scan::void_unfinished(segment, candidate.limit);
+        scan::decide_copies(engine, segment, candidate.limit);
         segment.close_cursor(candidate.limit);
         segment.seal(candidate.limit);
     } else if rebooted && candidate.flaw.is_none() || candidate.cut {

@@ -25,6 +25,9 @@ pub struct Stats {
     pub tail: Lsn,
     /// Everything written up to here survives power loss.
     pub durable: Lsn,
+    /// Slots taken that are not known to survive power loss yet: what [`sync`](crate::Store::sync)
+    /// would have to flush. A read-only handle goes by what the headers said when it was opened.
+    pub lag: u64,
     /// Segments and index chunks that were unlinked but that a pin may still see.
     pub retired: u64,
 }
@@ -51,6 +54,41 @@ pub struct RecoveryReport {
     pub from_checkpoint: bool,
     /// Time that opening took.
     pub elapsed: Duration,
+    /// Every record and every place that opening knows to be lost, by file and offset: damage, and
+    /// what power loss took of the writes that were not durable. At most 100,000 are listed.
+    pub lost: Vec<Damage>,
+    /// How many more there are than are listed.
+    pub lost_unlisted: u64,
+}
+
+/// No report lists more, however damaged the files are.
+const LOST_LISTED_MAX: usize = 100_000;
+
+impl RecoveryReport {
+    /// Whether opening knows of nothing that was lost.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.lost.is_empty() && self.lost_unlisted == 0
+    }
+
+    /// Notes a loss.
+    pub(crate) fn lose(&mut self, damage: Damage) {
+        if self.lost.len() < LOST_LISTED_MAX {
+            self.lost.push(damage);
+        } else {
+            self.lost_unlisted += 1;
+        }
+    }
+
+    /// Adds what another thread has found.
+    pub(crate) fn add(&mut self, part: Self) {
+        self.torn += part.torn;
+        self.void += part.void;
+        self.corrupt += part.corrupt;
+        self.scanned_bytes += part.scanned_bytes;
+        self.lost_unlisted += part.lost_unlisted;
+        part.lost.into_iter().for_each(|damage| self.lose(damage));
+    }
 }
 
 /// What a compaction did.
@@ -77,6 +115,8 @@ pub struct VerifyReport {
     pub records: u64,
     /// Bytes checked.
     pub bytes: u64,
+    /// Records whose id was looked up and compared with the log, by `Store::verify_deep`.
+    pub compared: u64,
     /// One entry for each damaged place.
     pub damaged: Vec<Damage>,
 }
@@ -101,4 +141,24 @@ pub struct Damage {
     pub id: Option<Vec<u8>>,
     /// What does not hold.
     pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_beyond_the_limit_are_counted_not_listed() {
+        let damage =
+            Damage { segment: PathBuf::new(), offset: 0, id: None, reason: "a reason".to_owned() };
+        let mut part = RecoveryReport::default();
+        (0..LOST_LISTED_MAX + 3).for_each(|_| part.lose(damage.clone()));
+        assert_eq!((part.lost.len(), part.lost_unlisted), (LOST_LISTED_MAX, 3));
+        let mut all = RecoveryReport::default();
+        assert!(all.is_clean());
+        all.lose(damage);
+        all.add(part);
+        assert_eq!((all.lost.len(), all.lost_unlisted), (LOST_LISTED_MAX, 4));
+        assert!(!all.is_clean());
+    }
 }

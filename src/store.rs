@@ -6,6 +6,7 @@ mod open;
 mod pinned;
 mod search;
 mod upkeep;
+mod verify;
 mod write;
 
 pub use pinned::{Iter, Pinned};
@@ -132,6 +133,12 @@ impl Store {
     #[must_use]
     pub fn dimension(&self) -> usize {
         self.engine().log().geometry().dimension
+    }
+
+    /// Bytes of each segment file.
+    #[must_use]
+    pub fn segment_size(&self) -> u64 {
+        self.engine().log().geometry().segment_bytes as u64
     }
 
     /// The store's directory.

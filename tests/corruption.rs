@@ -14,6 +14,10 @@ mod files;
 mod forged;
 #[path = "corruption/manifest.rs"]
 mod manifest;
+#[path = "corruption/modes.rs"]
+mod modes;
+#[path = "common/torn.rs"]
+mod torn;
 #[path = "common/tree.rs"]
 mod tree;
 

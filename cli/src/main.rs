@@ -1,15 +1,20 @@
-//! The `stratalog` command: import, read, search, inspect and check stores, and a demonstration.
+//! The `stratalog` command: import, read, search, inspect, check, copy and salvage stores, and a
+//! demonstration.
 //!
 //! Exit codes: 0 all well; 1 an error, explained on stderr; 2 wrong usage; 3 the answer is bad news
-//! (`verify` found damage, `get` or `search` no such id). Reports go to stdout, with `--json` as
-//! one JSON document and nothing else; progress goes to stderr, and only when that is a terminal.
+//! (`verify` found damage, `get` or `search` no such id, `backup` and `salvage` did what they could
+//! and have losses to name). Reports go to stdout, with `--json` as one JSON document and nothing
+//! else; progress goes to stderr, and only when that is a terminal.
 
+mod backup;
+mod damage;
 mod demo;
 mod get;
 mod import;
 mod list;
 mod npy;
 mod output;
+mod salvage;
 mod search;
 mod stat;
 mod torture;
@@ -38,6 +43,8 @@ enum Command {
     Search(search::Args),
     Stat(stat::Args),
     Verify(verify::Args),
+    Backup(backup::Args),
+    Salvage(salvage::Args),
     #[command(hide = true)]
     Torture(torture::Args),
     #[command(hide = true)]
@@ -54,7 +61,8 @@ enum Outcome {
 }
 
 fn main() -> ExitCode {
-    let result = match &Cli::parse().command {
+    let command = Cli::parse().command;
+    let result = match &command {
         Command::Demo(args) => demo::run(args),
         Command::Import(args) => import::run(args),
         Command::Get(args) => get::run(args),
@@ -62,6 +70,8 @@ fn main() -> ExitCode {
         Command::Search(args) => search::run(args),
         Command::Stat(args) => stat::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Backup(args) => backup::run(args),
+        Command::Salvage(args) => salvage::run(args),
         Command::Torture(args) => torture::run(args),
         Command::TortureChild(args) => torture::child::run(args),
     };
@@ -70,7 +80,8 @@ fn main() -> ExitCode {
         Ok(Outcome::Bad) => ExitCode::from(3),
         Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&explain(&error));
+            let salvaging = matches!(command, Command::Salvage(_));
+            output::complain(&explain(&error, salvaging));
             ExitCode::FAILURE
         }
     }
@@ -82,14 +93,21 @@ fn reader_is_gone(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref().is_some_and(broken))
 }
 
-/// The whole chain of an error, and who holds the store if that is what it is about.
-fn explain(error: &anyhow::Error) -> String {
+/// The whole chain of an error, and what may help: who holds the store, what to do without a
+/// manifest.
+fn explain(error: &anyhow::Error, salvaging: bool) -> String {
     let mut text = format!("error: {error:#}");
     for cause in error.chain() {
         if let Some(stratalog::Error::Locked(path)) = cause.downcast_ref()
             && let Some(holder) = stratalog::lock_holder(path)
         {
             text.push_str(&format!("\nheld by {holder}"));
+        }
+        if let Some(stratalog::Error::Corrupt { segment, .. }) = cause.downcast_ref()
+            && segment.ends_with("MANIFEST")
+            && !salvaging
+        {
+            text.push_str("\n`stratalog salvage` copies what the segments hold into a new store");
         }
     }
     text

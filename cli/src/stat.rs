@@ -30,6 +30,7 @@ pub struct Counts {
     pub index_bytes_per_record: Option<f64>,
     pub tail: u64,
     pub durable: u64,
+    pub lag: u64,
     pub retired: u64,
 }
 
@@ -46,6 +47,7 @@ impl From<&Stats> for Counts {
             index_bytes_per_record: output::each(stats.index_bytes, stats.live_records),
             tail: stats.tail.as_u64(),
             durable: stats.durable.as_u64(),
+            lag: stats.lag,
             retired: stats.retired,
         }
     }
@@ -58,6 +60,7 @@ pub struct Recovery {
     pub torn: u64,
     pub void: u64,
     pub corrupt: u64,
+    pub lost: u64,
     pub missing_segments: u64,
     pub foreign_files: u64,
     pub scanned_bytes: u64,
@@ -72,6 +75,7 @@ impl From<&RecoveryReport> for Recovery {
             torn: report.torn,
             void: report.void,
             corrupt: report.corrupt,
+            lost: report.lost.len() as u64 + report.lost_unlisted,
             missing_segments: report.missing_segments,
             foreign_files: report.foreign_files,
             scanned_bytes: report.scanned_bytes,
@@ -121,6 +125,11 @@ fn print(store: &Store) -> anyhow::Result<()> {
     writeln!(out, "index in memory   {}", each(stats.index_bytes))?;
     writeln!(out, "tail LSN          {:>12}", stats.tail.to_string())?;
     writeln!(out, "durable LSN       {:>12}", stats.durable.to_string())?;
+    let lag = match stats.lag {
+        0 => "all that was written survives power loss",
+        _ => "slots that may not survive power loss",
+    };
+    writeln!(out, "durability lag    {:>12}   {lag}", count(stats.lag))?;
     writeln!(out, "retired           {:>12}", count(stats.retired))?;
     writeln!(out)?;
     print_recovery(store.recovery(), &mut out)?;
@@ -134,6 +143,8 @@ fn print_recovery(report: &RecoveryReport, out: &mut impl Write) -> anyhow::Resu
     writeln!(out, "torn              {:>12}", count(report.torn))?;
     writeln!(out, "void              {:>12}", count(report.void))?;
     writeln!(out, "corrupt           {:>12}", count(report.corrupt))?;
+    let lost = report.lost.len() as u64 + report.lost_unlisted;
+    writeln!(out, "lost              {:>12}", count(lost))?;
     writeln!(out, "missing segments  {:>12}", count(report.missing_segments))?;
     writeln!(out, "foreign files     {:>12}", count(report.foreign_files))?;
     writeln!(out, "scanned           {:>12}", size(report.scanned_bytes))?;

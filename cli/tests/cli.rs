@@ -10,6 +10,8 @@ mod import;
 mod kill;
 #[path = "cli/read.rs"]
 mod read;
+#[path = "cli/rescue.rs"]
+mod rescue;
 #[path = "cli/search.rs"]
 mod search;
 

@@ -73,6 +73,31 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         Ok(won)
     }
 
+    /// The record of this slot was the id's newest and is damaged: what is older than it in the
+    /// index does not stand for the id any more.
+    pub fn shadow(&self, segment: &Segment<M>, body: SlotBody) -> Result<(), Error> {
+        let guard = self.epoch.pin();
+        let keys = RestoredKeys { engine: self, guard: &guard, segment, body };
+        let mut gone = false;
+        let decide = |found| {
+            gone = matches!(found, Found::Entry(old) if !old.tomb
+                && self.slot_of(&guard, old).is_some_and(|old| old.lsn < body.lsn));
+            match found {
+                Found::Entry(old) if gone => Decision::Set(Entry { tomb: true, ..old }),
+                _ => Decision::Keep,
+            }
+        };
+        let before = self
+            .index
+            .update(&self.epoch, &guard, KeyHash(body.key_hash), &keys, decide)
+            .map_err(|Exhausted| exhausted())?;
+        if let Some(old) = before.filter(|_| gone) {
+            self.sub_live_of(&guard, old);
+            self.add_live(-1);
+        }
+        Ok(())
+    }
+
     fn account_restored(
         &self,
         guard: &Guard,

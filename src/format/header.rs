@@ -99,6 +99,12 @@ pub enum HeaderError {
 }
 
 impl Identity {
+    /// What a manifest says of such a segment.
+    #[must_use]
+    pub fn id(&self) -> SegmentId {
+        SegmentId { sequence: self.sequence, salt: self.salt, role: self.role }
+    }
+
     /// The first cache line of the segment.
     #[must_use]
     pub fn encode(&self) -> [u8; IDENTITY_BYTES] {

@@ -8,6 +8,7 @@ use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::manifest::Manifest;
 use crate::fs::{self, SegmentFile};
 use crate::memory::MmapMemory;
+use crate::options::Recovery;
 use crate::report::{Damage, RecoveryReport};
 use crate::segment::Segment;
 use crate::sync::unmodelled::Arc;
@@ -47,12 +48,9 @@ pub(super) enum Flaw {
 pub(super) fn collect(
     files: &Files,
     manifest: &Manifest,
-    writable: bool,
+    (mode, writable): (Recovery, bool),
     report: &mut RecoveryReport,
 ) -> Result<Collected, Error> {
-    if writable {
-        fs::remove_temporaries(files.directory())?;
-    }
     let (found, foreign) = fs::list_segments(files.directory())?;
     report.foreign_files = foreign;
     let listed: BTreeMap<Sequence, SegmentId> =
@@ -73,7 +71,7 @@ pub(super) fn collect(
     for file in found.iter().filter(|file| !dropped(file)) {
         let id = listed.get(&file.sequence).copied();
         let id = id.filter(|id| id.salt.0 as u32 == file.half_salt);
-        match open(files, file, id, writable)? {
+        match open(files, file, id, (mode, writable))? {
             Opened::Foreign => {
                 report.foreign_files += 1;
                 continue;
@@ -152,7 +150,7 @@ fn open(
     files: &Files,
     file: &SegmentFile,
     listed: Option<SegmentId>,
-    writable: bool,
+    (mode, writable): (Recovery, bool),
 ) -> Result<Opened, Error> {
     let expected = listed.map(|id| files.identity(id));
     let (handle, len) = match fs::open_segment(&file.path, writable) {
@@ -161,6 +159,9 @@ fn open(
         Ok(None) => return Ok(Opened::Foreign),
         Err(error) if expected.is_none() && error.kind() == io::ErrorKind::PermissionDenied => {
             return Ok(Opened::Foreign);
+        }
+        Err(error) if mode != Recovery::Tolerant && super::salvage::is_the_files(&error) => {
+            return Ok(Opened::Broken("it cannot be opened, or not read"));
         }
         // Out of file handles, no permission: what cannot be opened today is not gone.
         Err(error) => return Err(Error::Io(error)),

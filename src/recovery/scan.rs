@@ -4,8 +4,10 @@ use super::{Candidate, FileEngine};
 use crate::error::Error;
 use crate::format::ids::SlotNumber;
 use crate::format::slot::{Kind, SlotBody, SlotState};
-use crate::memory::Memory;
-use crate::report::RecoveryReport;
+use crate::index::KeyHash;
+use crate::memory::{Memory, MmapMemory};
+use crate::options::Recovery;
+use crate::report::{Damage, RecoveryReport};
 use crate::segment::{Mark, Segment};
 use crate::sync::unmodelled::{AtomicU64, Ordering, thread};
 
@@ -37,17 +39,22 @@ pub(super) fn end_of<M: Memory>(segment: &Segment<M>) -> u32 {
 }
 
 /// Step 2. Counts what a cut costs as torn.
-pub(super) fn limit(candidates: &mut [Candidate], boot: [u64; 2], report: &mut RecoveryReport) {
+pub(super) fn limit(
+    candidates: &mut [Candidate],
+    boot: [u64; 2],
+    mode: Recovery,
+    report: &mut RecoveryReport,
+) {
     let mut cutting = false;
     for candidate in candidates {
-        if candidate.holds_copies() {
-            continue;
-        }
         let wholly_durable = candidate.trusted >= candidate.limit;
-        if candidate.flaw.is_some() {
+        if candidate.flaw.is_some() || mode == Recovery::Salvage {
             // Damage, not power loss: the header's words mean nothing. Every record is checked, and
             // none is given up because of another.
             candidate.trusted = 0;
+            continue;
+        }
+        if candidate.holds_copies() {
             continue;
         }
         if candidate.segment.boot_id() == boot && !cutting || wholly_durable {
@@ -152,11 +159,7 @@ pub(super) fn scan_all(
         results
     });
     for result in results {
-        let part = result?;
-        report.torn += part.torn;
-        report.void += part.void;
-        report.corrupt += part.corrupt;
-        report.scanned_bytes += part.scanned_bytes;
+        report.add(result?);
     }
     Ok(())
 }
@@ -167,12 +170,22 @@ fn scan(
     report: &mut RecoveryReport,
 ) -> Result<(), Error> {
     let segment = &*candidate.segment;
+    let decided = match candidate.flaw {
+        Some(_) => candidate.trusted,
+        None => candidate.trusted.max(candidate.durable()),
+    };
     for (slot, state) in segment.slots(candidate.limit) {
         report.scanned_bytes += 32;
+        // A copy that is not whole: what it was to be copied from still counts.
+        let unfinished = candidate.holds_copies() && slot.0 >= decided;
         let trusted = slot.0 < candidate.trusted;
-        match state {
-            SlotState::Void => report.void += 1,
-            SlotState::Batch(..) => {}
+        let at = segment.slot_offset(slot);
+        let (at, reason) = match state {
+            SlotState::Void => {
+                report.void += 1;
+                continue;
+            }
+            SlotState::Batch(..) => continue,
             SlotState::Committed(kind, body) => match check(segment, slot, kind, body, !trusted) {
                 Ok(bytes) => {
                     report.scanned_bytes += bytes;
@@ -180,63 +193,115 @@ fn scan(
                     if candidate.holds_copies() {
                         engine.log().note_given(body.lsn);
                     }
+                    continue;
                 }
-                Err(_) if candidate.holds_copies() && !trusted => report.torn += 1,
-                Err(_) => report.corrupt += 1,
+                Err(_) if unfinished => {
+                    report.torn += 1;
+                    continue;
+                }
+                Err(reason) => (body.offset.bytes(), reason),
             },
             // See `finish_moves`.
-            SlotState::Copy(..) => {}
-            SlotState::Invalid if candidate.holds_copies() && !trusted => report.torn += 1,
-            SlotState::Invalid | SlotState::Member(..) => report.corrupt += 1,
+            SlotState::Copy(..) => continue,
+            SlotState::Invalid if unfinished => {
+                report.torn += 1;
+                continue;
+            }
+            SlotState::Invalid | SlotState::Member(..) => {
+                (at, "the slot's checksum does not match")
+            }
             // Below the durable end every slot was decided once: its bytes were lost.
-            SlotState::Empty | SlotState::Pending(..) if trusted => report.corrupt += 1,
-            SlotState::Empty | SlotState::Pending(..) => report.torn += 1,
-        }
+            SlotState::Empty | SlotState::Pending(..) if slot.0 < decided => {
+                (at, "the slot was lost")
+            }
+            SlotState::Empty | SlotState::Pending(..) => {
+                report.torn += 1;
+                continue;
+            }
+        };
+        report.corrupt += 1;
+        report.lose(damage_at(engine, segment, slot, (at, reason)));
     }
     Ok(())
 }
 
 /// A copy without force counts after all if its source says that the move was made: the process
 /// died between the two. After step 3, when every source is in the index.
-pub(super) fn finish_moves(
-    engine: &FileEngine,
-    candidate: &Candidate,
-    writable: bool,
-) -> Result<(), Error> {
+pub(super) fn finish_moves(engine: &FileEngine, candidate: &Candidate) -> Result<(), Error> {
     let segment = &*candidate.segment;
     for (slot, state) in segment.slots(candidate.limit) {
-        let SlotState::Copy(kind, body) = state else { continue };
-        if check(segment, slot, kind, body, true).is_ok()
-            && engine.restore_copy(segment, kind, body)?
-            && writable
+        if let SlotState::Copy(kind, body) = state
+            && check(segment, slot, kind, body, true).is_ok()
         {
-            segment.decide_copy(slot, true);
+            engine.restore_copy(segment, kind, body)?;
         }
     }
     Ok(())
 }
 
 /// Step 4's part for copies: those that count are put in force, all others are void for good.
-pub(super) fn void_unfinished<M: Memory>(segment: &Segment<M>, limit: u32) {
+pub(super) fn decide_copies(engine: &FileEngine, segment: &Segment<MmapMemory>, limit: u32) {
+    let guard = engine.epoch().pin();
     let trusted = segment.durable_end();
-    let mut void = Vec::new();
+    let (mut void, mut in_force) = (Vec::new(), Vec::new());
     for (slot, state) in segment.slots(limit) {
-        let holds = match state {
-            SlotState::Void => true,
-            SlotState::Committed(kind, body) => {
-                slot.0 < trusted || check(segment, slot, kind, body, true).is_ok()
+        match state {
+            SlotState::Void => {}
+            SlotState::Copy(_, body) => {
+                let at = segment.address_if_inside(body.offset);
+                let hash = KeyHash(body.key_hash);
+                if at.is_some_and(|at| engine.has_entry_at(&guard, hash, at)) {
+                    in_force.push(slot);
+                } else {
+                    // What it was copied from still counts.
+                    void.push(slot);
+                }
             }
-            // Whoever it was copied from still has it.
-            SlotState::Copy(..) => false,
             // Below the durable end it is damage, and stays to be named.
-            _ => slot.0 < trusted,
-        };
-        if !holds {
-            void.push(slot);
+            _ if slot.0 < trusted => {}
+            SlotState::Committed(kind, body) if check(segment, slot, kind, body, true).is_ok() => {}
+            _ => void.push(slot),
         }
+    }
+    for slot in in_force {
+        segment.decide_copy(slot, true);
     }
     for slot in void {
         segment.void(slot);
+    }
+}
+
+fn damage_at(
+    engine: &FileEngine,
+    segment: &Segment<MmapMemory>,
+    slot: SlotNumber,
+    (at, reason): (usize, &str),
+) -> Damage {
+    Damage {
+        segment: engine.log().source().path_of(segment.sequence(), segment.salt()),
+        offset: at as u64,
+        id: readable_id(segment, slot),
+        reason: reason.to_owned(),
+    }
+}
+
+/// The id of a damaged record, as far as its bytes can be read.
+pub fn readable_id<M: Memory>(segment: &Segment<M>, slot: SlotNumber) -> Option<Vec<u8>> {
+    segment.committed_frame(slot).ok().map(|frame| frame.id().to_vec())
+}
+
+/// Names the records that a cut after power loss has cost.
+pub(super) fn name_cut(engine: &FileEngine, candidates: &[Candidate], report: &mut RecoveryReport) {
+    for candidate in candidates.iter().filter(|candidate| candidate.cut) {
+        let segment = &*candidate.segment;
+        for (slot, state) in segment.slots(end_of(segment)) {
+            if let SlotState::Committed(_, body) = state
+                && slot.0 >= candidate.limit
+            {
+                let why = "it was not durable when the power failed";
+                report.lose(damage_at(engine, segment, slot, (body.offset.bytes(), why)));
+            }
+        }
     }
 }
 

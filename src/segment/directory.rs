@@ -234,6 +234,16 @@ impl<M: Memory> Segment<M> {
         header::decode_count(word, self.salt, header::SEALED_AT)
     }
 
+    /// Whether the durable end and the sealed count are what was stored, or were never stored.
+    #[must_use]
+    pub fn counts_hold(&self) -> bool {
+        [header::DURABLE_AT, header::SEALED_AT].into_iter().all(|at| {
+            // Relaxed: as in `durable_end`.
+            let word = self.memory.word(at).load(Ordering::Relaxed);
+            word == 0 || header::decode_count(word, self.salt, at).is_some()
+        })
+    }
+
     /// Seals the segment at so many slots.
     pub fn seal(&self, slots: u32) {
         let word = header::encode_count(slots, self.salt, header::SEALED_AT);

@@ -9,10 +9,13 @@ use crate::format::manifest::Manifest;
 use crate::fs::{self, Place};
 use crate::maintenance::{Duties, Maintenance};
 use crate::options::{
-    DIMENSION_MAX, Durability, Options, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    DIMENSION_MAX, Durability, Options, Recovery, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN,
 };
-use crate::recovery;
+use crate::recovery::{self, Basis};
 use crate::sync::unmodelled::{Arc, Mutex};
+use rustix::io::Errno;
+use std::io;
 use std::path::Path;
 
 impl Options {
@@ -26,12 +29,15 @@ impl Options {
     /// [`Error::InvalidOption`], [`Error::DimensionMismatch`]: the options contradict themselves or
     /// the store. [`Error::NotFound`], [`Error::NotAStore`], [`Error::Locked`],
     /// [`Error::UnsupportedVersion`]: what the path holds. [`Error::Corrupt`]: the manifest is
-    /// damaged; damage elsewhere costs the records it hit and is in [`Store::recovery`].
+    /// damaged, or with [`Recovery::Strict`] anything is; else damage costs the records it hit, and
+    /// is in [`Store::recovery`].
     /// [`Error::StorageFull`], [`Error::FlushFailed`], [`Error::Io`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store, Error> {
         let path = path.as_ref();
         self.check()?;
-        let may_create = self.create && !self.read_only;
+        let (strict, salvage) =
+            (self.recovery == Recovery::Strict, self.recovery == Recovery::Salvage);
+        let may_create = self.create && !self.read_only && !salvage;
         match fs::look(path)? {
             Place::Foreign => return Err(Error::NotAStore(path.to_owned())),
             Place::Missing | Place::Blank if !may_create => {
@@ -43,23 +49,36 @@ impl Options {
             }
             Place::Blank => drop(self.dimension_to_create()?),
             // Before anything is touched: `MANIFEST` is a common name.
-            Place::Store => drop(read_manifest(path)?),
-            Place::Headless => {}
+            Place::Store => drop(self.basis(path)?),
+            Place::Headless if salvage => drop(self.basis(path)?),
+            Place::Headless => return Err(manifest_error(path, "it is missing")),
         }
-        let lock = if self.read_only { None } else { Some(fs::lock(path)?) };
+        if strict && !self.read_only && !fs::was_locked(path) {
+            // Damage is found before even the lock file is made.
+            drop(self.clone().read_only(true).open_if_there(path)?);
+        }
+        let mut lock = if self.read_only { None } else { Some(fs::lock(path)?) };
+        if !strict {
+            lock.iter_mut().for_each(fs::DirectoryLock::name_holder);
+        }
         // Under the lock: another process may have created the store since the first look.
         match fs::look(path)? {
             Place::Store => {}
             Place::Blank if may_create => self.create_manifest(path)?,
+            Place::Headless if salvage => {}
             Place::Headless => return Err(manifest_error(path, "it is missing")),
             Place::Missing | Place::Blank => return Err(Error::NotFound(path.to_owned())),
             Place::Foreign => return Err(Error::NotAStore(path.to_owned())),
         }
-        let manifest = read_manifest(path)?;
-        self.check_against(&manifest)?;
+        let basis = self.basis(path)?;
+        let manifest = &basis.manifest;
+        self.check_against(manifest)?;
 
-        let files = Files::new(path, &manifest)?;
-        let recovered = recovery::recover(files, &manifest, !self.read_only)?;
+        let files = Files::new(path, manifest)?;
+        let recovered = recovery::recover(files, &basis, self.recovery, !self.read_only)?;
+        if strict {
+            lock.iter_mut().for_each(fs::DirectoryLock::name_holder);
+        }
         let engine = recovered.engine;
         let durability = Arc::new(recovered.durability);
         let duties = Arc::new(Duties {
@@ -86,6 +105,32 @@ impl Options {
             closed: false,
             lock,
         })
+    }
+
+    fn open_if_there(&self, path: &Path) -> Result<Option<Store>, Error> {
+        match self.open(path) {
+            Ok(store) => Ok(Some(store)),
+            Err(Error::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the store is: by its manifest or, in a salvage, by its segments if need be.
+    fn basis(&self, path: &Path) -> Result<Basis, Error> {
+        let read = read_manifest(path);
+        if self.recovery != Recovery::Salvage {
+            return Ok(Basis::found(read?));
+        }
+        let read = read.map_err(|error| match error {
+            Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                manifest_error(path, "it is missing")
+            }
+            Error::Io(error) if Errno::from_io_error(&error) == Some(Errno::IO) => {
+                manifest_error(path, "the medium does not give it back")
+            }
+            error => error,
+        });
+        recovery::prove(path, read)
     }
 
     fn dimension_to_create(&self) -> Result<usize, Error> {

@@ -3,11 +3,8 @@
 use super::Store;
 use crate::compaction::Scope;
 use crate::error::Error;
-use crate::format::ids::SlotNumber;
-use crate::format::slot::SlotState;
 use crate::fs;
-use crate::recovery::check;
-use crate::report::{CompactionReport, Damage, RecoveryReport, Stats, VerifyReport};
+use crate::report::{CompactionReport, RecoveryReport, Stats};
 use crate::sync::unmodelled::AtomicBool;
 use std::path::Path;
 
@@ -30,6 +27,7 @@ impl Store {
             let live = segment.live_bytes();
             stats.segments += 1;
             stats.live_bytes += live;
+            stats.lag += u64::from(segment.slots_end().saturating_sub(segment.flushed().slot));
             stats.dead_bytes += segment.frame_bytes().saturating_sub(live);
         }
         stats
@@ -39,54 +37,6 @@ impl Store {
     #[must_use]
     pub fn recovery(&self) -> &RecoveryReport {
         &self.report
-    }
-
-    /// Checks every slot, and the checksum of every record, live or not. Damage is in the report,
-    /// not an error. Reads the whole log, beside live readers and writers.
-    ///
-    /// # Errors
-    ///
-    /// None today; kept for failures of the file system.
-    pub fn verify(&self) -> Result<VerifyReport, Error> {
-        let mut report = VerifyReport { damaged: self.damage.clone(), ..VerifyReport::default() };
-        for (sequence, salt) in self.segments() {
-            let guard = self.engine().epoch().pin();
-            let files = self.engine().log().source();
-            let path = files.path_of(sequence, salt);
-            let mut in_use = self.engine().log().in_use(&guard);
-            let Some(segment) = in_use.find(|s| s.sequence() == sequence) else { continue };
-            let durable = segment.flushed().slot;
-            for (slot, state) in segment.slots(segment.slots_end()) {
-                report.bytes += 32;
-                let slot_at = segment.slot_offset(slot) as u64;
-                let (offset, id, reason) = match state {
-                    SlotState::Void
-                    | SlotState::Batch(..)
-                    | SlotState::Member(..)
-                    | SlotState::Copy(..) => continue,
-                    SlotState::Empty | SlotState::Pending(..) if slot.0 >= durable => continue,
-                    SlotState::Empty | SlotState::Pending(..) => {
-                        (slot_at, None, "the slot was lost")
-                    }
-                    SlotState::Invalid => (slot_at, None, "the slot's checksum does not match"),
-                    SlotState::Committed(kind, body) => {
-                        report.records += 1;
-                        match check(segment, slot, kind, body, true) {
-                            Ok(bytes) => {
-                                report.bytes += bytes;
-                                continue;
-                            }
-                            Err(reason) => {
-                                (body.offset.bytes() as u64, readable_id(segment, slot), reason)
-                            }
-                        }
-                    }
-                };
-                let reason = reason.to_owned();
-                report.damaged.push(Damage { segment: path.clone(), offset, id, reason });
-            }
-        }
-        Ok(report)
     }
 
     /// Gives back the space of everything that was overwritten or removed: copies what is live out
@@ -154,14 +104,6 @@ impl Drop for Store {
         // `close` is there for who wants to know.
         drop(self.finish());
     }
-}
-
-/// The id of a damaged record, as far as its bytes can be read.
-fn readable_id(
-    segment: &crate::segment::Segment<crate::memory::MmapMemory>,
-    slot: SlotNumber,
-) -> Option<Vec<u8>> {
-    segment.committed_frame(slot).ok().map(|frame| frame.id().to_vec())
 }
 
 /// What the `LOCK` file of a store says about the process that holds it, or held it last: for a

@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-fn segments(store: &Path) -> Vec<PathBuf> {
+pub fn segments(store: &Path) -> Vec<PathBuf> {
     let paths = fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
     let mut paths: Vec<_> =
         paths.filter(|path| path.extension().is_some_and(|ending| ending == "seg")).collect();
@@ -14,7 +14,7 @@ fn segments(store: &Path) -> Vec<PathBuf> {
 }
 
 /// Flips a bit of the first occurrence of these bytes in the store's segments.
-fn damage(store: &Path, bytes: &[u8]) -> PathBuf {
+pub fn damage(store: &Path, bytes: &[u8]) -> PathBuf {
     for path in segments(store) {
         let content = fs::read(&path).unwrap();
         if let Some(at) = content.windows(bytes.len()).position(|window| window == bytes) {
@@ -29,11 +29,21 @@ fn damage(store: &Path, bytes: &[u8]) -> PathBuf {
 #[test]
 fn a_whole_store_is_clean() {
     let (_dir, store) = sample_store();
+    let (text, err) = expect(0, words(&store, "verify", &["--deep"]));
+    assert!(text.starts_with("clean: 500 records"), "{text}");
+    assert!(text.contains("500 looked up"), "{text}");
+    assert_eq!(err, "", "progress is for terminals");
     let (text, _) = expect(0, words(&store, "verify", &[]));
     assert!(text.starts_with("clean: 500 records"), "{text}");
-    let report = json(0, words(&store, "verify", &["--json"]));
-    assert_eq!(report["clean"], true);
-    assert_eq!(report["records"], 500);
+    let (text, _) = expect(0, words(&store, "verify", &["--quick"]));
+    assert!(text.starts_with("clean: slots of 500 records"), "{text}");
+    let quick = json(0, words(&store, "verify", &["--json", "--quick"]));
+    assert_eq!((&quick["clean"], &quick["deep"]), (&true.into(), &false.into()));
+    assert_eq!((&quick["records"], &quick["compared"]), (&500.into(), &0.into()));
+    let report = json(0, words(&store, "verify", &["--json", "--deep"]));
+    assert_eq!((&report["clean"], &report["deep"]), (&true.into(), &true.into()));
+    assert_eq!((&report["records"], &report["compared"]), (&500.into(), &500.into()));
+    assert!(report["bytes"].as_u64() > quick["bytes"].as_u64());
     assert_eq!(report["damaged"].as_array().unwrap().len(), 0);
 }
 
@@ -42,12 +52,14 @@ fn a_flipped_bit_is_found_named_and_never_printed_as_content() {
     let (_dir, store) = sample_store();
     let (id, content) = &sample_records()[42];
     let path = damage(&store, content.as_bytes());
-    let (text, _) = expect(3, words(&store, "verify", &[]));
+    let (text, _) = expect(3, words(&store, "verify", &["--deep"]));
     let line = text.lines().next().unwrap();
     assert!(line.starts_with(path.to_str().unwrap()), "{text}");
     assert!(line.contains(&format!("id {id}: ")), "{text}");
     assert!(text.contains("DAMAGED: 1 places"), "{text}");
-    let report = json(3, words(&store, "verify", &["--json"]));
+    expect(0, words(&store, "verify", &["--quick"]));
+    expect(3, words(&store, "verify", &[]));
+    let report = json(3, words(&store, "verify", &["--json", "--deep"]));
     assert_eq!(report["clean"], false);
     assert_eq!(report["damaged"][0]["id"], **id);
     assert_eq!(report["damaged"][0]["segment"], path.to_str().unwrap());
@@ -81,6 +93,11 @@ fn a_slot_that_was_lost_is_damage() {
     let report = json(3, words(&store, "verify", &["--json"]));
     assert_eq!(report["clean"], false);
     assert_eq!(report["corrupt_at_opening"], 1);
+    assert_eq!(report["lost_at_opening"][0]["offset"], 4096 + 32 * 10);
+    let (text, _) = expect(3, words(&store, "verify", &[]));
+    assert_eq!(text.matches("byte 4416").count(), 1, "{text}");
+    let stat = json(0, words(&store, "stat", &["--json"]));
+    assert_eq!(stat["recovery"]["lost"], 1);
 }
 
 #[test]
@@ -92,6 +109,7 @@ fn a_damaged_manifest_is_an_error_that_names_it() {
     fs::write(&manifest, &bytes).unwrap();
     let (_, err) = expect(1, words(&store, "verify", &[]));
     assert!(err.contains("MANIFEST is damaged"), "{err}");
+    assert!(err.contains("`stratalog salvage` copies"), "{err}");
     fs::write(&manifest, b"").unwrap();
     expect(1, words(&store, "stat", &[]));
 }

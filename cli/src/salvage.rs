@@ -1,0 +1,139 @@
+//! `salvage`: every record that can still be read, out of a damaged store and into a new one.
+
+use crate::damage::{self, Place};
+use crate::output::{self, count};
+use crate::verify::progress_bar;
+use crate::{Outcome, open};
+use anyhow::{Context, ensure};
+use serde::Serialize;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use stratalog::{Options, Recovery, Store};
+use tempfile::TempDir;
+
+/// Copy what can be read of a damaged store into a new one (exit code 3 if something is lost)
+///
+/// Opens the store read-only, also without a MANIFEST, checks every record, and changes nothing
+/// there; so it may be repeated. What is lost is named, a missing or damaged MANIFEST too. In the
+/// new store each record has a new LSN and a new time. From a failing disk, copy the files first
+/// (with ddrescue, say): an unreadable sector would end this program with SIGBUS.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Directory of the damaged store
+    store: PathBuf,
+    /// Directory of the new store; missing or empty
+    dest: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    path: String,
+    live_records: u64,
+    torn: u64,
+    foreign_files: u64,
+    seconds: f64,
+    lost: Vec<Place<'a>>,
+    lost_unlisted: u64,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let at = || args.dest.display().to_string();
+    let started = Instant::now();
+    check_free(&args.dest).with_context(at)?;
+    let store = open(&Options::new().recovery(Recovery::Salvage).read_only(true), &args.store)?;
+    let unfinished = begin(&args.store, &args.dest).with_context(at)?;
+    let records = copy(&store, unfinished.path()).with_context(at)?;
+    finish(unfinished, &args.dest).with_context(at)?;
+
+    let opening = store.recovery();
+    let all = opening.lost.len() as u64 + opening.lost_unlisted;
+    let elapsed = started.elapsed();
+    if args.json {
+        output::json(&Report {
+            path: at(),
+            live_records: records,
+            torn: opening.torn,
+            foreign_files: opening.foreign_files,
+            seconds: elapsed.as_secs_f64(),
+            lost: damage::places(&opening.lost),
+            lost_unlisted: opening.lost_unlisted,
+        })?;
+    } else {
+        let mut out = output::stdout();
+        damage::print(&opening.lost, &mut out)?;
+        let (n, time) = (count(records), output::duration(elapsed));
+        writeln!(out, "salvaged {n} records in {time} to {}", at())?;
+        match (all, opening.lost_unlisted) {
+            (0, _) => writeln!(out, "nothing is lost")?,
+            (_, 0) => writeln!(out, "LOST: {} places, named above", count(all))?,
+            (_, more) => {
+                writeln!(out, "LOST: {} places, {} not named", count(all), count(more))?;
+            }
+        }
+        out.flush()?;
+    }
+    Ok(if all == 0 { Outcome::Good } else { Outcome::Bad })
+}
+
+fn check_free(dest: &Path) -> anyhow::Result<()> {
+    match fs::read_dir(dest) {
+        Ok(mut entries) => {
+            ensure!(entries.next().is_none(), "something is there; choose another directory");
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A directory beside the one that it will become; removed unless it is finished.
+fn begin(store: &Path, dest: &Path) -> anyhow::Result<TempDir> {
+    let name = dest.file_name().context("a directory needs a name")?;
+    let parent = parent(dest);
+    fs::create_dir_all(parent)?;
+    let inside = parent.canonicalize()?.starts_with(store.canonicalize()?);
+    ensure!(!inside, "it lies in the damaged store, which must not change; choose another one");
+    let mut prefix = name.to_owned();
+    prefix.push(".");
+    Ok(tempfile::Builder::new().prefix(&prefix).suffix(".tmp").tempdir_in(parent)?)
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The new store gets its name once it is whole and on the device.
+fn finish(unfinished: TempDir, dest: &Path) -> anyhow::Result<()> {
+    fs::rename(unfinished.path(), dest)?;
+    // Nothing is left under the old name to be removed.
+    drop(unfinished.keep());
+    Ok(File::open(parent(dest))?.sync_all()?)
+}
+
+/// Copies every live record; how many.
+fn copy(store: &Store, dest: &Path) -> anyhow::Result<u64> {
+    let options = Options::new().dimension(store.dimension()).segment_size(store.segment_size());
+    let new = options.open(dest)?;
+    let bar = progress_bar("records")?;
+    bar.set_length(store.len() as u64);
+    for record in &store.pin() {
+        match record {
+            Ok(record) => {
+                new.put(record.id(), record.embedding(), record.content())?;
+            }
+            // Each was checked on opening, so the medium has changed its mind since.
+            Err(error) => return Err(error).context("it was whole a moment ago"),
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let records = new.len() as u64;
+    new.close()?;
+    ensure!(records == store.len() as u64, "{records} of {} records arrived", store.len());
+    Ok(records)
+}
