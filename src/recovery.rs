@@ -165,7 +165,9 @@ fn decide(
     tail: Option<TableIndex>,
 ) -> Result<(), Error> {
     let boot_id = engine.log().source().boot_id();
-    for candidate in candidates {
+    // The youngest first: were an older one sealed at its cut before what is younger, then an
+    // opening after a crash in between would see no cut, and what lies beyond would count again.
+    for candidate in candidates.iter().rev() {
         decide_segment(durability, candidate, boot_id)?;
     }
     let goes_on = |last: &Candidate| {
