@@ -113,7 +113,7 @@ impl Life<'_> {
         let threads = if self.dice.one_in(4) { 3 } else { 1 };
         let large = self.dice.one_in(2);
         let writer = (threads == 1).then(|| std::thread::current().id());
-        device.watch(if large { 8 } else { 4 }, writer);
+        device.watch(if large { 16 } else { 8 }, writer);
         let path = root.join("store");
         let mut store = life::open(&path).unwrap();
         let steps = 10 + self.dice.below(if large { 160 } else { 60 });
@@ -131,7 +131,7 @@ impl Life<'_> {
                 writer.step(&store);
                 if writer.dice.one_in(60) {
                     store = closed_and_opened(store, &path, writer);
-                } else if writer.dice.one_in(150) {
+                } else if writer.dice.one_in(400) {
                     writer.back_up(&store, root);
                 }
             }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
@@ -396,11 +396,19 @@ pub fn write(image: &Image, root: &Path) {
         };
         let file = File::create(&path).expect("a file");
         file.set_len(bytes.len() as u64).expect("its length");
-        for (n, page) in bytes.chunks(PAGE).enumerate() {
-            if page.iter().any(|&byte| byte != 0) {
-                let at = (n * PAGE) as u64;
-                std::os::unix::fs::FileExt::write_all_at(&file, page, at).expect("a page");
+        let pages: Vec<&[u8]> = bytes.chunks(PAGE).collect();
+        let mut at = 0;
+        for run in pages.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
+            let len = run.iter().map(|page| page.len()).sum::<usize>();
+            if !is_zero(run[0]) {
+                file.write_all_at(&bytes[at..at + len], at as u64).expect("its bytes");
             }
+            at += len;
         }
     }
+}
+
+fn is_zero(page: &[u8]) -> bool {
+    static ZEROS: [u8; PAGE] = [0; PAGE];
+    *page == ZEROS[..page.len()]
 }

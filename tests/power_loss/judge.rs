@@ -95,7 +95,7 @@ impl Judge<'_> {
         // From here on nothing that is there now may be lost, whatever happens to the recovery.
         let device = Device::new(root, Honesty::Honest, self.dice.roll());
         *device.claims.lock().unwrap() = Claims { durable: last, exists: true, ..*claims };
-        device.watch(2, None);
+        device.watch(4, None);
         let opened = self.open_for_writing(&path, &shown, claims);
         let store = match opened {
             Ok(store) => store,

@@ -163,7 +163,8 @@ impl<'a> Writer<'a> {
     pub fn back_up(&mut self, store: &Store, root: &Path) {
         let mut backups = self.book.backups.lock().unwrap();
         let n = backups.len();
-        let everything = contents_at(&self.book.history.lock().unwrap(), self.last);
+        let everything =
+            contents_at(&self.book.history.lock().unwrap(), stratalog::internals::lsn(u64::MAX));
         backups.push(everything);
         drop(backups);
         store.backup(root.join(format!("copy-{n}"))).unwrap();
