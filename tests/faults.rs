@@ -5,7 +5,7 @@
 //! acknowledged, whether it takes what happened for a kill or for power loss.
 //!
 //! Faults are planted by `strace`; without it, or where it may not trace, the test says that it
-//! skips. Some sixty faults in `cargo test`; `STRATALOG_FAULTS=all` for all of them,
+//! skips. Forty faults in `cargo test`; `STRATALOG_FAULTS=all` for all of them,
 //! `STRATALOG_FAULTS=fsync` for one call's, `STRATALOG_FAULTS_SEED=n` for another choice.
 #![cfg(test)]
 
@@ -24,7 +24,7 @@ use stratalog::{Options, Store};
 use tempfile::TempDir;
 use tracer::{Case, Played};
 
-const CASES: usize = 60;
+const CASES: usize = 40;
 
 /// What the process of its own does.
 #[test]
@@ -81,10 +81,7 @@ fn acknowledged(said: &str) -> Acknowledged {
 }
 
 fn versions(state: &State) -> Model {
-    let version = |r: &stratalog::OwnedRecord| {
-        let shape = script::shape(r.embedding[0] as u32);
-        shape.version_of(&r.id, &r.embedding, &r.content)
-    };
+    let version = |r: &stratalog::OwnedRecord| script::version_of(&r.id, &r.embedding, &r.content);
     state.iter().map(|(id, record)| (id.clone(), version(record))).collect()
 }
 
@@ -109,7 +106,9 @@ fn sound(store: &Store) -> bool {
 /// Everything that must hold after a script was played. Panics with what does not.
 fn judge(place: &Path, played: &Played, rebooted: bool) -> Acknowledged {
     let Played { status, said, output } = played;
-    assert_eq!(*status, Some(0), "the script ended so; it said\n{said}\nand\n{output}");
+    let wrong = said.lines().filter(|line| !line.starts_with("ok"));
+    let wrong = wrong.take(12).collect::<Vec<_>>().join("\n");
+    assert_eq!(*status, Some(0), "the script ended so; it said\n{wrong}\nand\n{output}");
     assert!(said.ends_with("end\n"), "it went away silently: {said}");
     let all = acknowledged(said);
     let store = place.join("store");
@@ -124,7 +123,7 @@ fn judge(place: &Path, played: &Played, rebooted: bool) -> Acknowledged {
     }
     let store = open(&store);
     let before = state(&store);
-    assert_eq!(versions(&before), all.model, "other than what was acknowledged\n{said}");
+    assert_eq!(versions(&before), all.model, "other than what was acknowledged\n{wrong}");
     assert!(sound(&store), "{:?} {:?}", store.recovery(), store.verify());
     script::RECORDS.put(&store, b"works again", 1);
     let store = reopen(store);

@@ -12,13 +12,27 @@ use std::time::Duration;
 use stratalog::{Batch, Condition, Error, Lsn, Options, Store};
 
 pub const RECORDS: Records = Records { dimension: 8, content_max: 200 };
-pub const LARGE: Records = Records { dimension: 8, content_max: 400_000 };
-
-/// Versions from here on are large.
+/// Versions from here on are large: a few of them fill a segment.
 const LARGE_FROM: u32 = 1 << 20;
+const LARGE_BYTES: usize = 250_000;
 
-pub fn shape(version: u32) -> Records {
-    if version >= LARGE_FROM { LARGE } else { RECORDS }
+fn content(id: &[u8], version: u32) -> Vec<u8> {
+    let mut content = RECORDS.content(id, version);
+    if version >= LARGE_FROM {
+        content.resize(content.len() + LARGE_BYTES, version as u8);
+    }
+    content
+}
+
+/// The version that a record is; fails unless each of its bytes belongs to it.
+pub fn version_of(id: &[u8], embedding: &[f32], content: &[u8]) -> u32 {
+    let large = embedding[0] as u32 >= LARGE_FROM;
+    let own = content.len() - if large { LARGE_BYTES } else { 0 };
+    let (own, rest) = content.split_at(own);
+    let version = RECORDS.version_of(id, embedding, own);
+    let same = vec![version as u8; rest.len()];
+    assert!(rest == same, "{} is not of one piece", id.escape_ascii());
+    version
 }
 
 /// Whether the fault passes, so that what failed must succeed when it is tried again.
@@ -130,9 +144,8 @@ impl Script {
             match record {
                 Ok(record) => {
                     let id = String::from_utf8(record.id().to_vec()).unwrap();
-                    let named = record.embedding()[0] as u32;
-                    let (embedding, content) = (record.embedding(), record.content());
-                    found.insert(id, shape(named).version_of(record.id(), embedding, content));
+                    let version = version_of(record.id(), record.embedding(), record.content());
+                    found.insert(id, version);
                 }
                 Err(error) => self.must(false, &format!("reading: {error:?}")),
             }
@@ -142,9 +155,8 @@ impl Script {
     }
 
     fn put(&mut self, store: &Store, id: &str, version: u32) -> Option<Lsn> {
-        let records = shape(version);
-        let (embedding, content) =
-            (records.embedding(id.as_bytes(), version), records.content(id.as_bytes(), version));
+        let embedding = RECORDS.embedding(id.as_bytes(), version);
+        let content = content(id.as_bytes(), version);
         let acknowledged = format!("put {id} {version}");
         let put = || store.put(id, &embedding, &content);
         let lsn = self.call(Some(store), "put", &acknowledged, put)?;

@@ -238,7 +238,7 @@ fn names(path: &Path) -> Option<BTreeMap<OsString, Ino>> {
 
 fn content(mut handle: &File, path: &Path) -> Content {
     if handle.metadata().expect("an open file").is_dir() {
-        return Content::Directory(names(path).unwrap_or_else(BTreeMap::new));
+        return Content::Directory(names(path).unwrap_or_default());
     }
     let mut bytes = Vec::new();
     handle.read_to_end(&mut bytes).expect("its bytes");
