@@ -105,7 +105,7 @@ fn sound(store: &Store) -> bool {
 
 /// Everything that must hold after a script was played. Panics with what does not.
 fn judge(place: &Path, played: &Played, rebooted: bool) -> Acknowledged {
-    let Played { status, said, output } = played;
+    let Played { status, said, output, .. } = played;
     let wrong = said.lines().filter(|line| !line.starts_with("ok"));
     let wrong = wrong.take(12).collect::<Vec<_>>().join("\n");
     assert_eq!(*status, Some(0), "the script ended so; it said\n{wrong}\nand\n{output}");

@@ -54,15 +54,21 @@ pub fn play(place: &Path, fault: Fault) -> ! {
         wrong: 0,
     };
     let (go, wait) = mpsc::channel();
+    let (name, named) = mpsc::channel();
     let thread = std::thread::spawn(move || {
+        name.send(std::fs::read_link("/proc/thread-self").unwrap()).unwrap();
         wait.recv().unwrap();
         script.run();
         script.say("end");
         script.wrong
     });
+    let task = named.recv().unwrap();
+    let number = task.file_name().unwrap().to_str().unwrap();
+    std::fs::write(place.join("thread"), format!("{number}\n")).unwrap();
     // An error here can only be the tracer's doing.
+    let status = Path::new("/proc").join(&task).join("status");
     let untraced = |status: String| status.contains("TracerPid:\t0\n");
-    while std::fs::read_to_string("/proc/self/status").is_ok_and(untraced) {
+    while std::fs::read_to_string(&status).is_ok_and(untraced) {
         std::thread::sleep(Duration::from_millis(1));
     }
     go.send(()).unwrap();

@@ -41,6 +41,7 @@ const CALLS: &[(&str, &[&str])] = &[
     ("getdents64", &["EIO"]),
     ("mkdir", &["EIO", "ENOSPC"]),
     ("readlink", &["EIO"]),
+    ("clone3", &["EAGAIN"]),
 ];
 
 /// One fault.
@@ -64,6 +65,7 @@ impl std::fmt::Display for Case {
 pub struct Played {
     /// `None`: by a signal, or not at all.
     pub status: Option<i32>,
+    id: u32,
     pub said: String,
     /// What it printed besides, a panic perhaps.
     pub output: String,
@@ -82,7 +84,8 @@ pub fn is_there() -> bool {
     version.is_ok_and(|output| output.status.success())
 }
 
-fn play(place: &Path, fault: Fault, tracer: &[String]) -> Played {
+/// `alone`: only the script's own thread meets the fault.
+fn play(place: &Path, fault: Fault, tracer: &[String], alone: bool) -> Played {
     let output = std::fs::File::create(place.join("output")).unwrap();
     let mut script = Command::new(std::env::current_exe().unwrap());
     script.args(["--exact", "script", "--nocapture", "--test-threads=1"]);
@@ -92,8 +95,14 @@ fn play(place: &Path, fault: Fault, tracer: &[String]) -> Played {
         script.env(PASSES, "1");
     }
     let mut script = script.spawn().unwrap();
+    let thread = wait_for(&place.join("thread"));
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq"]).args(tracer).args(["-p", &script.id().to_string()]);
+    strace.arg("-qq").args(tracer);
+    if alone {
+        strace.args(["-p", &thread]);
+    } else {
+        strace.args(["-f", "-p", &script.id().to_string()]);
+    }
     strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut strace = strace.spawn().unwrap();
     let status = wait(&mut script);
@@ -103,7 +112,19 @@ fn play(place: &Path, fault: Fault, tracer: &[String]) -> Played {
     }
     strace.wait().unwrap();
     let text = |name| std::fs::read_to_string(place.join(name)).unwrap_or_else(|e| e.to_string());
-    Played { status: status.flatten(), said: text("said"), output: text("output") }
+    Played { status: status.flatten(), id: script.id(), said: text("said"), output: text("output") }
+}
+
+/// The line in a file that is being written just now.
+fn wait_for(path: &Path) -> String {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        match std::fs::read_to_string(path) {
+            Ok(line) if line.ends_with('\n') => return line.trim().to_owned(),
+            _ => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    panic!("the script does not begin")
 }
 
 /// `None`: it goes on for ever.
@@ -129,7 +150,8 @@ pub fn play_with(place: &Path, case: Case) -> Played {
     };
     let inject = format!("inject={call}:error={error}:when={when}");
     let arguments = ["-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject];
-    play(place, fault, &arguments.map(str::to_owned))
+    // What other threads map first is their own, and the standard library lives by it.
+    play(place, fault, &arguments.map(str::to_owned), call == "mmap")
 }
 
 /// Plays the script without a fault; by call, which of a thread's there are to fail.
@@ -138,12 +160,13 @@ pub fn count(place: &Path) -> (Played, BTreeMap<&'static str, Vec<u32>>) {
     let calls: Vec<_> = CALLS.iter().map(|(call, _)| *call).collect();
     let calls = format!("trace={}", calls.join(","));
     let arguments = ["-o", trace.to_str().unwrap(), "-e", &calls].map(str::to_owned);
-    let played = play(place, Fault::Passes, &arguments);
+    let played = play(place, Fault::Passes, &arguments, false);
+    let script = wait_for(&place.join("thread"));
     let mut seen: BTreeMap<(&str, &str), u32> = BTreeMap::new();
     let mut sites: BTreeMap<_, Vec<u32>> = BTreeMap::new();
     let text = std::fs::read_to_string(&trace).unwrap();
-    // The main thread only waits for the tracer, and is the first that is seen.
-    let main = text.split_whitespace().next().unwrap_or("").to_owned();
+    // The main thread only waits for the tracer.
+    let main = played.id.to_string();
     for line in text.lines() {
         let Some((thread, rest)) = line.split_once(char::is_whitespace) else { continue };
         let Some((call, arguments)) = rest.trim_start().split_once('(') else { continue };
@@ -151,8 +174,8 @@ pub fn count(place: &Path) -> (Played, BTreeMap<&'static str, Vec<u32>>) {
         let Some((call, _)) = known.filter(|_| thread != main) else { continue };
         let nth = seen.entry((thread, call)).or_default();
         *nth += 1;
-        let of_allocator = *call == "mmap" && arguments.contains("MAP_ANONYMOUS");
-        if !of_allocator {
+        let mapped = thread == script && !arguments.contains("MAP_ANONYMOUS");
+        if *call != "mmap" || mapped {
             sites.entry(*call).or_default().push(*nth);
         }
     }
