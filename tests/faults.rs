@@ -160,8 +160,17 @@ fn chosen(all: Vec<Case>) -> Vec<Case> {
         Ok(call) => all.into_iter().filter(|case| case.call == call).collect(),
         Err(_) => {
             let seed = std::env::var("STRATALOG_FAULTS_SEED").map_or(1, |n| n.parse().unwrap());
+            // The same number of each call's, as far as it goes.
             let mut all: Vec<_> = all.into_iter().enumerate().collect();
             all.sort_by_key(|(n, _)| mix(mix(seed) ^ *n as u64));
+            let mut seen = BTreeMap::new();
+            let round = |case: Case| {
+                let count = seen.entry(case.call).or_insert(0);
+                *count += 1;
+                (*count, case)
+            };
+            let mut all: Vec<_> = all.into_iter().map(|(_, case)| case).map(round).collect();
+            all.sort_by_key(|(round, _)| *round);
             all.into_iter().take(CASES).map(|(_, case)| case).collect()
         }
     }

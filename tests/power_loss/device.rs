@@ -16,7 +16,7 @@ use stratalog::internals::format::header::BOOT_AT;
 
 /// States between the last flush and now that are kept of a file, at most.
 const BETWEEN_MAX: usize = 2;
-/// Moments that are remembered, at most.
+/// Moments that are remembered, at most, unless every flush is one.
 const CAPTURES_MAX: usize = 5;
 /// Inodes that are on the device only: they get a number that no file system gives.
 const GONE: u64 = 1 << 63;
@@ -193,7 +193,7 @@ impl Device {
         let inodes = inodes.collect();
         let exact = state.writer == Some(std::thread::current().id());
         let capture = Capture { root: self.root_ino, inodes, claims, exact };
-        if state.captures.len() == CAPTURES_MAX {
+        if state.one_in != 1 && state.captures.len() == CAPTURES_MAX {
             let n = state.dice.below(CAPTURES_MAX as u64);
             state.captures.remove(n as usize);
         }

@@ -38,6 +38,8 @@ pub struct Judge<'a> {
     pub book: &'a Book,
     pub tally: &'a mut Tally,
     pub dice: Dice,
+    /// Whether each flush of an opening is a moment to capture.
+    pub every_flush: bool,
 }
 
 /// `Err` unless it holds.
@@ -57,7 +59,11 @@ fn assert_sound(store: &Store) -> Result<(), String> {
     must(report.is_clean(), || format!("{:?}", report.damaged))
 }
 
-impl Judge<'_> {
+impl<'a> Judge<'a> {
+    pub fn new(book: &'a Book, tally: &'a mut Tally, dice: Dice) -> Self {
+        Self { book, tally, dice, every_flush: false }
+    }
+
     /// Opens an image under a directory and looks at all of it. `None`: there is no store yet, and
     /// need not be.
     pub fn open(
@@ -95,7 +101,7 @@ impl Judge<'_> {
         // From here on nothing that is there now may be lost, whatever happens to the recovery.
         let device = Device::new(root, Honesty::Honest, self.dice.roll());
         *device.claims.lock().unwrap() = Claims { durable: last, exists: true, ..*claims };
-        device.watch(4, None);
+        device.watch(if self.every_flush { 1 } else { 4 }, None);
         let opened = self.open_for_writing(&path, &shown, claims);
         let store = match opened {
             Ok(store) => store,

@@ -92,7 +92,8 @@ impl<'a> Writer<'a> {
         claims.given = claims.given.max(last);
     }
 
-    fn put(&mut self, store: &Store) {
+    /// A new version of some id.
+    pub fn put(&mut self, store: &Store) {
         let version = self.next_version();
         let id = self.id(version);
         let lsn = shape(version).put(store, &id, version);
