@@ -5,7 +5,7 @@
 //! written or that was removed for good; no LSN is given again; a recovery that is cut itself ends
 //! where an uncut one does.
 //!
-//! Each life of a store follows from a number, which a failure names. A few hundred images in
+//! Each life of a store follows from a number, which a failure names. A hundred images in
 //! `cargo test`; `STRATALOG_POWER_LOSS_IMAGES=2500` for so many, `STRATALOG_POWER_LOSS_SEED=n`
 //! begins with another life.
 #![cfg(test)]
@@ -33,7 +33,7 @@ use std::sync::atomic::Ordering;
 use stratalog::Store;
 use tempfile::TempDir;
 
-const IMAGES: u64 = 300;
+const IMAGES: u64 = 120;
 /// Power losses or kills in a life, one after the other.
 const GENERATIONS: u64 = 3;
 
