@@ -284,7 +284,8 @@ fn an_opening_that_is_cut_at_any_of_its_flushes_ends_where_an_uncut_one_does() {
     let (first, lost) = (*history.keys().next().unwrap(), history.keys().nth(4).unwrap().as_u64());
     assert_eq!(first.as_u64() >> 24, lost >> 24, "of one segment");
 
-    let mut image = capture.cut(Cut { seed: 1, unit: 512, new: 100 });
+    let mut image = capture.present();
+    device::reboot(&mut image);
     let of_first = image.iter_mut().find(|(path, _)| path.extension().is_some_and(|e| e == "seg"));
     let bytes = of_first.unwrap().1.as_mut().unwrap();
     let slot = 4096 + 32 * (lost & 0xFF_FFFF) as usize;

@@ -273,13 +273,7 @@ impl Capture {
         let mut dice = Dice(cut.seed);
         let mut choose = |versions: &[Content]| choose(versions, cut, &mut dice);
         self.collect(self.root, Path::new(""), &mut image, &mut choose);
-        for (path, bytes) in &mut image {
-            let segment = path.extension().is_some_and(|ending| ending == "seg");
-            if let Some(bytes) = bytes.as_mut().filter(|b| segment && b.len() > BOOT_AT + 16) {
-                // It was written under another boot than the one that will open it.
-                bytes[BOOT_AT..BOOT_AT + 16].fill(0xB0);
-            }
-        }
+        reboot(&mut image);
         image
     }
 
@@ -338,6 +332,16 @@ impl Capture {
     }
 }
 
+/// The segments were written under another boot than the one that will open them.
+pub fn reboot(image: &mut Image) {
+    for (path, bytes) in image {
+        let segment = path.extension().is_some_and(|ending| ending == "seg");
+        if let Some(bytes) = bytes.as_mut().filter(|b| segment && b.len() > BOOT_AT + 16) {
+            bytes[BOOT_AT..BOOT_AT + 16].fill(0xB0);
+        }
+    }
+}
+
 /// One of the versions, the later ones with the chance that the cut says.
 fn pick(count: usize, cut: Cut, dice: &mut Dice) -> usize {
     if count == 1 || dice.below(100) >= cut.new {
@@ -353,6 +357,9 @@ fn choose(versions: &[Content], cut: Cut, dice: &mut Dice) -> Content {
     if let [only] = versions {
         return only.clone();
     }
+    // Some files are written back sooner than others.
+    let new = [cut.new, cut.new, 0, 100][dice.below(4) as usize];
+    let cut = Cut { new, ..cut };
     if matches!(versions[0], Content::Directory(_)) {
         let names = versions.iter().flat_map(|version| version.entries().keys());
         let names: std::collections::BTreeSet<_> = names.collect();
