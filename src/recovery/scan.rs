@@ -47,12 +47,7 @@ pub(super) fn limit(candidates: &mut [Candidate], boot: [u64; 2], report: &mut R
             candidate.trusted = 0;
             continue;
         }
-        let rebooted = candidate.segment.boot_id() != boot;
-        // Not sealed, it may have gone on: power loss can take the end of a directory and the cursor
-        // together, without a trace. What is younger would come after a gap.
-        let open_ended = rebooted && candidate.segment.sealed().is_none();
-        if !rebooted && !cutting || wholly_durable {
-            cutting |= open_ended;
+        if candidate.segment.boot_id() == boot && !cutting || wholly_durable {
             continue;
         }
         let valid = if cutting { candidate.trusted } else { valid_prefix(candidate) };
@@ -65,7 +60,6 @@ pub(super) fn limit(candidates: &mut [Candidate], boot: [u64; 2], report: &mut R
         }
         // Checked just now.
         candidate.trusted = candidate.limit;
-        cutting |= open_ended;
     }
 }
 
