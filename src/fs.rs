@@ -67,7 +67,7 @@ pub fn look(path: &Path) -> io::Result<Place> {
         Ok(_) => {}
     }
     let mut place = Place::Blank;
-    for entry in fs::read_dir(path)? {
+    for entry in entries(path)? {
         let name = entry?.file_name();
         match name.to_string_lossy().as_ref() {
             MANIFEST => return Ok(Place::Store),
@@ -79,6 +79,17 @@ pub fn look(path: &Path) -> io::Result<Place> {
         }
     }
     Ok(place)
+}
+
+/// The entries of a directory. Opening it is resumed when a signal interrupts it; for files the
+/// standard library does so itself.
+fn entries(path: &Path) -> io::Result<fs::ReadDir> {
+    loop {
+        match fs::read_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 fn temporary(name: &str) -> String {
@@ -102,7 +113,7 @@ pub struct UnfinishedDirectory {
 /// Begins what will be the directory `target`, which must be missing or empty.
 pub fn begin_directory(target: &Path) -> Result<UnfinishedDirectory, Error> {
     let taken = || Error::Io(io::Error::from(io::ErrorKind::AlreadyExists));
-    match fs::read_dir(target) {
+    match entries(target) {
         Ok(mut entries) => {
             if entries.next().is_some() {
                 return Err(taken());
@@ -234,7 +245,7 @@ pub fn remove_segment(directory: &Path, name: &str) -> io::Result<()> {
 
 /// Removes what an interrupted run left unfinished. Only under the lock.
 pub fn remove_temporaries(directory: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
+    for entry in entries(directory)? {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
         let ours = name.strip_suffix(TEMPORARY_ENDING);
@@ -261,7 +272,7 @@ pub struct SegmentFile {
 /// The segment files of a directory in order, and how many `*.seg` files have other names.
 pub fn list_segments(directory: &Path) -> io::Result<(Vec<SegmentFile>, u64)> {
     let (mut found, mut foreign) = (Vec::new(), 0);
-    for entry in fs::read_dir(directory)? {
+    for entry in entries(directory)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
@@ -438,7 +449,7 @@ pub fn free_bytes(directory: &Path) -> io::Result<u64> {
 /// Bytes allocated to the store's files.
 pub fn disk_bytes(directory: &Path) -> io::Result<u64> {
     let mut bytes = 0;
-    for entry in fs::read_dir(directory)? {
+    for entry in entries(directory)? {
         match entry.and_then(|entry| entry.metadata()) {
             Ok(metadata) if metadata.is_file() => bytes += metadata.blocks() * 512,
             Ok(_) => {}

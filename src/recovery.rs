@@ -203,7 +203,9 @@ fn decide(
     candidates: &[Candidate],
     tail: Option<TableIndex>,
 ) -> Result<(), Error> {
-    for candidate in candidates {
+    // The youngest first: were an older one sealed at its cut before what is younger, then an
+    // opening after a crash in between would see no cut, and what lies beyond would count again.
+    for candidate in candidates.iter().rev() {
         decide_segment(engine, durability, candidate)?;
     }
     let goes_on = |last: &Candidate| {

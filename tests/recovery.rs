@@ -6,8 +6,7 @@
 #[path = "common/child.rs"]
 mod child;
 mod common;
-#[path = "recovery/power_loss.rs"]
-mod power_loss;
+
 #[path = "common/torn.rs"]
 mod torn;
 #[path = "common/tree.rs"]

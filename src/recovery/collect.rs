@@ -124,7 +124,11 @@ fn damage(path: &Path, reason: &str) -> Damage {
 }
 
 fn is_unused(segment: &Segment<MmapMemory>) -> bool {
-    segment.taken().slots == 0 && segment.slot_is_blank(SlotNumber(0)) && segment.sealed().is_none()
+    match segment.sealed() {
+        // Power loss took all of it; nothing in it ever counts again.
+        Some(slots) => slots == 0,
+        None => segment.taken().slots == 0 && segment.slot_is_blank(SlotNumber(0)),
+    }
 }
 
 /// A segment that never held a record, and that the manifest does not name, is not needed.

@@ -148,7 +148,9 @@ pub(super) fn scan_all(
     };
     let threads = thread::available_parallelism().map_or(1, usize::from).min(candidates.len());
     let results: Vec<Result<RecoveryReport, Error>> = thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(worker)).collect();
+        // Where the system has no thread to give, those that there are scan alone.
+        let helper = |_| thread::Builder::new().spawn_scoped(scope, worker).ok();
+        let helpers: Vec<_> = (1..threads).filter_map(helper).collect();
         let mut results = vec![worker()];
         for helper in helpers {
             let joined = helper.join();

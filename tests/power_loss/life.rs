@@ -1,0 +1,175 @@
+//! The life of a store before power is lost: random calls of every kind, noted in a book.
+
+use super::Dice;
+use super::claims::{Book, Contents, LARGE_IN, Write, contents_at, shape};
+use super::device::Device;
+use std::path::Path;
+use stratalog::{Batch, Condition, Error, Lsn, Options, Store};
+
+/// Opens or creates; nothing is flushed but what is asked for.
+pub fn open(path: &Path) -> Result<Store, Error> {
+    let options = Options::new().dimension(16).segment_size(super::common::SEGMENT);
+    options.flush_interval(None).open(path)
+}
+
+/// One thread that writes, to ids of its own.
+pub struct Writer<'a> {
+    pub device: &'a Device,
+    pub book: &'a Book,
+    pub dice: Dice,
+    /// Its ids begin with this.
+    pub name: u8,
+    /// The next version is higher.
+    pub version: u32,
+    /// Whether it writes large records, too.
+    pub large: bool,
+    /// Whether other threads write, too.
+    pub among_others: bool,
+    own: Contents,
+    last: Lsn,
+}
+
+impl<'a> Writer<'a> {
+    pub fn new(device: &'a Device, book: &'a Book, name: u8, dice: Dice, large: bool) -> Self {
+        let mut own =
+            contents_at(&book.history.lock().unwrap(), stratalog::internals::lsn(u64::MAX));
+        own.retain(|id, _| id[0] == name);
+        let version = own.values().map(|(_, version)| *version).max().unwrap_or(0) + 1;
+        let last = Lsn::default();
+        Self { device, book, dice, name, version, large, among_others: false, own, last }
+    }
+
+    /// One call of some kind.
+    pub fn step(&mut self, store: &Store) {
+        match self.dice.below(100) {
+            0..58 => self.put(store),
+            58..68 => self.remove(store),
+            68..78 => self.put_if(store),
+            78..87 => self.batch(store),
+            87..91 => {
+                store.sync().unwrap();
+                assert!(store.durable_lsn() >= self.last);
+                self.promised(store);
+            }
+            91..94 => {
+                store.wait_durable(self.last).unwrap();
+                assert!(store.durable_lsn() >= self.last);
+                self.promised(store);
+            }
+            94..98 => self.device.notice(),
+            _ => self.device.capture(),
+        }
+    }
+
+    /// Notes what is durable by now.
+    pub fn promised(&self, store: &Store) {
+        let mut claims = self.device.claims.lock().unwrap();
+        claims.exists = true;
+        claims.durable = claims.durable.max(store.durable_lsn());
+    }
+
+    fn next_version(&mut self) -> u32 {
+        self.version += 1;
+        while !self.large && self.version.is_multiple_of(LARGE_IN) {
+            self.version += 1;
+        }
+        self.version
+    }
+
+    /// An id for a version; large ones share three, so that they do not fill the store for good.
+    fn id(&mut self, version: u32) -> Vec<u8> {
+        let n = if version.is_multiple_of(LARGE_IN) { 3 } else { 24 };
+        let kind = if n == 3 { "large" } else { "id" };
+        format!("{}{kind} {}", char::from(self.name), self.dice.below(n)).into_bytes()
+    }
+
+    fn note(&mut self, writes: Vec<Write>) {
+        let last = writes.last().expect("a write").lsn;
+        super::claims::apply(&mut self.own, &writes);
+        self.last = last;
+        self.book.history.lock().unwrap().insert(last, writes);
+        let mut claims = self.device.claims.lock().unwrap();
+        claims.given = claims.given.max(last);
+    }
+
+    /// A new version of some id.
+    pub fn put(&mut self, store: &Store) {
+        let version = self.next_version();
+        let id = self.id(version);
+        let lsn = shape(version).put(store, &id, version);
+        self.note(vec![Write { id, lsn, version: Some(version) }]);
+    }
+
+    fn remove(&mut self, store: &Store) {
+        let id = self.id(1);
+        if self.among_others {
+            // The answer of a batch tells its LSN.
+            let mut batch = Batch::new();
+            batch.remove(&id);
+            let lsn = store.write(batch).unwrap();
+            return self.note(vec![Write { id, lsn, version: None }]);
+        }
+        let there = self.own.contains_key(&id);
+        assert_eq!(store.remove(&id).unwrap(), there, "{}", id.escape_ascii());
+        if there {
+            // An empty batch answers with the highest LSN given, which is the removal's.
+            let lsn = store.write(Batch::new()).unwrap();
+            self.note(vec![Write { id, lsn, version: None }]);
+        }
+    }
+
+    fn put_if(&mut self, store: &Store) {
+        let version = self.next_version();
+        let id = self.id(version);
+        let current = self.own.get(&id).map(|(lsn, _)| *lsn);
+        let (condition, holds) = match self.dice.below(3) {
+            0 => (Condition::Absent, current.is_none()),
+            1 => (Condition::Present, current.is_some()),
+            _ => (Condition::Lsn(current.unwrap_or(self.last)), current.is_some()),
+        };
+        let record = shape(version);
+        let (embedding, content) = (record.embedding(&id, version), record.content(&id, version));
+        match store.put_if(&id, &embedding, content, condition) {
+            Ok(lsn) if holds => self.note(vec![Write { id, lsn, version: Some(version) }]),
+            Err(Error::ConditionFailed { current: found }) if !holds => assert_eq!(found, current),
+            other => panic!("{condition:?} with {current:?}: {other:?}"),
+        }
+    }
+
+    fn batch(&mut self, store: &Store) {
+        let (mut batch, mut writes) = (Batch::new(), Vec::new());
+        for _ in 0..2 + self.dice.below(5) {
+            if self.dice.one_in(4) {
+                let id = self.id(1);
+                batch.remove(&id);
+                writes.push(Write { id, lsn: Lsn::default(), version: None });
+            } else {
+                let version = self.next_version();
+                let id = self.id(version);
+                let record = shape(version);
+                batch.put(&id, &record.embedding(&id, version), record.content(&id, version));
+                writes.push(Write { id, lsn: Lsn::default(), version: Some(version) });
+            }
+        }
+        let last = store.write(batch).unwrap();
+        // Its members are neighbours.
+        let count = writes.len() as u64;
+        for (n, write) in writes.iter_mut().enumerate() {
+            write.lsn = stratalog::internals::lsn(last.as_u64() - (count - 1 - n as u64));
+        }
+        self.note(writes);
+    }
+
+    /// A backup beside the store.
+    pub fn back_up(&mut self, store: &Store, root: &Path) {
+        let mut backups = self.book.backups.lock().unwrap();
+        let n = backups.len();
+        let everything =
+            contents_at(&self.book.history.lock().unwrap(), stratalog::internals::lsn(u64::MAX));
+        backups.push(everything);
+        drop(backups);
+        store.backup(root.join(format!("copy-{n}"))).unwrap();
+        self.promised(store);
+        self.device.claims.lock().unwrap().backups = n + 1;
+    }
+}
