@@ -229,12 +229,12 @@ fn main() -> Result<(), Failure> {
     println!("\nWhat a buffered put keeps:\n\n| | |\n| --- | --- |");
     peers.retain(|peer| !peer.keeps.is_empty());
     peers.iter().for_each(|peer| println!("| {} | {} |", peer.name, peer.keeps));
+    if let Some(dir) = &arguments.plots {
+        plot::all(&samples, &names, dir)?;
+    }
     if let Some(path) = &arguments.json {
         let text = serde_json::to_string_pretty(&report::json(&samples, &about))?;
         std::fs::write(path, text)?;
-    }
-    if let Some(dir) = &arguments.plots {
-        plot::all(&samples, &names, dir)?;
     }
     Ok(dir.close()?)
 }

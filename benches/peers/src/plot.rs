@@ -3,7 +3,7 @@
 use crate::engines::{Engine, Failure, Stratalog};
 use crate::report::{TABLES, Workload, median};
 use crate::samples::{Sample, Samples};
-use crate::work::THREADS;
+use crate::work::{BARE, THREADS};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use std::path::Path;
@@ -68,7 +68,14 @@ fn bar_panel(
         },
         _ => String::new(),
     };
-    chart.configure_mesh().disable_y_mesh().x_labels(5).y_label_formatter(&name).draw()?;
+    let number = |value: &f64| format!("{value}");
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .x_labels(5)
+        .x_label_formatter(&number)
+        .y_label_formatter(&name)
+        .draw()?;
     chart.draw_series(values.iter().enumerate().map(|(n, (name, value))| {
         let (row, ours) = (rows - 1 - n as i32, name == Stratalog::NAME);
         let colour = if ours { RED.mix(0.8) } else { BLUE.mix(0.4) };
@@ -103,7 +110,7 @@ fn latency_panel(
     threads: u64,
 ) -> Result<(), Failure> {
     let mut chart = ChartBuilder::on(panel)
-        .caption(format!("{threads} threads"), (FONT, 14))
+        .caption(if threads == 1 { "1 thread" } else { "8 threads" }, (FONT, 14))
         .margin(8)
         .x_label_area_size(36)
         .y_label_area_size(70)
@@ -117,6 +124,7 @@ fn latency_panel(
         .x_labels(5)
         .x_label_formatter(&percentile)
         .x_desc("percentile")
+        .y_label_formatter(&|us: &f64| format!("{us}"))
         .y_desc("us")
         .draw()?;
     for (n, engine) in engines.iter().enumerate() {
@@ -126,8 +134,11 @@ fn latency_panel(
             let nines = f64::from(step) * NINES / 100.0;
             (nines, times.value_at_quantile(1.0 - 10f64.powf(-nines)) as f64 / 1000.0)
         };
-        let width = if *engine == Stratalog::NAME { 3 } else { 1 };
-        let style = Palette99::pick(n).stroke_width(width);
+        let style = match *engine {
+            Stratalog::NAME => RED.stroke_width(3),
+            BARE => BLACK.stroke_width(2),
+            _ => Palette99::pick(n).stroke_width(1),
+        };
         let line = LineSeries::new((0..=100).map(at), style);
         chart
             .draw_series(line)?
@@ -136,7 +147,7 @@ fn latency_panel(
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerRight)
         .background_style(WHITE.mix(0.8))
         .draw()?;
     Ok(())
