@@ -6,13 +6,13 @@
 # (a) Buffered puts of one thread (100,000 unless given): who calls what between the marks that
 #     benches/peers/src/bin/steady.rs sets, in all and per roll (a segment that was full). At full
 #     speed the puts outrun the thread that prepares segments, and make some themselves; at
-#     20,000 a second they should not. What a strace slows down is the calls, so it is the
+#     5,000 a second they should not. What strace slows down is the calls, so it is the
 #     preparing thread that suffers. "again" puts ids that are there: the index need not grow.
 # (b) Durable puts of 8 threads: flushes per put. One thread beside it.
 set -euo pipefail
 cd "$(dirname "$0")/peers"
 
-readonly puts=${1:-100000} rate=20000 durable=8000
+readonly puts=${1:-100000} rate=5000 durable=8000
 command -v strace >/dev/null || { echo "strace is not there: skipped"; exit 0; }
 strace -Y -o /dev/null true 2>/dev/null || { echo "strace cannot trace here: skipped"; exit 0; }
 
@@ -51,7 +51,7 @@ of_putting() {
 for run in "fresh 0" "fresh $rate" "again $rate"; do
     read -r mode pace <<<"$run"
     watch buffered "$mode" "$puts" "$pace"
-    read -r _ _ _ rolls <"$place/said"
+    read -r _ _ _ rolls _ <"$place/said"
     speed="at most $pace a second"
     ((pace)) || speed="as fast as it goes"
     printf '\n%s buffered puts, ids %s, %s: %s rolls, %s system calls of the putting thread\n\n' \
@@ -61,10 +61,12 @@ done
 
 for threads in 1 8; do
     watch synced synced "$durable" "$threads"
-    read -r _ count <"$place/said"
+    read -r _ count _ _ _ dirtied _ payload <"$place/said"
     flushes=$(grep -cE '^[0-9]+<[^>]*> +(fdatasync|fsync|msync|sync_file_range)\(' \
         "$place/synced" || true)
-    printf '\n%s durable puts of %s threads: %s flushes, %s per put\n\n' "$count" "$threads" \
+    printf '\n%s durable puts of %s threads: %s flushes, %s per put; ' "$count" "$threads" \
         "$flushes" "$(awk -v f="$flushes" -v n="$count" 'BEGIN { printf "%.3f", f / n }')"
+    printf '%s bytes dirtied for each of payload (write_bytes of /proc/self/io)\n\n' \
+        "$(awk -v d="$dirtied" -v p="$payload" 'BEGIN { printf "%.2f", d / p }')"
     table synced put "$count"
 done

@@ -20,7 +20,11 @@ use work::{Done, Setup};
 #[command(version)]
 struct Arguments {
     /// Records of a store; each carries 3,344 bytes.
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1000..1 << 31))]
+    #[arg(
+        long,
+        default_value_t = 100_000,
+        value_parser = clap::value_parser!(u64).range(1000..1 << 31),
+    )]
     records: u64,
     /// Rounds; in each, every engine does everything once.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]

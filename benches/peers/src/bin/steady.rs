@@ -12,7 +12,7 @@
 #[expect(dead_code, reason = "the puts are all that is needed here")]
 mod data;
 
-use data::{DIMENSION, Values, id};
+use data::{DIMENSION, PAYLOAD, Values, id};
 use std::path::Path;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -39,6 +39,14 @@ fn put(store: &Store, values: &Values, range: std::ops::Range<u64>) -> Result<()
         store.put(id(n), &value.embedding, &value.content)?;
     }
     Ok(())
+}
+
+/// Bytes that this process has made dirty so far, for the disk to take: whole folios, as the kernel
+/// counts them.
+fn dirtied() -> Result<u64, Failure> {
+    let io = std::fs::read_to_string("/proc/self/io")?;
+    let bytes = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    Ok(bytes.ok_or("the kernel does not count what is written")?.parse()?)
 }
 
 /// A segment's number is in the upper bits of an LSN.
@@ -69,7 +77,7 @@ fn buffered(dir: &str, puts: u64, rate: u64, fresh: bool) -> Result<(), Failure>
     put(&store, &values, 0..ahead)?;
     // Whoever prepares the next segment may have fallen behind.
     std::thread::sleep(Duration::from_secs(1));
-    let before = segment(&store);
+    let (before, written) = (segment(&store), dirtied()?);
     let first = if fresh { ahead } else { 0 };
     let done = std::thread::scope(|scope| {
         let putting = std::thread::Builder::new().name("putting".into());
@@ -82,13 +90,18 @@ fn buffered(dir: &str, puts: u64, rate: u64, fresh: bool) -> Result<(), Failure>
         thread.join().map_err(|_panic| "the putting thread panicked")?.map_err(Failure::from)
     });
     done?;
-    println!("puts {puts} rolls {}", segment(&store) - before);
+    let (rolls, written) = (segment(&store) - before, dirtied()? - written);
+    println!("puts {puts} rolls {rolls} dirtied {written} payload {}", puts * PAYLOAD);
     Ok(store.close()?)
 }
 
 fn synced(dir: &str, puts: u64, threads: u64) -> Result<(), Failure> {
     let (store, values) = (open(dir, Durability::Synced)?, Values::new());
     put(&store, &values, 0..100)?;
+    // The next segment's pages are made, and flushed with the first put.
+    std::thread::sleep(Duration::from_secs(1));
+    put(&store, &values, 100..200)?;
+    let written = dirtied()?;
     let (barrier, each) = (Barrier::new(threads as usize), puts / threads);
     mark();
     let work = |thread: u64| {
@@ -105,7 +118,8 @@ fn synced(dir: &str, puts: u64, threads: u64) -> Result<(), Failure> {
         Ok(())
     })?;
     mark();
-    println!("puts {}", each * threads);
+    let (puts, written) = (each * threads, dirtied()? - written);
+    println!("puts {puts} rolls 0 dirtied {written} payload {}", puts * PAYLOAD);
     Ok(store.close()?)
 }
 
