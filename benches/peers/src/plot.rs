@@ -10,7 +10,7 @@ use std::path::Path;
 
 const FONT: &str = "sans-serif";
 const PANEL: (u32, u32) = (420, 260);
-const FILES: [&str; 3] = ["puts.svg", "gets.svg", "durable.svg"];
+const FILES: [&str; 4] = ["puts.svg", "gets.svg", "cpu.svg", "durable.svg"];
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 

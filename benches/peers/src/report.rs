@@ -45,6 +45,21 @@ pub const TABLES: &[(&str, &[Workload])] = &[
         ],
     ),
     (
+        "CPU time of the same, all threads of the process, for each record",
+        &[
+            time("put cpu"),
+            time("put+sync cpu"),
+            time("put x100 cpu"),
+            time("get cpu"),
+            time("get zipf cpu"),
+            time("get /1000 cpu"),
+            time("get zipf /1000 cpu"),
+            time("get+dot cpu"),
+            time("get+dot zipf cpu"),
+            time("scan+dot cpu"),
+        ],
+    ),
+    (
         "Durable puts, one thread and eight",
         &[
             rate("durable x1"),

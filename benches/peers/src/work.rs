@@ -59,18 +59,39 @@ fn thousands_per_second(count: u64, elapsed: Duration) -> f64 {
     count as f64 / elapsed.as_secs_f64() / 1000.0
 }
 
+/// Since when: by the clock on the wall, and by what all threads of the process have worked.
+struct Begin(Instant, Duration);
+
+impl Begin {
+    fn now() -> Self {
+        Self(Instant::now(), worked())
+    }
+
+    /// Adds thousands a second, and microseconds of work for each.
+    fn done(&self, done: &mut Done, workload: &str, count: u64) {
+        let work = worked() - self.1;
+        done.add(workload, thousands_per_second(count, self.0.elapsed()));
+        done.add(&format!("{workload} cpu"), work.as_secs_f64() * 1e6 / count as f64);
+    }
+}
+
+fn worked() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// Everything but the durable puts: loads a store, reads it, looks at its size.
 pub fn buffered<E: Engine>(setup: &Setup, done: &mut Done) -> Result<(), Failure> {
     let dir = place(setup)?;
     let engine = E::open(dir.path(), Mode::Buffered, setup.records)?;
-    let begin = Instant::now();
+    let begin = Begin::now();
     for n in 0..setup.records {
         engine.put(&setup.values, n)?;
     }
-    done.add("put", thousands_per_second(setup.records, begin.elapsed()));
+    begin.done(done, "put", setup.records);
     engine.settle()?;
     if E::ON_DISK {
-        done.add("put+sync", thousands_per_second(setup.records, begin.elapsed()));
+        begin.done(done, "put+sync", setup.records);
     }
     check(&engine, setup)?;
     reads(&engine, setup, done)?;
@@ -88,11 +109,11 @@ fn batches<E: Engine>(setup: &Setup, done: &mut Done) -> Result<(), Failure> {
     let dir = place(setup)?;
     let engine = E::open(dir.path(), Mode::Buffered, setup.records)?;
     let batches = setup.records / BATCH / 2;
-    let begin = Instant::now();
+    let begin = Begin::now();
     for n in 0..batches {
         engine.put_many(&setup.values, n * BATCH..(n + 1) * BATCH)?;
     }
-    done.add("put x100", thousands_per_second(batches * BATCH, begin.elapsed()));
+    begin.done(done, "put x100", batches * BATCH);
     Ok(())
 }
 
@@ -124,15 +145,15 @@ fn reads<E: Engine>(engine: &E, setup: &Setup, done: &mut Done) -> Result<(), Fa
         *of += engine.get_many(asked, &Touch)?;
         Ok(())
     };
-    done.add("get", gets(setup, uniform, one)?);
-    done.add("get zipf", gets(setup, zipf, one)?);
-    done.add("get /1000", gets(setup, uniform, many)?);
-    done.add("get zipf /1000", gets(setup, zipf, many)?);
-    done.add("get+dot", gets(setup, uniform, one_dot)?);
-    done.add("get+dot zipf", gets(setup, zipf, one_dot)?);
-    let begin = Instant::now();
+    gets(setup, done, "get", uniform, one)?;
+    gets(setup, done, "get zipf", zipf, one)?;
+    gets(setup, done, "get /1000", uniform, many)?;
+    gets(setup, done, "get zipf /1000", zipf, many)?;
+    gets(setup, done, "get+dot", uniform, one_dot)?;
+    gets(setup, done, "get+dot zipf", zipf, one_dot)?;
+    let begin = Begin::now();
     let (records, sum) = black_box(engine.scan(dot)?);
-    done.add("scan+dot", thousands_per_second(records, begin.elapsed()));
+    begin.done(done, "scan+dot", records);
     if records != setup.records || !sum.is_finite() {
         return Err(format!("{}: a scan saw {records} records, sum {sum}", E::NAME).into());
     }
@@ -151,27 +172,29 @@ fn one_by_one<E: Engine>(
     Ok(())
 }
 
-/// Thousands of gets a second, a quarter of the time before it counts.
+/// Gets for some time; the first quarter of it does not count.
 fn gets(
     setup: &Setup,
+    done: &mut Done,
+    workload: &str,
     asked: &[u32],
     mut some: impl FnMut(&[u32], &mut f32) -> Result<(), Failure>,
-) -> Result<f64, Failure> {
-    let (mut sum, mut count) = (0.0, 0);
-    let mut begin = Instant::now();
-    let (mut warm, mut asked) = (false, asked.chunks_exact(UNDER_ONE_PIN).cycle());
-    loop {
-        let Some(chunk) = asked.next() else { return Err("nobody asks".into()) };
+) -> Result<(), Failure> {
+    let (mut sum, mut count, mut warm) = (0.0, 0, false);
+    let mut begin = Begin::now();
+    for chunk in asked.chunks_exact(UNDER_ONE_PIN).cycle() {
         some(chunk, &mut sum)?;
         count += chunk.len() as u64;
-        let elapsed = begin.elapsed();
+        let elapsed = begin.0.elapsed();
         if !warm && elapsed > setup.gets / 4 {
-            (warm, count, begin) = (true, 0, Instant::now());
+            (warm, count, begin) = (true, 0, Begin::now());
         } else if warm && elapsed > setup.gets {
-            black_box(sum);
-            return Ok(thousands_per_second(count, elapsed));
+            break;
         }
     }
+    black_box(sum);
+    begin.done(done, workload, count);
+    Ok(())
 }
 
 /// Bytes allocated to all files below a directory.
