@@ -14,6 +14,9 @@
 //! D3: after a flush failed, no later one is tried: the kernel reports such an error once, and may
 //! have dropped the data.
 //! D4: `durable` is stored before anybody is woken, and only grows.
+//! D5: the seal of a segment that is full is stored before the flush that makes it durable, and so
+//! before anything in a younger one is. A segment without a seal after power loss, which is not the
+//! youngest, was not wholly durable, and nothing behind it was.
 
 use crate::engine::Engine;
 use crate::error::Error;
@@ -269,6 +272,11 @@ impl Durability {
         // durable end stored below is this segment's last one.
         let full = segment.is_full();
         let mark = decide_all(segment, segment.flushed());
+        if full && segment.sealed().is_none() {
+            // Who found the segment full has not come to note it. Every slot that was granted lies
+            // below the mark [D5].
+            segment.seal(mark.slot);
+        }
         if mark.slot > segment.flushed().slot {
             self.flush(segment)?;
             segment.set_flushed(mark);

@@ -203,20 +203,23 @@ fn decide(
     candidates: &[Candidate],
     tail: Option<TableIndex>,
 ) -> Result<(), Error> {
-    // The youngest first: were an older one sealed at its cut before what is younger, then an
-    // opening after a crash in between would see no cut, and what lies beyond would count again.
-    for candidate in candidates.iter().rev() {
-        decide_segment(engine, durability, candidate)?;
-    }
+    let boot_id = engine.log().source().boot_id();
     let goes_on = |last: &Candidate| {
         last.flaw.is_none()
+            && !last.cut
+            && last.segment.boot_id() == boot_id
             && last.segment.sealed().is_none()
             && scan::cursor_is_sound(&last.segment, last.limit)
     };
     let last = candidates.iter().rfind(|candidate| !candidate.holds_copies());
-    if let (Some(tail), Some(last)) = (tail, last)
-        && goes_on(last)
-    {
+    let active = last.filter(|last| goes_on(last));
+    // The youngest first: were an older one sealed at its cut before what is younger, then an
+    // opening after a crash in between would see no cut, and what lies beyond would count again.
+    for candidate in candidates.iter().rev() {
+        let goes_on = active.is_some_and(|active| std::ptr::eq(active, candidate));
+        decide_segment(engine, durability, candidate, goes_on)?;
+    }
+    if let (Some(tail), Some(_)) = (tail, active) {
         engine.log().set_active(tail);
     }
     Ok(())
@@ -227,7 +230,7 @@ fn tidy_up(
     engine: &FileEngine,
     catalog: &Catalog,
     basis: &Basis,
-    blank: Vec<String>,
+    blank: Vec<Arc<Segment<MmapMemory>>>,
 ) -> Result<(), Error> {
     let files = engine.log().source();
     match catalog.update(engine) {
@@ -237,8 +240,9 @@ fn tidy_up(
         Err(Error::StorageFull) => return Ok(()),
         Err(error) => return Err(error),
     }
-    for file in blank {
-        crate::fs::remove_segment(files.directory(), &file)?;
+    for segment in blank {
+        let name = crate::fs::segment_name(segment.sequence(), segment.salt());
+        crate::fs::remove_segment(files.directory(), &name)?;
     }
     catalog::remove_dropped(files, &basis.manifest.dropped)
 }
@@ -247,24 +251,25 @@ fn decide_segment(
     engine: &FileEngine,
     durability: &Durability,
     candidate: &Candidate,
+    goes_on: bool,
 ) -> Result<(), Error> {
     let boot_id = engine.log().source().boot_id();
     let segment = &*candidate.segment;
     let rebooted = segment.boot_id() != boot_id;
+    let sealed = segment.sealed().is_some();
     if candidate.holds_copies() {
         scan::decide_copies(engine, segment, candidate.limit);
-        segment.close_cursor(candidate.limit);
-        segment.seal(candidate.limit);
-    } else if rebooted && candidate.flaw.is_none() || candidate.cut {
-        // Power loss may have taken slots without a trace, and the LSNs given with them must not be
-        // given again.
-        segment.close_cursor(candidate.limit);
-        segment.seal(candidate.limit);
-    } else {
+    } else if !rebooted && !candidate.cut || candidate.flaw.is_some() {
         scan::void_undecided(segment, candidate.durable(), candidate.limit);
     }
+    if !goes_on && candidate.flaw.is_none() {
+        // Power loss may have taken slots without a trace, and the LSNs given with them must not be
+        // given again; and no segment but the active one is without a seal [D5].
+        segment.close_cursor(candidate.limit);
+        segment.seal(candidate.limit);
+    }
     segment.set_frames_begin_if_full(scan::mark_at(segment, candidate.limit).floor);
-    segment.set_settled(candidate.durable() == candidate.limit && !candidate.cut);
+    segment.set_settled(candidate.durable() == candidate.limit && !candidate.cut && sealed);
     if !rebooted {
         return Ok(());
     }

@@ -17,6 +17,8 @@ pub const DURABLE_AT: usize = 128;
 pub const BOOT_AT: usize = 192;
 /// Where the sealed slot count lies.
 pub const SEALED_AT: usize = 208;
+/// Where the sequence lies of the segment that this one took over from.
+pub const PREDECESSOR_AT: usize = 216;
 /// First byte that a directory may begin at: everything above must come before it.
 pub const HEADER_END: usize = 256;
 
@@ -174,6 +176,28 @@ pub fn decode_count(word: u64, salt: Salt, at: usize) -> Option<u32> {
     (word != 0 && (word >> 32) as u32 == count_sum(count, salt, at)).then_some(count)
 }
 
+/// A sequence with its checksum, in one word.
+#[must_use]
+pub fn encode_predecessor(sequence: Sequence, salt: Salt) -> u64 {
+    sequence.0 << 24 | u64::from(predecessor_sum(sequence, salt))
+}
+
+/// The sequence of such a word; `None` if it was never written, or damaged.
+#[must_use]
+pub fn decode_predecessor(word: u64, salt: Salt) -> Option<Sequence> {
+    let sequence = Sequence(word >> 24);
+    let sum = u64::from(predecessor_sum(sequence, salt));
+    (word != 0 && word & 0xFF_FFFF == sum).then_some(sequence)
+}
+
+fn predecessor_sum(sequence: Sequence, salt: Salt) -> u32 {
+    let mut bytes = [0; 24];
+    bytes[..8].copy_from_slice(&sequence.0.to_le_bytes());
+    bytes[8..16].copy_from_slice(&salt.0.to_le_bytes());
+    bytes[16..].copy_from_slice(&(PREDECESSOR_AT as u64).to_le_bytes());
+    checksum::plain(&bytes) >> 8
+}
+
 fn count_sum(count: u32, salt: Salt, at: usize) -> u32 {
     let mut bytes = [0; 20];
     bytes[..4].copy_from_slice(&count.to_le_bytes());
@@ -217,6 +241,17 @@ mod tests {
         bytes[60..64].copy_from_slice(&sum.to_le_bytes());
         assert_eq!(Identity::decode(&bytes), Err(HeaderError::Version(2)));
         assert_eq!(Identity::decode(&[0; IDENTITY_BYTES]), Err(HeaderError::Foreign));
+    }
+
+    #[test]
+    fn a_predecessor_is_known_by_its_own_segment_only() {
+        for sequence in [Sequence(1), Sequence(77), Sequence::MAX] {
+            let word = encode_predecessor(sequence, Salt(9));
+            assert_eq!(decode_predecessor(word, Salt(9)), Some(sequence));
+            assert_eq!(decode_predecessor(word, Salt(8)), None);
+            assert_eq!(decode_predecessor(word ^ 1 << 30, Salt(9)), None);
+        }
+        assert_eq!(decode_predecessor(0, Salt(9)), None);
     }
 
     #[test]

@@ -261,6 +261,10 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             // There is room again, so it need not be full.
             active.close();
         }
+        // Nobody else writes to it before it is installed.
+        if let (Some(active), Some(next)) = (active, self.table.get(guard, next)) {
+            next.set_predecessor(active.sequence());
+        }
         self.install(epoch, guard, current, next);
         Ok(())
     }

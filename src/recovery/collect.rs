@@ -21,8 +21,8 @@ pub(super) struct Collected {
     pub(super) candidates: Vec<Candidate>,
     pub(super) damage: Vec<Damage>,
     pub(super) missing: Vec<SegmentId>,
-    /// Names of segment files that never held a record.
-    pub(super) blank: Vec<String>,
+    /// Segments that never held a record.
+    pub(super) blank: Vec<Arc<Segment<MmapMemory>>>,
     pub(super) next_sequence: Sequence,
 }
 
@@ -109,6 +109,7 @@ pub(super) fn collect(
             collected.next_sequence = collected.next_sequence.max(file.sequence.next());
         }
     }
+    take_back_used(&mut collected, &mut seen);
     for (sequence, id) in listed {
         if !seen.contains_key(&sequence) {
             let path = files.path_of(sequence, id.salt);
@@ -117,6 +118,25 @@ pub(super) fn collect(
         }
     }
     Ok(collected)
+}
+
+/// A segment is blank and not named, but another one took over from it: power loss has taken all
+/// that was in it, and so what lies behind it is behind a gap.
+fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>) {
+    let of = |candidate: &Candidate| candidate.segment.predecessor();
+    let followed: Vec<_> = collected.candidates.iter().filter_map(of).collect();
+    let used = |segment: &Arc<Segment<MmapMemory>>| {
+        segment.sealed().is_none() && followed.contains(&segment.sequence())
+    };
+    let (used, blank): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut collected.blank).into_iter().partition(used);
+    collected.blank = blank;
+    for segment in used {
+        seen.insert(segment.sequence(), ());
+        let (limit, trusted, cut, flaw) = (0, 0, false, None);
+        collected.candidates.push(Candidate { segment, limit, trusted, cut, flaw });
+    }
+    collected.candidates.sort_by_key(|candidate| candidate.segment.sequence());
 }
 
 fn damage(path: &Path, reason: &str) -> Damage {
@@ -140,7 +160,7 @@ fn take(
     (listed, flaw): (Option<SegmentId>, Option<Flaw>),
 ) {
     if is_unused(&segment) && listed.is_none() {
-        collected.blank.push(fs::segment_name(file.sequence, segment.salt()));
+        collected.blank.push(Arc::new(segment));
         return;
     }
     seen.insert(file.sequence, ());

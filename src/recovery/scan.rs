@@ -46,7 +46,8 @@ pub(super) fn limit(
     report: &mut RecoveryReport,
 ) {
     let mut cutting = false;
-    for candidate in candidates {
+    let open_ended = open_ended(candidates);
+    for (candidate, open_ended) in candidates.iter_mut().zip(open_ended) {
         let wholly_durable = candidate.trusted >= candidate.limit;
         if candidate.flaw.is_some() || mode == Recovery::Salvage {
             // Damage, not power loss: the header's words mean nothing. Every record is checked, and
@@ -57,7 +58,7 @@ pub(super) fn limit(
         if candidate.holds_copies() {
             continue;
         }
-        if candidate.segment.boot_id() == boot && !cutting || wholly_durable {
+        if candidate.segment.boot_id() == boot && !cutting || wholly_durable && !open_ended {
             continue;
         }
         let valid = if cutting { candidate.trusted } else { valid_prefix(candidate) };
@@ -66,11 +67,33 @@ pub(super) fn limit(
             report.torn += u64::from(candidate.limit - valid);
             candidate.limit = valid;
             candidate.cut = true;
-            cutting = true;
         }
+        cutting |= candidate.cut || open_ended;
         // Checked just now.
         candidate.trusted = candidate.limit;
     }
+}
+
+/// Of each segment, whether power loss may have taken its end without a trace: it has no seal, though
+/// another one took over from it. If anything in a younger one is known to be durable, it was wholly
+/// durable before that [D5], and its seal is damaged.
+fn open_ended(candidates: &[Candidate]) -> Vec<bool> {
+    let (mut younger, mut durable) = (false, false);
+    let mut found: Vec<_> = candidates
+        .iter()
+        .rev()
+        .map(|candidate| {
+            if candidate.holds_copies() {
+                return false;
+            }
+            let open_ended = candidate.segment.sealed().is_none() && younger && !durable;
+            younger |= candidate.limit > 0;
+            durable |= candidate.segment.durable_end() > 0;
+            open_ended
+        })
+        .collect();
+    found.reverse();
+    found
 }
 
 /// Slots from the durable end on that hold: whole records and voids, without a gap.

@@ -2,7 +2,7 @@
 
 use super::Segment;
 use crate::format::header;
-use crate::format::ids::{Lsn, SlotNumber, UNIT_BYTES, Units};
+use crate::format::ids::{Lsn, Sequence, SlotNumber, UNIT_BYTES, Units};
 use crate::format::slot::{self, EMPTY_WORD, SLOT_BYTES, SlotBody, SlotState};
 use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering};
@@ -249,6 +249,21 @@ impl<M: Memory> Segment<M> {
         let word = header::encode_count(slots, self.salt, header::SEALED_AT);
         // Relaxed: as in `durable_end`.
         self.memory.word(header::SEALED_AT).store(word, Ordering::Relaxed);
+    }
+
+    /// The segment of the log that this one took over from, if it did and that is known.
+    #[must_use]
+    pub fn predecessor(&self) -> Option<Sequence> {
+        // Relaxed: as in `durable_end`.
+        let word = self.memory.word(header::PREDECESSOR_AT).load(Ordering::Relaxed);
+        header::decode_predecessor(word, self.salt)
+    }
+
+    /// Notes which segment this one takes over from: before it takes its first record.
+    pub fn set_predecessor(&self, sequence: Sequence) {
+        let word = header::encode_predecessor(sequence, self.salt);
+        // Relaxed: as in `durable_end`.
+        self.memory.word(header::PREDECESSOR_AT).store(word, Ordering::Relaxed);
     }
 
     /// The boot id under which the segment was last opened for writing.

@@ -5,7 +5,7 @@ use super::device::{self, Capture, Cut, Device, Honesty, Image};
 use super::{Dice, common};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
-use stratalog::{Error, Options, Store};
+use stratalog::{Compaction, Error, Options, Store};
 
 /// What was judged.
 #[derive(Debug, Default)]
@@ -121,7 +121,8 @@ impl<'a> Judge<'a> {
         shown: &Contents,
         claims: &Claims,
     ) -> Result<Store, String> {
-        let store = Options::new().create(false).flush_interval(None).open(path);
+        let options = Options::new().create(false).flush_interval(None);
+        let store = options.compaction(Compaction::Manual).open(path);
         let store = store.map_err(|error| format!("opening says: {error}"))?;
         assert_sound(&store)?;
         self.tally.segments += store.stats().segments;

@@ -4,12 +4,12 @@ use super::Dice;
 use super::claims::{Book, Contents, LARGE_IN, Write, contents_at, shape};
 use super::device::Device;
 use std::path::Path;
-use stratalog::{Batch, Condition, Error, Lsn, Options, Store};
+use stratalog::{Batch, Compaction, Condition, Error, Lsn, Options, Store};
 
 /// Opens or creates; nothing is flushed but what is asked for.
 pub fn open(path: &Path) -> Result<Store, Error> {
     let options = Options::new().dimension(16).segment_size(super::common::SEGMENT);
-    options.flush_interval(None).open(path)
+    options.flush_interval(None).compaction(Compaction::Manual).open(path)
 }
 
 /// One thread that writes, to ids of its own.
@@ -56,7 +56,11 @@ impl<'a> Writer<'a> {
                 assert!(store.durable_lsn() >= self.last);
                 self.promised(store);
             }
-            94..98 => self.device.notice(),
+            94..97 => self.device.notice(),
+            97 => {
+                store.compact().unwrap();
+                self.promised(store);
+            }
             _ => self.device.capture(),
         }
     }
