@@ -1,6 +1,7 @@
 //! Several writes that survive a crash together, or not at all.
 
 use crate::format::slot::Kind;
+use crate::new_record::{Expiry, NewRecord};
 
 /// Writes to be made together by [`Store::write`](crate::Store::write). Holds copies of what it is
 /// given; nothing is checked before it is written.
@@ -31,6 +32,7 @@ pub(crate) struct Operation {
     pub(crate) id: Vec<u8>,
     pub(crate) embedding: Vec<f32>,
     pub(crate) content: Vec<u8>,
+    pub(crate) expiry: Expiry,
 }
 
 impl std::fmt::Debug for Operation {
@@ -52,11 +54,17 @@ impl Batch {
         embedding: &[f32],
         content: impl AsRef<[u8]>,
     ) -> &mut Self {
+        self.put_record(NewRecord::new(&id, embedding, &content))
+    }
+
+    /// Adds a put of a record with more than its three parts.
+    pub fn put_record(&mut self, record: NewRecord<'_>) -> &mut Self {
         self.operations.push(Operation {
             kind: Kind::Put,
-            id: id.as_ref().to_vec(),
-            embedding: embedding.to_vec(),
-            content: content.as_ref().to_vec(),
+            id: record.id.to_vec(),
+            embedding: record.embedding.to_vec(),
+            content: record.content.to_vec(),
+            expiry: record.expiry,
         });
         self
     }
@@ -64,8 +72,8 @@ impl Batch {
     /// Adds a removal, whether the id is there or not.
     pub fn remove(&mut self, id: impl AsRef<[u8]>) -> &mut Self {
         let id = id.as_ref().to_vec();
-        let (embedding, content) = (Vec::new(), Vec::new());
-        self.operations.push(Operation { kind: Kind::Tombstone, id, embedding, content });
+        let (embedding, content, expiry) = (Vec::new(), Vec::new(), Expiry::Never);
+        self.operations.push(Operation { kind: Kind::Tombstone, id, embedding, content, expiry });
         self
     }
 

@@ -7,7 +7,8 @@
 //! 1. *Choose* segments that nobody writes to any more, in which every slot is decided, published
 //!    and on the device.
 //! 2. *Copy* what the index says is current, with its LSN, to segments for copies; without force.
-//!    A tombstone goes along unless no other segment holds an older version of its id.
+//!    A tombstone goes along unless no other segment holds an older version of its id; a record
+//!    that has expired becomes one.
 //! 3. *Flush* the copies.
 //! 4. *Move*: for each record the tag, then the slot's word, then the index entry. Who writes the
 //!    id meanwhile wins; then the copy is dead.
@@ -26,6 +27,7 @@ mod tombstones;
 pub use choose::Scope;
 
 use crate::catalog::{Catalog, FileEngine};
+use crate::clock;
 use crate::durability::Durability;
 use crate::error::Error;
 use crate::memory::MmapMemory;
@@ -34,6 +36,7 @@ use crate::segment::Segment;
 use crate::sync::unmodelled::{Arc, AtomicBool, Ordering, thread};
 use copy::{Copied, Outputs};
 use std::time::{Duration, Instant};
+use tombstones::Candidate;
 
 type FileSegment = Segment<MmapMemory>;
 
@@ -128,7 +131,8 @@ impl Compactor<'_> {
         let log = self.engine.log();
         let guard = self.engine.epoch().pin();
         let Some(active) = log.active(&guard) else { return };
-        if active.frame_bytes() == active.live_bytes() {
+        let expired = active.look_at() <= clock::now_ns();
+        if active.frame_bytes() == active.live_bytes() && !expired {
             return;
         }
         log.end_active(&guard);
@@ -147,22 +151,22 @@ impl Compactor<'_> {
         outputs: &mut Outputs,
         report: &mut CompactionReport,
     ) -> Result<bool, Error> {
-        let mut copied = Vec::new();
-        let ready = self.copy_group(victims, outputs, &mut copied);
+        let mut group = Group::default();
+        let ready = self.copy_group(victims, outputs, &mut group);
         let ready = ready.and_then(|()| self.flush_outputs(outputs).map_err(Stopped::Failed));
         if let Err(stopped) = ready {
-            copy::take_back(&copied);
+            copy::take_back(&group.copied);
             return match stopped {
                 Stopped::Failed(error) => Err(error),
                 Stopped::Asked | Stopped::Damaged => Ok(false),
             };
         }
-        self.move_all(victims, &copied);
-        self.forget_tombstones(victims);
+        self.move_all(victims, &group);
+        let forgotten = self.forget(victims);
         // What took the place of the dead has to be on the device before the dead are given up.
         self.durability.sync(self.engine)?;
         self.flush_outputs(outputs)?;
-        if victims.iter().any(|victim| self.is_pointed_at(victim)) {
+        if !forgotten {
             return Ok(false);
         }
         let before: u64 = victims.iter().map(|victim| victim.frame_bytes()).sum();
@@ -172,9 +176,9 @@ impl Compactor<'_> {
             self.engine.epoch().retire(&guard, Box::new(Leaving(Arc::clone(victim))));
         }
         self.reclaim();
-        let moved: u64 = copied.iter().map(|copied| copied.copy.len.bytes() as u64).sum();
+        let moved: u64 = group.copied.iter().map(|copied| copied.copy.len.bytes() as u64).sum();
         report.segments_removed += victims.len() as u64;
-        report.moved_records += copied.len() as u64;
+        report.moved_records += group.copied.len() as u64;
         report.moved_bytes += moved;
         report.reclaimed_bytes += before.saturating_sub(moved);
         Ok(true)
@@ -227,5 +231,11 @@ impl From<Error> for Stopped {
     }
 }
 
-/// Every copy made so far of a group.
-type Copies = Vec<Copied>;
+/// What is found in a group of victims that has to be dealt with.
+#[derive(Default)]
+struct Group {
+    /// Copies made so far.
+    copied: Vec<Copied>,
+    /// Records that count, and whose time is over.
+    expired: Vec<Candidate>,
+}

@@ -41,6 +41,7 @@
 mod batch;
 #[cfg(not(stratalog_loom))]
 mod catalog;
+mod clock;
 #[cfg(not(stratalog_loom))]
 mod compaction;
 #[cfg(not(stratalog_loom))]
@@ -62,6 +63,8 @@ mod log;
 mod maintenance;
 mod memory;
 #[cfg(not(stratalog_loom))]
+mod new_record;
+#[cfg(not(stratalog_loom))]
 mod options;
 #[cfg(not(stratalog_loom))]
 mod record;
@@ -81,6 +84,8 @@ mod sync;
 pub use batch::Batch;
 pub use error::Error;
 pub use format::ids::Lsn;
+#[cfg(not(stratalog_loom))]
+pub use new_record::NewRecord;
 #[cfg(not(stratalog_loom))]
 pub use options::{Compaction, Condition, Durability, Options, Recovery, Verify};
 #[cfg(not(stratalog_loom))]

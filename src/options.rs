@@ -124,6 +124,7 @@ pub struct Options {
     pub(crate) durability: Durability,
     pub(crate) flush_interval: Option<Duration>,
     pub(crate) verify: Verify,
+    pub(crate) time_to_live: Option<Duration>,
     pub(crate) compaction: Compaction,
     pub(crate) compaction_rate: Option<u64>,
     pub(crate) recovery: Recovery,
@@ -140,6 +141,7 @@ impl Options {
             durability: Durability::default(),
             flush_interval: Some(Duration::from_secs(1)),
             verify: Verify::default(),
+            time_to_live: None,
             compaction: Compaction::default(),
             compaction_rate: None,
             recovery: Recovery::default(),
@@ -179,6 +181,14 @@ impl Options {
     /// When checksums are checked on reading.
     pub fn verify(mut self, verify: Verify) -> Self {
         self.verify = verify;
+        self
+    }
+
+    /// After what time a record put by this handle is there no more, unless the record says
+    /// otherwise ([`NewRecord`](crate::NewRecord)); never unless given. Nothing sees it from that
+    /// moment on, but `len` and `stats` count it until compaction has come by.
+    pub fn time_to_live(mut self, time: impl Into<Option<Duration>>) -> Self {
+        self.time_to_live = time.into();
         self
     }
 

@@ -1,9 +1,10 @@
 //! Records as readers see them: borrowed under a pin, shared by count, or owned.
 
+use crate::clock;
 use crate::format::ids::Lsn;
 use crate::memory::MmapMemory;
 use crate::segment::{Frame, Segment, SharedFrame};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// One version of an id, in place: nothing is copied. Valid as long as the [`Pinned`] it came
 /// from, whatever is overwritten or removed meanwhile.
@@ -59,7 +60,14 @@ impl<'p> Record<'p> {
     /// When this version was put, by the writer's clock.
     #[must_use]
     pub fn created(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_nanos(self.frame.header().created_ns)
+        clock::moment(self.frame.header().created_ns)
+    }
+
+    /// From when on it is there no more, if it expires.
+    #[must_use]
+    pub fn expires(&self) -> Option<SystemTime> {
+        let header = self.frame.header();
+        header.expires().then(|| clock::moment(header.expires_ns))
     }
 
     /// The version's user tag: 63 bits, 0 for a new version. What it is now, not when the record
@@ -79,6 +87,7 @@ impl<'p> Record<'p> {
             lsn: self.lsn(),
             created: self.created(),
             tag: self.tag(),
+            expires: self.expires(),
         }
     }
 }
@@ -111,6 +120,8 @@ pub struct OwnedRecord {
     pub created: SystemTime,
     /// The user tag when the copy was made.
     pub tag: u64,
+    /// From when on it is there no more, if it expires.
+    pub expires: Option<SystemTime>,
 }
 
 /// A record that keeps its segment mapped, and nothing else: no pin, no copy, no borrow of the
@@ -169,6 +180,12 @@ impl SharedRecord {
         self.record().map_or(SystemTime::UNIX_EPOCH, |record| record.created())
     }
 
+    /// As [`Record::expires`]. What is held stays readable after that.
+    #[must_use]
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.record().and_then(|record| record.expires())
+    }
+
     /// As [`Record::tag`]; but once compaction has moved the record twice, or moved it and given
     /// the copy up again, it stays what it was then.
     #[must_use]
@@ -186,6 +203,7 @@ impl SharedRecord {
             lsn: self.lsn(),
             created: self.created(),
             tag: self.tag(),
+            expires: self.expires(),
         }
     }
 }

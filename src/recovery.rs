@@ -26,7 +26,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::files::Files;
 use crate::format::header::{DIRECTORY_AT, Role};
-use crate::format::ids::TableIndex;
+use crate::format::ids::{SlotNumber, TableIndex};
 use crate::index::Shape;
 use crate::log::Log;
 use crate::memory::MmapMemory;
@@ -69,6 +69,18 @@ impl Candidate {
     /// cut with it. What is not whole there is still where it was copied from.
     fn holds_copies(&self) -> bool {
         self.segment.role() == Role::Copies
+    }
+
+    /// What the segment is to know about itself.
+    fn note_state(&self, writable: bool) {
+        self.segment.set_flushed(scan::mark_at(&self.segment, self.durable()));
+        self.segment.add_done(self.limit);
+        if self.flaw.is_some() {
+            self.segment.quarantine();
+        }
+        if !writable {
+            self.segment.set_limit(self.limit);
+        }
     }
 
     /// Slots below this were decided and flushed once. Of a flawed segment nothing is known, and
@@ -118,17 +130,7 @@ pub fn recover(
     scan::name_cut(&engine, &candidates, &mut report);
     report.lost.sort_by(|a, b| (&a.segment, a.offset).cmp(&(&b.segment, b.offset)));
 
-    for candidate in &candidates {
-        let durable = candidate.durable();
-        candidate.segment.set_flushed(scan::mark_at(&candidate.segment, durable));
-        candidate.segment.add_done(candidate.limit);
-        if candidate.flaw.is_some() {
-            candidate.segment.quarantine();
-        }
-        if !writable {
-            candidate.segment.set_limit(candidate.limit);
-        }
-    }
+    candidates.iter().for_each(|candidate| candidate.note_state(writable));
     let durability = Durability::default();
     let catalog = Catalog::new(missing, manifest, basis.rebuilt);
     if writable {
@@ -143,7 +145,15 @@ pub fn recover(
     } else if let Some(tail) = tail {
         engine.log().set_active(tail);
     }
-    // Everything before the first segment that is not wholly flushed is durable, and its own part.
+    note_durable(&durability, &candidates);
+    report.records = engine.live();
+    report.missing_segments = catalog.missing().len() as u64;
+    report.elapsed = started.elapsed();
+    Ok(Recovered { engine, durability, report, damage, catalog })
+}
+
+/// Everything before the first segment that is not wholly flushed is durable, and its own part.
+fn note_durable(durability: &Durability, candidates: &[Candidate]) {
     for candidate in candidates.iter().filter(|candidate| !candidate.holds_copies()) {
         let flushed = candidate.segment.flushed().slot;
         durability.advance(&candidate.segment, flushed);
@@ -151,10 +161,6 @@ pub fn recover(
             break;
         }
     }
-    report.records = engine.live();
-    report.missing_segments = catalog.missing().len() as u64;
-    report.elapsed = started.elapsed();
-    Ok(Recovered { engine, durability, report, damage, catalog })
 }
 
 /// Step 3.
@@ -259,6 +265,12 @@ fn decide_segment(
     let sealed = segment.sealed().is_some();
     if candidate.holds_copies() {
         scan::decide_copies(engine, segment, candidate.limit);
+        if !sealed {
+            // Nobody goes on with it. Where the file system cannot do this, the space stays taken.
+            let mark = scan::mark_at(segment, candidate.limit);
+            let from = segment.slot_offset(SlotNumber(mark.slot));
+            drop(segment.memory().give_back(from, mark.floor.bytes()));
+        }
     } else if !rebooted && !candidate.cut || candidate.flaw.is_some() {
         scan::void_undecided(segment, candidate.durable(), candidate.limit);
     }

@@ -28,7 +28,7 @@ use crate::record::{OwnedRecord, SharedRecord};
 use crate::report::{Damage, RecoveryReport};
 use crate::sync::unmodelled::Arc;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::Duration;
 
 /// A store of embedding + content records, open in this process. `Send + Sync`: share it by
 /// reference or in an `Arc`.
@@ -58,6 +58,7 @@ pub struct Store {
     maintenance: Option<Maintenance>,
     duties: Arc<Duties>,
     synced: bool,
+    time_to_live: Option<Duration>,
     verify: Verify,
     read_only: bool,
     hash_seed: u64,
@@ -173,10 +174,4 @@ fn check_id(id: &[u8]) -> Result<(), Error> {
     } else {
         Err(Error::InvalidId { len: id.len() })
     }
-}
-
-/// Nanoseconds since 1970; a clock before that counts as 1970, one after 2554 as 2554.
-fn now_ns() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -213,6 +213,7 @@ fn put(engine: &Engine<Faulty, Heap>, id: &str) -> Lsn {
         embedding: &[0; 4],
         content: b"x",
         created_ns: 0,
+        expires_ns: 0,
     };
     engine.put(&record).unwrap()
 }

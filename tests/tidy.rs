@@ -16,9 +16,10 @@ const COLUMNS: usize = 100;
 /// The library's modules, lowest layer first: a module names its own layer and those below it.
 /// A new file under `src/` needs a place here.
 const LAYERS: &[&[&str]] = &[
-    &["sync", "levels"],
+    &["clock", "sync", "levels"],
     &["format"],
     &["error"],
+    &["new_record"],
     &["batch", "options", "report"],
     &["memory", "fs"],
     &["segment", "index", "epoch"],

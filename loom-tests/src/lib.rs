@@ -85,6 +85,7 @@ pub fn put<'a>(id: &'a [u8], value: &'a [u8; 4]) -> Record<'a> {
         embedding: value,
         content: value,
         created_ns: 1,
+        expires_ns: 0,
     }
 }
 
@@ -93,7 +94,16 @@ pub fn put<'a>(id: &'a [u8], value: &'a [u8; 4]) -> Record<'a> {
 pub fn tombstone(id: &[u8]) -> Record<'_> {
     let (kind, key_hash) = (Kind::Tombstone, hash(id));
     let writing = Writing::Conditional;
-    Record { kind, writing, id, key_hash, embedding: &[], content: &[], created_ns: 1 }
+    Record {
+        kind,
+        writing,
+        id,
+        key_hash,
+        embedding: &[],
+        content: &[],
+        created_ns: 1,
+        expires_ns: 0,
+    }
 }
 
 /// Any hash does; the first byte makes it easy to choose.

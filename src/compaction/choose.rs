@@ -1,7 +1,11 @@
 //! Which segments are worth emptying.
 
 use super::{Compactor, FileSegment};
+use crate::clock;
+use crate::epoch::Guard;
 use crate::format::header::Role;
+use crate::format::slot::{Kind, SlotState};
+use crate::index::KeyHash;
 use crate::sync::unmodelled::Arc;
 
 /// How much to do.
@@ -15,6 +19,8 @@ pub enum Scope {
 
 /// Segments of a group, at most: bounds how long its copies wait for their sources to go.
 const GROUP_MAX: usize = 32;
+/// How long not to look again for what has expired in a segment.
+const LOOK_AGAIN_NS: u64 = 1_000_000_000;
 /// So many nearly empty segments for copies are merged into one.
 const CRUMBS: usize = 8;
 
@@ -25,6 +31,11 @@ struct Measured {
     /// Dead, and not known to be needed.
     dead: u64,
     total: u64,
+}
+
+/// A segment for copies that a process left before it held any.
+fn is_blank(measured: &Measured) -> bool {
+    measured.segment.role() == Role::Copies && measured.segment.slots_end() == 0
 }
 
 /// Takes the next group off a list: about as much live data as one segment holds.
@@ -55,6 +66,7 @@ impl Compactor<'_> {
         let measure = |segment: &FileSegment| {
             let segment = log.table().get_counted(&guard, segment.table_index())?;
             let (live, total) = (segment.live_bytes(), segment.frame_bytes());
+            let live = live.saturating_sub(segment.expired_bytes());
             let dead = total.saturating_sub(live + segment.needed_bytes());
             Some(Measured { segment, live, dead, total })
         };
@@ -63,10 +75,42 @@ impl Compactor<'_> {
         measured
     }
 
+    /// Counts the live bytes whose time is over, if any can be that was not when it was looked for
+    /// last, and that was to be done `by` then: a walk over the slots, and the headers of those
+    /// that expire.
+    fn look_for_expired(&self, guard: &Guard, segment: &FileSegment, by: u64) {
+        let now = clock::now_ns();
+        if segment.look_at() > by {
+            return;
+        }
+        let (mut bytes, mut next) = (0, u64::MAX);
+        for (slot, state) in segment.slots(segment.slots_end()) {
+            let SlotState::Committed(Kind::Put, body) = state else { continue };
+            let (hash, at) = (KeyHash(body.key_hash), segment.address(body.offset));
+            if !body.expires || !self.engine.has_entry_at(guard, hash, at) {
+                continue;
+            }
+            let Ok(frame) = segment.committed_frame(slot) else { continue };
+            match frame.header().expires_ns {
+                0 => {}
+                expired if expired <= now => bytes += body.len.bytes() as u64,
+                later => next = next.min(later),
+            }
+        }
+        // Not for each single record that expires.
+        segment.set_expired(bytes, next.max(now.saturating_add(LOOK_AGAIN_NS)));
+    }
+
     /// Every segment that holds something dead; those that may let go of tombstones last.
     pub(super) fn choose_all(&self) -> Vec<Arc<FileSegment>> {
+        {
+            let guard = self.engine.epoch().pin();
+            for segment in self.engine.log().in_use(&guard) {
+                self.look_for_expired(&guard, segment, u64::MAX - 1);
+            }
+        }
         let mut chosen = self.measure();
-        chosen.retain(|m| m.total > m.live);
+        chosen.retain(|m| m.total > m.live || is_blank(m));
         chosen.sort_by_key(|m| m.segment.needed_bytes() > 0);
         chosen.into_iter().map(|m| m.segment).collect()
     }
@@ -75,7 +119,7 @@ impl Compactor<'_> {
     /// others by their share of the dead, when it [pays](Compactor::pays).
     pub(super) fn choose_group(&self, pays: bool) -> Vec<Arc<FileSegment>> {
         let measured = self.measure();
-        let empty = |m: &&Measured| m.live == 0 && m.dead > 0;
+        let empty = |m: &&Measured| m.live == 0 && (m.dead > 0 || is_blank(m));
         let empty: Vec<_> = measured.iter().filter(empty).take(GROUP_MAX).collect();
         if !empty.is_empty() {
             return empty.into_iter().map(|m| Arc::clone(&m.segment)).collect();
@@ -106,7 +150,8 @@ impl Compactor<'_> {
     fn totals(&self) -> (u64, u64) {
         let guard = self.engine.epoch().pin();
         self.engine.log().in_use(&guard).fold((0, 0), |(live, dead), segment| {
-            let mine = segment.live_bytes();
+            self.look_for_expired(&guard, segment, clock::now_ns());
+            let mine = segment.live_bytes().saturating_sub(segment.expired_bytes());
             let gone = segment.frame_bytes().saturating_sub(mine + segment.needed_bytes());
             (live + mine, dead + gone)
         })

@@ -1,6 +1,7 @@
 //! Copying the current records of a group, and moving readers and writers over to the copies.
 
-use super::{Compactor, Copies, FileSegment, RECORDS_A_PIN, Stopped};
+use super::tombstones::Candidate;
+use super::{Compactor, FileSegment, Group, RECORDS_A_PIN, Stopped};
 use crate::engine::{Key, Relocation};
 use crate::epoch::Guard;
 use crate::error::Error;
@@ -51,7 +52,7 @@ impl Compactor<'_> {
         &self,
         victims: &[Arc<FileSegment>],
         outputs: &mut Outputs,
-        copied: &mut Copies,
+        group: &mut Group,
     ) -> Result<(), Stopped> {
         let started = Instant::now();
         let mut bytes = 0;
@@ -71,25 +72,30 @@ impl Compactor<'_> {
                         SlotState::Invalid => return Err(damaged(victim)),
                         _ => continue,
                     };
-                    if let Some(copy) = self.copy_put(&guard, victim, (slot, body), outputs)? {
-                        bytes += body.len.bytes() as u64;
-                        copied.push(Copied { victim: number, ..copy });
+                    let Some(frame) = self.current(&guard, victim, slot, body)? else { continue };
+                    if frame.has_expired() {
+                        group.expired.push(Candidate { victim: number, slot, body });
+                        continue;
                     }
+                    let copy = self.copy_frame(&frame, (Kind::Put, body), outputs)?;
+                    bytes += body.len.bytes() as u64;
+                    group.copied.push(Copied { victim: number, ..copy });
                 }
                 drop(guard);
                 self.keep_pace(bytes, started);
             }
         }
-        self.copy_tombstones(victims, outputs, copied)
+        self.copy_tombstones(victims, outputs, group)
     }
 
-    fn copy_put(
+    /// The frame of a put, if it is current.
+    fn current<'v>(
         &self,
         guard: &Guard,
-        victim: &FileSegment,
-        (slot, body): (SlotNumber, SlotBody),
-        outputs: &mut Outputs,
-    ) -> Result<Option<Copied>, Stopped> {
+        victim: &'v FileSegment,
+        slot: SlotNumber,
+        body: SlotBody,
+    ) -> Result<Option<Frame<'v>>, Stopped> {
         let hash = KeyHash(body.key_hash);
         let address = victim.address(body.offset);
         let Ok(frame) = victim.committed_frame(slot) else {
@@ -105,21 +111,18 @@ impl Compactor<'_> {
         if victim.has_moves() || victim.verify(&frame).is_err() {
             return Err(damaged(victim));
         }
-        self.copy_frame(victim, &frame, body, outputs).map(Some)
+        Ok(Some(frame))
     }
 
     pub(super) fn copy_frame(
         &self,
-        victim: &FileSegment,
         frame: &Frame<'_>,
-        body: SlotBody,
+        (kind, body): (Kind, SlotBody),
         outputs: &mut Outputs,
     ) -> Result<Copied, Stopped> {
-        let kind = frame.header().kind;
         loop {
             let output = self.output(kind, outputs)?;
-            if let Some(copy) = self.engine.copy_record(frame, body, &output)? {
-                debug_assert!(!std::ptr::eq(&*output, victim), "a victim takes no copies");
+            if let Some(copy) = self.engine.copy_record(frame, kind, body, &output)? {
                 return Ok(Copied { victim: 0, output, copy });
             }
             let full = outputs.place(kind).take();
@@ -158,9 +161,9 @@ impl Compactor<'_> {
     }
 
     /// Step 4. Nothing in it can fail.
-    pub(super) fn move_all(&self, victims: &[Arc<FileSegment>], copied: &[Copied]) {
+    pub(super) fn move_all(&self, victims: &[Arc<FileSegment>], group: &Group) {
         let mut moves: Vec<Moves<_>> = victims.iter().map(|_| Moves::default()).collect();
-        for copied in copied.iter().filter(|copied| copied.copy.kind == Kind::Put) {
+        for copied in group.copied.iter().filter(|copied| copied.copy.kind == Kind::Put) {
             if let Some(moves) = moves.get_mut(copied.victim) {
                 moves.add(copied.copy.from, &copied.output, copied.copy.to);
             }
@@ -168,7 +171,14 @@ impl Compactor<'_> {
         for (victim, moves) in victims.iter().zip(moves) {
             victim.set_moves(moves);
         }
-        for part in copied.chunks(RECORDS_A_PIN) {
+        for expired in &group.expired {
+            let guard = self.engine.epoch().pin();
+            let Some(victim) = victims.get(expired.victim) else { continue };
+            let Ok(frame) = victim.committed_frame(expired.slot) else { continue };
+            let key = Key { hash: KeyHash(expired.body.key_hash), id: frame.id() };
+            self.engine.expire(&guard, key, victim, expired.body);
+        }
+        for part in group.copied.chunks(RECORDS_A_PIN) {
             let guard = self.engine.epoch().pin();
             for copied in part {
                 if let Some(victim) = victims.get(copied.victim) {
@@ -218,8 +228,8 @@ impl Outputs {
 
     /// One that is open, whichever.
     fn open(&self) -> Option<Arc<FileSegment>> {
-        let open = self.records.iter().chain(&self.tombstones);
-        open.filter(|output| !output.is_full()).cloned().next()
+        let mut open = self.records.iter().chain(&self.tombstones);
+        open.find(|output| !output.is_full()).cloned()
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<FileSegment>> {

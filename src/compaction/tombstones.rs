@@ -6,7 +6,7 @@
 //! tombstone, be it another id's.
 
 use super::copy::{Outputs, damaged};
-use super::{Compactor, Copies, FileSegment, RECORDS_A_PIN, Stopped};
+use super::{Compactor, FileSegment, Group, RECORDS_A_PIN, Stopped};
 use crate::engine::Key;
 use crate::epoch::Guard;
 use crate::format::ids::{Lsn, SlotNumber};
@@ -17,11 +17,13 @@ use crate::segment::Segment;
 use crate::sync::unmodelled::Arc;
 use std::collections::HashMap;
 
-/// A tombstone of a victim that nothing newer has taken the place of.
-struct Candidate {
-    victim: usize,
-    slot: SlotNumber,
-    body: SlotBody,
+/// A tombstone of a victim, or a record that has expired; nothing newer has taken its place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    /// Which segment of the group.
+    pub(super) victim: usize,
+    pub(super) slot: SlotNumber,
+    pub(super) body: SlotBody,
 }
 
 impl Compactor<'_> {
@@ -30,9 +32,10 @@ impl Compactor<'_> {
         &self,
         victims: &[Arc<FileSegment>],
         outputs: &mut Outputs,
-        copied: &mut Copies,
+        group: &mut Group,
     ) -> Result<(), Stopped> {
-        let candidates = self.tombstones_of(victims)?;
+        let mut candidates = self.tombstones_of(victims)?;
+        candidates.extend(&group.expired);
         if candidates.is_empty() {
             return Ok(());
         }
@@ -43,10 +46,11 @@ impl Compactor<'_> {
             }
             let Some(victim) = victims.get(candidate.victim) else { continue };
             let Ok(frame) = victim.committed_frame(candidate.slot) else { continue };
-            let mut copy = self.copy_frame(victim, &frame, candidate.body, outputs)?;
+            let what = (Kind::Tombstone, candidate.body);
+            let mut copy = self.copy_frame(&frame, what, outputs)?;
             copy.victim = candidate.victim;
             copy.output.set_needed(copy.output.needed_bytes() + copy.copy.len.bytes() as u64);
-            copied.push(copy);
+            group.copied.push(copy);
         }
         Ok(())
     }
@@ -117,44 +121,32 @@ impl Compactor<'_> {
         wanted
     }
 
-    /// Step 4 for tombstones that go: the index lets go of them first. So it does of entries that
-    /// stand for nothing, left where a conditional write was voided.
-    pub(super) fn forget_tombstones(&self, victims: &[Arc<FileSegment>]) {
-        for victim in victims {
-            for (slot, state) in victim.slots(victim.slots_end()) {
-                if matches!(state, SlotState::Committed(Kind::Put, _) | SlotState::Batch(..)) {
-                    continue;
-                }
-                let body = victim.body_of(slot);
-                let hash = KeyHash(body.key_hash);
-                let address = victim.address_if_inside(body.offset);
+    /// Step 4, the end: the index lets go of what still leads into the victims: tombstones that go,
+    /// records that have expired, and entries that stand for nothing, left where a conditional
+    /// write was voided. `false` if something is left: then they cannot be given up.
+    pub(super) fn forget(&self, victims: &[Arc<FileSegment>]) -> bool {
+        victims.iter().all(|victim| {
+            let mut slots = victim.slots(victim.slots_end());
+            loop {
                 let guard = self.engine.epoch().pin();
-                if address.is_some_and(|at| self.engine.has_entry_at(&guard, hash, at)) {
-                    self.engine.drop_tombstones(&guard, Key { hash, id: &[] });
+                let mut more = false;
+                for (slot, _) in slots.by_ref().take(RECORDS_A_PIN * 16) {
+                    more = true;
+                    let body = victim.body_of(slot);
+                    let hash = KeyHash(body.key_hash);
+                    let Some(at) = victim.address_if_inside(body.offset) else { continue };
+                    if self.engine.has_entry_at(&guard, hash, at) {
+                        self.engine.drop_tombstones(&guard, Key { hash, id: &[] });
+                        if self.engine.has_entry_at(&guard, hash, at) {
+                            return false;
+                        }
+                    }
                 }
-            }
-        }
-    }
-
-    /// Whether the index still leads into a segment.
-    pub(super) fn is_pointed_at(&self, victim: &FileSegment) -> bool {
-        let mut slots = victim.slots(victim.slots_end());
-        loop {
-            let guard = self.engine.epoch().pin();
-            let mut more = false;
-            for (slot, _) in slots.by_ref().take(RECORDS_A_PIN * 16) {
-                more = true;
-                let body = victim.body_of(slot);
-                let hash = KeyHash(body.key_hash);
-                let address = victim.address_if_inside(body.offset);
-                if address.is_some_and(|at| self.engine.has_entry_at(&guard, hash, at)) {
+                if !more {
                     return true;
                 }
             }
-            if !more {
-                return false;
-            }
-        }
+        })
     }
 }
 

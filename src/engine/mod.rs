@@ -231,19 +231,26 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             }
             true
         });
-        match entry {
+        let found = match entry {
             Some(entry) if entry.pending => match self.settle(guard, entry) {
                 Some(counts) if !counts.tomb => self.locate(guard, counts).map(Some),
                 _ => Ok(None),
             },
             Some(entry) if !entry.tomb => found.transpose(),
             _ => Ok(None),
-        }
+        };
+        found.map(|found| found.filter(|at| !at.frame.has_expired()))
     }
 
     /// What an entry met by a walk stands for, if that is a live record.
     pub fn live_entry(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
-        self.standing(guard, entry).filter(|counts| !counts.tomb)
+        self.standing(guard, entry).filter(|counts| self.is_live(guard, *counts))
+    }
+
+    /// Whether an entry that counts is a record's whose time is not over. Damage does not make it
+    /// less live.
+    fn is_live(&self, guard: &Guard, entry: Entry) -> bool {
+        !entry.tomb && !self.locate(guard, entry).is_ok_and(|at| at.frame.has_expired())
     }
 
     fn keys<'a>(&'a self, guard: &'a Guard, record: &Record<'a>) -> Keys<'a, M, S, SLOTS> {

@@ -9,6 +9,7 @@
 use super::{Engine, Identified, Keys};
 use crate::epoch::Guard;
 use crate::error::Error;
+use crate::format::frame::units_of;
 use crate::format::ids::{Address, SlotNumber, Units};
 use crate::format::slot::{Kind, SlotBody};
 use crate::index::{Decision, Entry, Found, KeyHash};
@@ -95,28 +96,36 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         debug_assert!(updated.is_ok(), "an entry that is there needs no room");
     }
 
-    /// Copies a frame into another segment, without force. `None` if that segment is full.
+    /// Copies a frame into another segment, without force; as a tombstone, if it has expired, which
+    /// then hides what is older than it. `None` if that segment is full.
     pub fn copy_record(
         &self,
         frame: &Frame<'_>,
+        kind: Kind,
         body: SlotBody,
         to: &Segment<M>,
     ) -> Result<Option<Relocation>, Error> {
         let (header, hash) = (frame.header(), KeyHash(body.key_hash));
-        let record = Record {
-            kind: header.kind,
+        let mut record = Record {
+            kind,
             writing: header.writing,
             id: frame.id(),
             key_hash: body.key_hash,
             embedding: frame.embedding_bytes(),
             content: frame.content(),
             created_ns: header.created_ns,
+            expires_ns: header.expires_ns,
         };
-        let Some((reservation, _)) = to.reserve(record.layout().bytes()) else { return Ok(None) };
+        if kind == Kind::Tombstone {
+            (record.embedding, record.content, record.expires_ns) = (&[], &[], 0);
+        }
+        let bytes = record.layout().bytes();
+        let Some(units) = units_of(bytes) else { return Ok(None) };
+        let Some((reservation, _)) = to.reserve(bytes) else { return Ok(None) };
         let copied = reservation.copy(&record, body.lsn);
         let (slot, to) =
             copied.map_err(|_voided| Error::Io(std::io::Error::other("a copy was voided")))?;
-        let (kind, from, len) = (header.kind, frame.offset(), body.len);
+        let (from, len) = (frame.offset(), units);
         Ok(Some(Relocation { kind, hash, from, len, slot, to }))
     }
 
@@ -164,6 +173,32 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let keys = self.keys_of(guard, key);
         let updated = self.index.update(&self.epoch, guard, key.hash, &keys, decide);
         moved && updated.is_ok()
+    }
+
+    /// Takes a record that has expired out of what counts: its entry stands for a removal from here
+    /// on. Nothing happens if something newer is there.
+    pub fn expire(&self, guard: &Guard, key: Key<'_>, segment: &Segment<M>, body: SlotBody) {
+        let address = segment.address(body.offset);
+        let mut expired = false;
+        let decide = |found| {
+            let counts = match found {
+                Found::Entry(entry) if entry.address == address => Some(entry),
+                Found::Entry(entry) if entry.pending => self.standing(guard, entry),
+                _ => None,
+            };
+            expired = counts.is_some_and(|counts| counts.address == address && !counts.tomb);
+            if expired {
+                Decision::Set(Entry { address, tomb: true, pending: false })
+            } else {
+                Decision::Keep
+            }
+        };
+        let keys = self.keys_of(guard, key);
+        let updated = self.index.update(&self.epoch, guard, key.hash, &keys, decide);
+        if expired && updated.is_ok() {
+            segment.sub_live(body.len.bytes() as u64);
+            self.add_live(-1);
+        }
     }
 
     /// Takes the tombstones out of the part of the index that a hash belongs to: before the record

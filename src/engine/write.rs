@@ -236,7 +236,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                     (counts, self.lsn_of_racing(guard, counts.unwrap_or(old), lsn) < lsn)
                 }
             };
-            let live = counts.filter(|entry| !entry.tomb);
+            let live = counts.filter(|entry| self.is_live(guard, *entry));
             verdict = if !accept(guard, live) {
                 Verdict::Refused(live)
             } else if newer {

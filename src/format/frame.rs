@@ -10,6 +10,8 @@ pub const TAG_BYTES: usize = 8;
 pub const HEADER_BYTES: usize = 40;
 /// Bytes of the header without the tag.
 pub const FIELDS_BYTES: usize = HEADER_BYTES - TAG_BYTES;
+/// Bytes of the expiry, between header and id of a record that has one.
+pub const EXPIRY_BYTES: usize = 8;
 /// Longest id, in bytes.
 pub const ID_BYTES_MAX: usize = 1024;
 
@@ -33,10 +35,14 @@ pub const FORWARD: u64 = 1 << 63;
 const PREVIOUS_BYTES: usize = 8;
 /// Flag in the frame header: a conditional put.
 const FLAG_CONDITIONAL: u8 = 1;
+/// Flag in the frame header: the record expires, and its id begins behind the expiry.
+const FLAG_EXPIRES: u8 = 2;
 
 /// Where the parts of a frame lie, in bytes from its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameLayout {
+    /// Beginning of the id.
+    pub id_at: usize,
     /// Beginning of the embedding, a multiple of 64.
     pub embedding_at: usize,
     /// Beginning of the content.
@@ -52,11 +58,18 @@ impl FrameLayout {
     /// bits and the lengths at most 32, so nothing here can overflow.
     #[must_use]
     #[inline]
-    pub fn new(id_len: usize, dimension: usize, content_len: usize, writing: Writing) -> Self {
-        let embedding_at = (HEADER_BYTES + id_len).next_multiple_of(UNIT_BYTES);
+    pub fn new(
+        id_len: usize,
+        dimension: usize,
+        content_len: usize,
+        writing: Writing,
+        expires: bool,
+    ) -> Self {
+        let id_at = HEADER_BYTES + if expires { EXPIRY_BYTES } else { 0 };
+        let embedding_at = (id_at + id_len).next_multiple_of(UNIT_BYTES);
         let content_at = embedding_at + dimension * size_of::<f32>();
         let has_previous = writing == Writing::Conditional && dimension > 0;
-        Self { embedding_at, content_at, end: content_at + content_len, has_previous }
+        Self { id_at, embedding_at, content_at, end: content_at + content_len, has_previous }
     }
 
     /// Bytes of the whole frame, a multiple of 64.
@@ -93,12 +106,21 @@ pub struct FrameHeader {
     pub id_len: u16,
     /// Put or tombstone.
     pub kind: Kind,
-    /// A tombstone is always conditional.
+    /// Whether the index decided about it.
     pub writing: Writing,
+    /// When it is there no more, nanoseconds since 1970; 0: never.
+    pub expires_ns: u64,
 }
 
 impl FrameHeader {
-    /// Bytes 8..40 of the frame.
+    /// Whether it has an expiry.
+    #[must_use]
+    #[inline]
+    pub fn expires(&self) -> bool {
+        self.expires_ns != 0
+    }
+
+    /// Bytes 8..40 of the frame. The expiry, if there is one, follows.
     #[must_use]
     pub fn encode(&self) -> [u8; FIELDS_BYTES] {
         let mut out = [0; FIELDS_BYTES];
@@ -110,15 +132,18 @@ impl FrameHeader {
         out[28..30].copy_from_slice(&self.id_len.to_le_bytes());
         out[30] = self.kind.byte();
         if self.writing == Writing::Conditional {
-            out[31] = FLAG_CONDITIONAL;
+            out[31] |= FLAG_CONDITIONAL;
+        }
+        if self.expires() {
+            out[31] |= FLAG_EXPIRES;
         }
         out
     }
 
-    /// The header of bytes 8..40, its fields within their ranges. Whether the frame fits where it
+    /// The header of bytes 8..48, its fields within their ranges. Whether the frame fits where it
     /// lies is the segment's to check.
     #[inline]
-    pub fn decode(bytes: &[u8; FIELDS_BYTES]) -> Result<Self, &'static str> {
+    pub fn decode(bytes: &[u8; FIELDS_BYTES + EXPIRY_BYTES]) -> Result<Self, &'static str> {
         let u64_at = |at: usize| {
             let mut b = [0; 8];
             b.copy_from_slice(&bytes[at..at + 8]);
@@ -130,11 +155,16 @@ impl FrameHeader {
             u32::from_le_bytes(b)
         };
         let kind = Kind::from_byte(bytes[30]).ok_or("unknown kind in a frame header")?;
-        let writing = match bytes[31] {
-            0 => Writing::Blind,
-            FLAG_CONDITIONAL => Writing::Conditional,
-            _ => return Err("unknown flags in a frame header"),
-        };
+        let flags = bytes[31];
+        if flags & !(FLAG_CONDITIONAL | FLAG_EXPIRES) != 0 {
+            return Err("unknown flags in a frame header");
+        }
+        let conditional = flags & FLAG_CONDITIONAL != 0;
+        let writing = if conditional { Writing::Conditional } else { Writing::Blind };
+        let expires_ns = if flags & FLAG_EXPIRES == 0 { 0 } else { u64_at(32) };
+        if flags & FLAG_EXPIRES != 0 && expires_ns == 0 {
+            return Err("an impossible expiry in a frame header");
+        }
         let id_len = u16::from_le_bytes([bytes[28], bytes[29]]);
         if id_len == 0 || usize::from(id_len) > ID_BYTES_MAX {
             return Err("impossible id length in a frame header");
@@ -148,6 +178,7 @@ impl FrameHeader {
             id_len,
             kind,
             writing,
+            expires_ns,
         })
     }
 
@@ -156,9 +187,11 @@ impl FrameHeader {
     #[must_use]
     pub fn sum(&self, salt: Salt, id: &[u8], embedding: &[u8], content: &[u8]) -> u32 {
         let fields = self.encode();
+        let expiry = self.expires_ns.to_le_bytes();
         Salted::new(salt, self.slot)
             .and(&fields[..24])
             .and(&fields[28..])
+            .and(if self.expires() { &expiry } else { &[] })
             .and(id)
             .and(embedding)
             .and(content)
@@ -181,27 +214,32 @@ mod tests {
         #[test]
         fn a_header_survives_the_round_trip(
             lsn: u64, created_ns: u64, content_len: u32, slot: u32, checksum: u32,
-            id_len in 1u16..=1024, tombstone: bool, conditional: bool,
+            id_len in 1u16..=1024, tombstone: bool, conditional: bool, expires_ns: u64,
         ) {
             let header = FrameHeader {
                 lsn: Lsn::from_u64(lsn), created_ns, content_len, slot: SlotNumber(slot), checksum,
                 id_len, kind: if tombstone { Kind::Tombstone } else { Kind::Put },
                 writing: if conditional { Writing::Conditional } else { Writing::Blind },
+                expires_ns,
             };
-            prop_assert_eq!(FrameHeader::decode(&header.encode()), Ok(header));
+            let mut bytes = [0; FIELDS_BYTES + EXPIRY_BYTES];
+            bytes[..FIELDS_BYTES].copy_from_slice(&header.encode());
+            bytes[FIELDS_BYTES..].copy_from_slice(&expires_ns.to_le_bytes());
+            prop_assert_eq!(FrameHeader::decode(&bytes), Ok(header));
         }
 
         #[test]
         fn parts_do_not_overlap_and_the_embedding_is_aligned(
             id in 1usize..=1024, dimension in 0usize..=65_536, content in 0usize..=1 << 29,
+            expires: bool,
         ) {
-            let layout = FrameLayout::new(id, dimension, content, Writing::Blind);
-            prop_assert!(layout.embedding_at >= HEADER_BYTES + id);
+            let layout = FrameLayout::new(id, dimension, content, Writing::Blind, expires);
+            prop_assert!(layout.embedding_at >= layout.id_at + id);
             prop_assert_eq!(layout.embedding_at % 64, 0);
             prop_assert_eq!(layout.content_at, layout.embedding_at + 4 * dimension);
             prop_assert!(layout.bytes() as usize >= layout.content_at + content);
             prop_assert_eq!(layout.bytes() % 64, 0);
-            let layout = FrameLayout::new(id, dimension, content, Writing::Conditional);
+            let layout = FrameLayout::new(id, dimension, content, Writing::Conditional, expires);
             let previous = layout.previous_at();
             prop_assert!(previous.is_multiple_of(8) && previous + 8 <= layout.bytes() as usize);
             prop_assert!(previous >= layout.end || dimension == 0 && previous == 0);
@@ -210,7 +248,7 @@ mod tests {
 
     #[test]
     fn impossible_fields_are_refused() {
-        let mut bytes = FrameHeader {
+        let fields = FrameHeader {
             lsn: Lsn::ZERO,
             created_ns: 0,
             content_len: 0,
@@ -219,8 +257,11 @@ mod tests {
             id_len: 1,
             kind: Kind::Put,
             writing: Writing::Blind,
+            expires_ns: 0,
         }
         .encode();
+        let mut bytes = [0; FIELDS_BYTES + EXPIRY_BYTES];
+        bytes[..FIELDS_BYTES].copy_from_slice(&fields);
         assert!(FrameHeader::decode(&bytes).is_ok());
         bytes[28..30].copy_from_slice(&0u16.to_le_bytes());
         assert!(FrameHeader::decode(&bytes).is_err());
@@ -229,5 +270,10 @@ mod tests {
         bytes[28..30].copy_from_slice(&1u16.to_le_bytes());
         bytes[30] = 9;
         assert!(FrameHeader::decode(&bytes).is_err());
+        bytes[30] = Kind::Put.byte();
+        for flags in [FLAG_EXPIRES, 4, 0xFF] {
+            bytes[31] = flags;
+            assert!(FrameHeader::decode(&bytes).is_err(), "flags {flags}");
+        }
     }
 }

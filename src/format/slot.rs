@@ -47,13 +47,20 @@ pub struct SlotBody {
     pub offset: Units,
     /// How long it is.
     pub len: Units,
+    /// The record has an expiry, which is in the frame.
+    pub expires: bool,
 }
+
+/// In the word of offset and length.
+const EXPIRES: u64 = 1 << 63;
 
 impl SlotBody {
     /// The three words.
     #[must_use]
     pub fn words(self) -> [u64; 3] {
-        [self.lsn.as_u64(), self.key_hash, u64::from(self.offset.0) | u64::from(self.len.0) << 32]
+        let flag = if self.expires { EXPIRES } else { 0 };
+        let extent = u64::from(self.offset.0) | u64::from(self.len.0) << 32;
+        [self.lsn.as_u64(), self.key_hash, extent | flag]
     }
 
     /// The body of three words, whatever they hold.
@@ -63,7 +70,8 @@ impl SlotBody {
             lsn: Lsn::from_u64(words[0]),
             key_hash: words[1],
             offset: Units(words[2] as u32),
-            len: Units((words[2] >> 32) as u32),
+            len: Units(((words[2] & !EXPIRES) >> 32) as u32),
+            expires: words[2] & EXPIRES != 0,
         }
     }
 }
@@ -185,13 +193,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_slot_survives_the_round_trip_and_any_flipped_bit_is_seen(
-            lsn: u64, key_hash: u64, offset: u32, len: u32, n in 0..SlotNumber::LIMIT,
-            tombstone: bool, pending: bool, bit in 0usize..256,
+            lsn: u64, key_hash: u64, offset: u32, len in 0..1u32 << 31,
+            n in 0..SlotNumber::LIMIT, tombstone: bool, pending: bool, expires: bool,
+            bit in 0usize..256,
         ) {
             let slot = SlotNumber(n);
             let kind = if tombstone { Kind::Tombstone } else { Kind::Put };
             let (lsn, offset, len) = (Lsn::from_u64(lsn), Units(offset), Units(len));
-            let body = SlotBody { lsn, key_hash, offset, len };
+            let body = SlotBody { lsn, key_hash, offset, len, expires };
             let (word0, expected) = if pending {
                 (pending_word(kind, body, SALT, slot), SlotState::Pending(kind, body))
             } else {

@@ -55,11 +55,7 @@ pub(super) fn collect(
     report.foreign_files = foreign;
     let listed: BTreeMap<Sequence, SegmentId> =
         manifest.segments.iter().map(|id| (id.sequence, *id)).collect();
-    let dropped = |file: &SegmentFile| {
-        let same =
-            |id: &SegmentId| id.sequence == file.sequence && id.salt.0 as u32 == file.half_salt;
-        manifest.dropped.iter().any(same)
-    };
+    let dropped = |file: &SegmentFile| manifest.dropped.iter().any(|id| is_file_of(file, *id));
     let mut collected = Collected {
         candidates: Vec::new(),
         damage: Vec::new(),
@@ -70,7 +66,7 @@ pub(super) fn collect(
     let mut seen = BTreeMap::new();
     for file in found.iter().filter(|file| !dropped(file)) {
         let id = listed.get(&file.sequence).copied();
-        let id = id.filter(|id| id.salt.0 as u32 == file.half_salt);
+        let id = id.filter(|id| is_file_of(file, *id));
         match open(files, file, id, (mode, writable))? {
             Opened::Foreign => {
                 report.foreign_files += 1;
@@ -137,6 +133,11 @@ fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>) 
         collected.candidates.push(Candidate { segment, limit, trusted, cut, flaw });
     }
     collected.candidates.sort_by_key(|candidate| candidate.segment.sequence());
+}
+
+/// Whether the file's name is this segment's.
+fn is_file_of(file: &SegmentFile, id: SegmentId) -> bool {
+    id.sequence == file.sequence && id.salt.0 as u32 == file.half_salt
 }
 
 fn damage(path: &Path, reason: &str) -> Damage {

@@ -123,7 +123,8 @@ impl<M: Memory> Segment<M> {
     /// Notes where a reserved slot's frame will lie, so that whoever walks the directory can step
     /// over the slot even if nobody ever decides about it.
     pub(super) fn write_extent(&self, slot: SlotNumber, offset: Units, len: Units) {
-        let words = SlotBody { lsn: Lsn::ZERO, key_hash: 0, offset, len }.words();
+        let (lsn, expires) = (Lsn::ZERO, false);
+        let words = SlotBody { lsn, key_hash: 0, offset, len, expires }.words();
         // Relaxed: a hint, believed only where it continues the frames before it.
         self.slot_word(slot, 3).store(words[2], Ordering::Relaxed);
     }

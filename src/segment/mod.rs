@@ -60,7 +60,7 @@ impl Geometry {
     /// far apart that no two of them share a bit. (Found by the offset, which the index gives,
     /// rather than by the slot number, which would have to be read from the unchecked header.)
     fn verified_shift(self) -> u32 {
-        let smallest_put = FrameLayout::new(1, self.dimension, 0, Writing::Blind).bytes();
+        let smallest_put = FrameLayout::new(1, self.dimension, 0, Writing::Blind, false).bytes();
         (smallest_put / UNIT_BYTES as u64).max(1).ilog2()
     }
 
@@ -105,6 +105,10 @@ pub struct Segment<M> {
     done: AtomicU64,
     /// Bytes of tombstones that compaction has found to be needed.
     needed: AtomicU64,
+    /// When to look again for what has expired, nanoseconds since 1970.
+    look_at: AtomicU64,
+    /// Live bytes that had expired when that was done last.
+    expired: AtomicU64,
     standing: AtomicU32,
     moves: OnceLock<Moves<M>>,
 }
@@ -156,6 +160,8 @@ impl<M: Memory> Segment<M> {
             settled: AtomicU32::new(0),
             done: AtomicU64::new(0),
             needed: AtomicU64::new(0),
+            look_at: AtomicU64::new(u64::MAX),
+            expired: AtomicU64::new(0),
             standing: AtomicU32::new(0),
             moves: OnceLock::new(),
         }
@@ -361,6 +367,32 @@ impl<M: Memory> Segment<M> {
     pub fn set_needed(&self, bytes: u64) {
         // Relaxed: statistics.
         self.needed.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that a record of this segment expires, at this moment.
+    pub fn note_expiry(&self, at_ns: u64) {
+        // Relaxed: a hint for compaction, which looks into the segment.
+        self.look_at.fetch_min(at_ns, Ordering::Relaxed);
+    }
+
+    /// When something in it may have expired that had not when it was looked for last.
+    pub fn look_at(&self) -> u64 {
+        // Relaxed: as in `note_expiry`.
+        self.look_at.load(Ordering::Relaxed)
+    }
+
+    /// Notes how much had expired, and when to look again.
+    pub fn set_expired(&self, bytes: u64, look_at: u64) {
+        // Relaxed: as in `note_expiry`.
+        self.expired.store(bytes, Ordering::Relaxed);
+        // Relaxed: as above.
+        self.look_at.store(look_at, Ordering::Relaxed);
+    }
+
+    /// Live bytes that had expired when that was last looked for.
+    pub fn expired_bytes(&self) -> u64 {
+        // Relaxed: as in `note_expiry`.
+        self.expired.load(Ordering::Relaxed)
     }
 
     /// Notes that writers are through with so many more slots: whatever they had to publish of

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "reads payload by the rules of `Memory`")]
 
 use super::Segment;
-use crate::format::frame::{FIELDS_BYTES, FrameHeader, FrameLayout, HEADER_BYTES, TAG_BYTES};
+use crate::format::frame::{EXPIRY_BYTES, FIELDS_BYTES, FrameHeader, FrameLayout, TAG_BYTES};
 use crate::format::ids::{SlotNumber, UNIT_BYTES, Units};
 use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::memory::Memory;
@@ -49,6 +49,13 @@ impl<'s> Frame<'s> {
         self.offset
     }
 
+    /// Whether its time is over. Asks the clock only if it has an expiry.
+    #[must_use]
+    #[inline]
+    pub fn has_expired(&self) -> bool {
+        self.header.expires() && self.header.expires_ns <= crate::clock::now_ns()
+    }
+
     /// Bytes of the frame in the log.
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
@@ -65,7 +72,7 @@ impl<'s> Frame<'s> {
     #[must_use]
     #[inline]
     pub fn id(&self) -> &'s [u8] {
-        self.part(HEADER_BYTES, HEADER_BYTES + usize::from(self.header.id_len))
+        self.part(self.layout.id_at, self.layout.id_at + usize::from(self.header.id_len))
     }
 
     /// The embedding; empty for a tombstone.
@@ -126,13 +133,14 @@ impl<M: Memory> Segment<M> {
             return Err(FrameDamage("the frame lies outside the segment"));
         }
         // SAFETY: at least one unit lies inside (above); filled before (contract).
-        let fields = unsafe { self.memory.bytes(at + TAG_BYTES, FIELDS_BYTES) };
+        let fields = unsafe { self.memory.bytes(at + TAG_BYTES, FIELDS_BYTES + EXPIRY_BYTES) };
         let fields = fields.first_chunk().ok_or(FrameDamage("a frame header is cut"))?;
         let header = FrameHeader::decode(fields).map_err(FrameDamage)?;
         let dimension = if header.kind == Kind::Put { self.geometry.dimension } else { 0 };
         let content_len = header.content_len as usize;
         let id_len = usize::from(header.id_len);
-        let layout = FrameLayout::new(id_len, dimension, content_len, header.writing);
+        let layout =
+            FrameLayout::new(id_len, dimension, content_len, header.writing, header.expires());
         if layout.bytes() > room as u64 {
             return Err(FrameDamage("the frame is longer than what is left of the segment"));
         }

@@ -6,7 +6,7 @@
 
 use super::Segment;
 use super::cursor::{self, Grant, Reserved, Taken};
-use crate::format::frame::{FrameHeader, FrameLayout, TAG_BYTES, Writing, units_of};
+use crate::format::frame::{FrameHeader, FrameLayout, HEADER_BYTES, TAG_BYTES, Writing, units_of};
 use crate::format::ids::{Address, Lsn, SlotNumber, UNIT_BYTES, Units};
 use crate::format::slot::{self, EMPTY_WORD, Kind, SlotBody};
 use crate::memory::Memory;
@@ -29,6 +29,8 @@ pub struct Record<'a> {
     pub content: &'a [u8],
     /// Nanoseconds since 1970.
     pub created_ns: u64,
+    /// When it expires, nanoseconds since 1970; 0: never.
+    pub expires_ns: u64,
 }
 
 impl Record<'_> {
@@ -36,7 +38,8 @@ impl Record<'_> {
     #[must_use]
     pub fn layout(&self) -> FrameLayout {
         let dimension = self.embedding.len() / size_of::<f32>();
-        FrameLayout::new(self.id.len(), dimension, self.content.len(), self.writing)
+        let expires = self.expires_ns != 0;
+        FrameLayout::new(self.id.len(), dimension, self.content.len(), self.writing, expires)
     }
 }
 
@@ -158,12 +161,17 @@ impl<'s, M: Memory> Reservation<'s, M> {
             id_len: record.id.len() as u16,
             kind: record.kind,
             writing: record.writing,
+            expires_ns: record.expires_ns,
         };
         let salt = self.segment.salt;
         header.checksum = header.sum(salt, record.id, record.embedding, record.content);
         let fields = header.encode();
         self.write(TAG_BYTES, &fields);
-        self.write(TAG_BYTES + fields.len(), record.id);
+        if header.expires() {
+            self.write(HEADER_BYTES, &header.expires_ns.to_le_bytes());
+            self.segment.note_expiry(header.expires_ns);
+        }
+        self.write(layout.id_at, record.id);
         self.write(layout.embedding_at, record.embedding);
         self.write(layout.content_at, record.content);
         if record.kind == Kind::Put {
@@ -175,6 +183,7 @@ impl<'s, M: Memory> Reservation<'s, M> {
             key_hash: record.key_hash,
             offset: self.offset,
             len: self.len,
+            expires: header.expires(),
         };
         self.segment.write_body(self.slot, body);
         body
@@ -335,7 +344,8 @@ impl<'s, M: Memory> BatchReservation<'s, M> {
         }
         let head = &mut self.head;
         let key_hash = written.len() as u64;
-        let body = SlotBody { lsn: head.lsn(), key_hash, offset: head.offset, len: head.len };
+        let (lsn, offset, len) = (head.lsn(), head.offset, head.len);
+        let body = SlotBody { lsn, key_hash, offset, len, expires: false };
         head.segment.write_body(head.slot, body);
         let word = slot::batch_word(body, head.segment.salt, head.slot);
         head.decide_with(word)?;

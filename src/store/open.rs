@@ -12,7 +12,7 @@ use crate::options::{
     DIMENSION_MAX, Durability, Options, Recovery, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX,
     SEGMENT_BYTES_MIN,
 };
-use crate::recovery::{self, Basis};
+use crate::recovery::{self, Basis, Recovered};
 use crate::sync::unmodelled::{Arc, Mutex};
 use rustix::io::Errno;
 use std::io;
@@ -79,11 +79,19 @@ impl Options {
         if strict {
             lock.iter_mut().for_each(fs::DirectoryLock::name_holder);
         }
-        let engine = recovered.engine;
-        let durability = Arc::new(recovered.durability);
+        self.start(recovered, manifest.store.hash_seed(), lock)
+    }
+
+    /// Starts what goes on in the background.
+    fn start(
+        &self,
+        recovered: Recovered,
+        hash_seed: u64,
+        lock: Option<fs::DirectoryLock>,
+    ) -> Result<Store, Error> {
         let duties = Arc::new(Duties {
-            engine,
-            durability,
+            engine: recovered.engine,
+            durability: Arc::new(recovered.durability),
             catalog: recovered.catalog,
             compaction_rate: self.compaction_rate,
             compacting: Mutex::default(),
@@ -97,9 +105,10 @@ impl Options {
             maintenance,
             duties,
             synced: self.durability == Durability::Synced,
+            time_to_live: self.time_to_live,
             verify: self.verify,
             read_only: self.read_only,
-            hash_seed: manifest.store.hash_seed(),
+            hash_seed,
             report: recovered.report,
             damage: recovered.damage,
             closed: false,

@@ -1,12 +1,14 @@
 //! Writing: the checks before anything is touched, and what a write waits for.
 
-use super::{Store, check_id, now_ns};
+use super::{Store, check_id};
 use crate::batch::Batch;
+use crate::clock::now_ns;
 use crate::engine::Refused;
 use crate::error::Error;
 use crate::format::frame::Writing;
 use crate::format::ids::{Lsn, UNIT_BYTES};
 use crate::format::slot::Kind;
+use crate::new_record::NewRecord;
 use crate::options::Condition;
 use crate::segment::{Record, TagTooLarge};
 
@@ -28,8 +30,17 @@ impl Store {
         embedding: &[f32],
         content: impl AsRef<[u8]>,
     ) -> Result<Lsn, Error> {
-        let (id, content) = (id.as_ref(), content.as_ref());
-        let record = self.checked_put(id, embedding, content, Writing::Blind)?;
+        self.put_record(NewRecord::new(&id, embedding, &content))
+    }
+
+    /// As [`put`](Store::put), for a record with more than its three parts.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Store::put).
+    #[inline]
+    pub fn put_record(&self, record: NewRecord<'_>) -> Result<Lsn, Error> {
+        let record = self.checked_put(record, Writing::Blind)?;
         let lsn = self.engine().put(&record)?;
         self.finish_write(lsn)
     }
@@ -59,8 +70,16 @@ impl Store {
         content: impl AsRef<[u8]>,
         c: Condition,
     ) -> Result<Lsn, Error> {
-        let (id, content) = (id.as_ref(), content.as_ref());
-        let record = self.checked_put(id, embedding, content, Writing::Conditional)?;
+        self.put_record_if(NewRecord::new(&id, embedding, &content), c)
+    }
+
+    /// As [`put_if`](Store::put_if), for a record with more than its three parts.
+    ///
+    /// # Errors
+    ///
+    /// As [`put_if`](Store::put_if).
+    pub fn put_record_if(&self, record: NewRecord<'_>, c: Condition) -> Result<Lsn, Error> {
+        let record = self.checked_put(record, Writing::Conditional)?;
         let engine = self.engine();
         let written = engine.write_if(&record, |guard, current| match (c, current) {
             (Condition::Absent, current) => current.is_none(),
@@ -91,6 +110,7 @@ impl Store {
             embedding: &[],
             content: &[],
             created_ns: now_ns(),
+            expires_ns: 0,
         })?;
         match removed {
             Ok(lsn) => self.finish_write(lsn).map(|_| true),
@@ -162,6 +182,7 @@ impl Store {
                 embedding: bytemuck::cast_slice(&operation.embedding),
                 content: &operation.content,
                 created_ns,
+                expires_ns: operation.expiry.resolve(created_ns, self.time_to_live),
             };
             self.check_size(&record)?;
             bytes = bytes.saturating_add(record.layout().bytes());
@@ -182,11 +203,11 @@ impl Store {
     /// All that can be wrong with a put, before anything is touched.
     fn checked_put<'a>(
         &self,
-        id: &'a [u8],
-        embedding: &'a [f32],
-        content: &'a [u8],
+        record: NewRecord<'a>,
         writing: Writing,
     ) -> Result<Record<'a>, Error> {
+        let NewRecord { id, embedding, content, expiry } = record;
+        let created_ns = now_ns();
         self.check_writable()?;
         check_id(id)?;
         self.check_embedding(embedding)?;
@@ -197,7 +218,8 @@ impl Store {
             key_hash: self.hash(id).0,
             embedding: bytemuck::cast_slice(embedding),
             content,
-            created_ns: now_ns(),
+            created_ns,
+            expires_ns: expiry.resolve(created_ns, self.time_to_live),
         };
         self.check_size(&record)?;
         Ok(record)

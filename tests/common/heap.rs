@@ -77,7 +77,16 @@ fn hash(id: &[u8]) -> KeyHash {
 /// A version of an id; the embedding is in bytes.
 pub fn version<'a>(id: &'a [u8], embedding: &'a [u8], content: &'a [u8]) -> Record<'a> {
     let (kind, writing) = (Kind::Put, Writing::Blind);
-    Record { kind, writing, id, key_hash: hash(id).0, embedding, content, created_ns: 1 }
+    Record {
+        kind,
+        writing,
+        id,
+        key_hash: hash(id).0,
+        embedding,
+        content,
+        created_ns: 1,
+        expires_ns: 0,
+    }
 }
 
 /// Puts a content; the embedding is its length, so that the two must fit.

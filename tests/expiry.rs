@@ -1,0 +1,167 @@
+//! Records with a time to live: nothing sees them once it is over, and nothing older comes back.
+
+#![cfg(test)]
+
+use std::time::{Duration, SystemTime};
+use stratalog::{Batch, Compaction, Condition, Error, Metric, NewRecord, Options, Store};
+
+const SECOND: Duration = Duration::from_secs(1);
+const E: [f32; 2] = [1.0, 0.5];
+
+fn options() -> Options {
+    let options = Options::new().dimension(2).segment_size(1 << 20).flush_interval(None);
+    options.compaction(Compaction::Manual)
+}
+
+fn wait_for(moment: SystemTime) {
+    while SystemTime::now() <= moment {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Nothing answers as if the id were there.
+fn assert_gone(store: &Store, id: &str) {
+    assert!(!store.contains(id));
+    assert!(store.get_owned(id).unwrap().is_none() && store.get_shared(id).unwrap().is_none());
+    let pinned = store.pin();
+    assert!(pinned.get(id).unwrap().is_none());
+    assert!(pinned.iter().all(|record| record.unwrap().id() != id.as_bytes()));
+    let hits = pinned.search(&E, usize::MAX, Metric::Dot).unwrap();
+    assert!(hits.iter().all(|hit| hit.record.id() != id.as_bytes()));
+    assert_eq!(store.update_tag(id, |tag| tag + 1).unwrap(), None);
+    let refused = store.put_if(id, &E, "", Condition::Present);
+    assert!(matches!(refused, Err(Error::ConditionFailed { current: None })));
+    assert!(!store.remove(id).unwrap(), "there is nothing to remove");
+}
+
+#[test]
+fn a_record_is_there_until_its_time_is_over_and_a_held_one_beyond() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    let moment = SystemTime::now() + SECOND / 2;
+    store.put_record(NewRecord::new("short", &E, "x").expires_at(moment)).unwrap();
+    store.put_record(NewRecord::new("long", &E, "y").expires_in(3600 * SECOND)).unwrap();
+    store.put("ever", &E, "z").unwrap();
+    let pinned = store.pin();
+    let held = pinned.get("short").unwrap().expect("it is not over yet");
+    let shared = store.get_shared("short").unwrap().unwrap();
+    let expires = held.expires().unwrap();
+    let off = expires.duration_since(moment).unwrap_or_else(|early| early.duration());
+    assert!(off < Duration::from_micros(1));
+    assert_eq!(store.get_owned("short").unwrap().unwrap().expires, Some(expires));
+    assert_eq!(pinned.get("ever").unwrap().unwrap().expires(), None);
+    wait_for(moment);
+    assert_gone(&store, "short");
+    assert_eq!((held.content(), shared.content()), (&b"x"[..], &b"x"[..]));
+    drop(pinned);
+    store.put_if("short", &E, "again", Condition::Absent).unwrap();
+    assert_eq!(store.get_owned("short").unwrap().unwrap().content, b"again");
+    assert!(store.contains("long") && store.contains("ever"));
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    assert!(store.contains("short") && store.contains("long") && store.contains("ever"));
+    assert!(store.pin().get("long").unwrap().unwrap().expires().is_some());
+    let copy = dir.path().join("copy");
+    store.backup(&copy).unwrap();
+    let copy = Options::new().read_only(true).open(&copy).unwrap();
+    let kept = copy.pin().get("long").unwrap().unwrap().expires();
+    assert_eq!(kept, store.pin().get("long").unwrap().unwrap().expires());
+}
+
+#[test]
+fn the_options_say_for_all_what_a_record_does_not_say_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().time_to_live(Duration::ZERO).open(&path).unwrap();
+    store.put("default", &E, "").unwrap();
+    store.put_if("conditional", &E, "", Condition::Absent).unwrap();
+    store.put_record(NewRecord::new("stays", &E, "").never_expires()).unwrap();
+    let mut batch = Batch::new();
+    batch.put("in a batch", &E, "").remove("nobody");
+    batch.put_record(NewRecord::new("stays, too", &E, "").expires_in(60 * SECOND));
+    store.write(batch).unwrap();
+    for id in ["default", "conditional", "in a batch"] {
+        assert_gone(&store, id);
+    }
+    assert!(store.contains("stays") && store.contains("stays, too"));
+    store.compact().unwrap();
+    assert_eq!(store.len(), 2);
+    let far = NewRecord::new("far", &E, "").expires_in(Duration::MAX);
+    store.put_record(far).unwrap();
+    let past = NewRecord::new("past", &E, "").expires_at(SystemTime::UNIX_EPOCH);
+    store.put_record(past).unwrap();
+    assert!(store.contains("far") && !store.contains("past"));
+}
+
+#[test]
+fn what_has_expired_gives_its_space_back_and_whole_segments_without_a_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    let secret = b"the-secret-that-expires";
+    for n in 0..4_000u32 {
+        let id = n.to_le_bytes();
+        let content = [&secret[..], &[7; 900]].concat();
+        store.put_record(NewRecord::new(&id, &E, &content).expires_in(Duration::ZERO)).unwrap();
+    }
+    assert!(store.stats().segments > 3);
+    let report = store.compact().unwrap();
+    assert!(report.segments_removed > 3 && report.moved_records == 0, "{report:?}");
+    assert_eq!((store.len(), store.stats().live_bytes, store.stats().dead_bytes), (0, 0, 0));
+    store.put("one", &E, "1").unwrap();
+    store.close().unwrap();
+    for entry in std::fs::read_dir(&path).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret));
+    }
+    assert_eq!(options().open(&path).unwrap().len(), 1);
+}
+
+#[test]
+fn the_background_gives_back_what_has_expired() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options().compaction(Compaction::Auto).time_to_live(SECOND / 4);
+    let store = options.open(dir.path().join("s")).unwrap();
+    for n in 0..8_000u32 {
+        store.put(n.to_le_bytes(), &E, [7; 900]).unwrap();
+    }
+    let since = std::time::Instant::now();
+    while store.stats().segments > 2 || store.len() > 2_000 {
+        assert!(since.elapsed() < 60 * SECOND, "{:?}", store.stats());
+        std::thread::sleep(SECOND / 50);
+    }
+    assert!(!store.contains(5u32.to_le_bytes()));
+}
+
+#[test]
+fn nothing_older_comes_back_when_an_expired_version_is_compacted_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let mut store = options().open(&path).unwrap();
+    for round in 0..3u32 {
+        // The older version lies in a segment that is mostly live, the expired one does not.
+        for n in 0..900u32 {
+            store.put(format!("old {n}"), &E, [round as u8; 900]).unwrap();
+        }
+        for n in 0..900u32 {
+            let id = format!("old {n}");
+            if n % 2 == 0 {
+                let over = NewRecord::new(&id, &E, &[9; 900]).expires_in(Duration::ZERO);
+                store.put_record(over).unwrap();
+            }
+        }
+        for part in 0..3 {
+            if part == 1 {
+                store.compact().unwrap();
+            }
+            for n in 0..900u32 {
+                assert_eq!(store.contains(format!("old {n}")), n % 2 == 1, "{n}, round {round}");
+            }
+            assert!(store.verify().unwrap().is_clean());
+            store.close().unwrap();
+            store = options().open(&path).unwrap();
+        }
+        assert_eq!(store.len(), 450);
+    }
+}
