@@ -105,10 +105,14 @@ impl Durability {
     /// Notes that a segment is durable up to `slots`, as are all before it.
     pub fn advance<M: Memory>(&self, segment: &Segment<M>, slots: u32) {
         if let Some(last) = slots.checked_sub(1) {
-            let lsn = Lsn::new(segment.sequence(), SlotNumber(last));
-            // Release: pairs with the Acquire in `durable` [D4].
-            self.durable.fetch_max(lsn.as_u64(), Ordering::Release);
+            self.raise(Lsn::new(segment.sequence(), SlotNumber(last)));
         }
+    }
+
+    /// Notes that everything up to an LSN is durable.
+    pub fn raise(&self, lsn: Lsn) {
+        // Release: pairs with the Acquire in `durable` [D4].
+        self.durable.fetch_max(lsn.as_u64(), Ordering::Release);
     }
 
     /// Makes all that was committed before the call durable.

@@ -145,7 +145,7 @@ pub fn recover(
     } else if let Some(tail) = tail {
         engine.log().set_active(tail);
     }
-    note_durable(&durability, &candidates);
+    note_durable(&engine, &durability, &candidates);
     report.records = engine.live();
     report.missing_segments = catalog.missing().len() as u64;
     report.elapsed = started.elapsed();
@@ -153,14 +153,17 @@ pub fn recover(
 }
 
 /// Everything before the first segment that is not wholly flushed is durable, and its own part.
-fn note_durable(durability: &Durability, candidates: &[Candidate]) {
+fn note_durable(engine: &FileEngine, durability: &Durability, candidates: &[Candidate]) {
     for candidate in candidates.iter().filter(|candidate| !candidate.holds_copies()) {
         let flushed = candidate.segment.flushed().slot;
         durability.advance(&candidate.segment, flushed);
         if flushed < candidate.limit {
-            break;
+            return;
         }
     }
+    // Copies were made of durable records; their first places may be gone.
+    let guard = engine.epoch().pin();
+    durability.raise(engine.log().last_given(&guard));
 }
 
 /// Step 3.

@@ -220,8 +220,11 @@ fn lsns_are_kept_and_never_given_again() {
     assert_eq!(store.write(Batch::new()).unwrap(), highest);
     let next = store.put("c", &[1.0; DIM], "3").unwrap();
     assert!(next > highest);
+    store.remove("c").unwrap();
+    store.compact().unwrap();
     store.close().unwrap();
     let store = options().open(&path).unwrap();
+    assert!(store.durable_lsn() >= first && store.durable_lsn() < next);
     assert!(store.put("d", &[1.0; DIM], "4").unwrap() > next);
     let refused = store.put_if("a", &[1.0; DIM], "5", Condition::Lsn(dead));
     assert!(matches!(refused, Err(Error::ConditionFailed { current }) if current == Some(first)));
