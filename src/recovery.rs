@@ -277,7 +277,7 @@ fn decide_segment(
     } else if !rebooted && !candidate.cut || candidate.flaw.is_some() {
         scan::void_undecided(segment, candidate.durable(), candidate.limit);
     }
-    if !goes_on && candidate.flaw.is_none() {
+    if !goes_on && candidate.flaw.is_none() && (!sealed || candidate.cut) {
         // Power loss may have taken slots without a trace, and the LSNs given with them must not be
         // given again; and no segment but the active one is without a seal [D5].
         segment.close_cursor(candidate.limit);
