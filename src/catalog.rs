@@ -6,11 +6,12 @@
 
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::files::{Files, lock};
+use crate::files::Files;
 use crate::format::header::SegmentId;
 use crate::fs;
 use crate::memory::MmapMemory;
 use crate::segment::Segment;
+use crate::sync::lock;
 use crate::sync::unmodelled::{Arc, Mutex};
 
 /// The engine of a store on disk.

@@ -57,16 +57,6 @@ pub struct Compactor<'a> {
     pub bytes_a_second: Option<u64>,
 }
 
-/// A segment that is out of the index, on its way through the epoch: its drop says that no guard
-/// is left that could hold an address in it.
-struct Leaving(Arc<FileSegment>);
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        self.0.set_left();
-    }
-}
-
 impl Compactor<'_> {
     /// Does what there is to do, group by group.
     ///
@@ -167,7 +157,7 @@ impl Compactor<'_> {
         self.catalog.drop_segments(self.engine, victims)?;
         for victim in victims {
             let guard = self.engine.epoch().pin();
-            self.engine.epoch().retire(&guard, Box::new(Leaving(Arc::clone(victim))));
+            self.engine.log().let_go(self.engine.epoch(), &guard, Arc::clone(victim));
         }
         self.engine.log().source().bell.ring();
         let moved: u64 = copied.iter().map(|copied| copied.copy.len.bytes() as u64).sum();

@@ -7,11 +7,11 @@ use crate::catalog::{Catalog, FileEngine};
 use crate::compaction::{Compactor, Scope};
 use crate::durability::Durability;
 use crate::error::Error;
-use crate::files::lock;
 use crate::memory::{Memory, MmapMemory};
 use crate::options::Compaction;
 use crate::report::CompactionReport;
 use crate::segment::Segment;
+use crate::sync::lock;
 use crate::sync::unmodelled::{Arc, AtomicBool, Mutex, Ordering, thread};
 use std::time::Duration;
 
@@ -118,21 +118,12 @@ fn run(duties: &Duties, stop: &AtomicBool) {
         for _ in 0..EPOCHS {
             engine.epoch().reclaim();
         }
-        take_out(engine);
+        engine.log().take_out(engine.epoch(), &engine.epoch().pin());
         bell.wait(heard, if engine.epoch().pending() > 0 { SHORT_NAP } else { NAP });
     }
     drop(duties.catalog.update(engine));
     let guard = engine.epoch().pin();
     engine.log().discard_prepared(engine.epoch(), &guard);
-}
-
-/// Takes out of the table what compaction has emptied and no reader can have an address in.
-fn take_out(engine: &FileEngine) {
-    let guard = engine.epoch().pin();
-    let left: Vec<_> = engine.log().table().iter(&guard).filter(|s| s.is_left()).collect();
-    for segment in left {
-        engine.log().remove(engine.epoch(), &guard, segment.table_index());
-    }
 }
 
 /// Compacts whenever it pays. After an error, a full disk most likely, it waits for the next ring.

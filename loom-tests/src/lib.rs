@@ -3,6 +3,8 @@
 //! `tests/` and names the mutation that turns it red.
 #![cfg(stratalog_loom)]
 
+pub mod watched;
+
 use loom::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use stratalog::Error;
