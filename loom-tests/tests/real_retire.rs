@@ -1,6 +1,7 @@
 //! Retirement, with the real crossbeam-epoch: no segment is freed under a guard that could have
-//! seen it, and it is freed at last. One that was emptied leaves in two steps: it stays in the table
-//! until no guard is left that could hold an address in it, then until none holds a reference.
+//! seen it, and it is freed at last. One that was emptied leaves in two steps: it stays in the
+//! table until no guard is left that could hold an address in it, then until none holds a
+//! reference.
 //! `src/epoch.rs`, `src/log/table.rs` (T1, T2), `src/log/mod.rs` (`let_go`, `take_out`).
 //!
 //! mutations: retire-without-grace (the segment is dropped at once), retire-leak (what is ready is
