@@ -6,13 +6,14 @@
 
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::files::{Files, lock};
+use crate::files::Files;
 use crate::format::header::SegmentId;
 use crate::format::ids::Sequence;
 use crate::format::manifest::Manifest;
 use crate::fs;
 use crate::memory::MmapMemory;
 use crate::segment::Segment;
+use crate::sync::lock;
 use crate::sync::unmodelled::{Arc, Mutex};
 
 /// The engine of a store on disk.

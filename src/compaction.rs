@@ -62,16 +62,6 @@ pub struct Compactor<'a> {
     pub bytes_a_second: Option<u64>,
 }
 
-/// A segment that is out of the index, on its way through the epoch: its drop says that no guard
-/// is left that could hold an address in it.
-struct Leaving(Arc<FileSegment>);
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        self.0.set_left();
-    }
-}
-
 impl Compactor<'_> {
     /// Does what there is to do, group by group.
     ///
@@ -173,7 +163,7 @@ impl Compactor<'_> {
         self.catalog.drop_segments(self.engine, victims)?;
         for victim in victims {
             let guard = self.engine.epoch().pin();
-            self.engine.epoch().retire(&guard, Box::new(Leaving(Arc::clone(victim))));
+            self.engine.log().let_go(self.engine.epoch(), &guard, Arc::clone(victim));
         }
         self.reclaim();
         let moved: u64 = group.copied.iter().map(|copied| copied.copy.len.bytes() as u64).sum();
@@ -189,7 +179,7 @@ impl Compactor<'_> {
     fn reclaim(&self) {
         for _ in 0..RECLAIMS_MAX {
             self.engine.epoch().reclaim();
-            take_out(self.engine);
+            self.engine.log().take_out(self.engine.epoch(), &self.engine.epoch().pin());
             if self.engine.epoch().pending() == 0 {
                 return;
             }
@@ -204,15 +194,6 @@ impl Compactor<'_> {
         if let Some(early) = due.checked_sub(since.elapsed()) {
             thread::sleep(early.min(Duration::from_millis(100)));
         }
-    }
-}
-
-/// Takes out of the table what was emptied, and no reader can have an address in any more.
-pub fn take_out(engine: &FileEngine) {
-    let guard = engine.epoch().pin();
-    let left: Vec<_> = engine.log().table().iter(&guard).filter(|s| s.is_left()).collect();
-    for segment in left {
-        engine.log().remove(engine.epoch(), &guard, segment.table_index());
     }
 }
 

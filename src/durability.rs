@@ -20,16 +20,14 @@
 
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::files::lock;
 use crate::format::header::Role;
 use crate::format::ids::{Lsn, SlotNumber};
 use crate::format::slot::SlotState;
 use crate::log::Source;
 use crate::memory::Memory;
 use crate::segment::{Mark, Segment};
-use crate::sync::unmodelled::{
-    Arc, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, PoisonError, thread,
-};
+use crate::sync::unmodelled::{Arc, OnceLock, PoisonError};
+use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, yield_now};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -329,7 +327,7 @@ fn decide_all<M: Memory>(segment: &Segment<M>, from: Mark) -> Mark {
         let mut yields = 0;
         while matches!(state, SlotState::Empty | SlotState::Pending(..)) {
             if yields < YIELDS_MAX {
-                thread::yield_now();
+                yield_now();
                 yields += 1;
             } else if state == SlotState::Empty {
                 segment.void_if_empty(slot);

@@ -9,15 +9,11 @@ use crate::fs;
 use crate::log::{Need, Source};
 use crate::memory::MmapMemory;
 use crate::segment::Segment;
-use crate::sync::unmodelled::{AtomicU64, Mutex, MutexGuard, Ordering, PoisonError};
+use crate::sync::lock;
+use crate::sync::unmodelled::{AtomicU64, Mutex, Ordering};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// A lock that outlives the panic of a holder: what it guards is whole between any two statements.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Wakes the background threads. A writer only adds to a counter and unparks them.
 #[derive(Debug, Default)]

@@ -44,7 +44,6 @@ mod catalog;
 mod clock;
 #[cfg(not(stratalog_loom))]
 mod compaction;
-#[cfg(not(stratalog_loom))]
 mod durability;
 mod engine;
 mod epoch;
@@ -103,7 +102,6 @@ pub use store::{Hit, Iter, Pinned, Store, lock_holder};
 pub mod internals {
     pub use crate::{format, index, segment};
 
-    #[cfg(not(stratalog_loom))]
     pub use crate::durability::Durability;
     pub use crate::engine::{Damaged, Engine, Key, Located, Refused, Relocation};
     pub use crate::epoch::{Epoch, Garbage, Guard, Retired};

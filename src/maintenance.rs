@@ -4,14 +4,14 @@
 //! unless that is left to the caller.
 
 use crate::catalog::{Catalog, FileEngine};
-use crate::compaction::{self, Compactor, Scope};
+use crate::compaction::{Compactor, Scope};
 use crate::durability::Durability;
 use crate::error::Error;
-use crate::files::lock;
 use crate::memory::{Memory, MmapMemory};
 use crate::options::Compaction;
 use crate::report::CompactionReport;
 use crate::segment::Segment;
+use crate::sync::lock;
 use crate::sync::unmodelled::{Arc, AtomicBool, Mutex, Ordering, thread};
 use std::time::Duration;
 
@@ -118,7 +118,7 @@ fn run(duties: &Duties, stop: &AtomicBool) {
         for _ in 0..EPOCHS {
             engine.epoch().reclaim();
         }
-        compaction::take_out(engine);
+        engine.log().take_out(engine.epoch(), &engine.epoch().pin());
         bell.wait(heard, if engine.epoch().pending() > 0 { SHORT_NAP } else { NAP });
     }
     drop(duties.catalog.update(engine));

@@ -9,6 +9,8 @@ mod imp {
     pub(crate) use std::sync::atomic::{
         AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
     };
+    pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
+    pub(crate) use std::thread::yield_now;
     pub(crate) use std::thread_local;
 
     /// A cell whose accesses a model checker can see. Here it is nothing but the value.
@@ -33,6 +35,8 @@ mod imp {
     pub(crate) use loom::sync::atomic::{
         AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
     };
+    pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
+    pub(crate) use loom::thread::yield_now;
     pub(crate) use loom::thread_local;
 
     /// A cell whose accesses loom checks: two that are not ordered by happens-before, one of them
@@ -55,10 +59,15 @@ mod imp {
 
 pub(crate) use imp::*;
 
+/// A lock that outlives the panic of a holder: what it guards is whole between any two statements.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(unmodelled::PoisonError::into_inner)
+}
+
 /// Never modelled: process-wide counters that no protocol depends on, and what only the layers
 /// above the modelled code use (threads, locks of the maintenance side).
 pub(crate) mod unmodelled {
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-    pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+    pub(crate) use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
     pub(crate) use std::thread;
 }

@@ -56,7 +56,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/segment/shared.rs",
     "src/segment/writer.rs",
     // Memories that watch, or fail, and hand everything else on.
-    "loom-tests/tests/real_retire.rs",
+    "loom-tests/src/watched.rs",
     "tests/group_commit.rs",
     // Stands in for fsync.
     "tests/power_loss/witness.rs",

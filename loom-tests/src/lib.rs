@@ -3,14 +3,17 @@
 //! `tests/` and names the mutation that turns it red.
 #![cfg(stratalog_loom)]
 
+pub mod watched;
+
 use loom::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use stratalog::Error;
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::Writing;
 use stratalog::internals::format::header::{HEADER_END, Identity, Role, StoreId};
 use stratalog::internals::format::ids::{Lsn, Sequence, SlotNumber};
 use stratalog::internals::format::slot::{Kind, SlotState};
-use stratalog::internals::index::Shape;
+use stratalog::internals::index::{KeyHash, Shape};
 use stratalog::internals::segment::{Geometry, Record, Segment};
 use stratalog::internals::{Engine, HeapMemory, Log, Need, Source};
 
@@ -116,8 +119,7 @@ pub fn hash(id: &[u8]) -> u64 {
 #[must_use]
 pub fn get(engine: &SmallEngine, id: &[u8]) -> Option<([u8; 4], Lsn)> {
     let guard = engine.epoch().pin();
-    let key = stratalog::internals::index::KeyHash(hash(id));
-    let found = engine.get(&guard, key, id).map_err(|_| "damaged");
+    let found = engine.get(&guard, KeyHash(hash(id)), id).map_err(|_| "damaged");
     let at = found.unwrap_or_else(|reason| unreachable_model(reason))?;
     assert_eq!(at.frame.id(), id, "another id's record");
     assert_eq!(at.frame.embedding_bytes(), at.frame.content(), "a mix of two records");
@@ -131,25 +133,41 @@ fn unreachable_model<T>(reason: &str) -> T {
     unreachable_model(reason)
 }
 
-/// What a recovery of the segments would find for an id: the highest LSN among committed slots.
+/// What a recovery of the segments would find for an id: the highest LSN among committed slots, of
+/// two copies the one in the later segment. Copies without force do not count.
 #[must_use]
 pub fn recovered(engine: &SmallEngine, id: &[u8]) -> Option<([u8; 4], Lsn)> {
+    recovered_without(engine, id, None)
+}
+
+/// The same after the file of one segment is gone.
+#[must_use]
+pub fn recovered_without(
+    engine: &SmallEngine,
+    id: &[u8],
+    gone: Option<Sequence>,
+) -> Option<([u8; 4], Lsn)> {
     let guard = engine.epoch().pin();
-    let mut best: Option<(Lsn, Option<[u8; 4]>)> = None;
+    let mut best: Option<((Lsn, Sequence), Option<[u8; 4]>)> = None;
     for segment in engine.log().table().iter(&guard) {
+        if gone == Some(segment.sequence()) {
+            continue;
+        }
         for n in 0..segment.slots_end() {
             let slot = SlotNumber(n);
             let SlotState::Committed(_, body) = segment.slot(slot) else { continue };
             let Ok(frame) = segment.committed_frame(slot) else { continue };
-            if frame.id() == id && best.is_none_or(|(lsn, _)| lsn < body.lsn) {
-                best = Some((body.lsn, frame.content().first_chunk::<4>().copied()));
+            let rank = (body.lsn, segment.sequence());
+            if frame.id() == id && best.is_none_or(|(other, _)| other < rank) {
+                best = Some((rank, frame.content().first_chunk::<4>().copied()));
             }
         }
     }
-    best.and_then(|(lsn, value)| value.map(|value| (value, lsn)))
+    best.and_then(|((lsn, _), value)| value.map(|value| (value, lsn)))
 }
 
-/// Every granted slot is decided, and memory and recovery agree about these ids.
+/// Every granted slot is decided, memory and recovery agree about these ids, and the counts of what
+/// is live are exact.
 pub fn check_at_rest(engine: &SmallEngine, ids: &[&[u8]]) {
     let guard = engine.epoch().pin();
     for segment in engine.log().table().iter(&guard) {
@@ -159,13 +177,55 @@ pub fn check_at_rest(engine: &SmallEngine, ids: &[&[u8]]) {
             assert!(decided, "slot {n} is left {state:?}");
         }
     }
-    let mut live = 0;
+    let (mut live, mut live_bytes) = (0, std::collections::BTreeMap::new());
     for id in ids {
         let (now, later) = (get(engine, id), recovered(engine, id));
         assert_eq!(now, later, "memory and recovery disagree about {id:?}");
         live += u64::from(now.is_some());
+        if let Ok(Some(at)) = engine.get(&guard, KeyHash(hash(id)), id) {
+            *live_bytes.entry(at.segment.sequence()).or_insert(0) += at.frame.len_bytes();
+        }
     }
     assert_eq!(engine.live(), live, "the count of live records is off");
+    for segment in engine.log().table().iter(&guard) {
+        let sequence = segment.sequence();
+        let here = live_bytes.get(&sequence).copied().unwrap_or(0);
+        assert_eq!(segment.live_bytes(), here, "live bytes of {sequence:?}");
+    }
+}
+
+/// Runs a model in every way that the bound on preemptions allows (2, unless `LOOM_MAX_PREEMPTIONS`
+/// says otherwise): what `make` makes, one thread for each actor, and `check` when all have ended.
+///
+/// All of that once for each rotation of the actors, and no actor is the main thread: see
+/// `index_common::explore`.
+pub fn explore<W: Send + Sync + 'static, const ACTORS: usize>(
+    make: fn() -> W,
+    actors: [fn(&W); ACTORS],
+    check: fn(&W),
+) {
+    let count = std::sync::Arc::new(AtomicUsize::new(0));
+    for first in 0..ACTORS {
+        let mut actors = actors;
+        actors.rotate_left(first);
+        let executions = std::sync::Arc::clone(&count);
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = builder.preemption_bound.or(Some(2));
+        builder.max_branches = builder.max_branches.max(100_000);
+        builder.check(move || {
+            executions.fetch_add(1, SeqCst);
+            let world = std::sync::Arc::new(make());
+            let threads = actors.map(|actor| {
+                let world = std::sync::Arc::clone(&world);
+                loom::thread::spawn(move || actor(&world))
+            });
+            for thread in threads {
+                assert!(thread.join().is_ok());
+            }
+            check(&world);
+        });
+    }
+    println!("{} executions", count.load(SeqCst));
 }
 
 /// Puts `id` if it is not there; whether it was put.

@@ -1,64 +1,28 @@
 //! Retirement, with the real crossbeam-epoch: no segment is freed under a guard that could have
-//! seen it, and it is freed at last. `src/epoch.rs`, `src/log/table.rs` (T1).
+//! seen it, and it is freed at last. One that was emptied leaves in two steps: it stays in the
+//! table until no guard is left that could hold an address in it, then until none holds a
+//! reference.
+//! `src/epoch.rs`, `src/log/table.rs` (T1, T2), `src/log/mod.rs` (`let_go`, `take_out`).
 //!
 //! mutations: retire-without-grace (the segment is dropped at once), retire-leak (what is ready is
-//! never taken)
+//! never taken), left-without-grace (an emptied segment may leave the table at once)
 #![cfg(all(stratalog_loom, crossbeam_loom))]
 
 use loom::sync::Arc;
-use loom::sync::atomic::{AtomicBool, Ordering};
-use loom_tests::Heap;
-use stratalog::internals::format::ids::Sequence;
-use stratalog::internals::segment::Segment;
-use stratalog::internals::{Epoch, HeapMemory, Memory, SegmentTable};
-
-/// A memory that says when it is gone.
-struct Watched {
-    inner: HeapMemory,
-    gone: Arc<AtomicBool>,
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.gone.store(true, Ordering::Relaxed);
-    }
-}
-
-#[expect(unsafe_code, reason = "hands everything on to a memory that keeps the contract")]
-mod forward {
-    use super::{HeapMemory, Memory, Watched};
-
-    // SAFETY: `HeapMemory` keeps the contract.
-    unsafe impl Memory for Watched {
-        fn len(&self) -> usize {
-            self.inner.len()
-        }
-        fn word(&self, at: usize) -> &loom::sync::atomic::AtomicU64 {
-            self.inner.word(at)
-        }
-        unsafe fn write(&self, at: usize, bytes: &[u8]) {
-            // SAFETY: the caller's contract is the same.
-            unsafe { HeapMemory::write(&self.inner, at, bytes) }
-        }
-        unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
-            // SAFETY: the caller's contract is the same.
-            unsafe { HeapMemory::bytes(&self.inner, at, len) }
-        }
-        fn flush(&self) -> std::io::Result<()> {
-            self.inner.flush()
-        }
-    }
-}
+use loom::sync::atomic::{AtomicU64, Ordering};
+use loom_tests::watched::{Watch, Watched};
+use stratalog::Error;
+use stratalog::internals::format::header::{HEADER_END, Role};
+use stratalog::internals::format::ids::{Address, Sequence, TableIndex, Units};
+use stratalog::internals::segment::{Geometry, Segment};
+use stratalog::internals::{Epoch, Log, Need, SegmentTable, Source};
 
 #[test]
 fn no_segment_is_freed_under_a_guard_and_it_is_freed_at_last() {
     loom::model(|| {
-        let gone = Arc::new(AtomicBool::new(false));
+        let watch = std::sync::Arc::new(Watch::default());
         let (epoch, table) = (Arc::new(Epoch::new()), Arc::new(SegmentTable::new(4)));
-        let inner = HeapMemory::new(256);
-        let memory = Watched { inner, gone: Arc::clone(&gone) };
-        let identity = Heap { segment_bytes: 256 }.identity(Sequence(1));
-        let segment = Segment::create(memory, &identity);
+        let segment = Watched::segment(256, Sequence(1), &watch);
         let index = table.insert(std::sync::Arc::new(segment)).expect("room for one");
 
         let remover = {
@@ -73,7 +37,7 @@ fn no_segment_is_freed_under_a_guard_and_it_is_freed_at_last() {
             if let Some(segment) = table.get(&guard, index) {
                 assert_eq!(segment.sequence(), Sequence(1));
                 loom::thread::yield_now();
-                assert!(!gone.load(Ordering::Relaxed), "freed under a guard");
+                assert!(!watch.gone.load(Ordering::Relaxed), "freed under a guard");
                 assert_eq!(segment.taken().slots, 0);
             }
         }
@@ -82,11 +46,102 @@ fn no_segment_is_freed_under_a_guard_and_it_is_freed_at_last() {
         // hence the yield. What is never freed is stopped by loom's bound on branches.
         for _ in 0..50 {
             epoch.reclaim();
-            if gone.load(Ordering::Relaxed) {
+            if watch.gone.load(Ordering::Relaxed) {
                 return;
             }
             loom::thread::yield_now();
         }
-        assert!(gone.load(Ordering::Relaxed), "never freed: {epoch:?}");
+        assert!(watch.gone.load(Ordering::Relaxed), "never freed: {epoch:?}");
+    });
+}
+
+/// Nothing is ever taken from it here.
+struct Nowhere;
+
+impl Source<Watched> for Nowhere {
+    fn create(&self, _: Sequence, _: Role, _: Need) -> Result<Segment<Watched>, Error> {
+        Err(Error::StorageFull)
+    }
+    fn discard(&self, _: &Segment<Watched>) {}
+    fn wake(&self) {}
+}
+
+/// A log, and one word that stands for the index.
+struct Store {
+    epoch: Epoch,
+    log: Log<Watched, Nowhere>,
+    entry: AtomicU64,
+    watch: std::sync::Arc<Watch>,
+}
+
+impl Store {
+    fn adopt(&self, sequence: u64, watch: &std::sync::Arc<Watch>) -> Address {
+        let segment = Watched::segment(256, Sequence(sequence), watch);
+        let index = self.log.adopt(std::sync::Arc::new(segment)).expect("room");
+        let guard = self.epoch.pin();
+        self.log.table().get(&guard, index).expect("it was put there").address(Units(3))
+    }
+
+    /// What compaction does once the copies are in force, and the maintenance thread after it.
+    fn empty_the_first(&self, copy: Address) {
+        self.entry.store(copy.bits(), Ordering::Release);
+        let guard = self.epoch.pin();
+        let first = self.log.table().get_counted(&guard, TableIndex(0)).expect("nobody else");
+        self.log.let_go(&self.epoch, &guard, first);
+    }
+
+    fn upkeep(&self) {
+        self.epoch.reclaim();
+        self.log.take_out(&self.epoch, &self.epoch.pin());
+    }
+}
+
+#[test]
+fn an_address_from_the_index_leads_to_its_segment_for_as_long_as_the_guard_lives() {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(2));
+    builder.check(|| {
+        let geometry = Geometry { segment_bytes: 256, directory_at: HEADER_END, dimension: 1 };
+        let (watch, other) = <(std::sync::Arc<Watch>, std::sync::Arc<Watch>)>::default();
+        let store = Arc::new(Store {
+            epoch: Epoch::new(),
+            log: Log::new(Nowhere, geometry, Sequence(9)),
+            entry: AtomicU64::new(0),
+            watch,
+        });
+        let first = store.adopt(1, &store.watch);
+        let copy = store.adopt(2, &other);
+        store.entry.store(first.bits(), Ordering::Release);
+
+        let compactor = {
+            let store = Arc::clone(&store);
+            loom::thread::spawn(move || {
+                store.empty_the_first(copy);
+                for _ in 0..2 {
+                    store.upkeep();
+                }
+                // Takes the table index of the first, should that be free.
+                store.adopt(3, &other);
+            })
+        };
+        {
+            let guard = store.epoch.pin();
+            let address = Address::from_bits(store.entry.load(Ordering::Acquire));
+            loom::thread::yield_now();
+            let (segment, _) = store.log.resolve(&guard, address).expect("it is there");
+            let sequence = if address == first { 1 } else { 2 };
+            loom::thread::yield_now();
+            assert!(address != first || !store.watch.gone.load(Ordering::Relaxed), "freed");
+            assert_eq!(segment.sequence(), Sequence(sequence), "another segment");
+        }
+        compactor.join().unwrap();
+        for _ in 0..50 {
+            store.upkeep();
+            if store.watch.gone.load(Ordering::Relaxed) {
+                return;
+            }
+            loom::thread::yield_now();
+        }
+        assert!(store.watch.gone.load(Ordering::Relaxed), "never freed: {:?}", store.epoch);
     });
 }

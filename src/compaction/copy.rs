@@ -201,7 +201,7 @@ impl Compactor<'_> {
             if mark.slot == 0 {
                 self.catalog.drop_segments(self.engine, &[Arc::clone(&output)])?;
                 let guard = self.engine.epoch().pin();
-                self.engine.epoch().retire(&guard, Box::new(super::Leaving(Arc::clone(&output))));
+                self.engine.log().let_go(self.engine.epoch(), &guard, output);
                 continue;
             }
             output.set_frames_begin(mark.floor);

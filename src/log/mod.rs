@@ -49,6 +49,16 @@ pub trait Source<M: Memory>: Send + Sync {
     fn wake(&self);
 }
 
+/// A segment that is out of the index, on its way through the epoch: its drop says that no guard
+/// is left that could hold an address in it.
+struct Leaving<M: Memory>(Arc<Segment<M>>);
+
+impl<M: Memory> Drop for Leaving<M> {
+    fn drop(&mut self) {
+        self.0.set_left();
+    }
+}
+
 /// All segments, and the one that takes new records.
 pub struct Log<M: Memory, S> {
     source: S,
@@ -128,8 +138,21 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         ended.is_ok()
     }
 
+    /// Lets go of a segment that no entry of the index leads into any more. It stays in the table
+    /// until no guard is left that could hold an address in it.
+    pub fn let_go(&self, epoch: &Epoch, guard: &Guard, segment: Arc<Segment<M>>) {
+        epoch.retire(guard, Box::new(Leaving(segment)));
+    }
+
+    /// Takes out of the table what was let go of and no reader can have an address in.
+    pub fn take_out(&self, epoch: &Epoch, guard: &Guard) {
+        for segment in self.table.iter(guard).filter(|s| s.is_left()) {
+            self.remove(epoch, guard, segment.table_index());
+        }
+    }
+
     /// Takes an emptied segment out of the table, once no reader can hold an address in it.
-    pub fn remove(&self, epoch: &Epoch, guard: &Guard, index: TableIndex) {
+    fn remove(&self, epoch: &Epoch, guard: &Guard, index: TableIndex) {
         if let Some(segment) = self.table.get(guard, index)
             && segment.role() == Role::Log
             && let Some(last) = segment.slots_end().checked_sub(1)

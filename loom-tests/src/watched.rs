@@ -1,0 +1,90 @@
+//! A memory on the heap that says when it is flushed, and when it is gone.
+#![expect(unsafe_code, reason = "hands everything on to a memory that keeps the contract")]
+
+use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use stratalog::internals::format::header::{HEADER_END, Role};
+use stratalog::internals::format::ids::Sequence;
+use stratalog::internals::format::slot::SLOT_BYTES;
+use stratalog::internals::segment::Segment;
+use stratalog::internals::{HeapMemory, Memory};
+
+/// What is known of a memory from outside.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// It was dropped.
+    pub gone: AtomicBool,
+    /// Flushes fail.
+    pub broken: AtomicBool,
+    /// So many slots were decided when the last flush that ended well began.
+    pub flushed: AtomicU64,
+    /// Flushes begun. Not modelled.
+    pub flushes: std::sync::atomic::AtomicU64,
+}
+
+/// A memory and what is known of it.
+#[derive(Debug)]
+pub struct Watched {
+    inner: HeapMemory,
+    watch: Arc<Watch>,
+}
+
+impl Watched {
+    /// Zeroed memory.
+    #[must_use]
+    pub fn new(len: usize, watch: &Arc<Watch>) -> Self {
+        Self { inner: HeapMemory::new(len), watch: Arc::clone(watch) }
+    }
+
+    /// A new segment of the log in such a memory.
+    #[must_use]
+    pub fn segment(bytes: u64, sequence: Sequence, watch: &Arc<Watch>) -> Segment<Self> {
+        let identity = crate::Heap { segment_bytes: bytes }.identity(sequence);
+        debug_assert_eq!(identity.role, Role::Log);
+        Segment::create(Self::new(bytes as usize, watch), &identity)
+    }
+
+    fn decided(&self) -> u64 {
+        let word = |slot: usize| self.inner.word(HEADER_END + slot * SLOT_BYTES);
+        // Acquire: as a walk through the directory would.
+        let slots = (0..3).take_while(|&slot| word(slot).load(Ordering::Acquire) != 0);
+        slots.count() as u64
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // Relaxed: who reads it asks whether this could have come first.
+        self.watch.gone.store(true, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: `HeapMemory` keeps the contract.
+unsafe impl Memory for Watched {
+    fn len(&self) -> usize {
+        self.inner.len()
+    }
+    fn word(&self, at: usize) -> &AtomicU64 {
+        self.inner.word(at)
+    }
+    unsafe fn write(&self, at: usize, bytes: &[u8]) {
+        // SAFETY: the caller's contract is the same.
+        unsafe { HeapMemory::write(&self.inner, at, bytes) }
+    }
+    unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
+        // SAFETY: the caller's contract is the same.
+        unsafe { HeapMemory::bytes(&self.inner, at, len) }
+    }
+    fn flush(&self) -> std::io::Result<()> {
+        self.watch.flushes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let covered = self.decided();
+        // The device takes its time: others may commit meanwhile, and are not covered.
+        loom::thread::yield_now();
+        // Acquire, Release: as plain as a device; the callers bring orderings of their own.
+        if self.watch.broken.load(Ordering::Acquire) {
+            return Err(std::io::Error::other("planted"));
+        }
+        self.watch.flushed.fetch_max(covered, Ordering::Release);
+        Ok(())
+    }
+}

@@ -1,0 +1,412 @@
+//! Compaction beside one other actor: a closed segment A with one record is emptied into another,
+//! by the steps of `compaction::compact_group` on the code that ships. `src/engine/relocate.rs`,
+//! `src/segment/{moved,copy,writer}.rs`. At most 2 preemptions (3 with `run.sh long`).
+//!
+//! mutations: relocate-*; the head of each says which model it turns red
+#![cfg(stratalog_loom)]
+
+use loom_tests::{
+    SmallEngine, check_at_rest, engine, explore, get, hash, put, put_if_absent, recovered_without,
+    tombstone,
+};
+use std::sync::Arc;
+use stratalog::Lsn;
+use stratalog::internals::format::frame::Writing;
+use stratalog::internals::format::ids::{SlotNumber, TableIndex};
+use stratalog::internals::format::slot::{Kind, SlotState};
+use stratalog::internals::index::KeyHash;
+use stratalog::internals::segment::{Moves, Record, Segment};
+use stratalog::internals::{Engine, HeapMemory, Key, Need, lsn};
+
+const A: &[u8] = b"a";
+/// Its tag before anything begins.
+const TAG: u64 = 5;
+
+type HeapSegment = Segment<HeapMemory>;
+
+/// A record of `A` in a quiet segment, another segment that is active, and two for copies.
+struct World {
+    engine: loom::sync::Arc<SmallEngine>,
+    victim: Arc<HeapSegment>,
+    outputs: [Arc<HeapSegment>; 2],
+    first: Lsn,
+}
+
+impl World {
+    fn new(segment_bytes: u64) -> Self {
+        let engine = engine(segment_bytes);
+        let first = engine.put(&put(A, b"0000")).expect("room");
+        let guard = engine.epoch().pin();
+        let victim = engine.log().table().get_counted(&guard, TableIndex(0)).expect("it is there");
+        let frame = victim.committed_frame(SlotNumber(0)).expect("it is whole");
+        victim.update_tag(&frame, |_| TAG).expect("a small tag");
+        assert!(engine.log().end_active(&guard) && victim.is_quiet());
+        // So that writers find an active segment.
+        drop(engine.log().reserve(engine.epoch(), &guard, 64, Need::ToGrow).expect("room"));
+        let output = || engine.log().make_for_copies(&guard).expect("room");
+        let outputs = [output(), output()];
+        drop(guard);
+        Self { engine, victim, outputs, first }
+    }
+
+    /// What a compaction does with a group of one segment. Whether nothing leads into it any more,
+    /// so that it would be dropped.
+    fn compact(&self, victim: &HeapSegment, output: &Arc<HeapSegment>) -> bool {
+        let engine = &*self.engine;
+        assert!(victim.is_quiet());
+        let guard = engine.epoch().pin();
+        let (mut copies, mut moves) = (Vec::new(), Moves::default());
+        for (slot, state) in victim.slots(victim.slots_end()) {
+            let SlotState::Committed(Kind::Put, body) = state else { continue };
+            let frame = victim.committed_frame(slot).expect("it is whole");
+            let key = Key { hash: KeyHash(body.key_hash), id: frame.id() };
+            if engine.is_current(&guard, key, victim.address(body.offset)) {
+                let copy = engine.copy_record(&frame, Kind::Put, body, output).expect("nobody voids it");
+                copies.push(copy.expect("room"));
+            }
+        }
+        for copy in &copies {
+            moves.add(copy.from, output, copy.to);
+        }
+        victim.set_moves(moves);
+        for copy in &copies {
+            engine.move_record(&guard, copy, victim, output);
+        }
+        !self.is_pointed_at(victim)
+    }
+
+    fn is_pointed_at(&self, victim: &HeapSegment) -> bool {
+        let guard = self.engine.epoch().pin();
+        (0..victim.slots_end()).any(|slot| {
+            let body = victim.body_of(SlotNumber(slot));
+            let address = victim.address_if_inside(body.offset);
+            let hash = KeyHash(body.key_hash);
+            address.is_some_and(|at| self.engine.has_entry_at(&guard, hash, at))
+        })
+    }
+
+    fn compact_once(&self) {
+        assert!(self.compact(&self.victim, &self.outputs[0]), "something is left behind");
+    }
+
+    /// After all have ended: memory, recovery with and without the emptied segment, and the counts
+    /// agree, and nothing leads into it.
+    fn check(&self) -> Option<([u8; 4], Lsn)> {
+        assert!(!self.is_pointed_at(&self.victim), "an entry came back");
+        check_at_rest(&self.engine, &[A]);
+        let now = get(&self.engine, A);
+        let gone = Some(self.victim.sequence());
+        assert_eq!(recovered_without(&self.engine, A, gone), now, "without the victim");
+        now
+    }
+
+    fn value(&self) -> Option<[u8; 4]> {
+        self.check().map(|found| found.0)
+    }
+
+    fn increment(&self) {
+        let guard = self.engine.epoch().pin();
+        let found = self.engine.get(&guard, KeyHash(hash(A)), A);
+        let at = found.expect("undamaged").expect("it is there all the time");
+        at.segment.update_tag(&at.frame, |tag| tag + 1).expect("a small tag");
+    }
+
+    /// The tag, through the index and through the frame that the record had at first.
+    fn check_tag(&self, expected: u64) {
+        self.check().expect("it is there all the time");
+        let guard = self.engine.epoch().pin();
+        let found = self.engine.get(&guard, KeyHash(hash(A)), A);
+        let at = found.expect("undamaged").expect("it is there all the time");
+        assert_eq!(at.segment.tag(&at.frame), expected, "through the index");
+        assert_eq!(self.old_tag(), expected, "through the first frame");
+    }
+
+    fn old_tag(&self) -> u64 {
+        self.victim.tag(&self.victim.committed_frame(SlotNumber(0)).expect("it is whole"))
+    }
+}
+
+fn small() -> World {
+    World::new(512)
+}
+
+fn roomy() -> World {
+    World::new(1024)
+}
+
+#[test]
+fn a_reader_sees_the_record_whole_at_every_moment() {
+    let reader = |w: &World| {
+        for _ in 0..2 {
+            assert_eq!(get(&w.engine, A), Some((*b"0000", w.first)));
+        }
+    };
+    explore(small, [reader, World::compact_once], |w| {
+        assert_eq!(w.check(), Some((*b"0000", w.first)));
+    });
+}
+
+#[test]
+fn a_put_of_the_same_id_wins() {
+    let writer = |w: &World| assert!(w.engine.put(&put(A, b"1111")).unwrap() > w.first);
+    explore(small, [writer, World::compact_once], |w| assert_eq!(w.value(), Some(*b"1111")));
+}
+
+#[test]
+fn a_removal_is_one_and_stays_one() {
+    let remover = |w: &World| {
+        assert!(w.engine.remove(&tombstone(A)).unwrap().is_ok(), "it was there all the time");
+    };
+    explore(small, [remover, World::compact_once], |w| assert_eq!(w.value(), None));
+}
+
+#[test]
+fn a_conditional_put_if_absent_is_refused() {
+    let writer = |w: &World| assert!(!put_if_absent(&w.engine, A, b"1111"));
+    explore(roomy, [writer, World::compact_once], |w| {
+        assert_eq!(w.check(), Some((*b"0000", w.first)));
+    });
+}
+
+#[test]
+fn a_conditional_put_on_the_lsn_finds_it_after_the_move_too() {
+    let writer = |w: &World| {
+        let record = Record { writing: Writing::Conditional, ..put(A, b"1111") };
+        let of = |guard: &_, entry| w.engine.lsn_of(guard, entry);
+        let is_first =
+            |guard: &_, current: Option<_>| current.is_some_and(|at| of(guard, at) == w.first);
+        assert!(w.engine.write_if(&record, is_first).unwrap().is_ok(), "nobody else wrote it");
+    };
+    explore(small, [writer, World::compact_once], |w| assert_eq!(w.value(), Some(*b"1111")));
+}
+
+#[test]
+fn a_conditional_put_if_present_takes_its_place() {
+    let writer = |w: &World| {
+        let record = Record { writing: Writing::Conditional, ..put(A, b"1111") };
+        assert!(w.engine.write_if(&record, |_, current| current.is_some()).unwrap().is_ok());
+    };
+    explore(small, [writer, World::compact_once], |w| assert_eq!(w.value(), Some(*b"1111")));
+}
+
+/// What a flush does to the slots that it finds undecided.
+fn void_undecided<const N: usize>(engine: &Engine<HeapMemory, loom_tests::Heap, N>) {
+    let guard = engine.epoch().pin();
+    if let Some(segment) = engine.log().active(&guard) {
+        for n in 0..segment.slots_end() {
+            segment.void_if_pending(SlotNumber(n));
+        }
+    }
+}
+
+/// Removes `A`; the flush voids the removal directly before it is published.
+fn remove_voided_once(w: &World) {
+    let asked = std::cell::Cell::new(0);
+    let removed = w.engine.write_if(&tombstone(A), |_, current| {
+        asked.set(asked.get() + 1);
+        if asked.get() == 2 {
+            void_undecided(&w.engine);
+        }
+        current.is_some()
+    });
+    assert!(removed.unwrap().is_ok(), "it was there all the time");
+}
+
+#[test]
+fn what_a_voided_write_took_the_place_of_does_not_come_back_behind_the_move() {
+    explore(roomy, [remove_voided_once, World::compact_once], |w| assert_eq!(w.value(), None));
+}
+
+#[test]
+fn a_flush_that_voids_a_removal_and_the_move_leave_no_entry_behind() {
+    let remover = |w: &World| {
+        assert!(w.engine.remove(&tombstone(A)).unwrap().is_ok(), "it was there all the time");
+    };
+    let flusher = |w: &World| void_undecided(&w.engine);
+    explore(roomy, [remover, flusher, World::compact_once], |w| assert_eq!(w.value(), None));
+}
+
+#[test]
+fn a_reader_of_a_voided_write_finds_the_record_before_and_after_the_move() {
+    // The removal is voided whenever it is tried, and given up: the record stays.
+    let remover = |w: &World| {
+        let asked = std::cell::Cell::new(0);
+        let removed = w.engine.write_if(&tombstone(A), |_, current| {
+            asked.set(asked.get() + 1);
+            void_undecided(&w.engine);
+            assert!(current.is_some(), "it is there all the time");
+            asked.get() <= 2
+        });
+        assert!(removed.unwrap().is_err());
+        assert_eq!(get(&w.engine, A), Some((*b"0000", w.first)));
+    };
+    explore(roomy, [remover, World::compact_once], |w| {
+        assert_eq!(w.check(), Some((*b"0000", w.first)));
+    });
+}
+
+#[test]
+fn no_update_of_the_tag_is_lost() {
+    explore(small, [World::increment, World::compact_once], |w| w.check_tag(TAG + 1));
+}
+
+#[test]
+fn of_two_updates_of_the_tag_none_is_lost() {
+    let actors = [World::increment, World::increment, World::compact_once];
+    explore(small, actors, |w| w.check_tag(TAG + 2));
+}
+
+#[test]
+fn a_reader_of_the_tag_never_sees_it_gone() {
+    let reader = |w: &World| {
+        assert_eq!(w.old_tag(), TAG);
+        let guard = w.engine.epoch().pin();
+        let found = w.engine.get(&guard, KeyHash(hash(A)), A);
+        let at = found.expect("undamaged").expect("it is there all the time");
+        assert_eq!(at.segment.tag(&at.frame), TAG);
+    };
+    explore(small, [reader, World::compact_once], |w| w.check_tag(TAG));
+}
+
+#[test]
+fn a_copy_in_force_has_its_tag() {
+    let recovery = |w: &World| {
+        let copy = &w.outputs[0];
+        if let SlotState::Committed(..) = copy.slot(SlotNumber(0)) {
+            let frame = copy.committed_frame(SlotNumber(0)).expect("it is whole");
+            assert_eq!((copy.tag(&frame), frame.content()), (TAG, &b"0000"[..]));
+            assert!(copy.verify(&frame).is_ok());
+        }
+    };
+    explore(small, [recovery, World::compact_once], |w| w.check_tag(TAG));
+}
+
+#[test]
+fn an_updater_with_the_first_frame_follows_two_moves() {
+    let updater = |w: &World| {
+        let frame = w.victim.committed_frame(SlotNumber(0)).expect("it is whole");
+        for _ in 0..2 {
+            w.victim.update_tag(&frame, |tag| tag + 1).expect("a small tag");
+        }
+    };
+    let twice = |w: &World| {
+        w.compact_once();
+        w.outputs[0].close();
+        assert!(w.compact(&w.outputs[0], &w.outputs[1]), "something is left behind");
+    };
+    explore(small, [updater, twice], |w| w.check_tag(TAG + 2));
+}
+
+/// An engine whose active segment holds nothing yet, and that segment.
+fn open_segment() -> (loom::sync::Arc<SmallEngine>, Arc<HeapSegment>) {
+    let engine = engine(512);
+    let guard = engine.epoch().pin();
+    drop(engine.log().reserve(engine.epoch(), &guard, 64, Need::ToGrow).expect("room"));
+    let segment = engine.log().table().get_counted(&guard, TableIndex(0)).expect("it is there");
+    drop(guard);
+    (engine, segment)
+}
+
+#[test]
+fn in_a_quiet_segment_all_that_counts_is_in_the_index() {
+    let writer = |(engine, _): &(loom::sync::Arc<SmallEngine>, Arc<HeapSegment>)| {
+        assert!(engine.put(&put(A, b"1111")).unwrap() > lsn(0));
+    };
+    let compactor = |(engine, segment): &(loom::sync::Arc<SmallEngine>, Arc<HeapSegment>)| {
+        segment.close();
+        if segment.is_quiet() && segment.slots_end() > 1 {
+            assert_eq!(get(engine, A).map(|found| found.0), Some(*b"1111"), "it was missed");
+            assert_eq!(segment.live_bytes(), 128);
+        }
+    };
+    explore(open_segment, [compactor, writer], |(engine, segment)| {
+        assert!(segment.is_quiet(), "a claim was left");
+        check_at_rest(engine, &[A]);
+    });
+}
+
+#[test]
+fn in_a_quiet_segment_every_removal_has_been_made_or_given_up() {
+    let make = || {
+        let (engine, segment) = open_segment();
+        assert!(engine.put(&put(A, b"1111")).is_ok());
+        segment.close();
+        let guard = engine.epoch().pin();
+        drop(engine.log().reserve(engine.epoch(), &guard, 64, Need::ToGrow).expect("room"));
+        let next = engine.log().table().get_counted(&guard, TableIndex(1)).expect("it is there");
+        drop(guard);
+        (engine, next)
+    };
+    let remover = |(engine, _): &(loom::sync::Arc<SmallEngine>, Arc<HeapSegment>)| {
+        assert!(engine.remove(&tombstone(A)).unwrap().is_ok());
+    };
+    let compactor = |(engine, segment): &(loom::sync::Arc<SmallEngine>, Arc<HeapSegment>)| {
+        segment.close();
+        if segment.is_quiet() && segment.slots_end() > 1 {
+            let guard = engine.epoch().pin();
+            let at = segment.body_of(SlotNumber(1)).offset;
+            let entry = engine.index().get(&guard, KeyHash(hash(A)), |_| true);
+            let entry = entry.expect("a tombstone");
+            assert_eq!((entry.address, entry.pending), (segment.address(at), false));
+        }
+    };
+    explore(make, [compactor, remover], |(engine, segment)| {
+        assert!(segment.is_quiet(), "a claim was left");
+        check_at_rest(engine, &[A]);
+    });
+}
+
+#[test]
+fn a_put_beside_the_end_of_the_active_segment_lands_in_it_or_in_a_later_one() {
+    let ender = |w: &World| {
+        let guard = w.engine.epoch().pin();
+        if let Some(active) = w.engine.log().active(&guard) {
+            w.engine.log().end_active(&guard);
+            w.engine.put(&put(b"c", b"3333")).unwrap();
+            let found = w.engine.get(&guard, KeyHash(hash(b"c")), b"c");
+            let at = found.expect("undamaged").expect("it was put just now");
+            let (closed, taken) = (active.sequence(), at.segment.sequence());
+            assert!(taken > closed, "a closed segment took a record");
+        }
+    };
+    let writer = |w: &World| {
+        let first = w.engine.put(&put(A, b"1111")).unwrap();
+        assert!(w.first < first, "{first:?}");
+    };
+    explore(small, [ender, writer], |w| {
+        check_at_rest(&w.engine, &[A, b"c"]);
+        let of = |id| get(&w.engine, id).map(|(_, lsn)| lsn);
+        assert!(of(b"c") != of(A), "one LSN was given twice");
+        assert_eq!(get(&w.engine, A).map(|found| found.0), Some(*b"1111"));
+    });
+}
+
+#[test]
+fn after_an_end_no_older_segment_becomes_the_active_one() {
+    let make = || {
+        let engine = engine(512);
+        let guard = engine.epoch().pin();
+        drop(engine.log().reserve(engine.epoch(), &guard, 64, Need::ToGrow).expect("room"));
+        assert!(engine.log().end_active(&guard));
+        drop(guard);
+        engine
+    };
+    // No record is needed: who reserves gets an LSN.
+    fn reserve(engine: &SmallEngine) -> Lsn {
+        let guard = engine.epoch().pin();
+        let reserved = engine.log().reserve(engine.epoch(), &guard, 64, Need::ToGrow);
+        reserved.expect("room").lsn()
+    }
+    let writer = |e: &loom::sync::Arc<SmallEngine>| assert!(reserve(e) > lsn(0));
+    let ender = |e: &loom::sync::Arc<SmallEngine>| {
+        let first = reserve(e);
+        e.log().end_active(&e.epoch().pin());
+        assert!(first > lsn(0));
+    };
+    explore(make, [writer, ender], |e| {
+        let last = e.log().last_given(&e.epoch().pin());
+        let next = reserve(e);
+        assert!(last < next, "{last:?} was given before {next:?}");
+        check_at_rest(e, &[]);
+    });
+}
