@@ -15,6 +15,8 @@ use stratalog::{Batch, Condition, Error, Options, Store};
 
 /// One operation in so many is a sync, where syncs are asked for.
 const SYNC_ONE_IN: u32 = 400;
+/// With upkeep a writer rests after so many operations, so that compaction gets its turns.
+const REST_ONE_IN: u32 = 32;
 /// Operations of a batch, at most: what they say must fit one write.
 const BATCH_MAX: usize = 6;
 /// One compaction in so many is followed by a backup.
@@ -201,6 +203,9 @@ impl Writer<'_> {
                 54..70 => self.remove(key)?,
                 70..84 => self.bump(key)?,
                 _ => self.get(key)?,
+            }
+            if self.args.upkeep && self.rng.u32(..REST_ONE_IN) == 0 {
+                thread::sleep(Duration::from_millis(1));
             }
             if self.args.sync && self.rng.u32(..SYNC_ONE_IN) == 0 {
                 self.store.sync()?;

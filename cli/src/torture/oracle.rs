@@ -211,7 +211,7 @@ impl Oracle {
             Event::Bumped { bump, tag } => self.note_bumped(bump, tag),
             Event::Removed { version, was_there } => {
                 let (key, place) = self.end(version, None)?;
-                if self.keys.is_shared(key) || self.was_there(key, place) == was_there {
+                if !self.is_certain(key, place) || self.was_there(key, place) == was_there {
                     return Ok(());
                 }
                 Err(wrong(key, format!("remove {version} answered {was_there}")))
@@ -227,6 +227,13 @@ impl Oracle {
         }
     }
 
+    /// Whether it is known what the operations on a key, before the one at a place, leave: one thread
+    /// writes it, and no kill, after which nobody looked, has left one of them undecided.
+    fn is_certain(&self, key: Key, place: usize) -> bool {
+        let undecided = self.ops(key)[..place].iter().any(|op| op.end == PENDING);
+        !self.keys.is_shared(key) && !undecided
+    }
+
     /// Whether the operations on a key, before the one at a place, leave a record.
     fn was_there(&self, key: Key, place: usize) -> bool {
         let mut before = self.ops(key)[..place].iter().rev();
@@ -238,7 +245,7 @@ impl Oracle {
         let (was_there, op) = (self.was_there(key, place), self.ops(key)[place]);
         let right = match op.what {
             What::Put | What::Remove => done,
-            _ if self.keys.is_shared(key) => true,
+            _ if !self.is_certain(key, place) => true,
             What::PutIfAbsent => done != was_there,
             What::PutIfPresent => done == was_there,
         };
@@ -254,7 +261,8 @@ impl Oracle {
         for bump in bumps.iter_mut().filter(|bump| bump.number == number) {
             (bump.end, bump.hit) = (position, tag > 0);
         }
-        if self.keys.is_shared(key) {
+        let pending = bumps.iter().any(|bump| bump.end == PENDING);
+        if pending || !self.is_certain(key, self.ops(key).len()) {
             return Ok(());
         }
         let mut ops = self.ops(key).iter().rev();
