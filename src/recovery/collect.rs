@@ -41,16 +41,21 @@ impl Collected {
         if before == now {
             return false;
         }
-        let known = before.segments.iter().all(|id| self.opened.contains(&id.sequence));
         let named: BTreeSet<_> = now.segments.iter().map(|id| id.sequence).collect();
+        // What is still named, and not there, was missing before.
+        let known =
+            |id: &SegmentId| self.opened.contains(&id.sequence) || named.contains(&id.sequence);
         let since = before.next_sequence..now.next_sequence.max(before.next_sequence);
         let there = self.opened.union(&named).filter(|sequence| since.contains(sequence)).count();
         // A segment for copies that was made when the first manifest was written already has a
         // number below what that covers.
         let late = |id: &SegmentId| {
-            id.sequence < before.next_sequence && !self.opened.contains(&id.sequence)
+            let found = self.opened.contains(&id.sequence) || before.segments.contains(id);
+            id.sequence < before.next_sequence && !found
         };
-        !known || there as u64 != since.end.0 - since.start.0 || now.segments.iter().any(late)
+        !before.segments.iter().all(known)
+            || there as u64 != since.end.0 - since.start.0
+            || now.segments.iter().any(late)
     }
 }
 
