@@ -8,7 +8,7 @@ use stratalog::Options;
 #[test]
 fn a_read_only_handle_opened_beside_compaction_misses_nothing() {
     const IDS: u32 = 400;
-    let openings = if cfg!(debug_assertions) { 60 } else { 400 };
+    let openings = if cfg!(debug_assertions) { 20 } else { 400 };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = options().open(&path).unwrap();
