@@ -79,8 +79,8 @@ impl Candidate {
     }
 }
 
-/// Opens the segments of a directory whose manifest this is. `None`: a live writer has replaced some
-/// of them meanwhile, says the manifest when it is read `again`.
+/// Opens the segments of a directory whose manifest this is. `None`: a live writer has replaced
+/// some of them meanwhile, says the manifest when it is read `again`.
 pub fn recover(
     files: Files,
     basis: &Basis,
@@ -123,20 +123,7 @@ pub fn recover(
     scan::name_cut(&engine, &candidates, &mut report);
     report.lost.sort_by(|a, b| (&a.segment, a.offset).cmp(&(&b.segment, b.offset)));
 
-    for candidate in &candidates {
-        let durable = candidate.durable();
-        candidate.segment.set_flushed(scan::mark_at(&candidate.segment, durable));
-        candidate.segment.add_done(candidate.limit);
-        if candidate.flaw.is_some() {
-            candidate.segment.quarantine();
-        }
-        if !writable {
-            candidate.segment.set_limit(candidate.limit);
-            // The cursor of a full segment counts overruns, that of a live one goes on.
-            let end = scan::mark_at(&candidate.segment, candidate.limit);
-            candidate.segment.set_frames_begin(end.floor);
-        }
-    }
+    note_state(&candidates, writable);
     let durability = Durability::default();
     let catalog = Catalog::new(missing, manifest, basis.rebuilt);
     if writable {
@@ -163,6 +150,24 @@ pub fn recover(
     report.missing_segments = catalog.missing().len() as u64;
     report.elapsed = started.elapsed();
     Ok(Some(Recovered { engine, durability, report, damage, catalog }))
+}
+
+/// What each segment is to know of itself from now on.
+fn note_state(candidates: &[Candidate], writable: bool) {
+    for candidate in candidates {
+        let durable = candidate.durable();
+        candidate.segment.set_flushed(scan::mark_at(&candidate.segment, durable));
+        candidate.segment.add_done(candidate.limit);
+        if candidate.flaw.is_some() {
+            candidate.segment.quarantine();
+        }
+        if !writable {
+            candidate.segment.set_limit(candidate.limit);
+            // The cursor of a full segment counts overruns, that of a live one goes on.
+            let end = scan::mark_at(&candidate.segment, candidate.limit);
+            candidate.segment.set_frames_begin(end.floor);
+        }
+    }
 }
 
 /// Step 3.

@@ -28,8 +28,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use value::Keys;
 
-/// The store is removed and begun again when it has grown past this: compaction should see to it that
-/// it never does.
+/// The store is removed and begun again when it has grown past this: compaction should see to it
+/// that it never does.
 const DISK_BYTES_MAX: u64 = 1 << 30;
 /// How many violations are printed.
 const VIOLATIONS_SHOWN: usize = 20;

@@ -5,8 +5,8 @@
 //! the pointer keeps the segment alive.
 //!
 //! T2: an index is given again once its entry is null. Who calls `remove` sees to it that by then
-//! no guard can hold an address or a word with that index: it was never in the index (a segment that
-//! was discarded), or it left long enough ago (one that compaction emptied).
+//! no guard can hold an address or a word with that index: it was never in the index (a segment
+//! that was discarded), or it left long enough ago (one that compaction emptied).
 #![expect(unsafe_code, reason = "entries are raw pointers with a count")]
 
 use crate::epoch::{Epoch, Guard};

@@ -80,6 +80,15 @@ pub(super) enum Flaw {
     Short,
 }
 
+impl Flaw {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Header => "its header is damaged",
+            Self::Short => "its file is cut short",
+        }
+    }
+}
+
 pub(super) fn collect(
     files: &Files,
     manifest: &Manifest,
@@ -133,12 +142,8 @@ pub(super) fn collect(
             }
             Opened::Segment(segment, flaw) => {
                 if let Some(flaw) = flaw {
-                    let reason = match flaw {
-                        Flaw::Header => "its header is damaged",
-                        Flaw::Short => "its file is cut short",
-                    };
                     report.corrupt += 1;
-                    collected.damage.push(damage(&file.path, reason));
+                    collected.damage.push(damage(&file.path, flaw.reason()));
                 }
                 collected.opened.insert(file.sequence);
                 take(&mut collected, &mut seen, file, *segment, (id, flaw));
@@ -149,12 +154,10 @@ pub(super) fn collect(
         }
     }
     take_back_used(&mut collected, &mut seen);
-    for (sequence, id) in listed {
-        if !seen.contains_key(&sequence) {
-            let path = files.path_of(sequence, id.salt);
-            collected.damage.push(damage(&path, "the manifest names it, and it is not there"));
-            collected.missing.push(id);
-        }
+    for id in listed.into_values().filter(|id| !seen.contains_key(&id.sequence)) {
+        let path = files.path_of(id.sequence, id.salt);
+        collected.damage.push(damage(&path, "the manifest names it, and it is not there"));
+        collected.missing.push(id);
     }
     Ok(collected)
 }

@@ -74,9 +74,9 @@ pub(super) fn limit(
     }
 }
 
-/// Of each segment, whether power loss may have taken its end without a trace: it has no seal, though
-/// another one took over from it. If anything in a younger one is known to be durable, it was wholly
-/// durable before that [D5], and its seal is damaged.
+/// Of each segment, whether power loss may have taken its end without a trace: it has no seal,
+/// though another one took over from it. If anything in a younger one is known to be durable, it
+/// was wholly durable before that [D5], and its seal is damaged.
 fn open_ended(candidates: &[Candidate]) -> Vec<bool> {
     let (mut younger, mut durable) = (false, false);
     let mut found: Vec<_> = candidates

@@ -1,6 +1,6 @@
-//! The process that is killed: threads that put, remove, get, write batches and update tags, and say
-//! so, for ever. With upkeep: beside one that compacts and backs up, and now and then all of it stops
-//! for the store to be closed and opened again.
+//! The process that is killed: threads that put, remove, get, write batches and update tags, and
+//! say so, for ever. With upkeep: beside one that compacts and backs up, and now and then all of it
+//! stops for the store to be closed and opened again.
 
 use super::event::{Event, Reporter, What};
 use super::value::{self, Found, Key, Keys, Value, Version};

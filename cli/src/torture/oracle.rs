@@ -227,8 +227,8 @@ impl Oracle {
         }
     }
 
-    /// Whether it is known what the operations on a key, before the one at a place, leave: one thread
-    /// writes it, and no kill, after which nobody looked, has left one of them undecided.
+    /// Whether it is known what the operations on a key, before the one at a place, leave: one
+    /// thread writes it, and no kill, after which nobody looked, has left one of them undecided.
     fn is_certain(&self, key: Key, place: usize) -> bool {
         let undecided = self.ops(key)[..place].iter().any(|op| op.end == PENDING);
         !self.keys.is_shared(key) && !undecided

@@ -277,9 +277,9 @@ fn a_put_that_was_refused_is_never_found_and_must_have_been_refused_rightly() {
     let oracle = after(&[begin(1, OWN, true), put(1), absent.clone(), refused.clone()]);
     assert_eq!(kind(&oracle, OWN, version(1)), None);
     assert_eq!(kind(&oracle, OWN, version(2)), Some(Kind::Lost));
-    assert!(after(&[absent.clone()]).note(&refused).is_err(), "nothing was there");
+    assert!(after(std::slice::from_ref(&absent)).note(&refused).is_err(), "nothing was there");
     assert!(after(&[begin(1, OWN, true), put(1), absent]).note(&put(2)).is_err());
     let present = begin_what(2, OWN, What::PutIfPresent);
-    assert!(after(&[present.clone()]).note(&put(2)).is_err());
+    assert!(after(std::slice::from_ref(&present)).note(&put(2)).is_err());
     assert_eq!(kind(&after(&[present, refused]), OWN, Found::Nothing), None);
 }
