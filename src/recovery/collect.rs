@@ -29,6 +29,17 @@ pub(super) struct Collected {
 }
 
 impl Collected {
+    fn new(manifest: &Manifest) -> Self {
+        Self {
+            candidates: Vec::new(),
+            damage: Vec::new(),
+            missing: Vec::new(),
+            blank: Vec::new(),
+            next_sequence: manifest.next_sequence.max(Sequence(1)),
+            opened: BTreeSet::new(),
+        }
+    }
+
     /// Whether a live writer may have moved records out of the files that were found, or been about
     /// to bring them in, so that some are in none of them. `before`: the manifest that was gone by;
     /// `now`: what it is since.
@@ -104,14 +115,7 @@ pub(super) fn collect(
             |id: &SegmentId| id.sequence == file.sequence && id.salt.0 as u32 == file.half_salt;
         manifest.dropped.iter().any(same)
     };
-    let mut collected = Collected {
-        candidates: Vec::new(),
-        damage: Vec::new(),
-        missing: Vec::new(),
-        blank: Vec::new(),
-        next_sequence: manifest.next_sequence.max(Sequence(1)),
-        opened: BTreeSet::new(),
-    };
+    let mut collected = Collected::new(manifest);
     let mut seen = BTreeMap::new();
     for file in found.iter().filter(|file| !dropped(file)) {
         let id = listed.get(&file.sequence).copied();
