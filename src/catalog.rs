@@ -14,7 +14,8 @@ use crate::fs;
 use crate::memory::MmapMemory;
 use crate::segment::Segment;
 use crate::sync::lock;
-use crate::sync::unmodelled::{Arc, Mutex};
+use crate::sync::unmodelled::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 /// The engine of a store on disk.
 pub type FileEngine = Engine<MmapMemory, Files>;
@@ -25,6 +26,26 @@ pub struct Catalog {
     /// Segments that are named though they are not there: they may come back.
     missing: Vec<SegmentId>,
     state: Mutex<State>,
+    /// Dropped, and maybe still mapped. Never locked for long: statistics do not wait.
+    retained: Mutex<Vec<Dropped>>,
+}
+
+#[derive(Debug)]
+struct Dropped {
+    segment: Weak<Segment<MmapMemory>>,
+    since: Instant,
+    disk_bytes: u64,
+}
+
+/// A segment that was given up and is still mapped.
+#[derive(Debug)]
+pub struct Retained {
+    /// It.
+    pub segment: Arc<Segment<MmapMemory>>,
+    /// How long ago that was.
+    pub age: Duration,
+    /// Bytes that were allocated to its file.
+    pub disk_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -44,7 +65,8 @@ impl Catalog {
     pub fn new(missing: Vec<SegmentId>, manifest: &Manifest, rebuilt: bool) -> Self {
         let floor = if rebuilt { Sequence(0) } else { manifest.next_sequence };
         let (named, dropped) = (manifest.segments.clone(), manifest.dropped.clone());
-        Self { missing, state: Mutex::new(State { named, floor, dropped }) }
+        let state = Mutex::new(State { named, floor, dropped });
+        Self { missing, state, retained: Mutex::default() }
     }
 
     /// Segments that the manifest names and that are not there.
@@ -75,6 +97,7 @@ impl Catalog {
         let gone: Vec<_> = victims.iter().map(|segment| segment.id()).collect();
         let named = self.names(engine, &gone);
         self.write(engine, &mut state, named, &gone)?;
+        self.retain(engine, victims);
         for victim in victims {
             victim.set_dropped();
         }
@@ -84,6 +107,33 @@ impl Catalog {
             state.dropped.clear();
         }
         Ok(())
+    }
+
+    /// Remembers segments for as long as somebody has them mapped.
+    fn retain(&self, engine: &FileEngine, victims: &[Arc<Segment<MmapMemory>>]) {
+        let since = Instant::now();
+        let files = engine.log().source();
+        let dropped = victims.iter().map(|victim| Dropped {
+            segment: Arc::downgrade(victim),
+            since,
+            disk_bytes: fs::allocated_bytes(&files.path_of(victim.sequence(), victim.salt())),
+        });
+        let dropped: Vec<_> = dropped.collect();
+        let mut retained = lock(&self.retained);
+        retained.retain(|dropped| dropped.segment.strong_count() > 0);
+        retained.extend(dropped);
+    }
+
+    /// The segments that were given up and that somebody still has mapped.
+    pub fn retained(&self) -> Vec<Retained> {
+        let mut dropped = lock(&self.retained);
+        dropped.retain(|dropped| dropped.segment.strong_count() > 0);
+        let still = |dropped: &Dropped| {
+            let segment = dropped.segment.upgrade()?;
+            let age = dropped.since.elapsed();
+            Some(Retained { segment, age, disk_bytes: dropped.disk_bytes })
+        };
+        dropped.iter().filter_map(still).collect()
     }
 
     fn names(&self, engine: &FileEngine, without: &[SegmentId]) -> Vec<SegmentId> {

@@ -33,8 +33,9 @@ use crate::error::Error;
 use crate::memory::MmapMemory;
 use crate::report::CompactionReport;
 use crate::segment::Segment;
-use crate::sync::unmodelled::{Arc, AtomicBool, Ordering, thread};
+use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Ordering, thread};
 use copy::{Copied, Outputs};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 use tombstones::Candidate;
 
@@ -58,21 +59,36 @@ pub struct Compactor<'a> {
     pub catalog: &'a Catalog,
     /// Ends the work early when set.
     pub stop: &'a AtomicBool,
+    /// How many ask for a compaction by hand, and wait while this one runs.
+    pub asking: &'a AtomicU64,
     /// Bytes copied in a second, at most.
     pub bytes_a_second: Option<u64>,
 }
 
 impl Compactor<'_> {
-    /// Does what there is to do, group by group.
+    /// Does what there is to do, group by group, and says after each how far it is.
     ///
-    /// What was finished before an error stays finished.
-    pub fn run(&self, scope: Scope, report: &mut CompactionReport) -> Result<(), Error> {
+    /// What was finished before an error, or a panic of `progress`, stays finished.
+    pub fn run(
+        &self,
+        scope: Scope,
+        report: &mut CompactionReport,
+        progress: &mut dyn FnMut(&CompactionReport),
+    ) -> Result<(), Error> {
         let started = Instant::now();
         let mut outputs = Outputs::default();
-        let done = self.run_groups(scope, &mut outputs, report);
+        let mut tell = |report: &mut CompactionReport| {
+            report.elapsed = started.elapsed();
+            progress(report);
+        };
+        let groups = || self.run_groups(scope, &mut outputs, report, &mut tell);
+        let done = catch_unwind(AssertUnwindSafe(groups));
         let finished = self.finish_outputs(&mut outputs);
-        report.elapsed += started.elapsed();
-        done.and(finished)
+        report.elapsed = started.elapsed();
+        match done {
+            Ok(done) => done.and(finished),
+            Err(panic) => resume_unwind(panic),
+        }
     }
 
     fn run_groups(
@@ -80,6 +96,7 @@ impl Compactor<'_> {
         scope: Scope,
         outputs: &mut Outputs,
         report: &mut CompactionReport,
+        tell: &mut dyn FnMut(&mut CompactionReport),
     ) -> Result<(), Error> {
         if scope == Scope::All {
             self.end_active();
@@ -89,10 +106,11 @@ impl Compactor<'_> {
             while !left.is_empty() && !self.stopped() {
                 let group = choose::take_group(&mut left, self.capacity());
                 self.compact_group(&group, outputs, report)?;
+                tell(report);
             }
             return Ok(());
         }
-        while !self.stopped() && !self.holds_back_too_much() {
+        while !self.stopped() && !self.is_asked() && !self.holds_back_too_much() {
             let pays = self.pays();
             if pays {
                 // So that every segment that is full is on the device, and may be emptied.
@@ -102,6 +120,7 @@ impl Compactor<'_> {
             if group.is_empty() || !self.compact_group(&group, outputs, report)? {
                 break;
             }
+            tell(report);
         }
         Ok(())
     }
@@ -109,6 +128,11 @@ impl Compactor<'_> {
     fn stopped(&self) -> bool {
         // Acquire: pairs with the Release of who asks to stop.
         self.stop.load(Ordering::Acquire)
+    }
+
+    fn is_asked(&self) -> bool {
+        // Relaxed: a hint.
+        self.asking.load(Ordering::Relaxed) > 0
     }
 
     fn capacity(&self) -> u64 {

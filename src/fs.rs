@@ -66,6 +66,10 @@ pub fn look(path: &Path) -> io::Result<Place> {
         Ok(metadata) if !metadata.is_dir() => return Ok(Place::Foreign),
         Ok(_) => {}
     }
+    // By its name first: a listing may miss it while a live writer replaces it.
+    if path.join(MANIFEST).symlink_metadata().is_ok() {
+        return Ok(Place::Store);
+    }
     let mut place = Place::Blank;
     for entry in entries(path)? {
         let name = entry?.file_name();
@@ -304,6 +308,11 @@ pub fn open_segment(path: &Path, writable: bool) -> io::Result<Option<(File, u64
     }
 }
 
+/// Whether nothing is there under a name any more.
+pub fn is_gone(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 /// Up to so many bytes from the start of a segment's file. `None` as in [`open_segment`].
 pub fn segment_start(path: &Path, len: u64) -> io::Result<Option<Vec<u8>>> {
     let Some((file, _)) = open_segment(path, false)? else { return Ok(None) };
@@ -459,6 +468,11 @@ pub fn disk_bytes(directory: &Path) -> io::Result<u64> {
         }
     }
     Ok(bytes)
+}
+
+/// Bytes allocated to a file; none if it is gone.
+pub fn allocated_bytes(path: &Path) -> u64 {
+    path.symlink_metadata().map_or(0, |metadata| metadata.blocks() * 512)
 }
 
 /// The running system's boot id: changes with every boot, so it tells a kill from a power loss.

@@ -90,7 +90,10 @@ pub use options::{Compaction, Condition, Durability, Options, Recovery, Verify};
 #[cfg(not(stratalog_loom))]
 pub use record::{OwnedRecord, Record, SharedRecord};
 #[cfg(not(stratalog_loom))]
-pub use report::{CompactionReport, Damage, RecoveryReport, Stats, VerifyReport};
+pub use report::{
+    CompactionReport, Damage, RecoveryReport, SegmentRole, SegmentState, SegmentStats, Stats,
+    VerifyReport,
+};
 #[cfg(not(stratalog_loom))]
 pub use search::Metric;
 #[cfg(not(stratalog_loom))]

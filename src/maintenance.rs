@@ -12,7 +12,7 @@ use crate::options::Compaction;
 use crate::report::CompactionReport;
 use crate::segment::Segment;
 use crate::sync::lock;
-use crate::sync::unmodelled::{Arc, AtomicBool, Mutex, Ordering, thread};
+use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, thread};
 use std::time::Duration;
 
 /// How long it sleeps when nobody rings.
@@ -37,11 +37,19 @@ pub struct Duties {
     pub compaction_rate: Option<u64>,
     /// Held by the one compaction there is at a time.
     pub compacting: Mutex<()>,
+    /// Who asks for a compaction by hand just now: the background makes way for them.
+    pub asking: AtomicU64,
 }
 
 impl Duties {
     /// Compacts, after whoever is at it just now.
-    pub fn compact(&self, scope: Scope, stop: &AtomicBool) -> Result<CompactionReport, Error> {
+    pub fn compact(
+        &self,
+        scope: Scope,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(&CompactionReport),
+    ) -> Result<CompactionReport, Error> {
+        let _asking = (scope == Scope::All).then(|| Asking::new(&self.asking));
         let _turn = lock(&self.compacting);
         let mut report = CompactionReport::default();
         let compactor = Compactor {
@@ -49,10 +57,29 @@ impl Duties {
             durability: &self.durability,
             catalog: &self.catalog,
             stop,
+            asking: &self.asking,
             bytes_a_second: self.compaction_rate,
         };
-        compactor.run(scope, &mut report)?;
+        compactor.run(scope, &mut report, progress)?;
         Ok(report)
+    }
+}
+
+/// Somebody asks for a compaction by hand.
+struct Asking<'a>(&'a AtomicU64);
+
+impl<'a> Asking<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        // Relaxed: a hint to the background, which looks again after each group.
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        // Relaxed: as above.
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -132,7 +159,7 @@ fn compact(duties: &Duties, stop: &AtomicBool) {
     // Acquire: pairs with the Release in `drop`.
     while !stop.load(Ordering::Acquire) {
         let heard = bell.heard();
-        drop(duties.compact(Scope::Worthwhile, stop));
+        drop(duties.compact(Scope::Worthwhile, stop, &mut |_| ()));
         bell.wait(heard, NAP);
     }
 }

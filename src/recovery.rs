@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::files::Files;
 use crate::format::header::{DIRECTORY_AT, Role};
 use crate::format::ids::{SlotNumber, TableIndex};
+use crate::format::manifest::Manifest;
 use crate::index::Shape;
 use crate::log::Log;
 use crate::memory::MmapMemory;
@@ -80,6 +81,9 @@ impl Candidate {
         }
         if !writable {
             self.segment.set_limit(self.limit);
+            // The cursor of a full segment counts overruns, that of a live one goes on.
+            let end = scan::mark_at(&self.segment, self.limit);
+            self.segment.set_frames_begin(end.floor);
         }
     }
 
@@ -90,17 +94,21 @@ impl Candidate {
     }
 }
 
-/// Opens the segments of a directory whose manifest this is.
+/// Opens the segments of a directory whose manifest this is. `None`: a live writer has replaced
+/// some of them meanwhile, says the manifest when it is read `again`.
 pub fn recover(
     files: Files,
     basis: &Basis,
-    mode: Recovery,
-    writable: bool,
-) -> Result<Recovered, Error> {
+    (mode, writable): (Recovery, bool),
+    again: impl FnOnce() -> Result<Option<Manifest>, Error>,
+) -> Result<Option<Recovered>, Error> {
     let started = Instant::now();
     let manifest = &basis.manifest;
     let mut report = RecoveryReport::default();
     let collected = collect::collect(&files, manifest, (mode, writable), &mut report)?;
+    if again()?.is_some_and(|now| collected.is_overtaken(manifest, &now)) {
+        return Ok(None);
+    }
     let (mut candidates, mut damage, missing) =
         (collected.candidates, collected.damage, collected.missing);
     report.corrupt += basis.damage.len() as u64;
@@ -149,7 +157,7 @@ pub fn recover(
     report.records = engine.live();
     report.missing_segments = catalog.missing().len() as u64;
     report.elapsed = started.elapsed();
-    Ok(Recovered { engine, durability, report, damage, catalog })
+    Ok(Some(Recovered { engine, durability, report, damage, catalog }))
 }
 
 /// Everything before the first segment that is not wholly flushed is durable, and its own part.

@@ -30,6 +30,69 @@ pub struct Stats {
     pub lag: u64,
     /// Segments and index chunks that were unlinked but that a pin may still see.
     pub retired: u64,
+    /// Bytes of segments that were emptied and are still mapped, because of a pin, a
+    /// [`SharedRecord`](crate::SharedRecord) or a backup under way. Their files have no names any
+    /// more, so `disk_bytes` does not count them; the file system does.
+    pub retained_bytes: u64,
+    /// For how long the first of those has waited; zero if there is none.
+    pub retained_age: Duration,
+}
+
+/// One segment of the log, as [`Store::segments`](crate::Store::segments) saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SegmentStats {
+    /// Place in the log's history.
+    pub sequence: u64,
+    /// What it is for.
+    pub role: SegmentRole,
+    /// What becomes of it.
+    pub state: SegmentState,
+    /// Its file; gone if it is [`SegmentState::Retained`].
+    pub path: PathBuf,
+    /// Slots taken: records, tombstones, voids.
+    pub slots: u32,
+    /// Slots that are known to survive power loss.
+    pub durable_slots: u32,
+    /// Log bytes of live records: headers and padding included.
+    pub live_bytes: u64,
+    /// Log bytes that a compaction would get back, as far as is known.
+    pub dead_bytes: u64,
+    /// Log bytes of removals that compaction has found to be needed, because another segment
+    /// still holds what was removed.
+    pub needed_bytes: u64,
+    /// Bytes allocated to its file; of one that was removed, when it was.
+    pub disk_bytes: u64,
+}
+
+impl SegmentStats {
+    /// Whether all that it holds is known to survive power loss.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.durable_slots >= self.slots
+    }
+}
+
+/// What a segment is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SegmentRole {
+    /// Writes, in the order of their LSNs.
+    Log,
+    /// What compaction has copied out of other segments.
+    Copies,
+}
+
+/// What becomes of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SegmentState {
+    /// It takes writes, or copies.
+    Active,
+    /// It takes no more.
+    Sealed,
+    /// It was emptied and its file removed; it stays mapped until nobody reads it.
+    Retained,
 }
 
 /// What opening found.

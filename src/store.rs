@@ -5,6 +5,7 @@ mod durable;
 mod open;
 mod pinned;
 mod search;
+mod segments;
 mod upkeep;
 mod verify;
 mod write;
@@ -158,7 +159,7 @@ impl Store {
     }
 
     /// Sequence and salt of every segment in use, in order.
-    fn segments(&self) -> Vec<(Sequence, Salt)> {
+    fn segment_keys(&self) -> Vec<(Sequence, Salt)> {
         let guard = self.engine().epoch().pin();
         let log = self.engine().log();
         let mut segments: Vec<_> =

@@ -4,6 +4,10 @@
 
 #[path = "compaction/beside.rs"]
 mod beside;
+#[path = "compaction/readers.rs"]
+mod readers;
+#[path = "compaction/segments.rs"]
+mod segments;
 #[path = "compaction/tags.rs"]
 mod tags;
 

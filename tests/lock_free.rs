@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use stratalog::internals::format::slot::SlotState;
+use stratalog::internals::index::KeyHash;
+use stratalog::internals::segment::Moves;
 use stratalog::{Options, Store};
 
 const RECORDS: Records = Records { dimension: 16, content_max: 300 };
@@ -245,4 +248,35 @@ fn what_a_writer_has_retired_is_given_back_though_the_writer_does_nothing_more()
         assert_eq!(retired, 0, "chunks wait for an idle thread");
     });
     reopen(store);
+}
+
+/// A process dies after it has moved a record, and before it has given up what the record was moved
+/// from. The copy has the tag, though its segment may have been begun before the other one.
+#[test]
+fn of_a_record_and_its_copy_the_copy_counts_after_a_kill_whichever_segment_is_older() {
+    let engine = heap::engine();
+    let guard = engine.epoch().pin();
+    let copies = engine.log().make_for_copies(&guard).unwrap();
+    heap::put(&engine, b"a", b"moved");
+    let source = engine.log().active(&guard).unwrap();
+    assert!(copies.sequence() < source.sequence());
+    let (slot, body) = source
+        .slots(source.slots_end())
+        .find_map(|(slot, state)| match state {
+            SlotState::Committed(_, body) => Some((slot, body)),
+            _ => None,
+        })
+        .unwrap();
+    let frame = source.committed_frame(slot).unwrap();
+    let copy = engine.copy_record(&frame, Kind::Put, body, &copies).unwrap().unwrap();
+    let mut moves = Moves::default();
+    moves.add(copy.from, &copies, copy.to);
+    source.set_moves(moves);
+    assert_eq!(source.update_tag(&frame, |tag| tag + 1), Ok(1));
+    assert!(engine.move_record(&guard, &copy, source, &copies));
+    assert_eq!(source.update_tag(&frame, |tag| tag + 1), Ok(2));
+    let (again, ..) = heap::reopened(&engine);
+    let guard = again.epoch().pin();
+    let found = again.get(&guard, KeyHash(body.key_hash), b"a").unwrap().unwrap();
+    assert_eq!((found.frame.content(), found.segment.tag(&found.frame)), (&b"moved"[..], 2));
 }

@@ -157,7 +157,12 @@ impl Demo<'_> {
             "3. kill -9 of a process that writes to this store, at a random moment".to_owned(),
             Kill::heading(),
         ])?;
-        let plan = Plan { keys: KILL_KEYS, dimension: self.load.dimension(), segment_bytes: None };
+        let plan = Plan {
+            keys: KILL_KEYS,
+            dimension: self.load.dimension(),
+            segment_bytes: None,
+            upkeep: false,
+        };
         let mut rig = Rig::new(&self.path, plan, fastrand::u64(..));
         for _ in 0..self.args.kills {
             let kill = self.kill_once(&mut rig)?;

@@ -1,5 +1,5 @@
-//! The `stratalog` command: import, read, search, inspect, check, copy and salvage stores, and a
-//! demonstration.
+//! The `stratalog` command: import, read, search, inspect, check, copy, compact and salvage stores,
+//! and a demonstration.
 //!
 //! Exit codes: 0 all well; 1 an error, explained on stderr; 2 wrong usage; 3 the answer is bad news
 //! (`verify` found damage, `get` or `search` no such id, `backup` and `salvage` did what they could
@@ -7,6 +7,7 @@
 //! else; progress goes to stderr, and only when that is a terminal.
 
 mod backup;
+mod compact;
 mod damage;
 mod demo;
 mod get;
@@ -44,6 +45,7 @@ enum Command {
     Stat(stat::Args),
     Verify(verify::Args),
     Backup(backup::Args),
+    Compact(compact::Args),
     Salvage(salvage::Args),
     #[command(hide = true)]
     Torture(torture::Args),
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Stat(args) => stat::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Backup(args) => backup::run(args),
+        Command::Compact(args) => compact::run(args),
         Command::Salvage(args) => salvage::run(args),
         Command::Torture(args) => torture::run(args),
         Command::TortureChild(args) => torture::child::run(args),

@@ -1,7 +1,10 @@
 //! `stat`: counts and sizes of a store, and what opening it found.
 
+mod segments;
+
 use crate::output::{self, count, size};
 use crate::{Outcome, open_read_only};
+use segments::Segment;
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,6 +15,9 @@ use stratalog::{RecoveryReport, Stats, Store};
 pub struct Args {
     /// Directory of the store
     store: PathBuf,
+    /// List each segment too, with a picture of what it holds
+    #[arg(long)]
+    segments: bool,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -32,6 +38,8 @@ pub struct Counts {
     pub durable: u64,
     pub lag: u64,
     pub retired: u64,
+    pub retained_bytes: u64,
+    pub retained_seconds: f64,
 }
 
 impl From<&Stats> for Counts {
@@ -49,6 +57,8 @@ impl From<&Stats> for Counts {
             durable: stats.durable.as_u64(),
             lag: stats.lag,
             retired: stats.retired,
+            retained_bytes: stats.retained_bytes,
+            retained_seconds: stats.retained_age.as_secs_f64(),
         }
     }
 }
@@ -91,6 +101,8 @@ struct Report {
     dimension: usize,
     stats: Counts,
     recovery: Recovery,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    segments: Option<Vec<Segment>>,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
@@ -101,9 +113,15 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
             dimension: store.dimension(),
             stats: Counts::from(&store.stats()),
             recovery: Recovery::from(store.recovery()),
+            segments: args
+                .segments
+                .then(|| store.segments().iter().map(|s| Segment::new(s, &store)).collect()),
         })?;
     } else {
         print(&store)?;
+        if args.segments {
+            segments::print(&store)?;
+        }
     }
     Ok(Outcome::Good)
 }

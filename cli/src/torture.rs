@@ -28,7 +28,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use value::Keys;
 
-/// The store is removed and begun again when it has grown past this: nothing reclaims its log.
+/// The store is removed and begun again when it has grown past this: compaction should see to it
+/// that it never does.
 const DISK_BYTES_MAX: u64 = 1 << 30;
 /// How many violations are printed.
 const VIOLATIONS_SHOWN: usize = 20;
@@ -73,7 +74,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let store = args.directory.join("store");
     let keys = Keys { threads: args.threads.get(), own: 400, shared: 48 };
-    let plan = Plan { keys, dimension: 24, segment_bytes: Some(1 << 20) };
+    let plan = Plan { keys, dimension: 24, segment_bytes: Some(1 << 20), upkeep: true };
     let mut rig = Rig::new(&store, plan, seed);
     let started = Instant::now();
     let (bar, mut wiped) = (progress_bar(args.kills)?, 0);
@@ -141,9 +142,22 @@ fn print(
     writeln!(out, "kills                 {}", line(tally.kills))?;
     writeln!(out, "  while it opened     {}", line(tally.kills_opening))?;
     writeln!(out, "  of a reopening      {}", line(tally.kills_reopening))?;
+    writeln!(out, "  in a compaction     {}", line(tally.kills_compacting))?;
+    writeln!(out, "  in a backup         {}", line(tally.kills_backing_up))?;
+    writeln!(out, "  in a close          {}", line(tally.kills_closing))?;
+    writeln!(out, "  in an opening after {}", line(tally.kills_opening_again))?;
     writeln!(out, "operations begun      {}", line(tally.begun))?;
     writeln!(out, "  acknowledged        {}", line(tally.acknowledged))?;
     writeln!(out, "  pending at a kill   {}", line(tally.begun - tally.acknowledged))?;
+    writeln!(out, "batches whole         {}", line(tally.batches))?;
+    writeln!(out, "conditions refused    {}", line(tally.refused))?;
+    writeln!(out, "tag updates begun     {}", line(tally.tags_begun))?;
+    writeln!(out, "  acknowledged        {}", line(tally.tags_acknowledged))?;
+    writeln!(out, "compactions           {}", line(tally.compactions))?;
+    writeln!(out, "  segments removed    {}", line(tally.segments_removed))?;
+    writeln!(out, "  records moved       {}", line(tally.records_moved))?;
+    writeln!(out, "backups made          {}", line(tally.backups))?;
+    writeln!(out, "  found and checked   {}", line(tally.backups_checked))?;
     writeln!(out, "gets judged           {}", line(tally.gets))?;
     writeln!(out, "syncs                 {}", line(tally.syncs))?;
     writeln!(out, "openings compared     {}", line(tally.openings))?;

@@ -13,15 +13,19 @@ use crate::segment::Segment;
 
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Puts a record found by recovery into the index: highest LSN wins, whatever the order. Of two
-    /// copies of one record, which have the same LSN, the one made last: it was put in force when
-    /// the tag had been moved to it, and has a higher sequence.
+    /// copies of one record, which have the same LSN, the one that was not moved on: it has the
+    /// tag. Its segment may well be the older one: one for copies takes them from log segments that
+    /// were begun after it.
     pub fn restore(&self, segment: &Segment<M>, kind: Kind, body: SlotBody) -> Result<(), Error> {
-        let from = segment.sequence();
+        let last = |segment: &Segment<M>, offset| {
+            (kind == Kind::Put && !segment.is_forwarded(offset), segment.sequence())
+        };
         let older = |guard: &Guard, old: Entry| {
             let Some(found) = self.slot_of(guard, old) else { return true };
-            let before = self.log.resolve(guard, old.address);
+            let before = || self.log.resolve(guard, old.address);
             found.lsn < body.lsn
-                || found.lsn == body.lsn && before.is_none_or(|(s, _)| s.sequence() < from)
+                || found.lsn == body.lsn
+                    && before().is_none_or(|(s, at)| last(s, at) < last(segment, body.offset))
         };
         let wins = |guard: &Guard, old: Option<Entry>| old.is_none_or(|old| older(guard, old));
         self.restore_if(segment, kind, body, wins).map(drop)

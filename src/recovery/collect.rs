@@ -12,7 +12,7 @@ use crate::options::Recovery;
 use crate::report::{Damage, RecoveryReport};
 use crate::segment::Segment;
 use crate::sync::unmodelled::Arc;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
@@ -24,6 +24,50 @@ pub(super) struct Collected {
     /// Segments that never held a record.
     pub(super) blank: Vec<Arc<Segment<MmapMemory>>>,
     pub(super) next_sequence: Sequence,
+    /// Files that were taken for this store's, whatever they held.
+    opened: BTreeSet<Sequence>,
+}
+
+impl Collected {
+    fn new(manifest: &Manifest) -> Self {
+        Self {
+            candidates: Vec::new(),
+            damage: Vec::new(),
+            missing: Vec::new(),
+            blank: Vec::new(),
+            next_sequence: manifest.next_sequence.max(Sequence(1)),
+            opened: BTreeSet::new(),
+        }
+    }
+
+    /// Whether a live writer may have moved records out of the files that were found, or been about
+    /// to bring them in, so that some are in none of them. `before`: the manifest that was gone by;
+    /// `now`: what it is since.
+    ///
+    /// What is named now, and was not found, is younger than the listing: a segment of the log then
+    /// holds nothing that was there before, and one for copies only what was copied from others. So
+    /// all is well if none of those others is missing: none that was named before, and none that
+    /// was made, filled and given up since.
+    pub(super) fn is_overtaken(&self, before: &Manifest, now: &Manifest) -> bool {
+        if before == now {
+            return false;
+        }
+        let named: BTreeSet<_> = now.segments.iter().map(|id| id.sequence).collect();
+        // What is still named, and not there, was missing before.
+        let known =
+            |id: &SegmentId| self.opened.contains(&id.sequence) || named.contains(&id.sequence);
+        let since = before.next_sequence..now.next_sequence.max(before.next_sequence);
+        let there = self.opened.union(&named).filter(|sequence| since.contains(sequence)).count();
+        // A segment for copies that was made when the first manifest was written already has a
+        // number below what that covers.
+        let late = |id: &SegmentId| {
+            let found = self.opened.contains(&id.sequence) || before.segments.contains(id);
+            id.sequence < before.next_sequence && !found
+        };
+        !before.segments.iter().all(known)
+            || there as u64 != since.end.0 - since.start.0
+            || now.segments.iter().any(late)
+    }
 }
 
 /// A mapped file and what its name and header say.
@@ -34,6 +78,8 @@ enum Opened {
     Foreign,
     /// This store's by its name, but unreadable.
     Broken(&'static str),
+    /// Removed since it was listed.
+    Gone,
 }
 
 /// What may be wrong with a segment whose records can be read.
@@ -43,6 +89,15 @@ pub(super) enum Flaw {
     Header,
     /// Its file is too short: it was read from a copy in memory.
     Short,
+}
+
+impl Flaw {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Header => "its header is damaged",
+            Self::Short => "its file is cut short",
+        }
+    }
 }
 
 pub(super) fn collect(
@@ -56,18 +111,13 @@ pub(super) fn collect(
     let listed: BTreeMap<Sequence, SegmentId> =
         manifest.segments.iter().map(|id| (id.sequence, *id)).collect();
     let dropped = |file: &SegmentFile| manifest.dropped.iter().any(|id| is_file_of(file, *id));
-    let mut collected = Collected {
-        candidates: Vec::new(),
-        damage: Vec::new(),
-        missing: Vec::new(),
-        blank: Vec::new(),
-        next_sequence: manifest.next_sequence.max(Sequence(1)),
-    };
+    let mut collected = Collected::new(manifest);
     let mut seen = BTreeMap::new();
     for file in found.iter().filter(|file| !dropped(file)) {
         let id = listed.get(&file.sequence).copied();
         let id = id.filter(|id| is_file_of(file, *id));
         match open(files, file, id, (mode, writable))? {
+            Opened::Gone => continue,
             Opened::Foreign => {
                 report.foreign_files += 1;
                 continue;
@@ -75,6 +125,7 @@ pub(super) fn collect(
             Opened::Broken(reason) => {
                 report.corrupt += 1;
                 collected.damage.push(damage(&file.path, reason));
+                collected.opened.insert(file.sequence);
                 seen.insert(file.sequence, ());
                 // It may be well again tomorrow: it goes on being named.
                 collected.missing.extend(id);
@@ -91,13 +142,10 @@ pub(super) fn collect(
             }
             Opened::Segment(segment, flaw) => {
                 if let Some(flaw) = flaw {
-                    let reason = match flaw {
-                        Flaw::Header => "its header is damaged",
-                        Flaw::Short => "its file is cut short",
-                    };
                     report.corrupt += 1;
-                    collected.damage.push(damage(&file.path, reason));
+                    collected.damage.push(damage(&file.path, flaw.reason()));
                 }
+                collected.opened.insert(file.sequence);
                 take(&mut collected, &mut seen, file, *segment, (id, flaw));
             }
         }
@@ -106,12 +154,10 @@ pub(super) fn collect(
         }
     }
     take_back_used(&mut collected, &mut seen);
-    for (sequence, id) in listed {
-        if !seen.contains_key(&sequence) {
-            let path = files.path_of(sequence, id.salt);
-            collected.damage.push(damage(&path, "the manifest names it, and it is not there"));
-            collected.missing.push(id);
-        }
+    for id in listed.into_values().filter(|id| !seen.contains_key(&id.sequence)) {
+        let path = files.path_of(id.sequence, id.salt);
+        collected.damage.push(damage(&path, "the manifest names it, and it is not there"));
+        collected.missing.push(id);
     }
     Ok(collected)
 }
@@ -180,6 +226,7 @@ fn open(
     let expected = listed.map(|id| files.identity(id));
     let (handle, len) = match fs::open_segment(&file.path, writable) {
         Ok(Some(opened)) => opened,
+        Ok(None) if fs::is_gone(&file.path) => return Ok(Opened::Gone),
         Ok(None) if expected.is_some() => return Ok(Opened::Broken("it is not a regular file")),
         Ok(None) => return Ok(Opened::Foreign),
         Err(error) if expected.is_none() && error.kind() == io::ErrorKind::PermissionDenied => {

@@ -13,10 +13,13 @@ use crate::options::{
     SEGMENT_BYTES_MIN,
 };
 use crate::recovery::{self, Basis, Recovered};
-use crate::sync::unmodelled::{Arc, Mutex};
+use crate::sync::unmodelled::{Arc, AtomicU64, Mutex};
 use rustix::io::Errno;
 use std::io;
 use std::path::Path;
+
+/// How often a read-only handle begins again when a live writer has replaced segments under it.
+const TRIES_MAX: u32 = 50;
 
 impl Options {
     /// Opens the store in the directory `path`, or creates it there.
@@ -70,12 +73,7 @@ impl Options {
             Place::Missing | Place::Blank => return Err(Error::NotFound(path.to_owned())),
             Place::Foreign => return Err(Error::NotAStore(path.to_owned())),
         }
-        let basis = self.basis(path)?;
-        let manifest = &basis.manifest;
-        self.check_against(manifest)?;
-
-        let files = Files::new(path, manifest)?;
-        let recovered = recovery::recover(files, &basis, self.recovery, !self.read_only)?;
+        let (manifest, recovered) = self.recover(path)?;
         if strict {
             lock.iter_mut().for_each(fs::DirectoryLock::name_holder);
         }
@@ -95,6 +93,7 @@ impl Options {
             catalog: recovered.catalog,
             compaction_rate: self.compaction_rate,
             compacting: Mutex::default(),
+            asking: AtomicU64::new(0),
         });
         let maintenance = if self.read_only {
             None
@@ -114,6 +113,24 @@ impl Options {
             closed: false,
             lock,
         })
+    }
+
+    /// Reads manifest and segments. Beside a live writer they may not belong together: what was
+    /// copied elsewhere is removed. Then all is read again.
+    fn recover(&self, path: &Path) -> Result<(Manifest, Recovered), Error> {
+        let beside_a_writer = self.read_only && self.recovery != Recovery::Salvage;
+        for _ in 0..TRIES_MAX {
+            let basis = self.basis(path)?;
+            self.check_against(&basis.manifest)?;
+            let files = Files::new(path, &basis.manifest)?;
+            let again = || beside_a_writer.then(|| read_manifest(path)).transpose();
+            let mode = (self.recovery, !self.read_only);
+            if let Some(recovered) = recovery::recover(files, &basis, mode, again)? {
+                return Ok((basis.manifest, recovered));
+            }
+        }
+        let why = "a writer replaces segments faster than they can be opened: try again";
+        Err(Error::Io(io::Error::new(io::ErrorKind::WouldBlock, why)))
     }
 
     fn open_if_there(&self, path: &Path) -> Result<Option<Store>, Error> {

@@ -23,6 +23,10 @@ impl Store {
             retired: engine.epoch().pending(),
             ..Stats::default()
         };
+        for retained in self.duties.catalog.retained() {
+            stats.retained_bytes += retained.disk_bytes;
+            stats.retained_age = stats.retained_age.max(retained.age);
+        }
         for segment in engine.log().in_use(&guard) {
             let live = segment.live_bytes();
             stats.segments += 1;
@@ -66,11 +70,25 @@ impl Store {
     /// [`Error::StorageFull`]: there is no room for the copies; what was finished before stays
     /// finished, and nothing is lost. [`Error::FlushFailed`], [`Error::ReadOnly`], [`Error::Io`].
     pub fn compact(&self) -> Result<CompactionReport, Error> {
+        self.compact_with(|_| ())
+    }
+
+    /// As [`compact`](Store::compact), and says after each group of segments what was done so far.
+    /// `progress` must not compact: it would wait for itself. If it panics, what was done stays
+    /// done.
+    ///
+    /// # Errors
+    ///
+    /// As [`compact`](Store::compact).
+    pub fn compact_with(
+        &self,
+        mut progress: impl FnMut(&CompactionReport),
+    ) -> Result<CompactionReport, Error> {
         if self.read_only {
             return Err(Error::ReadOnly);
         }
         self.duties.durability.check()?;
-        self.duties.compact(Scope::All, &AtomicBool::new(false))
+        self.duties.compact(Scope::All, &AtomicBool::new(false), &mut progress)
     }
 
     /// Syncs, notes on disk that all is durable, and closes. Dropping the store does the same and

@@ -146,7 +146,7 @@ impl<P: FnMut(u64, u64)> Walk<'_, P> {
         mut visit: impl FnMut(&mut Self, &Segment<MmapMemory>, PathBuf) -> u64,
     ) -> u64 {
         let (engine, mut sum) = (self.store.engine(), 0);
-        for (sequence, salt) in self.store.segments() {
+        for (sequence, salt) in self.store.segment_keys() {
             let guard = engine.epoch().pin();
             let mut in_use = engine.log().in_use(&guard);
             let Some(segment) = in_use.find(|s| s.sequence() == sequence) else { continue };

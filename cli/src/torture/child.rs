@@ -1,15 +1,26 @@
-//! The process that is killed: threads that put, remove and get, and say so, for ever.
+//! The process that is killed: threads that put, remove, get, write batches and update tags, and
+//! say so, for ever. With upkeep: beside one that compacts and backs up, and now and then all of it
+//! stops for the store to be closed and opened again.
 
-use super::event::{Event, Reporter};
+use super::event::{Event, Reporter, What};
 use super::value::{self, Found, Key, Keys, Value, Version};
 use crate::Outcome;
 use anyhow::anyhow;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use stratalog::{Options, Store};
+use std::time::{Duration, Instant};
+use stratalog::{Batch, Condition, Error, Options, Store};
 
 /// One operation in so many is a sync, where syncs are asked for.
 const SYNC_ONE_IN: u32 = 400;
+/// With upkeep a writer rests after so many operations, so that compaction gets its turns.
+const REST_ONE_IN: u32 = 32;
+/// Operations of a batch, at most: what they say must fit one write.
+const BATCH_MAX: usize = 6;
+/// One compaction in so many is followed by a backup.
+const BACKUP_ONE_IN: u8 = 4;
 
 /// Write to a store until killed, reporting on stdout
 #[derive(Debug, clap::Args)]
@@ -32,6 +43,14 @@ pub struct Args {
     pub seed: u64,
     #[arg(long)]
     pub sync: bool,
+    /// Compact, back up, close and open again, too
+    #[arg(long)]
+    pub upkeep: bool,
+}
+
+/// Where a store's backup goes.
+pub fn backup_of(store: &Path) -> PathBuf {
+    store.with_file_name("backup")
 }
 
 impl Args {
@@ -54,6 +73,9 @@ impl Args {
         if self.sync {
             words.push("--sync".into());
         }
+        if self.upkeep {
+            words.push("--upkeep".into());
+        }
         words
     }
 }
@@ -62,6 +84,7 @@ struct Writer<'a> {
     args: &'a Args,
     store: &'a Store,
     reporter: &'a Reporter,
+    stop: &'a AtomicBool,
     keys: Keys,
     thread: u8,
     rng: fastrand::Rng,
@@ -76,61 +99,136 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     if let Some(bytes) = args.segment_bytes {
         options = options.segment_size(bytes);
     }
-    let store = crate::open(&options, &args.store)?;
     let reporter = Reporter::new()?;
-    reporter.report("opened\n")?;
+    let mut rng = fastrand::Rng::with_seed(args.seed ^ 0xFF << 56);
+    let mut versions: Vec<_> =
+        (0..args.threads).map(|thread| Version::first(args.round, thread)).collect();
+    loop {
+        let store = crate::open(&options, &args.store)?;
+        say(&reporter, &Event::Opened)?;
+        let until = Instant::now() + Duration::from_millis(rng.u64(5..150));
+        session(args, &store, &reporter, &mut versions, (until, rng.u64(..)))?;
+        say(&reporter, &Event::Closing)?;
+        store.close()?;
+        say(&reporter, &Event::Closed)?;
+    }
+}
+
+fn say(reporter: &Reporter, event: &Event) -> anyhow::Result<()> {
+    let mut line = String::new();
+    event.write(&mut line);
+    reporter.report(&line)
+}
+
+/// All threads at work on an open store: for ever, or with upkeep until then.
+fn session(
+    args: &Args,
+    store: &Store,
+    reporter: &Reporter,
+    versions: &mut [Version],
+    (until, seed): (Instant, u64),
+) -> anyhow::Result<()> {
+    let stop = &AtomicBool::new(false);
     thread::scope(|scope| {
-        let start = |thread| {
-            let mut writer = Writer::new(args, &store, &reporter, thread);
-            scope.spawn(move || writer.run())
-        };
-        let writers: Vec<_> = (0..args.threads).map(start).collect();
+        let mut writers = Vec::new();
+        for (thread, version) in versions.iter_mut().enumerate() {
+            let thread = thread as u8;
+            let mut writer = Writer {
+                args,
+                store,
+                reporter,
+                stop,
+                keys: Keys { threads: args.threads, own: args.own, shared: args.shared },
+                thread,
+                rng: fastrand::Rng::with_seed(seed ^ u64::from(thread) << 56),
+                version: *version,
+                value: Value::default(),
+                lines: String::new(),
+            };
+            writers.push(scope.spawn(move || {
+                let done = writer.run();
+                *version = writer.version;
+                done
+            }));
+        }
+        if args.upkeep {
+            let done = keep_up(args, store, reporter, (until, seed));
+            // Relaxed: a flag.
+            stop.store(true, Ordering::Relaxed);
+            done?;
+        }
         for writer in writers {
             writer.join().map_err(|_panic| anyhow!("a writer panicked"))??;
         }
-        Ok(Outcome::Good)
+        Ok(())
     })
 }
 
-impl<'a> Writer<'a> {
-    fn new(args: &'a Args, store: &'a Store, reporter: &'a Reporter, thread: u8) -> Self {
-        Self {
-            args,
-            store,
-            reporter,
-            keys: Keys { threads: args.threads, own: args.own, shared: args.shared },
-            thread,
-            rng: fastrand::Rng::with_seed(args.seed ^ u64::from(thread) << 56),
-            version: Version::first(args.round, thread),
-            value: Value::default(),
-            lines: String::new(),
+fn keep_up(
+    args: &Args,
+    store: &Store,
+    reporter: &Reporter,
+    (until, seed): (Instant, u64),
+) -> anyhow::Result<()> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    while Instant::now() < until {
+        thread::sleep(Duration::from_micros(rng.u64(..4_000)));
+        say(reporter, &Event::Compacting)?;
+        let report = store.compact()?;
+        let (segments, moved) = (report.segments_removed, report.moved_records);
+        say(reporter, &Event::Compacted { segments, moved })?;
+        if rng.u8(..BACKUP_ONE_IN) == 0 {
+            say(reporter, &Event::BackingUp)?;
+            let copy = backup_of(&args.store);
+            store.backup(&copy)?;
+            say(reporter, &Event::BackedUp)?;
+            // Half removed, it is not to be taken for one that is whole.
+            let old = copy.with_extension("old");
+            fs::rename(&copy, &old)?;
+            fs::remove_dir_all(old)?;
         }
     }
+    Ok(())
+}
 
+impl Writer<'_> {
     fn run(&mut self) -> anyhow::Result<()> {
-        loop {
+        // Relaxed: a flag.
+        while !self.stop.load(Ordering::Relaxed) {
             let key = self.keys.pick(self.thread, &mut self.rng);
             match self.rng.u8(..100) {
-                0..60 => self.put(key)?,
-                60..82 => self.remove(key)?,
+                0..44 => self.put(key)?,
+                44..50 => self.put_if(key)?,
+                50..54 => self.batch()?,
+                54..70 => self.remove(key)?,
+                70..84 => self.bump(key)?,
                 _ => self.get(key)?,
+            }
+            if self.args.upkeep && self.rng.u32(..REST_ONE_IN) == 0 {
+                thread::sleep(Duration::from_millis(1));
             }
             if self.args.sync && self.rng.u32(..SYNC_ONE_IN) == 0 {
                 self.store.sync()?;
                 self.say(&Event::Synced);
             }
         }
+        self.flush()
     }
 
     fn say(&mut self, event: &Event) {
         event.write(&mut self.lines);
     }
 
-    /// Says what is still to be said, and that an operation begins, in one write.
-    fn begin(&mut self, key: Key, put: bool) -> anyhow::Result<Version> {
+    fn take_version(&mut self) -> Version {
         let version = self.version;
         self.version = version.next();
-        self.say(&Event::Begin { version, key, put });
+        version
+    }
+
+    /// Says what is still to be said, and that an operation begins, in one write.
+    fn begin(&mut self, key: Key, what: What) -> anyhow::Result<Version> {
+        let version = self.take_version();
+        self.say(&Event::Begin { version, key, what });
         self.flush()?;
         Ok(version)
     }
@@ -143,23 +241,81 @@ impl<'a> Writer<'a> {
 
     fn put(&mut self, key: Key) -> anyhow::Result<()> {
         self.value.fill(key, self.version, self.args.dimension);
-        let version = self.begin(key, true)?;
+        let version = self.begin(key, What::Put)?;
         let Value { embedding, content } = &self.value;
         let lsn = self.store.put(value::id_of(key), embedding, content)?.as_u64();
         self.say(&Event::Put { version, lsn });
         Ok(())
     }
 
+    fn put_if(&mut self, key: Key) -> anyhow::Result<()> {
+        let (what, condition) = match self.rng.bool() {
+            true => (What::PutIfAbsent, Condition::Absent),
+            false => (What::PutIfPresent, Condition::Present),
+        };
+        self.value.fill(key, self.version, self.args.dimension);
+        let version = self.begin(key, what)?;
+        let Value { embedding, content } = &self.value;
+        let event = match self.store.put_if(value::id_of(key), embedding, content, condition) {
+            Ok(lsn) => Event::Put { version, lsn: lsn.as_u64() },
+            Err(Error::ConditionFailed { .. }) => Event::Refused { version },
+            Err(error) => return Err(error.into()),
+        };
+        self.say(&event);
+        Ok(())
+    }
+
+    /// Puts and removes of different keys, all or nothing.
+    fn batch(&mut self) -> anyhow::Result<()> {
+        let mut keys: Vec<Key> = Vec::new();
+        for _ in 0..self.rng.usize(1..=BATCH_MAX) {
+            let key = self.keys.pick(self.thread, &mut self.rng);
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        // The acknowledgement before may fill the line.
+        self.flush()?;
+        let (first, count) = (self.version, keys.len() as u64);
+        let mut batch = Batch::new();
+        self.say(&Event::Batch { first, count });
+        for key in keys {
+            let version = self.take_version();
+            self.value.fill(key, version, self.args.dimension);
+            // A batch must fit a segment.
+            let put = self.rng.u8(..4) > 0 && self.value.content.len() < 64 << 10;
+            let what = if put { What::Put } else { What::Remove };
+            self.say(&Event::Begin { version, key, what });
+            if put {
+                batch.put(value::id_of(key), &self.value.embedding, &self.value.content);
+            } else {
+                batch.remove(value::id_of(key));
+            }
+        }
+        self.flush()?;
+        self.store.write(batch)?;
+        self.say(&Event::Wrote { first, count });
+        Ok(())
+    }
+
     fn remove(&mut self, key: Key) -> anyhow::Result<()> {
-        let version = self.begin(key, false)?;
+        let version = self.begin(key, What::Remove)?;
         let was_there = self.store.remove(value::id_of(key))?;
         self.say(&Event::Removed { version, was_there });
         Ok(())
     }
 
+    fn bump(&mut self, key: Key) -> anyhow::Result<()> {
+        let bump = self.take_version();
+        self.say(&Event::Bump { bump, key });
+        self.flush()?;
+        let tag = self.store.update_tag(value::id_of(key), |tag| tag + 1)?;
+        self.say(&Event::Bumped { bump, tag: tag.unwrap_or(0) });
+        Ok(())
+    }
+
     fn get(&mut self, key: Key) -> anyhow::Result<()> {
-        let look = self.version;
-        self.version = look.next();
+        let look = self.take_version();
         self.say(&Event::Look { look, key });
         self.flush()?;
         let pinned = self.store.pin();
@@ -167,9 +323,9 @@ impl<'a> Writer<'a> {
             None => Event::Got { look, found: Found::Nothing },
             Some(record) => {
                 let (embedding, content) = (record.embedding(), record.content());
-                let lsn = record.lsn().as_u64();
+                let (lsn, tag) = (record.lsn().as_u64(), record.tag());
                 match value::identify(key, embedding, content, &mut self.value) {
-                    Ok(version) => Event::Got { look, found: Found::Version { version, lsn } },
+                    Ok(version) => Event::Got { look, found: Found::Version { version, lsn, tag } },
                     Err(what) => Event::Wrong { key, what },
                 }
             }

@@ -11,19 +11,82 @@ use std::os::fd::AsFd;
 /// Below this a write to a pipe is not mixed with another (POSIX's least `PIPE_BUF`).
 const ATOMIC_BYTES: usize = 512;
 
+/// What an operation is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Remove,
+    Put,
+    PutIfAbsent,
+    PutIfPresent,
+}
+
+impl What {
+    const ALL: [Self; 4] = [Self::Remove, Self::Put, Self::PutIfAbsent, Self::PutIfPresent];
+}
+
 /// A line of the child's report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The store is open.
     Opened,
+    /// The store is about to be closed, to be opened again.
+    Closing,
+    /// It is closed, and is about to be opened.
+    Closed,
+    /// A compaction by hand begins.
+    Compacting,
+    /// A compaction by hand has returned.
+    Compacted {
+        /// Segments that it removed.
+        segments: u64,
+        /// Records that it moved.
+        moved: u64,
+    },
+    /// A backup begins.
+    BackingUp,
+    /// A backup has returned.
+    BackedUp,
     /// An operation begins.
     Begin {
         /// Its number.
         version: Version,
         /// Its key.
         key: Key,
-        /// A put, or else a remove.
-        put: bool,
+        /// What it is to do.
+        what: What,
+    },
+    /// So many operations that have begun, from this one on, are a batch.
+    Batch {
+        /// The first of them; the others follow it.
+        first: Version,
+        /// How many.
+        count: u64,
+    },
+    /// A batch has returned.
+    Wrote {
+        /// The first of its operations.
+        first: Version,
+        /// How many it has.
+        count: u64,
+    },
+    /// A conditional put has returned: its condition did not hold.
+    Refused {
+        /// Its number.
+        version: Version,
+    },
+    /// An update of a tag begins: one is to be added.
+    Bump {
+        /// Its number.
+        bump: Version,
+        /// Its key.
+        key: Key,
+    },
+    /// An update of a tag has returned.
+    Bumped {
+        /// Its number.
+        bump: Version,
+        /// The new tag; 0 if there was no record.
+        tag: u64,
     },
     /// A put has returned.
     Put {
@@ -70,20 +133,31 @@ impl Event {
         use std::fmt::Write;
         let written = match self {
             Self::Opened => writeln!(out, "opened"),
-            Self::Begin { version, key, put } => {
-                writeln!(out, "begin {} {} {}", version.0, key.0, u8::from(*put))
+            Self::Closing => writeln!(out, "closing"),
+            Self::Closed => writeln!(out, "closed"),
+            Self::Compacting => writeln!(out, "compacting"),
+            Self::Compacted { segments, moved } => writeln!(out, "compacted {segments} {moved}"),
+            Self::BackingUp => writeln!(out, "backing-up"),
+            Self::BackedUp => writeln!(out, "backed-up"),
+            Self::Begin { version, key, what } => {
+                writeln!(out, "begin {} {} {}", version.0, key.0, *what as u8)
             }
+            Self::Batch { first, count } => writeln!(out, "batch {} {count}", first.0),
+            Self::Wrote { first, count } => writeln!(out, "wrote {} {count}", first.0),
+            Self::Refused { version } => writeln!(out, "refused {}", version.0),
+            Self::Bump { bump, key } => writeln!(out, "bump {} {}", bump.0, key.0),
+            Self::Bumped { bump, tag } => writeln!(out, "bumped {} {tag}", bump.0),
             Self::Put { version, lsn } => writeln!(out, "put {} {lsn}", version.0),
             Self::Removed { version, was_there } => {
                 writeln!(out, "removed {} {}", version.0, u8::from(*was_there))
             }
             Self::Look { look, key } => writeln!(out, "look {} {}", look.0, key.0),
             Self::Got { look, found } => {
-                let (version, lsn) = match *found {
-                    Found::Nothing => (0, 0),
-                    Found::Version { version, lsn } => (version.0, lsn),
+                let (version, lsn, tag) = match *found {
+                    Found::Nothing => (0, 0, 0),
+                    Found::Version { version, lsn, tag } => (version.0, lsn, tag),
                 };
-                writeln!(out, "got {} {version} {lsn}", look.0)
+                writeln!(out, "got {} {version} {lsn} {tag}", look.0)
             }
             Self::Synced => writeln!(out, "synced"),
             Self::Wrong { key, what } => writeln!(out, "wrong {} {what}", key.0),
@@ -93,7 +167,7 @@ impl Event {
 
     /// The event of a line.
     pub fn parse(line: &str) -> anyhow::Result<Self> {
-        let mut words = line.splitn(4, ' ');
+        let mut words = line.split(' ');
         let name = words.next().unwrap_or("");
         if name == "wrong" {
             let (key, what) =
@@ -109,14 +183,27 @@ impl Event {
             "begin" => {
                 let version = Version(number()?);
                 let key = Key(u32::try_from(number()?)?);
-                Self::Begin { version, key, put: number()? == 1 }
+                let what = usize::try_from(number()?)?;
+                let what = *What::ALL.get(what).with_context(|| format!("what? {line:?}"))?;
+                Self::Begin { version, key, what }
             }
+            "closing" => Self::Closing,
+            "closed" => Self::Closed,
+            "compacting" => Self::Compacting,
+            "compacted" => Self::Compacted { segments: number()?, moved: number()? },
+            "backing-up" => Self::BackingUp,
+            "backed-up" => Self::BackedUp,
+            "batch" => Self::Batch { first: Version(number()?), count: number()? },
+            "wrote" => Self::Wrote { first: Version(number()?), count: number()? },
+            "refused" => Self::Refused { version: Version(number()?) },
+            "bump" => Self::Bump { bump: Version(number()?), key: Key(u32::try_from(number()?)?) },
+            "bumped" => Self::Bumped { bump: Version(number()?), tag: number()? },
             "put" => Self::Put { version: Version(number()?), lsn: number()? },
             "removed" => Self::Removed { version: Version(number()?), was_there: number()? == 1 },
             "look" => Self::Look { look: Version(number()?), key: Key(u32::try_from(number()?)?) },
             "got" => {
-                let (look, version, lsn) = (Version(number()?), Version(number()?), number()?);
-                let there = Found::Version { version, lsn };
+                let (look, version) = (Version(number()?), Version(number()?));
+                let there = Found::Version { version, lsn: number()?, tag: number()? };
                 Self::Got { look, found: if version.0 == 0 { Found::Nothing } else { there } }
             }
             "synced" => Self::Synced,
@@ -160,13 +247,26 @@ mod tests {
         let (version, key) = (Version(u64::MAX), Key(u32::MAX));
         for event in [
             Event::Opened,
-            Event::Begin { version, key, put: true },
-            Event::Begin { version, key, put: false },
+            Event::Closing,
+            Event::Closed,
+            Event::Compacting,
+            Event::Compacted { segments: 3, moved: u64::MAX },
+            Event::BackingUp,
+            Event::BackedUp,
+            Event::Begin { version, key, what: What::Remove },
+            Event::Begin { version, key, what: What::Put },
+            Event::Begin { version, key, what: What::PutIfAbsent },
+            Event::Begin { version, key, what: What::PutIfPresent },
+            Event::Batch { first: version, count: 6 },
+            Event::Wrote { first: version, count: 6 },
+            Event::Refused { version },
+            Event::Bump { bump: version, key },
+            Event::Bumped { bump: version, tag: 7 },
             Event::Put { version, lsn: u64::MAX },
             Event::Removed { version, was_there: true },
             Event::Removed { version, was_there: false },
             Event::Look { look: version, key },
-            Event::Got { look: version, found: Found::Version { version, lsn: u64::MAX } },
+            Event::Got { look: version, found: Found::Version { version, lsn: u64::MAX, tag: 3 } },
             Event::Got { look: version, found: Found::Nothing },
             Event::Synced,
             Event::Wrong { key, what: "its content is torn".to_owned() },
@@ -176,7 +276,7 @@ mod tests {
             assert_eq!(Event::parse(line.trim_end()).unwrap(), event);
         }
         for line in
-            ["", "begin", "begin 1 2", "begin a b c", "put 1", "wrong 3", "got 1 x", "look 1"]
+            ["", "begin", "begin 1 2", "begin 1 2 9", "put 1", "wrong 3", "got 1 x", "look 1"]
         {
             assert!(Event::parse(line).is_err(), "{line}");
         }

@@ -9,14 +9,19 @@
 //!   is found instead. A remove likewise: what it removed does not come back.
 //! - O2: what was seen by a get has happened: it ended, at the latest, when that was reported.
 //! - O3: the record found has the LSN that its put returned, and no acknowledged put a higher one.
-//! - O4: of a key that one thread writes, a remove answers what its last operation left.
+//! - O4: of a key that one thread writes, a remove answers what its last operation left, and a
+//!   conditional put succeeds if that is what it asks for.
+//! - O5: a batch of which one put is found after a kill counts as acknowledged, all of it.
+//! - O6: a version's tag is at least the number of updates that began after its put had ended and
+//!   were acknowledged, and at most the number of those that had not ended when it began. Of a key
+//!   that one thread writes, an update answers exactly how many there were.
 //!
 //! A get while the child runs is judged as the opening after the kill is, except that only what was
 //! acknowledged before the get began binds it.
 //!
 //! What was found is the past of the next round: a version from before it must not come back.
 
-use super::event::Event;
+use super::event::{Event, What};
 use super::value::{Found, Key, Keys, Version};
 use std::collections::HashMap;
 use std::fmt;
@@ -54,26 +59,67 @@ impl fmt::Display for Violation {
     }
 }
 
+/// What an operation does if it is the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    Put,
+    Remove,
+    /// Its condition did not hold.
+    None,
+}
+
 /// An operation on a key.
 #[derive(Clone, Copy, Debug)]
 struct Op {
     version: Version,
-    put: bool,
+    what: What,
+    effect: Effect,
     begin: u64,
     end: u64,
     /// Of a put that was acknowledged, or found.
     lsn: Option<u64>,
+    /// The tag that it was found with.
+    tag: u64,
 }
 
 impl Op {
-    fn leaves(&self) -> Option<Version> {
-        self.put.then_some(self.version)
+    const NOTHING: Self = Self {
+        version: Version(0),
+        what: What::Remove,
+        effect: Effect::Remove,
+        begin: 0,
+        end: 0,
+        lsn: None,
+        tag: 0,
+    };
+
+    fn begun(version: Version, what: What, begin: u64) -> Self {
+        let effect = if what == What::Remove { Effect::Remove } else { Effect::Put };
+        Self { version, what, effect, begin, end: PENDING, ..Self::NOTHING }
     }
+
+    fn is_put(&self) -> bool {
+        self.effect == Effect::Put
+    }
+
+    fn leaves(&self) -> Option<Version> {
+        self.is_put().then_some(self.version)
+    }
+}
+
+/// An update of a key's tag.
+#[derive(Clone, Copy, Debug)]
+struct Bump {
+    number: Version,
+    begin: u64,
+    end: u64,
+    /// Whether there was a record; true until it is known.
+    hit: bool,
 }
 
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.put, self.version.0) {
+        match (self.is_put(), self.version.0) {
             (false, 0) => write!(f, "the state before, which was nothing"),
             (true, _) => write!(f, "put {}", self.version),
             (false, _) => write!(f, "remove {}", self.version),
@@ -91,15 +137,22 @@ pub struct Oracle {
     open: HashMap<Version, (Key, usize)>,
     /// Gets that have not returned: their keys, and where they began.
     looks: HashMap<Version, (Key, u64)>,
+    /// Updates of each key's tag since it was found last.
+    bumps: Vec<Vec<Bump>>,
+    /// Updates that have not returned, and batches: how many operations they have.
+    bumping: HashMap<Version, Key>,
+    batches: HashMap<Version, u64>,
     position: u64,
 }
 
 impl Oracle {
     /// Nothing has been written yet.
     pub fn new(keys: Keys) -> Self {
-        let nothing = Op { version: Version(0), put: false, begin: 0, end: 0, lsn: None };
-        let ops = keys.all().map(|_| vec![nothing]).collect();
-        Self { keys, ops, open: HashMap::new(), looks: HashMap::new(), position: 0 }
+        let ops = keys.all().map(|_| vec![Op::NOTHING]).collect();
+        let bumps = keys.all().map(|_| Vec::new()).collect();
+        let (open, looks) = (HashMap::new(), HashMap::new());
+        let (bumping, batches) = (HashMap::new(), HashMap::new());
+        Self { keys, ops, open, looks, bumps, bumping, batches, position: 0 }
     }
 
     fn ops_mut(&mut self, key: Key) -> Result<&mut Vec<Op>, Violation> {
@@ -116,19 +169,49 @@ impl Oracle {
         self.position += 1;
         let position = self.position;
         match *event {
-            Event::Opened | Event::Synced => Ok(()),
-            Event::Begin { version, key, put } => {
+            Event::Opened
+            | Event::Synced
+            | Event::Closing
+            | Event::Closed
+            | Event::Compacting
+            | Event::Compacted { .. }
+            | Event::BackingUp
+            | Event::BackedUp => Ok(()),
+            Event::Begin { version, key, what } => {
                 let ops = self.ops_mut(key)?;
-                ops.push(Op { version, put, begin: position, end: PENDING, lsn: None });
+                ops.push(Op::begun(version, what, position));
                 let place = (key, ops.len() - 1);
                 self.open.insert(version, place);
                 Ok(())
             }
-            Event::Put { version, lsn } => self.end(version, Some(lsn)).map(drop),
+            Event::Put { version, lsn } => {
+                let (key, place) = self.end(version, Some(lsn))?;
+                self.check_condition(key, place, true)
+            }
+            Event::Refused { version } => {
+                let (key, place) = self.end(version, None)?;
+                self.ops_mut(key)?[place].effect = Effect::None;
+                self.check_condition(key, place, false)
+            }
+            Event::Batch { first, count } => {
+                self.batches.insert(first, count);
+                Ok(())
+            }
+            Event::Wrote { first, count } => {
+                self.batches.remove(&first);
+                (0..count).try_for_each(|n| self.end(Version(first.0 + n), None).map(drop))
+            }
+            Event::Bump { bump, key } => {
+                self.ops_mut(key)?;
+                let begun = Bump { number: bump, begin: position, end: PENDING, hit: true };
+                self.bumps[key.0 as usize].push(begun);
+                self.bumping.insert(bump, key);
+                Ok(())
+            }
+            Event::Bumped { bump, tag } => self.note_bumped(bump, tag),
             Event::Removed { version, was_there } => {
                 let (key, place) = self.end(version, None)?;
-                let before = self.ops(key)[..place].last().and_then(Op::leaves);
-                if self.keys.is_shared(key) || before.is_some() == was_there {
+                if !self.is_certain(key, place) || self.was_there(key, place) == was_there {
                     return Ok(());
                 }
                 Err(wrong(key, format!("remove {version} answered {was_there}")))
@@ -142,6 +225,87 @@ impl Oracle {
                 Err(wrong(key, format!("while it was being written, a get found that {what}")))
             }
         }
+    }
+
+    /// Whether it is known what the operations on a key, before the one at a place, leave: one
+    /// thread writes it, and no kill, after which nobody looked, has left one of them undecided.
+    fn is_certain(&self, key: Key, place: usize) -> bool {
+        let undecided = self.ops(key)[..place].iter().any(|op| op.end == PENDING);
+        !self.keys.is_shared(key) && !undecided
+    }
+
+    /// Whether the operations on a key, before the one at a place, leave a record.
+    fn was_there(&self, key: Key, place: usize) -> bool {
+        let mut before = self.ops(key)[..place].iter().rev();
+        before.find(|op| op.effect != Effect::None).is_some_and(Op::is_put)
+    }
+
+    /// O4 for conditional puts.
+    fn check_condition(&self, key: Key, place: usize, done: bool) -> Result<(), Violation> {
+        let (was_there, op) = (self.was_there(key, place), self.ops(key)[place]);
+        let right = match op.what {
+            What::Put | What::Remove => done,
+            _ if !self.is_certain(key, place) => true,
+            What::PutIfAbsent => done != was_there,
+            What::PutIfPresent => done == was_there,
+        };
+        let what = || format!("{:?} {}: done is {done}", op.what, op.version);
+        if right { Ok(()) } else { Err(wrong(key, what())) }
+    }
+
+    fn note_bumped(&mut self, number: Version, tag: u64) -> Result<(), Violation> {
+        let key = self.bumping.remove(&number);
+        let key =
+            key.ok_or_else(|| wrong(Key(u32::MAX), format!("{number} ended and never began")))?;
+        let (position, bumps) = (self.position, &mut self.bumps[key.0 as usize]);
+        for bump in bumps.iter_mut().filter(|bump| bump.number == number) {
+            (bump.end, bump.hit) = (position, tag > 0);
+        }
+        let pending = bumps.iter().any(|bump| bump.end == PENDING);
+        if pending || !self.is_certain(key, self.ops(key).len()) {
+            return Ok(());
+        }
+        let mut ops = self.ops(key).iter().rev();
+        let expected = match ops.find(|op| op.effect != Effect::None) {
+            Some(op) if op.is_put() => self.tags(key, op, PENDING).0,
+            _ => 0,
+        };
+        let what = || format!("update {number} of the tag made it {tag}, expected was {expected}");
+        if tag == expected { Ok(()) } else { Err(wrong(key, what())) }
+    }
+
+    /// The least and the highest tag that a version may have [O6].
+    fn tags(&self, key: Key, op: &Op, before: u64) -> (u64, u64) {
+        let bumps = self.bumps.get(key.0 as usize).map_or(&[][..], |bumps| bumps);
+        let done = |bump: &&Bump| bump.end < before && bump.begin > op.end && bump.hit;
+        let begun = |bump: &&Bump| bump.end > op.begin && bump.hit;
+        let count = |n: usize| op.tag + n as u64;
+        let (done, begun) = (bumps.iter().filter(done), bumps.iter().filter(begun));
+        (count(done.count()), count(begun.count()))
+    }
+
+    /// Takes note of all that an opening found, before each key is judged [O5].
+    pub fn conclude(&mut self, found: impl Iterator<Item = (Key, Found)>) {
+        let position = self.position;
+        for (key, found) in found {
+            let Found::Version { version, .. } = found else { continue };
+            if !self.ops(key).iter().any(|op| op.leaves() == Some(version)) {
+                continue;
+            }
+            let holds = |(first, count): (&Version, &u64)| {
+                (first.0..first.0 + count).contains(&version.0).then_some((*first, *count))
+            };
+            let Some((first, count)) = self.batches.iter().find_map(holds) else { continue };
+            for n in 0..count {
+                if let Some((key, place)) = self.open.remove(&Version(first.0 + n))
+                    && let Some(ops) = self.ops.get_mut(key.0 as usize)
+                    && let Some(op) = ops.get_mut(place)
+                {
+                    op.end = op.end.min(position);
+                }
+            }
+        }
+        self.batches.clear();
     }
 
     fn end(&mut self, version: Version, lsn: Option<u64>) -> Result<(Key, usize), Violation> {
@@ -187,12 +351,15 @@ impl Oracle {
     fn judge_at(&self, key: Key, found: Found, before: u64) -> Result<(), Violation> {
         match found {
             Found::Nothing => self.judge_nothing(key, before),
-            Found::Version { version, lsn } => self.judge_version(key, version, lsn, before),
+            Found::Version { version, lsn, tag } => {
+                self.judge_version(key, version, lsn, before)?;
+                self.judge_tag(key, version, tag, before)
+            }
         }
     }
 
     fn acknowledged(&self, key: Key, before: u64) -> impl Iterator<Item = &Op> {
-        self.ops(key).iter().filter(move |op| op.end < before)
+        self.ops(key).iter().filter(move |op| op.end < before && op.effect != Effect::None)
     }
 
     /// The acknowledged operation on the key that began last, if it began after `end`.
@@ -203,8 +370,9 @@ impl Oracle {
 
     /// The removes that can have been last.
     fn removes_at(&self, key: Key, before: u64) -> impl Iterator<Item = &Op> {
-        let removes = self.ops(key).iter().filter(|op| !op.put);
-        removes.filter(move |op| self.later_than(key, op.end, before).is_none())
+        let removes = self.ops(key).iter().filter(|op| op.effect == Effect::Remove);
+        let last = self.acknowledged(key, before).map(|op| op.begin).max().unwrap_or(0);
+        removes.filter(move |op| op.end >= last)
     }
 
     fn judge_nothing(&self, key: Key, before: u64) -> Result<(), Violation> {
@@ -212,7 +380,8 @@ impl Oracle {
             return Ok(());
         }
         // No remove can have been last, so an acknowledged put was.
-        let lost = self.acknowledged(key, before).filter(|op| op.put).max_by_key(|op| op.begin);
+        let lost =
+            self.acknowledged(key, before).filter(|op| op.is_put()).max_by_key(|op| op.begin);
         let lost = lost.map_or(String::new(), Op::to_string);
         let what = format!("{lost} was acknowledged and is gone");
         Err(Violation { kind: Kind::Lost, key, what })
@@ -227,11 +396,11 @@ impl Oracle {
     ) -> Result<(), Violation> {
         let Some(op) = self.ops(key).iter().find(|op| op.leaves() == Some(version)) else {
             let last = self.acknowledged(key, before).max_by_key(|op| op.begin);
-            let put = last.is_some_and(|op| op.put);
+            let put = last.is_some_and(Op::is_put);
             return Err(came_back(key, version, &last.map_or(String::new(), Op::to_string), put));
         };
         if let Some(later) = self.later_than(key, op.end, before) {
-            return Err(came_back(key, version, &later.to_string(), later.put));
+            return Err(came_back(key, version, &later.to_string(), later.is_put()));
         }
         if let Some(returned) = op.lsn
             && returned != lsn
@@ -239,7 +408,7 @@ impl Oracle {
             let what = format!("version {version} has LSN {lsn}, its put returned {returned}");
             return Err(wrong(key, what));
         }
-        let mut puts = self.acknowledged(key, before).filter(|op| op.put);
+        let mut puts = self.acknowledged(key, before).filter(|op| op.is_put());
         if let Some(higher) = puts.find(|op| op.lsn.is_some_and(|higher| higher > lsn)) {
             let what = format!("version {version} is there, {higher} has a higher LSN");
             return Err(Violation { kind: Kind::Lost, key, what });
@@ -247,14 +416,36 @@ impl Oracle {
         Ok(())
     }
 
+    fn judge_tag(
+        &self,
+        key: Key,
+        version: Version,
+        tag: u64,
+        before: u64,
+    ) -> Result<(), Violation> {
+        let op = self.ops(key).iter().find(|op| op.leaves() == Some(version));
+        let (least, most) = op.map_or((0, 0), |op| self.tags(key, op, before));
+        if (least..=most).contains(&tag) {
+            return Ok(());
+        }
+        let what = format!("the tag of version {version} is {tag}, not {least} to {most}");
+        let kind = if tag < least { Kind::Lost } else { Kind::Wrong };
+        Err(Violation { kind, key, what })
+    }
+
     /// Makes what was found of a key its past.
     pub fn settle(&mut self, key: Key, found: Found) {
         let op = match found {
-            Found::Nothing => Op { version: Version(0), put: false, begin: 0, end: 0, lsn: None },
-            Found::Version { version, lsn } => {
-                Op { version, put: true, begin: 0, end: 0, lsn: Some(lsn) }
+            Found::Nothing => Op::NOTHING,
+            Found::Version { version, lsn, tag } => {
+                let put = Op { effect: Effect::Put, what: What::Put, ..Op::NOTHING };
+                Op { version, lsn: Some(lsn), tag, ..put }
             }
         };
+        if let Some(bumps) = self.bumps.get_mut(key.0 as usize) {
+            bumps.clear();
+        }
+        self.bumping.retain(|_, open| *open != key);
         if let Some(ops) = self.ops.get_mut(key.0 as usize) {
             ops.clear();
             ops.push(op);

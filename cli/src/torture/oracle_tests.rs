@@ -10,7 +10,19 @@ fn oracle() -> Oracle {
 }
 
 fn begin(version: u64, key: Key, put: bool) -> Event {
-    Event::Begin { version: Version(version), key, put }
+    begin_what(version, key, if put { What::Put } else { What::Remove })
+}
+
+fn begin_what(version: u64, key: Key, what: What) -> Event {
+    Event::Begin { version: Version(version), key, what }
+}
+
+fn bump(number: u64, key: Key) -> Event {
+    Event::Bump { bump: Version(number), key }
+}
+
+fn bumped(number: u64, tag: u64) -> Event {
+    Event::Bumped { bump: Version(number), tag }
 }
 
 fn put(version: u64) -> Event {
@@ -28,7 +40,11 @@ fn look(key: Key, found: Found) -> [Event; 2] {
 }
 
 fn version(version: u64) -> Found {
-    Found::Version { version: Version(version), lsn: version * 10 }
+    tagged(version, 0)
+}
+
+fn tagged(version: u64, tag: u64) -> Found {
+    Found::Version { version: Version(version), lsn: version * 10, tag }
 }
 
 fn after(events: &[Event]) -> Oracle {
@@ -96,7 +112,7 @@ fn what_was_there_at_an_opening_must_still_be_there_after_the_next() {
     assert_eq!(kind(&oracle, OWN, version(2)), None);
     assert_eq!(kind(&oracle, OWN, version(1)), Some(Kind::Lost));
     assert_eq!(kind(&oracle, OWN, Found::Nothing), Some(Kind::Lost));
-    let other_lsn = Found::Version { version: Version(2), lsn: 21 };
+    let other_lsn = Found::Version { version: Version(2), lsn: 21, tag: 0 };
     assert_eq!(kind(&oracle, OWN, other_lsn), Some(Kind::Wrong));
 }
 
@@ -108,7 +124,7 @@ fn of_concurrent_writes_either_may_be_last_but_none_before_them() {
     let lower = Event::Put { version: Version(3), lsn: 15 };
     let oracle = after(&[one, put(1), two, three, lower, put(2)]);
     assert_eq!(kind(&oracle, SHARED, version(2)), None);
-    let found_lower = Found::Version { version: Version(3), lsn: 15 };
+    let found_lower = Found::Version { version: Version(3), lsn: 15, tag: 0 };
     assert_eq!(kind(&oracle, SHARED, found_lower), Some(Kind::Lost));
     assert_eq!(kind(&oracle, SHARED, version(1)), Some(Kind::Lost));
     assert_eq!(kind(&oracle, SHARED, Found::Nothing), Some(Kind::Lost));
@@ -131,7 +147,7 @@ fn what_a_get_has_seen_must_stay_although_its_put_was_never_acknowledged() {
     assert_eq!(kind(&seen, SHARED, version(1)), Some(Kind::Lost));
     assert_eq!(kind(&seen, SHARED, Found::Nothing), Some(Kind::Lost));
     // Seen, and then replaced by what was acknowledged: it must not come back either.
-    let higher = Found::Version { version: Version(2), lsn: 99 };
+    let higher = Found::Version { version: Version(2), lsn: 99, tag: 0 };
     let [begins, ends] = look(SHARED, higher);
     let replaced = after(&[two, begins, ends, one, put(1)]);
     assert_eq!(kind(&replaced, SHARED, higher), Some(Kind::Lost));
@@ -167,7 +183,7 @@ fn a_get_is_bound_by_what_was_acknowledged_before_it_began_and_by_nothing_else()
 #[test]
 fn an_lsn_other_than_the_one_returned_is_wrong() {
     let oracle = after(&[begin(1, OWN, true), put(1)]);
-    let found = Found::Version { version: Version(1), lsn: 11 };
+    let found = Found::Version { version: Version(1), lsn: 11, tag: 0 };
     assert_eq!(kind(&oracle, OWN, found), Some(Kind::Wrong));
 }
 
@@ -191,4 +207,79 @@ fn answers_that_cannot_be_are_seen_while_it_runs() {
     assert!(oracle.note(&begin(4, Key(99), true)).is_err());
     let torn = Event::Wrong { key: OWN, what: "its content is torn".to_owned() };
     assert!(oracle.note(&torn).is_err());
+}
+
+#[test]
+fn a_tag_lies_between_the_updates_that_were_acknowledged_and_those_that_began() {
+    let mut events = vec![begin(1, OWN, true), put(1)];
+    events.extend([bump(2, OWN), bumped(2, 1), bump(3, OWN), bumped(3, 2), bump(4, OWN)]);
+    let mut oracle = after(&events);
+    for (tag, expected) in [(1, Some(Kind::Lost)), (2, None), (3, None), (4, Some(Kind::Wrong))] {
+        assert_eq!(kind(&oracle, OWN, tagged(1, tag)), expected, "tag {tag}");
+    }
+    // What was found is the beginning of the next round.
+    oracle.settle(OWN, tagged(1, 3));
+    oracle.note(&bump(5, OWN)).unwrap();
+    oracle.note(&bumped(5, 4)).unwrap();
+    assert_eq!(kind(&oracle, OWN, tagged(1, 3)), Some(Kind::Lost));
+    assert_eq!(kind(&oracle, OWN, tagged(1, 4)), None);
+    // A new version begins with 0.
+    oracle.note(&begin(6, OWN, true)).unwrap();
+    oracle.note(&put(6)).unwrap();
+    assert_eq!(kind(&oracle, OWN, tagged(6, 4)), Some(Kind::Wrong));
+    assert_eq!(kind(&oracle, OWN, tagged(6, 0)), None);
+}
+
+#[test]
+fn an_update_beside_a_put_may_have_hit_either_version() {
+    let events = [begin(1, SHARED, true), put(1), begin(2, SHARED, true), bump(3, SHARED)];
+    let oracle = after(&[&events[..], &[bumped(3, 1), put(2)]].concat());
+    assert_eq!(kind(&oracle, SHARED, tagged(2, 0)), None);
+    assert_eq!(kind(&oracle, SHARED, tagged(2, 1)), None);
+    assert_eq!(kind(&oracle, SHARED, tagged(2, 2)), Some(Kind::Wrong));
+}
+
+#[test]
+fn an_answer_to_an_update_is_exact_where_one_thread_writes() {
+    let mut oracle = after(&[begin(1, OWN, true), put(1), bump(2, OWN)]);
+    assert_eq!(oracle.note(&bumped(2, 2)).unwrap_err().kind, Kind::Wrong);
+    let mut oracle = after(&[bump(2, OWN)]);
+    assert!(oracle.note(&bumped(2, 1)).is_err(), "there is nothing to update");
+    assert!(oracle.note(&bumped(77, 1)).is_err());
+    after(&[bump(2, OWN), bumped(2, 0)]);
+}
+
+#[test]
+fn a_batch_is_there_whole_or_not_at_all() {
+    let (first, other) = (Version(3), Key(3));
+    let mut events = vec![begin(1, OWN, true), put(1), begin(2, other, true), put(2)];
+    events.push(Event::Batch { first, count: 2 });
+    events.extend([begin(3, OWN, true), begin(4, other, false)]);
+    let judge = |own: Found, others: Found| {
+        let mut oracle = after(&events);
+        oracle.conclude([(OWN, own), (other, others)].into_iter());
+        [kind(&oracle, OWN, own), kind(&oracle, other, others)]
+    };
+    assert_eq!(judge(version(3), Found::Nothing), [None, None]);
+    assert_eq!(judge(version(1), version(2)), [None, None]);
+    assert_eq!(judge(version(3), version(2)), [None, Some(Kind::Wrong)]);
+    events.push(Event::Wrote { first, count: 2 });
+    let done = after(&events);
+    assert_eq!(kind(&done, OWN, version(1)), Some(Kind::Lost));
+    assert_eq!(kind(&done, other, version(2)), Some(Kind::Wrong));
+    assert_eq!(kind(&done, other, Found::Nothing), None);
+}
+
+#[test]
+fn a_put_that_was_refused_is_never_found_and_must_have_been_refused_rightly() {
+    let refused = Event::Refused { version: Version(2) };
+    let absent = begin_what(2, OWN, What::PutIfAbsent);
+    let oracle = after(&[begin(1, OWN, true), put(1), absent.clone(), refused.clone()]);
+    assert_eq!(kind(&oracle, OWN, version(1)), None);
+    assert_eq!(kind(&oracle, OWN, version(2)), Some(Kind::Lost));
+    assert!(after(std::slice::from_ref(&absent)).note(&refused).is_err(), "nothing was there");
+    assert!(after(&[begin(1, OWN, true), put(1), absent]).note(&put(2)).is_err());
+    let present = begin_what(2, OWN, What::PutIfPresent);
+    assert!(after(std::slice::from_ref(&present)).note(&put(2)).is_err());
+    assert_eq!(kind(&after(&[present, refused]), OWN, Found::Nothing), None);
 }

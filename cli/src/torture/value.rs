@@ -111,6 +111,8 @@ pub enum Found {
         version: Version,
         /// The record's.
         lsn: u64,
+        /// The record's.
+        tag: u64,
     },
 }
 
