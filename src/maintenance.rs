@@ -8,12 +8,14 @@ use crate::compaction::{self, Compactor, Scope};
 use crate::durability::Durability;
 use crate::error::Error;
 use crate::files::lock;
+use crate::format::ids::Sequence;
+use crate::log::PREPARED_MAX;
 use crate::memory::{Memory, MmapMemory};
 use crate::options::Compaction;
 use crate::report::CompactionReport;
 use crate::segment::Segment;
 use crate::sync::unmodelled::{Arc, AtomicBool, Mutex, Ordering, thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long it sleeps when nobody rings.
 const NAP: Duration = Duration::from_secs(1);
@@ -23,6 +25,10 @@ const SHORT_NAP: Duration = Duration::from_millis(10);
 const EPOCHS: u32 = 3;
 /// Pages are made in steps of this many bytes, so that closing does not wait for all of them.
 const POPULATE_BYTES: usize = 2 << 20;
+
+/// A log that rolled within this time gets as many prepared segments as there may be: a burst fills
+/// one faster than the next can be made. Any other gets one, and a small store none.
+const BURST: Duration = Duration::from_secs(10);
 
 /// What the thread works on.
 #[derive(Debug)]
@@ -108,12 +114,13 @@ impl Drop for Maintenance {
 fn run(duties: &Duties, stop: &AtomicBool) {
     let engine = &duties.engine;
     let bell = &engine.log().source().bell;
+    let mut pace = Pace::default();
     // Acquire: pairs with the Release in `drop`.
     while !stop.load(Ordering::Acquire) {
         let heard = bell.heard();
         // An error here (no room, most likely) costs only the head start: a writer that needs a
         // segment tries itself, and its caller hears of it. The manifest is tried again next time.
-        drop(prepare(engine, stop));
+        drop(prepare(engine, &mut pace, stop));
         drop(duties.catalog.update(engine));
         for _ in 0..EPOCHS {
             engine.epoch().reclaim();
@@ -137,14 +144,41 @@ fn compact(duties: &Duties, stop: &AtomicBool) {
     }
 }
 
-fn prepare(engine: &FileEngine, stop: &AtomicBool) -> Result<(), Error> {
-    let guard = engine.epoch().pin();
-    if engine.log().wants_segment(&guard) {
-        engine.log().prepare(engine.epoch(), &guard, |segment| populate(segment, stop))?;
+/// How fast the log rolls.
+#[derive(Default)]
+struct Pace {
+    /// The active segment, when it was last looked at.
+    active: Option<Sequence>,
+    /// When it was seen to have taken over from another one.
+    rolled: Option<Instant>,
+}
+
+impl Pace {
+    /// How many segments are to be prepared now.
+    fn ahead(&mut self, engine: &FileEngine) -> usize {
+        let guard = engine.epoch().pin();
+        let active = engine.log().active(&guard).map(Segment::sequence);
+        if self.active.is_some() && self.active < active {
+            self.rolled = Some(Instant::now());
+        }
+        self.active = active;
+        if self.rolled.is_some_and(|at| at.elapsed() < BURST) {
+            PREPARED_MAX
+        } else {
+            usize::from(engine.log().nears_roll(&guard))
+        }
+    }
+}
+
+fn prepare(engine: &FileEngine, pace: &mut Pace, stop: &AtomicBool) -> Result<(), Error> {
+    // Acquire: as in `run`.
+    while engine.log().prepared() < pace.ahead(engine) && !stop.load(Ordering::Acquire) {
+        // Without a pin: this takes long.
+        engine.log().prepare(engine.epoch(), |segment| populate(segment, stop))?;
     }
     // A store of one segment has nothing to give back yet.
-    if engine.log().in_use(&guard).nth(1).is_some() {
-        drop(guard);
+    let several = engine.log().in_use(&engine.epoch().pin()).nth(1).is_some();
+    if several {
         engine.log().source().keep_spares()?;
     }
     Ok(())

@@ -80,12 +80,12 @@ impl<M: Memory> Segment<M> {
     }
 
     /// Reserves a slot and the space for a frame of `bytes`, or `None` if the segment is full. The
-    /// flag says that this reservation took the segment past its half.
+    /// flag says that this reservation took the segment past its mark.
     pub fn reserve(&self, bytes: u64) -> Option<(Reservation<'_, M>, bool)> {
         let len = units_of(bytes)?;
         match cursor::reserve(self.cursor_word(), self.geometry.capacity(), 1, len) {
-            Reserved::Granted(Grant { slot, offset, passed_half }) => {
-                Some((self.reservation(slot, offset, len), passed_half))
+            Reserved::Granted(Grant { slot, offset, passed_mark }) => {
+                Some((self.reservation(slot, offset, len), passed_mark))
             }
             Reserved::Full { granted } => {
                 self.note_full(granted);
@@ -296,7 +296,7 @@ impl<M: Memory> Segment<M> {
         let units = frames.iter().try_fold(1u32, |sum, frame| sum.checked_add(frame.0))?;
         let capacity = self.geometry.capacity();
         let reserved = cursor::reserve(self.cursor_word(), capacity, members + 1, Units(units));
-        let Grant { slot, offset, passed_half } = match reserved {
+        let Grant { slot, offset, passed_mark } = match reserved {
             Reserved::Granted(grant) => grant,
             Reserved::Full { granted } => {
                 self.note_full(granted);
@@ -313,7 +313,7 @@ impl<M: Memory> Segment<M> {
         };
         let head = take(Units(1));
         let members = frames.iter().map(|&len| take(len)).collect();
-        Some((BatchReservation { head, members }, passed_half))
+        Some((BatchReservation { head, members }, passed_mark))
     }
 }
 
