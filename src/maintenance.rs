@@ -120,13 +120,15 @@ fn run(duties: &Duties, stop: &AtomicBool) {
         let heard = bell.heard();
         // An error here (no room, most likely) costs only the head start: a writer that needs a
         // segment tries itself, and its caller hears of it. The manifest is tried again next time.
-        drop(prepare(engine, &mut pace, stop));
+        let more = prepare(engine, &mut pace, stop).is_ok_and(|more| more);
         drop(duties.catalog.update(engine));
         for _ in 0..EPOCHS {
             engine.epoch().reclaim();
         }
         compaction::take_out(engine);
-        bell.wait(heard, if engine.epoch().pending() > 0 { SHORT_NAP } else { NAP });
+        if !more {
+            bell.wait(heard, if engine.epoch().pending() > 0 { SHORT_NAP } else { NAP });
+        }
     }
     drop(duties.catalog.update(engine));
     let guard = engine.epoch().pin();
@@ -170,18 +172,21 @@ impl Pace {
     }
 }
 
-fn prepare(engine: &FileEngine, pace: &mut Pace, stop: &AtomicBool) -> Result<(), Error> {
-    // Acquire: as in `run`.
-    while engine.log().prepared() < pace.ahead(engine) && !stop.load(Ordering::Acquire) {
-        // Without a pin: this takes long.
-        engine.log().prepare(engine.epoch(), |segment| populate(segment, stop))?;
-    }
+/// Prepares one segment, if it is wanted. Whether there may be more to prepare.
+fn prepare(engine: &FileEngine, pace: &mut Pace, stop: &AtomicBool) -> Result<bool, Error> {
+    let wanted = pace.ahead(engine);
     // A store of one segment has nothing to give back yet.
     let several = engine.log().in_use(&engine.epoch().pin()).nth(1).is_some();
-    if several {
-        engine.log().source().keep_spares()?;
+    // The room that is kept back goes first, and where there is little not much is hoarded.
+    let scarce = several && engine.log().source().keep_spares()?;
+    let wanted = if scarce { wanted.min(1) } else { wanted };
+    if engine.log().prepared() >= wanted {
+        return Ok(false);
     }
-    Ok(())
+    // Without a pin: this takes long.
+    engine.log().prepare(engine.epoch(), |segment| populate(segment, stop))?;
+    // Acquire: as in `run`.
+    Ok(!stop.load(Ordering::Acquire))
 }
 
 /// Makes a segment's pages ahead of its writers: 0.2 ms a MiB here instead of a fault for each
