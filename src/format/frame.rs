@@ -155,14 +155,13 @@ impl FrameHeader {
     /// content. Padding and tag are not covered.
     #[must_use]
     pub fn sum(&self, salt: Salt, id: &[u8], embedding: &[u8], content: &[u8]) -> u32 {
+        self.begin_sum(salt, id).and(embedding).and(content).finish()
+    }
+
+    /// The same without embedding and content, which are to be added in this order.
+    pub fn begin_sum(&self, salt: Salt, id: &[u8]) -> Salted {
         let fields = self.encode();
-        Salted::new(salt, self.slot)
-            .and(&fields[..24])
-            .and(&fields[28..])
-            .and(id)
-            .and(embedding)
-            .and(content)
-            .finish()
+        Salted::new(salt, self.slot).and(&fields[..24]).and(&fields[28..]).and(id)
     }
 }
 

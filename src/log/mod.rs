@@ -3,8 +3,9 @@
 //! Roll: any writer that finds the active segment full installs the next one with one
 //! compare-exchange on `active`. It takes the one prepared ahead of need, and makes one itself if
 //! there is none, so a stopped thread stops nobody. Whoever loses the exchange discards its
-//! segment, or puts a prepared one back. Every segment made gets a sequence number of its own, above
-//! that of the active segment that its maker saw; so along the history of `active` they only grow.
+//! segment, or puts a prepared one back. Every segment made gets a sequence number of its own,
+//! above that of the active segment that its maker saw; so along the history of `active` they only
+//! grow.
 //!
 //! Up to two segments are prepared, in one word: they are taken in the order of their sequences, so
 //! that none is passed over, and whoever has taken one has it alone.

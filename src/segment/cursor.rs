@@ -60,8 +60,8 @@ impl Capacity {
     }
 }
 
-/// The part of a segment behind which its mark lies: time to think of the next one. Making one takes
-/// longer than filling half of one.
+/// The part of a segment behind which its mark lies: time to think of the next one. Making one
+/// takes longer than filling half of one.
 pub const MARK_PART: u64 = 8;
 
 /// A granted reservation: neighbouring slots, and the frame space below what was taken before.
