@@ -4,6 +4,10 @@
 //! ticket for the next; when the one under way has ended, the first of those waiting leads the next
 //! one for all of them. A flush that began before a record was committed does not count for it.
 //!
+//! Nobody is woken in vain: each waiting thread sleeps on a condition of its own, and the end of a
+//! flush wakes those that it served and one leader for the others. The flusher thread is woken only
+//! where no thread is left that could lead.
+//!
 //! A flush walks the slots that are not known to be flushed, in LSN order. A slot whose writer is
 //! still at work gets a moment; after that it is voided by compare-exchange, and its writer, whose
 //! commit then fails, writes again: a stopped writer holds nothing back.
@@ -39,8 +43,8 @@ const YIELDS_MAX: u32 = 200;
 #[derive(Debug, Default)]
 pub struct Durability {
     turns: Mutex<Turns>,
-    /// A flush has ended, or the flusher has something to do.
-    changed: Condvar,
+    /// The flusher has something to do.
+    flusher: Condvar,
     failed: OnceLock<String>,
     durable: AtomicU64,
 }
@@ -52,11 +56,34 @@ struct Turns {
     /// Flushes begun and ended so far.
     begun: u64,
     ended: u64,
-    /// Somebody waits without a thread that could lead a flush.
-    wanted: bool,
+    /// The flusher's interval was over since the last flush began.
+    due: bool,
     stop: bool,
     next_waker: u64,
+    /// Those who wait without a thread that could lead a flush.
     wakers: Vec<(u64, Lsn, Waker)>,
+    threads: Vec<Sleeper>,
+}
+
+impl Turns {
+    /// Whether the flusher is to lead a flush once nobody else does.
+    fn calls_for_flusher(&self) -> bool {
+        self.due || !self.wakers.is_empty()
+    }
+
+    /// Who is to lead the next flush, if a thread waits for one.
+    fn leader(&self) -> Option<Arc<Condvar>> {
+        self.threads.first().map(|sleeper| Arc::clone(&sleeper.bed))
+    }
+}
+
+/// A thread that waits for the end of a flush.
+#[derive(Debug)]
+struct Sleeper {
+    /// Served by this flush or a later one; or once this LSN is durable.
+    ticket: u64,
+    lsn: Option<Lsn>,
+    bed: Arc<Condvar>,
 }
 
 /// The right to flush. Dropping it, by unwinding too, ends the turn and wakes all that wait.
@@ -76,9 +103,23 @@ impl Drop for Turn<'_> {
             .into_iter()
             .partition(|(_, lsn, _)| failed || *lsn <= durable);
         turns.wakers = waiting;
-        turns.wanted = !turns.wakers.is_empty();
+        let (served, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut turns.threads).into_iter().partition(|sleeper| {
+                let enough = sleeper.lsn.is_some_and(|lsn| lsn <= durable);
+                failed || enough || sleeper.ticket <= self.number
+            });
+        turns.threads = waiting;
+        let leader = turns.leader();
+        let for_flusher = leader.is_none() && turns.calls_for_flusher();
         drop(turns);
-        durability.changed.notify_all();
+        if let Some(leader) = leader {
+            leader.notify_one();
+        } else if for_flusher {
+            durability.flusher.notify_one();
+        }
+        for sleeper in served {
+            sleeper.bed.notify_one();
+        }
         for (_, _, waker) in ready {
             waker.wake();
         }
@@ -118,7 +159,7 @@ impl Durability {
         &self,
         engine: &Engine<M, S, N>,
     ) -> Result<(), Error> {
-        self.flush_after_now(engine, || false)
+        self.flush_after_now(engine, None)
     }
 
     /// Waits until a record that was committed before the call is durable.
@@ -127,44 +168,55 @@ impl Durability {
         engine: &Engine<M, S, N>,
         lsn: Lsn,
     ) -> Result<(), Error> {
-        self.flush_after_now(engine, || self.durable() >= lsn)
+        self.flush_after_now(engine, Some(lsn))
     }
 
     /// Returns after a flush that began after the call has ended well, leading it if nobody else
-    /// does; or as soon as `enough`.
+    /// does; or as soon as `lsn` is durable.
     fn flush_after_now<M: Memory, S: Source<M>, const N: usize>(
         &self,
         engine: &Engine<M, S, N>,
-        enough: impl Fn() -> bool,
+        lsn: Option<Lsn>,
     ) -> Result<(), Error> {
+        let enough = || lsn.is_some_and(|lsn| self.durable() >= lsn);
         if enough() {
             return Ok(());
         }
         let mut turns = lock(&self.turns);
         let ticket = turns.begun + 1;
-        loop {
+        let served = loop {
             if enough() {
-                return Ok(());
+                break Ok(());
             }
-            self.check()?;
-            if turns.ended >= ticket {
-                return Ok(());
+            let sound = self.check();
+            if sound.is_err() || turns.ended >= ticket {
+                break sound;
             }
-            if turns.flushing {
-                turns = self.changed.wait(turns).unwrap_or_else(PoisonError::into_inner);
-            } else {
+            if !turns.flushing {
                 let turn = self.take_turn(&mut turns);
                 drop(turns);
                 let flushed = self.flush_all(engine);
+                // It began after the call, and its end wakes who leads the next.
                 drop(turn);
-                flushed?;
-                turns = lock(&self.turns);
+                return flushed;
             }
+            let bed = Arc::new(Condvar::new());
+            turns.threads.push(Sleeper { ticket, lsn, bed: Arc::clone(&bed) });
+            turns = bed.wait(turns).unwrap_or_else(PoisonError::into_inner);
+            turns.threads.retain(|sleeper| !Arc::ptr_eq(&sleeper.bed, &bed));
+        };
+        // It may have been woken to lead and found itself served: then somebody else has to.
+        let leader = if turns.flushing { None } else { turns.leader() };
+        drop(turns);
+        if let Some(leader) = leader {
+            leader.notify_one();
         }
+        served
     }
 
     fn take_turn<'a>(&'a self, turns: &mut MutexGuard<'_, Turns>) -> Turn<'a> {
         turns.flushing = true;
+        turns.due = false;
         turns.begun += 1;
         Turn { durability: self, number: turns.begun }
     }
@@ -208,9 +260,12 @@ impl Durability {
         *slot = Some(id);
         turns.wakers.retain(|(other, ..)| *other != id);
         turns.wakers.push((id, lsn, context.waker().clone()));
-        turns.wanted = true;
+        let flushing = turns.flushing;
         drop(turns);
-        self.changed.notify_all();
+        if !flushing {
+            // Else the end of the flush under way sees the waker.
+            self.flusher.notify_one();
+        }
         Poll::Pending
     }
 
@@ -228,8 +283,7 @@ impl Durability {
     ) {
         let mut turns = lock(&self.turns);
         while !turns.stop {
-            if self.failed.get().is_none() && !turns.flushing && turns.wanted {
-                turns.wanted = false;
+            if self.failed.get().is_none() && !turns.flushing && turns.calls_for_flusher() {
                 let turn = self.take_turn(&mut turns);
                 drop(turns);
                 // The error is kept, and told to everybody who asks.
@@ -239,17 +293,17 @@ impl Durability {
                 continue;
             }
             let nap = interval.unwrap_or(Duration::MAX);
-            let waited = self.changed.wait_timeout(turns, nap);
+            let waited = self.flusher.wait_timeout(turns, nap);
             let (woken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             turns = woken;
-            turns.wanted |= timeout.timed_out();
+            turns.due |= timeout.timed_out();
         }
     }
 
     /// Ends [`Durability::run`].
     pub fn stop(&self) {
         lock(&self.turns).stop = true;
-        self.changed.notify_all();
+        self.flusher.notify_one();
     }
 
     /// Makes the durable ends themselves durable, and wakes who still waits: for closing.

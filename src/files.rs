@@ -198,8 +198,8 @@ impl Files {
 
 impl Files {
     /// On a disk that is nearly full, keeps room for two segments back, so that it can be emptied;
-    /// on any other, keeps nothing.
-    pub fn keep_spares(&self) -> Result<(), Error> {
+    /// on any other, keeps nothing. Whether it is nearly full.
+    pub fn keep_spares(&self) -> Result<bool, Error> {
         let free = fs::free_bytes(&self.directory)?;
         let near = self.segment_bytes.saturating_mul(NEARLY_FULL);
         let mut spares = lock(&self.spares);
@@ -211,7 +211,7 @@ impl Files {
                 *spare = Some(made);
             }
         }
-        Ok(())
+        Ok(free <= near.saturating_mul(2))
     }
 
     fn use_spare(&self, id: SegmentId) -> Result<Segment<MmapMemory>, Error> {

@@ -7,13 +7,15 @@ use crate::catalog::{Catalog, FileEngine};
 use crate::compaction::{Compactor, Scope};
 use crate::durability::Durability;
 use crate::error::Error;
+use crate::format::ids::Sequence;
+use crate::log::PREPARED_MAX;
 use crate::memory::{Memory, MmapMemory};
 use crate::options::Compaction;
 use crate::report::CompactionReport;
 use crate::segment::Segment;
 use crate::sync::lock;
 use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long it sleeps when nobody rings.
 const NAP: Duration = Duration::from_secs(1);
@@ -23,6 +25,10 @@ const SHORT_NAP: Duration = Duration::from_millis(10);
 const EPOCHS: u32 = 3;
 /// Pages are made in steps of this many bytes, so that closing does not wait for all of them.
 const POPULATE_BYTES: usize = 2 << 20;
+
+/// A log that rolled within this time gets as many prepared segments as there may be: a burst fills
+/// one faster than the next can be made. Any other gets one, and a small store none.
+const BURST: Duration = Duration::from_secs(10);
 
 /// What the thread works on.
 #[derive(Debug)]
@@ -135,18 +141,21 @@ impl Drop for Maintenance {
 fn run(duties: &Duties, stop: &AtomicBool) {
     let engine = &duties.engine;
     let bell = &engine.log().source().bell;
+    let mut pace = Pace::default();
     // Acquire: pairs with the Release in `drop`.
     while !stop.load(Ordering::Acquire) {
         let heard = bell.heard();
         // An error here (no room, most likely) costs only the head start: a writer that needs a
         // segment tries itself, and its caller hears of it. The manifest is tried again next time.
-        drop(prepare(engine, stop));
+        let more = prepare(engine, &mut pace, stop).is_ok_and(|more| more);
         drop(duties.catalog.update(engine));
         for _ in 0..EPOCHS {
             engine.epoch().reclaim();
         }
         engine.log().take_out(engine.epoch(), &engine.epoch().pin());
-        bell.wait(heard, if engine.epoch().pending() > 0 { SHORT_NAP } else { NAP });
+        if !more {
+            bell.wait(heard, if engine.epoch().pending() > 0 { SHORT_NAP } else { NAP });
+        }
     }
     drop(duties.catalog.update(engine));
     let guard = engine.epoch().pin();
@@ -164,17 +173,47 @@ fn compact(duties: &Duties, stop: &AtomicBool) {
     }
 }
 
-fn prepare(engine: &FileEngine, stop: &AtomicBool) -> Result<(), Error> {
-    let guard = engine.epoch().pin();
-    if engine.log().wants_segment(&guard) {
-        engine.log().prepare(engine.epoch(), &guard, |segment| populate(segment, stop))?;
+/// How fast the log rolls.
+#[derive(Default)]
+struct Pace {
+    /// The active segment, when it was last looked at.
+    active: Option<Sequence>,
+    /// When it was seen to have taken over from another one.
+    rolled: Option<Instant>,
+}
+
+impl Pace {
+    /// How many segments are to be prepared now.
+    fn ahead(&mut self, engine: &FileEngine) -> usize {
+        let guard = engine.epoch().pin();
+        let active = engine.log().active(&guard).map(Segment::sequence);
+        if self.active.is_some() && self.active < active {
+            self.rolled = Some(Instant::now());
+        }
+        self.active = active;
+        if self.rolled.is_some_and(|at| at.elapsed() < BURST) {
+            PREPARED_MAX
+        } else {
+            usize::from(engine.log().nears_roll(&guard))
+        }
     }
+}
+
+/// Prepares one segment, if it is wanted. Whether there may be more to prepare.
+fn prepare(engine: &FileEngine, pace: &mut Pace, stop: &AtomicBool) -> Result<bool, Error> {
+    let wanted = pace.ahead(engine);
     // A store of one segment has nothing to give back yet.
-    if engine.log().in_use(&guard).nth(1).is_some() {
-        drop(guard);
-        engine.log().source().keep_spares()?;
+    let several = engine.log().in_use(&engine.epoch().pin()).nth(1).is_some();
+    // The room that is kept back goes first, and where there is little not much is hoarded.
+    let scarce = several && engine.log().source().keep_spares()?;
+    let wanted = if scarce { wanted.min(1) } else { wanted };
+    if engine.log().prepared() >= wanted {
+        return Ok(false);
     }
-    Ok(())
+    // Without a pin: this takes long.
+    engine.log().prepare(engine.epoch(), |segment| populate(segment, stop))?;
+    // Acquire: as in `run`.
+    Ok(!stop.load(Ordering::Acquire))
 }
 
 /// Makes a segment's pages ahead of its writers: 0.2 ms a MiB here instead of a fault for each

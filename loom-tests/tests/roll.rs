@@ -38,8 +38,7 @@ fn a_prepared_segment_is_used_or_discarded() {
         let preparer = {
             let engine = Arc::clone(&engine);
             loom::thread::spawn(move || {
-                let guard = engine.epoch().pin();
-                engine.log().prepare(engine.epoch(), &guard, |_| ()).unwrap();
+                engine.log().prepare(engine.epoch(), |_| ()).unwrap();
             })
         };
         engine.put(&put(b"a", b"1111")).unwrap();

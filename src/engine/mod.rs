@@ -224,6 +224,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     ) -> Result<Option<Located<'g, M>>, Damaged<'g, M>> {
         let mut found = None;
         let entry = self.index.get(guard, hash, |entry| {
+            if let Some((segment, offset)) = self.log.resolve(guard, entry.address) {
+                segment.prefetch(offset);
+            }
             match self.identify(guard, entry, hash, id) {
                 Identified::Same(at) => found = Some(Ok(at)),
                 Identified::Broken(at) => found = Some(Err(at)),

@@ -186,6 +186,11 @@ impl FrameHeader {
     /// content. Padding and tag are not covered.
     #[must_use]
     pub fn sum(&self, salt: Salt, id: &[u8], embedding: &[u8], content: &[u8]) -> u32 {
+        self.begin_sum(salt, id).and(embedding).and(content).finish()
+    }
+
+    /// The same without embedding and content, which are to be added in this order.
+    pub fn begin_sum(&self, salt: Salt, id: &[u8]) -> Salted {
         let fields = self.encode();
         let expiry = self.expires_ns.to_le_bytes();
         Salted::new(salt, self.slot)
@@ -193,9 +198,6 @@ impl FrameHeader {
             .and(&fields[28..])
             .and(if self.expires() { &expiry } else { &[] })
             .and(id)
-            .and(embedding)
-            .and(content)
-            .finish()
     }
 }
 

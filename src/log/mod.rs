@@ -3,8 +3,12 @@
 //! Roll: any writer that finds the active segment full installs the next one with one
 //! compare-exchange on `active`. It takes the one prepared ahead of need, and makes one itself if
 //! there is none, so a stopped thread stops nobody. Whoever loses the exchange discards its
-//! segment. Every segment made gets a sequence number of its own, above that of the active segment
-//! that its maker saw; so along the history of `active` they only grow.
+//! segment, or puts a prepared one back. Every segment made gets a sequence number of its own,
+//! above that of the active segment that its maker saw; so along the history of `active` they only
+//! grow.
+//!
+//! Up to two segments are prepared, in one word: they are taken in the order of their sequences, so
+//! that none is passed over, and whoever has taken one has it alone.
 //!
 //! G1: `active` and `prepared` hold table indexes of segments that stay in the table at least
 //! until they are out of these words; and a table index is used again only after no guard is left
@@ -19,15 +23,55 @@ use crate::error::Error;
 use crate::format::header::Role;
 use crate::format::ids::{Address, AddressLayout, Lsn, Sequence, SlotNumber, TableIndex, Units};
 use crate::memory::Memory;
+use crate::segment::cursor::MARK_PART;
 use crate::segment::{BatchReservation, Geometry, Reservation, Segment};
 use crate::sync::unmodelled::Arc;
 use crate::sync::{AtomicU64, Ordering};
 
-/// No segment, in `prepared`.
-const NONE: u64 = u64::MAX;
+/// No segment, in either half of `prepared`.
+const NONE: u32 = u32::MAX;
+/// Most segments that are prepared at a time.
+pub const PREPARED_MAX: usize = 2;
 /// No segment, in `active`: the other bits are the sequence that the last one had, so that no two
 /// such words are the same.
 const NONE_AFTER: u64 = 1 << 63;
+
+/// Table indexes of the prepared segments, the next one first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Queue {
+    first: u32,
+    second: u32,
+}
+
+impl Queue {
+    const EMPTY: Self = Self { first: NONE, second: NONE };
+
+    fn from_word(word: u64) -> Self {
+        Self { first: word as u32, second: (word >> 32) as u32 }
+    }
+
+    fn word(self) -> u64 {
+        u64::from(self.first) | u64::from(self.second) << 32
+    }
+
+    fn len(self) -> usize {
+        usize::from(self.first != NONE) + usize::from(self.second != NONE)
+    }
+
+    /// With one more behind the others.
+    fn and_then(self, index: u32) -> Option<Self> {
+        match self {
+            Self { first: NONE, .. } => Some(Self { first: index, second: NONE }),
+            Self { first, second: NONE } => Some(Self { first, second: index }),
+            _ => None,
+        }
+    }
+
+    /// With one more before the others.
+    fn after(self, index: u32) -> Option<Self> {
+        (self.second == NONE).then_some(Self { first: index, second: self.first })
+    }
+}
 
 /// What room is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +130,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             layout,
             table: SegmentTable::new(layout.table_limit()),
             active: AtomicU64::new(NONE_AFTER | floor.0.saturating_sub(1)),
-            prepared: AtomicU64::new(NONE),
+            prepared: AtomicU64::new(Queue::EMPTY.word()),
             first: floor,
             next_sequence: AtomicU64::new(floor.0),
             last_gone: AtomicU64::new(0),
@@ -194,7 +238,6 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     #[inline]
     fn segment_of_word<'g>(&'g self, guard: &'g Guard, word: u64) -> Option<&'g Segment<M>> {
-        // `NONE` has the same bit.
         if word & NONE_AFTER != 0 { None } else { self.table.get(guard, TableIndex(word as u32)) }
     }
 
@@ -251,9 +294,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             let word = self.active.load(Ordering::Acquire);
             if let Some(segment) = self.segment_of_word(guard, word)
                 && (need == Need::ToFree || !segment.is_for_removals())
-                && let Some((reservation, passed_half)) = reserve(segment)
+                && let Some((reservation, passed_mark)) = reserve(segment)
             {
-                if passed_half {
+                if passed_mark {
                     self.source.wake();
                 }
                 return Ok(reservation);
@@ -271,7 +314,8 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             Some(active) => active.sequence().next(),
             None => Sequence((current & !NONE_AFTER) + 1),
         };
-        let next = match self.take_prepared(epoch, guard, at_least) {
+        let prepared = self.take_prepared(epoch, guard, at_least);
+        let next = match prepared {
             Some(next) => next,
             None => {
                 let segment = self.source.create(self.take_sequence()?, Role::Log, need)?;
@@ -303,26 +347,59 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         );
         match installed {
             Ok(_) => self.source.wake(),
-            Err(_) => self.discard(epoch, guard, next),
+            Err(_) => self.put_back(epoch, guard, next),
         }
     }
 
-    /// The segment prepared ahead of need, if it may follow: its sequence is `at_least`. One that
-    /// came too late is discarded.
+    /// Takes the next segment that was prepared ahead of need, if it may follow: its sequence is
+    /// `at_least`. Those that came too late are discarded.
     fn take_prepared(
         &self,
         epoch: &Epoch,
         guard: &Guard,
         at_least: Sequence,
     ) -> Option<TableIndex> {
-        // Acquire: pairs with the Release in `prepare`. The swap makes it this thread's alone.
-        let word = self.prepared.swap(NONE, Ordering::Acquire);
-        let segment = self.segment_of_word(guard, word)?;
-        if segment.sequence() >= at_least {
-            return Some(segment.table_index());
+        while let Some(index) = self.pop_prepared() {
+            if self.table.get(guard, index)?.sequence() >= at_least {
+                return Some(index);
+            }
+            self.discard(epoch, guard, index);
         }
-        self.discard(epoch, guard, segment.table_index());
         None
+    }
+
+    /// The next of the prepared segments, which is the caller's alone from here on.
+    fn pop_prepared(&self) -> Option<TableIndex> {
+        let mut taken = NONE;
+        self.change_prepared(|queue| {
+            taken = queue.first;
+            (taken != NONE).then_some(Queue { first: queue.second, second: NONE })
+        });
+        (taken != NONE).then_some(TableIndex(taken))
+    }
+
+    /// Whether the change was made; `None` of it means that it is not to be.
+    fn change_prepared(&self, mut change: impl FnMut(Queue) -> Option<Queue>) -> bool {
+        let change = |word| change(Queue::from_word(word)).map(Queue::word);
+        // AcqRel: Release pairs with the Acquire of whoever takes what is put in here; who takes it
+        // sees the table entry and what `finish` did. Acquire on failure: the word is used again.
+        self.prepared.fetch_update(Ordering::AcqRel, Ordering::Acquire, change).is_ok()
+    }
+
+    /// Gives a segment that was not installed to the next roll, if it may still follow, and else
+    /// discards it.
+    fn put_back(&self, epoch: &Epoch, guard: &Guard, index: TableIndex) {
+        let sequence = self.table.get(guard, index).map(Segment::sequence);
+        let sequence_of = |n: u32| self.table.get(guard, TableIndex(n)).map(Segment::sequence);
+        let kept = sequence >= Some(self.floor(guard))
+            && self.change_prepared(|queue| {
+                // The prepared ones are taken in the order of their sequences.
+                let first = queue.first == NONE || sequence < sequence_of(queue.first);
+                if first { queue.after(index.0) } else { None }
+            });
+        if !kept {
+            self.discard(epoch, guard, index);
+        }
     }
 
     fn discard(&self, epoch: &Epoch, guard: &Guard, index: TableIndex) {
@@ -332,49 +409,39 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         self.table.remove(epoch, guard, index);
     }
 
-    /// Whether the active segment is past its half (or there is none) and nothing is prepared.
-    pub fn wants_segment(&self, guard: &Guard) -> bool {
+    /// How many segments are prepared.
+    pub fn prepared(&self) -> usize {
         // Relaxed: a hint; `prepare` decides.
-        let prepared = self.prepared.load(Ordering::Relaxed) != NONE;
+        Queue::from_word(self.prepared.load(Ordering::Relaxed)).len()
+    }
+
+    /// Whether the active segment, if there is one, holds enough that the next one will be needed.
+    pub fn nears_roll(&self, guard: &Guard) -> bool {
         let capacity = self.geometry.capacity();
-        let near = |segment: &Segment<M>| {
+        self.active(guard).is_some_and(|segment| {
             let mut taken = segment.taken();
-            (taken.slots, taken.units) = (taken.slots * 2, taken.units * 2);
+            (taken.slots, taken.units) = (taken.slots * MARK_PART, taken.units * MARK_PART);
             !capacity.fits(taken)
-        };
-        !prepared && self.active(guard).is_some_and(near)
+        })
     }
 
     /// Makes the next segment ahead of need: `finish` gets it before any writer can (to pre-fault
     /// it). For the maintenance thread.
-    pub fn prepare(
-        &self,
-        epoch: &Epoch,
-        guard: &Guard,
-        finish: impl FnOnce(&Segment<M>),
-    ) -> Result<(), Error> {
+    pub fn prepare(&self, epoch: &Epoch, finish: impl FnOnce(&Segment<M>)) -> Result<(), Error> {
         let segment = self.source.create(self.take_sequence()?, Role::Log, Need::ToGrow)?;
         finish(&segment);
         let index = self.adopt(Arc::new(segment))?;
-        // Release: pairs with the Acquire in `take_prepared`. Relaxed on failure: nothing is read.
-        let put = self.prepared.compare_exchange(
-            NONE,
-            u64::from(index.0),
-            Ordering::Release,
-            Ordering::Relaxed,
-        );
-        if put.is_err() {
-            self.discard(epoch, guard, index);
+        let guard = epoch.pin();
+        if !self.change_prepared(|queue| queue.and_then(index.0)) {
+            self.discard(epoch, &guard, index);
         }
         Ok(())
     }
 
     /// Discards what was prepared and not used: for closing.
     pub fn discard_prepared(&self, epoch: &Epoch, guard: &Guard) {
-        // Acquire: pairs with the Release in `prepare`.
-        let word = self.prepared.swap(NONE, Ordering::Acquire);
-        if word != NONE {
-            self.discard(epoch, guard, TableIndex(word as u32));
+        while let Some(index) = self.pop_prepared() {
+            self.discard(epoch, guard, index);
         }
     }
 

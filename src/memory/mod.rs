@@ -54,6 +54,9 @@ pub unsafe trait Memory: Send + Sync + 'static {
     /// The range lies inside, is payload, and every write of it happened before this call.
     unsafe fn bytes(&self, at: usize, len: usize) -> &[u8];
 
+    /// A hint that the line at `at` will be read soon. Reads nothing.
+    fn prefetch(&self, _at: usize) {}
+
     /// Makes everything written so far survive power loss.
     fn flush(&self) -> std::io::Result<()>;
 

@@ -60,6 +60,10 @@ impl Capacity {
     }
 }
 
+/// The part of a segment behind which its mark lies: time to think of the next one. Making one
+/// takes longer than filling half of one.
+pub const MARK_PART: u64 = 8;
+
 /// A granted reservation: neighbouring slots, and the frame space below what was taken before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
@@ -67,8 +71,8 @@ pub struct Grant {
     pub slot: SlotNumber,
     /// The beginning of the space, which ends where the frames taken before begin.
     pub offset: Units,
-    /// Whether this reservation took the segment past its half.
-    pub passed_half: bool,
+    /// Whether this reservation took the segment past its mark.
+    pub passed_mark: bool,
 }
 
 /// How a reservation ended.
@@ -98,13 +102,13 @@ pub fn reserve(cursor: &AtomicU64, capacity: Capacity, slots: u32, units: Units)
         let granted = capacity.fits(before).then_some(before);
         return Reserved::Full { granted };
     }
-    let half = capacity.segment_bytes / 2;
+    let mark = capacity.segment_bytes / MARK_PART;
     let bytes = |taken: Taken| taken.slots * SLOT_BYTES as u64 + taken.units * UNIT_BYTES as u64;
     let end = capacity.segment_bytes / UNIT_BYTES as u64;
     Reserved::Granted(Grant {
         slot: SlotNumber(before.slots as u32),
         offset: Units((end - after.units) as u32),
-        passed_half: bytes(before) < half && bytes(after) >= half,
+        passed_mark: bytes(before) < mark && bytes(after) >= mark,
     })
 }
 
@@ -160,11 +164,11 @@ mod tests {
     }
 
     #[test]
-    fn the_half_is_passed_once() {
+    fn the_mark_is_passed_once() {
         let cursor = AtomicU64::new(0);
         let mut passed = 0;
         while let Reserved::Granted(grant) = reserve(&cursor, SMALL, 1, Units(10)) {
-            passed += u32::from(grant.passed_half);
+            passed += u32::from(grant.passed_mark);
         }
         assert_eq!(passed, 1);
     }

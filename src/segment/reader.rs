@@ -150,6 +150,15 @@ impl<M: Memory> Segment<M> {
         Ok(Frame { header, layout, bytes, offset, tag: self.memory.word(at), previous })
     }
 
+    /// Asks for the lines in which embedding and content of a put begin if its id is a short one,
+    /// so that they come while the header, which says where they are, is still on its way.
+    #[inline]
+    pub fn prefetch(&self, offset: Units) {
+        let embedding_at = offset.bytes() + UNIT_BYTES;
+        self.memory.prefetch(embedding_at);
+        self.memory.prefetch(embedding_at + self.geometry.dimension * size_of::<f32>());
+    }
+
     /// The frame of a slot that is committed or pending.
     pub fn committed_frame(&self, slot: SlotNumber) -> Result<Frame<'_>, FrameDamage> {
         match self.slot(slot) {

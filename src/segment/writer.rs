@@ -6,11 +6,16 @@
 
 use super::Segment;
 use super::cursor::{self, Grant, Reserved, Taken};
+use crate::format::checksum::Salted;
 use crate::format::frame::{FrameHeader, FrameLayout, HEADER_BYTES, TAG_BYTES, Writing, units_of};
 use crate::format::ids::{Address, Lsn, SlotNumber, UNIT_BYTES, Units};
 use crate::format::slot::{self, EMPTY_WORD, Kind, SlotBody};
 use crate::memory::Memory;
 use crate::sync::Ordering;
+
+/// What is summed and copied at a time; a multiple of a line, so that each block but the last ends
+/// where one does.
+const BLOCK_BYTES: usize = 4096;
 
 /// What to write: borrowed from the caller.
 #[derive(Clone, Copy, Debug)]
@@ -83,12 +88,12 @@ impl<M: Memory> Segment<M> {
     }
 
     /// Reserves a slot and the space for a frame of `bytes`, or `None` if the segment is full. The
-    /// flag says that this reservation took the segment past its half.
+    /// flag says that this reservation took the segment past its mark.
     pub fn reserve(&self, bytes: u64) -> Option<(Reservation<'_, M>, bool)> {
         let len = units_of(bytes)?;
         match cursor::reserve(self.cursor_word(), self.geometry.capacity(), 1, len) {
-            Reserved::Granted(Grant { slot, offset, passed_half }) => {
-                Some((self.reservation(slot, offset, len), passed_half))
+            Reserved::Granted(Grant { slot, offset, passed_mark }) => {
+                Some((self.reservation(slot, offset, len), passed_mark))
             }
             Reserved::Full { granted } => {
                 self.note_full(granted);
@@ -163,8 +168,9 @@ impl<'s, M: Memory> Reservation<'s, M> {
             writing: record.writing,
             expires_ns: record.expires_ns,
         };
-        let salt = self.segment.salt;
-        header.checksum = header.sum(salt, record.id, record.embedding, record.content);
+        let sum = header.begin_sum(self.segment.salt, record.id);
+        let sum = self.write_summed(layout.embedding_at, record.embedding, sum);
+        header.checksum = self.write_summed(layout.content_at, record.content, sum).finish();
         let fields = header.encode();
         self.write(TAG_BYTES, &fields);
         if header.expires() {
@@ -172,8 +178,6 @@ impl<'s, M: Memory> Reservation<'s, M> {
             self.segment.note_expiry(header.expires_ns);
         }
         self.write(layout.id_at, record.id);
-        self.write(layout.embedding_at, record.embedding);
-        self.write(layout.content_at, record.content);
         if record.kind == Kind::Put {
             // This process has just made the checksum of these very bytes.
             self.segment.set_verified(self.offset);
@@ -187,6 +191,15 @@ impl<'s, M: Memory> Reservation<'s, M> {
         };
         self.segment.write_body(self.slot, body);
         body
+    }
+
+    /// Sums and copies in blocks: what was summed is still in the nearest cache when it is copied.
+    fn write_summed(&mut self, at: usize, bytes: &[u8], mut sum: Salted) -> Salted {
+        for (n, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
+            sum = sum.and(block);
+            self.write(at + n * BLOCK_BYTES, block);
+        }
+        sum
     }
 
     fn write(&mut self, at: usize, bytes: &[u8]) {
@@ -305,7 +318,7 @@ impl<M: Memory> Segment<M> {
         let units = frames.iter().try_fold(1u32, |sum, frame| sum.checked_add(frame.0))?;
         let capacity = self.geometry.capacity();
         let reserved = cursor::reserve(self.cursor_word(), capacity, members + 1, Units(units));
-        let Grant { slot, offset, passed_half } = match reserved {
+        let Grant { slot, offset, passed_mark } = match reserved {
             Reserved::Granted(grant) => grant,
             Reserved::Full { granted } => {
                 self.note_full(granted);
@@ -322,7 +335,7 @@ impl<M: Memory> Segment<M> {
         };
         let head = take(Units(1));
         let members = frames.iter().map(|&len| take(len)).collect();
-        Some((BatchReservation { head, members }, passed_half))
+        Some((BatchReservation { head, members }, passed_mark))
     }
 }
 
