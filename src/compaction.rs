@@ -31,7 +31,7 @@ use crate::error::Error;
 use crate::memory::MmapMemory;
 use crate::report::CompactionReport;
 use crate::segment::Segment;
-use crate::sync::unmodelled::{Arc, AtomicBool, Ordering, thread};
+use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Ordering, thread};
 use copy::{Copied, Outputs};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,35 @@ const RECORDS_A_PIN: usize = 64;
 const RECLAIMS_MAX: u32 = 20;
 /// How long a compaction by hand waits for writers that are just at work in the segment it ends.
 const QUIET_WAIT: Duration = Duration::from_millis(200);
+
+/// What all compactions of a store have done since it was opened.
+#[derive(Debug, Default)]
+pub struct Totals {
+    moved_bytes: AtomicU64,
+    segments_removed: AtomicU64,
+}
+
+impl Totals {
+    fn add(&self, moved_bytes: u64, segments_removed: u64) {
+        // Relaxed: statistics, here and below.
+        self.moved_bytes.fetch_add(moved_bytes, Ordering::Relaxed);
+        self.segments_removed.fetch_add(segments_removed, Ordering::Relaxed);
+    }
+
+    /// Log bytes of all records copied.
+    #[must_use]
+    pub fn moved_bytes(&self) -> u64 {
+        // Relaxed: as in `add`.
+        self.moved_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Segments emptied and removed.
+    #[must_use]
+    pub fn segments_removed(&self) -> u64 {
+        // Relaxed: as in `add`.
+        self.segments_removed.load(Ordering::Relaxed)
+    }
+}
 
 /// What compaction works on, and within which limits.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +86,8 @@ pub struct Compactor<'a> {
     pub stop: &'a AtomicBool,
     /// Bytes copied in a second, at most.
     pub bytes_a_second: Option<u64>,
+    /// Added to after each group.
+    pub totals: &'a Totals,
 }
 
 /// A segment that is out of the index, on its way through the epoch: its drop says that no guard
@@ -173,6 +204,7 @@ impl Compactor<'_> {
         }
         self.reclaim();
         let moved: u64 = copied.iter().map(|copied| copied.copy.len.bytes() as u64).sum();
+        self.totals.add(moved, victims.len() as u64);
         report.segments_removed += victims.len() as u64;
         report.moved_records += copied.len() as u64;
         report.moved_bytes += moved;

@@ -4,7 +4,7 @@
 //! unless that is left to the caller.
 
 use crate::catalog::{Catalog, FileEngine};
-use crate::compaction::{self, Compactor, Scope};
+use crate::compaction::{self, Compactor, Scope, Totals};
 use crate::durability::Durability;
 use crate::error::Error;
 use crate::files::lock;
@@ -37,6 +37,8 @@ pub struct Duties {
     pub compaction_rate: Option<u64>,
     /// Held by the one compaction there is at a time.
     pub compacting: Mutex<()>,
+    /// What it and those before it have done.
+    pub compacted: Totals,
 }
 
 impl Duties {
@@ -50,6 +52,7 @@ impl Duties {
             catalog: &self.catalog,
             stop,
             bytes_a_second: self.compaction_rate,
+            totals: &self.compacted,
         };
         compactor.run(scope, &mut report)?;
         Ok(report)

@@ -30,6 +30,10 @@ pub struct Stats {
     pub lag: u64,
     /// Segments and index chunks that were unlinked but that a pin may still see.
     pub retired: u64,
+    /// Log bytes that compaction has copied since the store was opened: what it costs.
+    pub compaction_moved_bytes: u64,
+    /// Segments that compaction has emptied and removed since the store was opened.
+    pub compaction_segments_removed: u64,
 }
 
 /// What opening found.

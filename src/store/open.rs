@@ -1,6 +1,7 @@
 //! Opening and creating a store.
 
 use super::Store;
+use crate::compaction::Totals;
 use crate::error::Error;
 use crate::files::Files;
 use crate::format::header::{FORMAT_VERSION, HeaderError};
@@ -87,6 +88,7 @@ impl Options {
             catalog: recovered.catalog,
             compaction_rate: self.compaction_rate,
             compacting: Mutex::default(),
+            compacted: Totals::default(),
         });
         let maintenance = if self.read_only {
             None
