@@ -11,7 +11,8 @@
 //! 3. *Flush* the copies.
 //! 4. *Move*: for each record the tag, then the slot's word, then the index entry. Who writes the
 //!    id meanwhile wins; then the copy is dead.
-//! 5. *Sync*: what made the rest dead is on the device now, so none of it will be needed again.
+//! 5. *Sync*: what made the rest dead is on the device now, so none of it will be needed again. The
+//!    next group is begun meanwhile.
 //! 6. *Drop*: one replacement of the manifest gives all victims up; then their files are removed.
 //! 7. *Retire*: when no reader can hold an address in a victim any more, it leaves the table, and
 //!    its mapping goes when nobody reads it.
@@ -28,17 +29,21 @@ pub use choose::Scope;
 use crate::catalog::{Catalog, FileEngine};
 use crate::durability::Durability;
 use crate::error::Error;
+use crate::format::ids::Lsn;
 use crate::memory::MmapMemory;
 use crate::report::CompactionReport;
 use crate::segment::Segment;
 use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Ordering, thread};
 use copy::{Copied, Outputs};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 type FileSegment = Segment<MmapMemory>;
 
 /// Records handled under one pin: short enough not to hold back what others retire.
 const RECORDS_A_PIN: usize = 64;
+/// Groups that wait for the device, at most.
+const WAITING_MAX: usize = 8;
 /// How often the epoch is asked to move on before the background is left to see to it.
 const RECLAIMS_MAX: u32 = 20;
 /// How long a compaction by hand waits for writers that are just at work in the segment it ends.
@@ -100,6 +105,16 @@ impl Drop for Leaving {
     }
 }
 
+/// A group that the index has left, and that recovery may still need.
+#[derive(Debug)]
+struct Emptied {
+    victims: Vec<Arc<FileSegment>>,
+    /// What has to be durable before it is given up.
+    needs: Lsn,
+    moved_records: u64,
+    moved_bytes: u64,
+}
+
 impl Compactor<'_> {
     /// Does what there is to do, group by group.
     ///
@@ -126,22 +141,75 @@ impl Compactor<'_> {
             let mut left = self.choose_all();
             while !left.is_empty() && !self.stopped() {
                 let group = choose::take_group(&mut left, self.capacity());
-                self.compact_group(&group, outputs, report)?;
+                if let Some(emptied) = self.empty_group(group, outputs)? {
+                    self.durability.sync(self.engine)?;
+                    self.give_up(emptied, outputs, report)?;
+                    self.reclaim();
+                }
             }
             return Ok(());
         }
+        let mut waiting = VecDeque::new();
+        let emptied = self.empty_what_pays(&mut waiting, outputs, report);
+        // What was emptied is given up, whatever has ended the work.
+        if !waiting.is_empty() {
+            self.durability.sync(self.engine)?;
+        }
+        for group in waiting {
+            self.give_up(group, outputs, report)?;
+        }
+        emptied
+    }
+
+    /// Empties group after group; they are given up as soon as what made them dead is on the
+    /// device, which the next one does not wait for.
+    fn empty_what_pays(
+        &self,
+        waiting: &mut VecDeque<Emptied>,
+        outputs: &mut Outputs,
+        report: &mut CompactionReport,
+    ) -> Result<(), Error> {
         while !self.stopped() && !self.holds_back_too_much() {
+            let durable = self.durability.durable();
+            while waiting.front().is_some_and(|group| group.needs <= durable) {
+                if !self.give_up_next(waiting, outputs, report)? {
+                    return Ok(());
+                }
+            }
             let pays = self.pays();
-            if pays {
-                // So that every segment that is full is on the device, and may be emptied.
+            let mut group = self.choose_group(pays, waiting);
+            if group.is_empty() && waiting.is_empty() && !pays {
+                return Ok(());
+            }
+            if group.is_empty() || waiting.len() >= WAITING_MAX {
+                // So that what waits can be given up, and every segment that is full is on the
+                // device and may be emptied.
                 self.durability.sync(self.engine)?;
+                while !waiting.is_empty() {
+                    if !self.give_up_next(waiting, outputs, report)? {
+                        return Ok(());
+                    }
+                }
+                group = self.choose_group(self.pays(), waiting);
             }
-            let group = self.choose_group(pays);
-            if group.is_empty() || !self.compact_group(&group, outputs, report)? {
-                break;
+            if group.is_empty() {
+                return Ok(());
             }
+            let Some(emptied) = self.empty_group(group, outputs)? else { return Ok(()) };
+            waiting.push_back(emptied);
+            self.durability.ask();
         }
         Ok(())
+    }
+
+    /// Whether the group that waits longest is gone; if not, it is tried again some other time.
+    fn give_up_next(
+        &self,
+        waiting: &mut VecDeque<Emptied>,
+        outputs: &Outputs,
+        report: &mut CompactionReport,
+    ) -> Result<bool, Error> {
+        waiting.pop_front().map_or(Ok(true), |group| self.give_up(group, outputs, report))
     }
 
     fn stopped(&self) -> bool {
@@ -171,27 +239,39 @@ impl Compactor<'_> {
         }
     }
 
-    /// One group, all or nothing: whether its segments were dropped.
-    fn compact_group(
+    /// Steps 2 to 4 for one group, all or nothing.
+    fn empty_group(
         &self,
-        victims: &[Arc<FileSegment>],
+        victims: Vec<Arc<FileSegment>>,
         outputs: &mut Outputs,
-        report: &mut CompactionReport,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<Emptied>, Error> {
         let mut copied = Vec::new();
-        let ready = self.copy_group(victims, outputs, &mut copied);
+        let ready = self.copy_group(&victims, outputs, &mut copied);
         let ready = ready.and_then(|()| self.flush_outputs(outputs).map_err(Stopped::Failed));
         if let Err(stopped) = ready {
             copy::take_back(&copied);
             return match stopped {
                 Stopped::Failed(error) => Err(error),
-                Stopped::Asked | Stopped::Damaged => Ok(false),
+                Stopped::Asked | Stopped::Damaged => Ok(None),
             };
         }
-        self.move_all(victims, &copied);
-        self.forget_tombstones(victims);
-        // What took the place of the dead has to be on the device before the dead are given up.
-        self.durability.sync(self.engine)?;
+        self.move_all(&victims, &copied);
+        self.forget_tombstones(&victims);
+        // What took the place of the dead has to be on the device before the dead are given up. It
+        // was there before the dead were found to be dead.
+        let needs = self.engine.log().last_given(&self.engine.epoch().pin());
+        let moved_bytes = copied.iter().map(|copied| copied.copy.len.bytes() as u64).sum();
+        Ok(Some(Emptied { victims, needs, moved_records: copied.len() as u64, moved_bytes }))
+    }
+
+    /// Step 6, once step 5 is done, and the beginning of step 7.
+    fn give_up(
+        &self,
+        group: Emptied,
+        outputs: &Outputs,
+        report: &mut CompactionReport,
+    ) -> Result<bool, Error> {
+        let victims = &group.victims;
         self.flush_outputs(outputs)?;
         if victims.iter().any(|victim| self.is_pointed_at(victim)) {
             return Ok(false);
@@ -202,11 +282,12 @@ impl Compactor<'_> {
             let guard = self.engine.epoch().pin();
             self.engine.epoch().retire(&guard, Box::new(Leaving(Arc::clone(victim))));
         }
-        self.reclaim();
-        let moved: u64 = copied.iter().map(|copied| copied.copy.len.bytes() as u64).sum();
+        // The maintenance thread takes them out.
+        self.engine.epoch().reclaim();
+        let moved = group.moved_bytes;
         self.totals.add(moved, victims.len() as u64);
         report.segments_removed += victims.len() as u64;
-        report.moved_records += copied.len() as u64;
+        report.moved_records += group.moved_records;
         report.moved_bytes += moved;
         report.reclaimed_bytes += before.saturating_sub(moved);
         Ok(true)

@@ -54,6 +54,8 @@ struct Turns {
     /// Flushes begun and ended so far.
     begun: u64,
     ended: u64,
+    /// The highest number of a flush that was asked for, and that nobody waits for.
+    asked: u64,
     /// Somebody waits without a thread that could lead a flush.
     wanted: bool,
     stop: bool,
@@ -78,7 +80,7 @@ impl Drop for Turn<'_> {
             .into_iter()
             .partition(|(_, lsn, _)| failed || *lsn <= durable);
         turns.wakers = waiting;
-        turns.wanted = !turns.wakers.is_empty();
+        turns.wanted = !turns.wakers.is_empty() || turns.asked > turns.ended;
         drop(turns);
         durability.changed.notify_all();
         for (_, _, waker) in ready {
@@ -210,6 +212,15 @@ impl Durability {
         drop(turns);
         self.changed.notify_all();
         Poll::Pending
+    }
+
+    /// Asks the flusher for a flush that begins after now, and does not wait for it.
+    pub fn ask(&self) {
+        let mut turns = lock(&self.turns);
+        turns.asked = turns.begun + 1;
+        turns.wanted = true;
+        drop(turns);
+        self.changed.notify_all();
     }
 
     /// Takes a registration back.

@@ -1,8 +1,9 @@
 //! Which segments are worth emptying.
 
-use super::{Compactor, FileSegment};
+use super::{Compactor, Emptied, FileSegment};
 use crate::format::header::Role;
 use crate::sync::unmodelled::Arc;
+use std::collections::VecDeque;
 
 /// How much to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +74,16 @@ impl Compactor<'_> {
 
     /// The next group that pays, if there is one: segments without anything live at once; the
     /// others by their share of the dead, when it [pays](Compactor::pays).
-    pub(super) fn choose_group(&self, pays: bool) -> Vec<Arc<FileSegment>> {
-        let measured = self.measure();
+    pub(super) fn choose_group(
+        &self,
+        pays: bool,
+        waiting: &VecDeque<Emptied>,
+    ) -> Vec<Arc<FileSegment>> {
+        let mut measured = self.measure();
+        measured.retain(|m| {
+            let waits = |victim: &Arc<FileSegment>| Arc::ptr_eq(victim, &m.segment);
+            !waiting.iter().any(|group| group.victims.iter().any(waits))
+        });
         let empty = |m: &&Measured| m.live == 0 && m.dead > 0;
         let empty: Vec<_> = measured.iter().filter(empty).take(GROUP_MAX).collect();
         if !empty.is_empty() {
@@ -102,10 +111,11 @@ impl Compactor<'_> {
         measured.segment.role() == Role::Copies && measured.total * 4 < self.capacity()
     }
 
-    /// Live and dead bytes of the whole log.
+    /// Live and dead bytes of the whole log, but for what has been emptied already.
     fn totals(&self) -> (u64, u64) {
         let guard = self.engine.epoch().pin();
-        self.engine.log().in_use(&guard).fold((0, 0), |(live, dead), segment| {
+        let segments = self.engine.log().in_use(&guard).filter(|s| !s.has_moves());
+        segments.fold((0, 0), |(live, dead), segment| {
             let mine = segment.live_bytes();
             let gone = segment.frame_bytes().saturating_sub(mine + segment.needed_bytes());
             (live + mine, dead + gone)
