@@ -1,8 +1,9 @@
 //! Space that comes back: live records are copied out of segments that hold much that is dead, and
 //! the segments are removed.
 //!
-//! One group of victims at a time, by one thread at a time, beside readers and writers that never
-//! wait for it:
+//! One group of victims at a time, beside readers and writers that never wait for it: by one
+//! thread, which takes helpers when writers leave it behind. On a machine with fewer cores than
+//! busy threads, being more is the only way to be given more time.
 //!
 //! 1. *Choose* segments that nobody writes to any more, in which every slot is decided, published
 //!    and on the device.
@@ -29,11 +30,13 @@ pub use choose::Scope;
 use crate::catalog::{Catalog, FileEngine};
 use crate::durability::Durability;
 use crate::error::Error;
+use crate::files::lock;
 use crate::format::ids::Lsn;
+use crate::log::Source;
 use crate::memory::MmapMemory;
 use crate::report::CompactionReport;
 use crate::segment::Segment;
-use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Ordering, thread};
+use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, thread};
 use copy::{Copied, Outputs};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -273,7 +276,7 @@ impl Compactor<'_> {
     ) -> Result<bool, Error> {
         let victims = &group.victims;
         self.flush_outputs(outputs)?;
-        if victims.iter().any(|victim| self.is_pointed_at(victim)) {
+        if self.is_any_pointed_at(victims) {
             return Ok(false);
         }
         let before: u64 = victims.iter().map(|victim| victim.frame_bytes()).sum();
@@ -283,7 +286,7 @@ impl Compactor<'_> {
             self.engine.epoch().retire(&guard, Box::new(Leaving(Arc::clone(victim))));
         }
         // The maintenance thread takes them out.
-        self.engine.epoch().reclaim();
+        self.engine.log().source().wake();
         let moved = group.moved_bytes;
         self.totals.add(moved, victims.len() as u64);
         report.segments_removed += victims.len() as u64;
@@ -291,6 +294,19 @@ impl Compactor<'_> {
         report.moved_bytes += moved;
         report.reclaimed_bytes += before.saturating_sub(moved);
         Ok(true)
+    }
+
+    fn is_any_pointed_at(&self, victims: &[Arc<FileSegment>]) -> bool {
+        let victims = Mutex::new(victims.iter());
+        let look = || {
+            loop {
+                let Some(victim) = lock(&victims).next() else { return false };
+                if self.is_pointed_at(victim) {
+                    return true;
+                }
+            }
+        };
+        together(self.hands(), look).contains(&true)
     }
 
     /// Has the room of emptied segments given back: the next group may need it. Does not wait for
@@ -307,13 +323,42 @@ impl Compactor<'_> {
     }
 
     /// Waits as long as it takes for the work so far to stay within the rate.
-    fn keep_pace(&self, copied_bytes: u64, since: Instant) {
+    fn keep_pace(&self, pace: &Pace, copied_bytes: u64) {
+        // Relaxed: a sum.
+        let before = pace.bytes.fetch_add(copied_bytes, Ordering::Relaxed);
         let Some(rate) = self.bytes_a_second else { return };
-        let due = Duration::from_secs_f64(copied_bytes as f64 / rate.max(1) as f64);
-        if let Some(early) = due.checked_sub(since.elapsed()) {
+        let due = Duration::from_secs_f64((before + copied_bytes) as f64 / rate.max(1) as f64);
+        if let Some(early) = due.checked_sub(pace.since.elapsed()) {
             thread::sleep(early.min(Duration::from_millis(100)));
         }
     }
+}
+
+/// How much a group has copied, and since when.
+struct Pace {
+    since: Instant,
+    bytes: AtomicU64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { since: Instant::now(), bytes: AtomicU64::new(0) }
+    }
+}
+
+/// Does something with so many threads, this one included, or with as many as there can be. What
+/// each of them comes to.
+fn together<R: Send>(hands: usize, work: impl Fn() -> R + Sync) -> Vec<R> {
+    let helper = || thread::Builder::new().name("stratalog-compact".to_owned());
+    thread::scope(|scope| {
+        let helpers = (1..hands).map_while(|_| helper().spawn_scoped(scope, &work).ok());
+        let helpers: Vec<_> = helpers.collect();
+        let mut results = vec![work()];
+        for helper in helpers {
+            results.push(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        results
+    })
 }
 
 /// Takes out of the table what was emptied, and no reader can have an address in any more.

@@ -16,6 +16,8 @@ pub enum Scope {
 
 /// Segments of a group, at most: bounds how long its copies wait for their sources to go.
 const GROUP_MAX: usize = 32;
+/// Threads, at most.
+const HANDS_MAX: u64 = 8;
 /// So many nearly empty segments for copies are merged into one.
 const CRUMBS: usize = 8;
 
@@ -120,6 +122,14 @@ impl Compactor<'_> {
             let gone = segment.frame_bytes().saturating_sub(mine + segment.needed_bytes());
             (live + mine, dead + gone)
         })
+    }
+
+    /// How many threads are to be at work: one, and more the further writers have got ahead. All of
+    /// them when the dead take nearly twice as much as the living.
+    pub(super) fn hands(&self) -> usize {
+        let (live, dead) = self.totals();
+        let ahead = dead.saturating_sub(live / 4 * 3 + 2 * self.capacity());
+        (1 + ahead / (live / 8).max(self.capacity())).min(HANDS_MAX) as usize
     }
 
     /// Whether the dead take more than half as much as the living, and a segment besides.

@@ -14,7 +14,7 @@ use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::index::KeyHash;
 use crate::memory::Memory;
 use crate::segment::Segment;
-use crate::sync::unmodelled::Arc;
+use crate::sync::unmodelled::{Arc, Mutex};
 use std::collections::HashMap;
 
 /// A tombstone of a victim that nothing newer has taken the place of.
@@ -29,7 +29,7 @@ impl Compactor<'_> {
     pub(super) fn copy_tombstones(
         &self,
         victims: &[Arc<FileSegment>],
-        outputs: &mut Outputs,
+        outputs: &Mutex<&mut Outputs>,
         copied: &mut Copies,
     ) -> Result<(), Stopped> {
         let candidates = self.tombstones_of(victims)?;
