@@ -172,7 +172,13 @@ impl Compactor<'_> {
         outputs: &mut Outputs,
         report: &mut CompactionReport,
     ) -> Result<(), Error> {
-        while !self.stopped() && !self.holds_back_too_much() {
+        while !self.stopped() {
+            if self.holds_back_too_much() {
+                self.reclaim();
+                if self.holds_back_too_much() {
+                    return Ok(());
+                }
+            }
             let durable = self.durability.durable();
             while waiting.front().is_some_and(|group| group.needs <= durable) {
                 if !self.give_up_next(waiting, outputs, report)? {

@@ -16,6 +16,8 @@ pub enum Scope {
 
 /// Segments of a group, at most: bounds how long its copies wait for their sources to go.
 const GROUP_MAX: usize = 32;
+/// Segments that a group is copied to, at most: room that it needs before it gives any back.
+const OUTPUTS_MAX: u64 = 4;
 /// Threads, at most.
 const HANDS_MAX: u64 = 8;
 /// So many nearly empty segments for copies are merged into one.
@@ -30,13 +32,13 @@ struct Measured {
     total: u64,
 }
 
-/// Takes the next group off a list: about as much live data as one segment holds.
+/// Takes the next group off a list: about as much live data as segments of this capacity hold.
 pub(super) fn take_group(left: &mut Vec<Arc<FileSegment>>, capacity: u64) -> Vec<Arc<FileSegment>> {
     let mut live = 0;
     let mut count = 0;
     for segment in left.iter().take(GROUP_MAX) {
         live += segment.live_bytes();
-        // With their slots, no more than one segment.
+        // With their slots, no more than that.
         if count > 0 && live > capacity / 4 * 3 {
             break;
         }
@@ -106,7 +108,9 @@ impl Compactor<'_> {
             }
         }
         let mut left = worth.into_iter().map(|m| Arc::clone(&m.segment)).collect();
-        take_group(&mut left, self.capacity())
+        // Each step of a group waits for a core once, however much it is.
+        let segments = (self.hands() as u64).min(OUTPUTS_MAX);
+        take_group(&mut left, segments * self.capacity())
     }
 
     fn is_crumb(&self, measured: &Measured) -> bool {
@@ -125,10 +129,10 @@ impl Compactor<'_> {
     }
 
     /// How many threads are to be at work: one, and more the further writers have got ahead. All of
-    /// them when the dead take nearly twice as much as the living.
+    /// them when the dead take half as much again as the living.
     pub(super) fn hands(&self) -> usize {
         let (live, dead) = self.totals();
-        let ahead = dead.saturating_sub(live / 4 * 3 + 2 * self.capacity());
+        let ahead = dead.saturating_sub(live / 2 + self.capacity());
         (1 + ahead / (live / 8).max(self.capacity())).min(HANDS_MAX) as usize
     }
 

@@ -282,7 +282,7 @@ impl Outputs {
     /// One that is open, whichever.
     fn open(&self) -> Option<Arc<FileSegment>> {
         let open = self.records.iter().chain(&self.tombstones);
-        open.filter(|output| !output.is_full()).cloned().next()
+        open.filter(|output| !output.is_full()).next().cloned()
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<FileSegment>> {
