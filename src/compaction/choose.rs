@@ -16,8 +16,6 @@ pub enum Scope {
 
 /// Segments of a group, at most: bounds how long its copies wait for their sources to go.
 const GROUP_MAX: usize = 32;
-/// Segments that a group is copied to, at most: room that it needs before it gives any back.
-const OUTPUTS_MAX: u64 = 4;
 /// Threads, at most.
 const HANDS_MAX: u64 = 8;
 /// So many nearly empty segments for copies are merged into one.
@@ -32,13 +30,13 @@ struct Measured {
     total: u64,
 }
 
-/// Takes the next group off a list: about as much live data as segments of this capacity hold.
+/// Takes the next group off a list: about as much live data as one segment holds.
 pub(super) fn take_group(left: &mut Vec<Arc<FileSegment>>, capacity: u64) -> Vec<Arc<FileSegment>> {
     let mut live = 0;
     let mut count = 0;
     for segment in left.iter().take(GROUP_MAX) {
         live += segment.live_bytes();
-        // With their slots, no more than that.
+        // With their slots, no more than one segment.
         if count > 0 && live > capacity / 4 * 3 {
             break;
         }
@@ -108,9 +106,7 @@ impl Compactor<'_> {
             }
         }
         let mut left = worth.into_iter().map(|m| Arc::clone(&m.segment)).collect();
-        // Each step of a group waits for a core once, however much it is.
-        let segments = (self.hands() as u64).min(OUTPUTS_MAX);
-        take_group(&mut left, segments * self.capacity())
+        take_group(&mut left, self.capacity())
     }
 
     fn is_crumb(&self, measured: &Measured) -> bool {
