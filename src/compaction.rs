@@ -1,8 +1,9 @@
 //! Space that comes back: live records are copied out of segments that hold much that is dead, and
 //! the segments are removed.
 //!
-//! One group of victims at a time, by one thread at a time, beside readers and writers that never
-//! wait for it:
+//! One group of victims at a time, beside readers and writers that never wait for it: by one
+//! thread, which takes helpers when writers leave it behind. On a machine with fewer cores than
+//! busy threads, being more is the only way to be given more time.
 //!
 //! 1. *Choose* segments that nobody writes to any more, in which every slot is decided, published
 //!    and on the device.
@@ -12,7 +13,8 @@
 //! 3. *Flush* the copies.
 //! 4. *Move*: for each record the tag, then the slot's word, then the index entry. Who writes the
 //!    id meanwhile wins; then the copy is dead.
-//! 5. *Sync*: what made the rest dead is on the device now, so none of it will be needed again.
+//! 5. *Sync*: what made the rest dead is on the device now, so none of it will be needed again. The
+//!    next group is begun meanwhile.
 //! 6. *Drop*: one replacement of the manifest gives all victims up; then their files are removed.
 //! 7. *Retire*: when no reader can hold an address in a victim any more, it leaves the table, and
 //!    its mapping goes when nobody reads it.
@@ -30,11 +32,14 @@ use crate::catalog::{Catalog, FileEngine};
 use crate::clock;
 use crate::durability::Durability;
 use crate::error::Error;
+use crate::format::ids::Lsn;
+use crate::log::Source;
 use crate::memory::MmapMemory;
 use crate::report::CompactionReport;
 use crate::segment::Segment;
 use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Ordering, thread};
 use copy::{Copied, Outputs};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 use tombstones::Candidate;
@@ -43,10 +48,41 @@ type FileSegment = Segment<MmapMemory>;
 
 /// Records handled under one pin: short enough not to hold back what others retire.
 const RECORDS_A_PIN: usize = 64;
+/// Groups that wait for the device, at most.
+const WAITING_MAX: usize = 8;
 /// How often the epoch is asked to move on before the background is left to see to it.
 const RECLAIMS_MAX: u32 = 20;
 /// How long a compaction by hand waits for writers that are just at work in the segment it ends.
 const QUIET_WAIT: Duration = Duration::from_millis(200);
+
+/// What all compactions of a store have done since it was opened.
+#[derive(Debug, Default)]
+pub struct Totals {
+    moved_bytes: AtomicU64,
+    segments_removed: AtomicU64,
+}
+
+impl Totals {
+    fn add(&self, moved_bytes: u64, segments_removed: u64) {
+        // Relaxed: statistics, here and below.
+        self.moved_bytes.fetch_add(moved_bytes, Ordering::Relaxed);
+        self.segments_removed.fetch_add(segments_removed, Ordering::Relaxed);
+    }
+
+    /// Log bytes of all records copied.
+    #[must_use]
+    pub fn moved_bytes(&self) -> u64 {
+        // Relaxed: as in `add`.
+        self.moved_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Segments emptied and removed.
+    #[must_use]
+    pub fn segments_removed(&self) -> u64 {
+        // Relaxed: as in `add`.
+        self.segments_removed.load(Ordering::Relaxed)
+    }
+}
 
 /// What compaction works on, and within which limits.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +99,18 @@ pub struct Compactor<'a> {
     pub asking: &'a AtomicU64,
     /// Bytes copied in a second, at most.
     pub bytes_a_second: Option<u64>,
+    /// Added to after each group.
+    pub totals: &'a Totals,
+}
+
+/// A group that the index has left, and that recovery may still need.
+#[derive(Debug)]
+struct Emptied {
+    victims: Vec<Arc<FileSegment>>,
+    /// What has to be durable before it is given up.
+    needs: Lsn,
+    moved_records: u64,
+    moved_bytes: u64,
 }
 
 impl Compactor<'_> {
@@ -105,24 +153,82 @@ impl Compactor<'_> {
             let mut left = self.choose_all();
             while !left.is_empty() && !self.stopped() {
                 let group = choose::take_group(&mut left, self.capacity());
-                self.compact_group(&group, outputs, report)?;
+                if let Some(emptied) = self.empty_group(group, outputs)? {
+                    self.durability.sync(self.engine)?;
+                    self.give_up(emptied, outputs, report)?;
+                    self.reclaim();
+                }
                 tell(report);
             }
             return Ok(());
         }
-        while !self.stopped() && !self.is_asked() && !self.holds_back_too_much() {
+        let mut waiting = VecDeque::new();
+        let emptied = self.empty_what_pays(&mut waiting, outputs, report);
+        // What was emptied is given up, whatever has ended the work.
+        if !waiting.is_empty() {
+            self.durability.sync(self.engine)?;
+        }
+        for group in waiting {
+            self.give_up(group, outputs, report)?;
+        }
+        emptied
+    }
+
+    /// Empties group after group; they are given up as soon as what made them dead is on the
+    /// device, which the next one does not wait for.
+    fn empty_what_pays(
+        &self,
+        waiting: &mut VecDeque<Emptied>,
+        outputs: &mut Outputs,
+        report: &mut CompactionReport,
+    ) -> Result<(), Error> {
+        while !self.stopped() && !self.is_asked() {
+            if self.holds_back_too_much() {
+                self.reclaim();
+                if self.holds_back_too_much() {
+                    return Ok(());
+                }
+            }
+            let durable = self.durability.durable();
+            while waiting.front().is_some_and(|group| group.needs <= durable) {
+                if !self.give_up_next(waiting, outputs, report)? {
+                    return Ok(());
+                }
+            }
             let pays = self.pays();
-            if pays {
-                // So that every segment that is full is on the device, and may be emptied.
+            let mut group = self.choose_group(pays, waiting);
+            if group.is_empty() && waiting.is_empty() && !pays {
+                return Ok(());
+            }
+            if group.is_empty() || waiting.len() >= WAITING_MAX {
+                // So that what waits can be given up, and every segment that is full is on the
+                // device and may be emptied.
                 self.durability.sync(self.engine)?;
+                while !waiting.is_empty() {
+                    if !self.give_up_next(waiting, outputs, report)? {
+                        return Ok(());
+                    }
+                }
+                group = self.choose_group(self.pays(), waiting);
             }
-            let group = self.choose_group(pays);
-            if group.is_empty() || !self.compact_group(&group, outputs, report)? {
-                break;
+            if group.is_empty() {
+                return Ok(());
             }
-            tell(report);
+            let Some(emptied) = self.empty_group(group, outputs)? else { return Ok(()) };
+            waiting.push_back(emptied);
+            self.durability.ask();
         }
         Ok(())
+    }
+
+    /// Whether the group that waits longest is gone; if not, it is tried again some other time.
+    fn give_up_next(
+        &self,
+        waiting: &mut VecDeque<Emptied>,
+        outputs: &Outputs,
+        report: &mut CompactionReport,
+    ) -> Result<bool, Error> {
+        waiting.pop_front().map_or(Ok(true), |group| self.give_up(group, outputs, report))
     }
 
     fn stopped(&self) -> bool {
@@ -158,41 +264,55 @@ impl Compactor<'_> {
         }
     }
 
-    /// One group, all or nothing: whether its segments were dropped.
-    fn compact_group(
+    /// Steps 2 to 4 for one group, all or nothing.
+    fn empty_group(
         &self,
-        victims: &[Arc<FileSegment>],
+        victims: Vec<Arc<FileSegment>>,
         outputs: &mut Outputs,
-        report: &mut CompactionReport,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<Emptied>, Error> {
         let mut group = Group::default();
-        let ready = self.copy_group(victims, outputs, &mut group);
+        let ready = self.copy_group(&victims, outputs, &mut group);
         let ready = ready.and_then(|()| self.flush_outputs(outputs).map_err(Stopped::Failed));
         if let Err(stopped) = ready {
             copy::take_back(&group.copied);
             return match stopped {
                 Stopped::Failed(error) => Err(error),
-                Stopped::Asked | Stopped::Damaged => Ok(false),
+                Stopped::Asked | Stopped::Damaged => Ok(None),
             };
         }
-        self.move_all(victims, &group);
-        let forgotten = self.forget(victims);
-        // What took the place of the dead has to be on the device before the dead are given up.
-        self.durability.sync(self.engine)?;
-        self.flush_outputs(outputs)?;
-        if !forgotten {
-            return Ok(false);
+        self.move_all(&victims, &group);
+        if !self.forget(&victims) {
+            return Ok(None);
         }
+        // What took the place of the dead has to be on the device before the dead are given up. It
+        // was there before the dead were found to be dead.
+        let needs = self.engine.log().last_given(&self.engine.epoch().pin());
+        let copied = group.copied;
+        let moved_bytes = copied.iter().map(|copied| copied.copy.len.bytes() as u64).sum();
+        Ok(Some(Emptied { victims, needs, moved_records: copied.len() as u64, moved_bytes }))
+    }
+
+    /// Step 6, once step 5 is done, and the beginning of step 7.
+    fn give_up(
+        &self,
+        group: Emptied,
+        outputs: &Outputs,
+        report: &mut CompactionReport,
+    ) -> Result<bool, Error> {
+        let victims = &group.victims;
+        self.flush_outputs(outputs)?;
         let before: u64 = victims.iter().map(|victim| victim.frame_bytes()).sum();
         self.catalog.drop_segments(self.engine, victims)?;
         for victim in victims {
             let guard = self.engine.epoch().pin();
             self.engine.log().let_go(self.engine.epoch(), &guard, Arc::clone(victim));
         }
-        self.reclaim();
-        let moved: u64 = group.copied.iter().map(|copied| copied.copy.len.bytes() as u64).sum();
+        // The maintenance thread takes them out.
+        self.engine.log().source().wake();
+        let moved = group.moved_bytes;
+        self.totals.add(moved, victims.len() as u64);
         report.segments_removed += victims.len() as u64;
-        report.moved_records += group.copied.len() as u64;
+        report.moved_records += group.moved_records;
         report.moved_bytes += moved;
         report.reclaimed_bytes += before.saturating_sub(moved);
         Ok(true)
@@ -212,13 +332,42 @@ impl Compactor<'_> {
     }
 
     /// Waits as long as it takes for the work so far to stay within the rate.
-    fn keep_pace(&self, copied_bytes: u64, since: Instant) {
+    fn keep_pace(&self, pace: &Pace, copied_bytes: u64) {
+        // Relaxed: a sum.
+        let before = pace.bytes.fetch_add(copied_bytes, Ordering::Relaxed);
         let Some(rate) = self.bytes_a_second else { return };
-        let due = Duration::from_secs_f64(copied_bytes as f64 / rate.max(1) as f64);
-        if let Some(early) = due.checked_sub(since.elapsed()) {
+        let due = Duration::from_secs_f64((before + copied_bytes) as f64 / rate.max(1) as f64);
+        if let Some(early) = due.checked_sub(pace.since.elapsed()) {
             thread::sleep(early.min(Duration::from_millis(100)));
         }
     }
+}
+
+/// How much a group has copied, and since when.
+struct Pace {
+    since: Instant,
+    bytes: AtomicU64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { since: Instant::now(), bytes: AtomicU64::new(0) }
+    }
+}
+
+/// Does something with so many threads, this one included, or with as many as there can be. What
+/// each of them comes to.
+fn together<R: Send>(hands: usize, work: impl Fn() -> R + Sync) -> Vec<R> {
+    let helper = || thread::Builder::new().name("stratalog-compact".to_owned());
+    thread::scope(|scope| {
+        let helpers = (1..hands).map_while(|_| helper().spawn_scoped(scope, &work).ok());
+        let helpers: Vec<_> = helpers.collect();
+        let mut results = vec![work()];
+        for helper in helpers {
+            results.push(helper.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        results
+    })
 }
 
 /// Why the copying of a group came to an end.
@@ -236,11 +385,13 @@ impl From<Error> for Stopped {
     }
 }
 
+/// Every copy made so far of a group.
+type Copies = Vec<Copied>;
+
 /// What is found in a group of victims that has to be dealt with.
 #[derive(Default)]
 struct Group {
-    /// Copies made so far.
-    copied: Vec<Copied>,
+    copied: Copies,
     /// Records that count, and whose time is over.
     expired: Vec<Candidate>,
 }

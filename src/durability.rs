@@ -58,6 +58,8 @@ struct Turns {
     ended: u64,
     /// The flusher's interval was over since the last flush began.
     due: bool,
+    /// The highest number of a flush that was asked for, and that nobody waits for.
+    asked: u64,
     stop: bool,
     next_waker: u64,
     /// Those who wait without a thread that could lead a flush.
@@ -68,7 +70,7 @@ struct Turns {
 impl Turns {
     /// Whether the flusher is to lead a flush once nobody else does.
     fn calls_for_flusher(&self) -> bool {
-        self.due || !self.wakers.is_empty()
+        self.due || !self.wakers.is_empty() || self.asked > self.begun
     }
 
     /// Who is to lead the next flush, if a thread waits for one.
@@ -267,6 +269,14 @@ impl Durability {
             self.flusher.notify_one();
         }
         Poll::Pending
+    }
+
+    /// Asks the flusher for a flush that begins after now, and does not wait for it.
+    pub fn ask(&self) {
+        let mut turns = lock(&self.turns);
+        turns.asked = turns.begun + 1;
+        drop(turns);
+        self.flusher.notify_one();
     }
 
     /// Takes a registration back.

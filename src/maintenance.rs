@@ -4,7 +4,7 @@
 //! unless that is left to the caller.
 
 use crate::catalog::{Catalog, FileEngine};
-use crate::compaction::{Compactor, Scope};
+use crate::compaction::{Compactor, Scope, Totals};
 use crate::durability::Durability;
 use crate::error::Error;
 use crate::format::ids::Sequence;
@@ -45,6 +45,8 @@ pub struct Duties {
     pub compacting: Mutex<()>,
     /// Who asks for a compaction by hand just now: the background makes way for them.
     pub asking: AtomicU64,
+    /// What it and those before it have done.
+    pub compacted: Totals,
 }
 
 impl Duties {
@@ -65,6 +67,7 @@ impl Duties {
             stop,
             asking: &self.asking,
             bytes_a_second: self.compaction_rate,
+            totals: &self.compacted,
         };
         compactor.run(scope, &mut report, progress)?;
         Ok(report)

@@ -36,6 +36,10 @@ pub struct Stats {
     pub retained_bytes: u64,
     /// For how long the first of those has waited; zero if there is none.
     pub retained_age: Duration,
+    /// Log bytes that compaction has copied since the store was opened: what it costs.
+    pub compaction_moved_bytes: u64,
+    /// Segments that compaction has emptied and removed since the store was opened.
+    pub compaction_segments_removed: u64,
 }
 
 /// One segment of the log, as [`Store::segments`](crate::Store::segments) saw it.

@@ -87,6 +87,8 @@ fn nothing_changes_but_the_space_and_a_second_time_there_is_nothing_to_do() {
     let after = store.stats();
     assert!(report.segments_removed >= 10, "{report:?}");
     assert_eq!(report.reclaimed_bytes, before.dead_bytes, "{before:?} {after:?}");
+    let totals = (after.compaction_moved_bytes, after.compaction_segments_removed);
+    assert_eq!(totals, (report.moved_bytes, report.segments_removed));
     assert_eq!((after.live_bytes, after.dead_bytes), (before.live_bytes, 0));
     assert_eq!(after.live_records, before.live_records);
     assert!(after.disk_bytes < before.live_bytes * 5 / 4 + 2 * SEGMENT, "{after:?}");

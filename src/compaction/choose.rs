@@ -1,12 +1,13 @@
 //! Which segments are worth emptying.
 
-use super::{Compactor, FileSegment};
+use super::{Compactor, Emptied, FileSegment};
 use crate::clock;
 use crate::epoch::Guard;
 use crate::format::header::Role;
 use crate::format::slot::{Kind, SlotState};
 use crate::index::KeyHash;
 use crate::sync::unmodelled::Arc;
+use std::collections::VecDeque;
 
 /// How much to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub enum Scope {
 const GROUP_MAX: usize = 32;
 /// How long not to look again for what has expired in a segment.
 const LOOK_AGAIN_NS: u64 = 1_000_000_000;
+/// Threads, at most.
+const HANDS_MAX: u64 = 8;
 /// So many nearly empty segments for copies are merged into one.
 const CRUMBS: usize = 8;
 
@@ -117,8 +120,16 @@ impl Compactor<'_> {
 
     /// The next group that pays, if there is one: segments without anything live at once; the
     /// others by their share of the dead, when it [pays](Compactor::pays).
-    pub(super) fn choose_group(&self, pays: bool) -> Vec<Arc<FileSegment>> {
-        let measured = self.measure();
+    pub(super) fn choose_group(
+        &self,
+        pays: bool,
+        waiting: &VecDeque<Emptied>,
+    ) -> Vec<Arc<FileSegment>> {
+        let mut measured = self.measure();
+        measured.retain(|m| {
+            let waits = |victim: &Arc<FileSegment>| Arc::ptr_eq(victim, &m.segment);
+            !waiting.iter().any(|group| group.victims.iter().any(waits))
+        });
         let empty = |m: &&Measured| m.live == 0 && (m.dead > 0 || is_blank(m));
         let empty: Vec<_> = measured.iter().filter(empty).take(GROUP_MAX).collect();
         if !empty.is_empty() {
@@ -146,15 +157,24 @@ impl Compactor<'_> {
         measured.segment.role() == Role::Copies && measured.total * 4 < self.capacity()
     }
 
-    /// Live and dead bytes of the whole log.
+    /// Live and dead bytes of the whole log, but for what has been emptied already.
     fn totals(&self) -> (u64, u64) {
         let guard = self.engine.epoch().pin();
-        self.engine.log().in_use(&guard).fold((0, 0), |(live, dead), segment| {
+        let segments = self.engine.log().in_use(&guard).filter(|s| !s.has_moves());
+        segments.fold((0, 0), |(live, dead), segment| {
             self.look_for_expired(&guard, segment, clock::now_ns());
             let mine = segment.live_bytes().saturating_sub(segment.expired_bytes());
             let gone = segment.frame_bytes().saturating_sub(mine + segment.needed_bytes());
             (live + mine, dead + gone)
         })
+    }
+
+    /// How many threads are to be at work: one, and more the further writers have got ahead. All of
+    /// them when the dead take half as much again as the living.
+    pub(super) fn hands(&self) -> usize {
+        let (live, dead) = self.totals();
+        let ahead = dead.saturating_sub(live / 2 + self.capacity());
+        (1 + ahead / (live / 8).max(self.capacity())).min(HANDS_MAX) as usize
     }
 
     /// Whether the dead take more than half as much as the living, and a segment besides.

@@ -1,16 +1,17 @@
 //! Copying the current records of a group, and moving readers and writers over to the copies.
 
 use super::tombstones::Candidate;
-use super::{Compactor, FileSegment, Group, RECORDS_A_PIN, Stopped};
+use super::{Compactor, FileSegment, Group, Pace, RECORDS_A_PIN, Stopped, together};
 use crate::engine::{Key, Relocation};
 use crate::epoch::Guard;
 use crate::error::Error;
 use crate::format::ids::SlotNumber;
 use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::index::KeyHash;
-use crate::segment::{Frame, Mark, Moves};
-use crate::sync::unmodelled::Arc;
-use std::time::Instant;
+use crate::memory::MmapMemory;
+use crate::segment::{Frame, Mark, Moves, Slots};
+use crate::sync::lock;
+use crate::sync::unmodelled::{Arc, Mutex};
 
 /// The segments that copies go to: open from one group to the next.
 #[derive(Debug, Default)]
@@ -31,6 +32,30 @@ pub(super) struct Copied {
     pub(super) victim: usize,
     pub(super) output: Arc<FileSegment>,
     pub(super) copy: Relocation,
+}
+
+/// What is left of a group to be copied, in parts that are handled under one pin each.
+struct Parts<'a> {
+    victims: &'a [Arc<FileSegment>],
+    number: usize,
+    slots: Option<Slots<'a, MmapMemory>>,
+}
+
+/// Which segment of the group, and some of its slots.
+type Part<'a> = (usize, &'a Arc<FileSegment>, Vec<(SlotNumber, SlotState)>);
+
+impl<'a> Parts<'a> {
+    fn next(&mut self) -> Option<Part<'a>> {
+        loop {
+            let victim = self.victims.get(self.number)?;
+            let slots = self.slots.get_or_insert_with(|| victim.slots(victim.slots_end()));
+            let part: Vec<_> = slots.take(RECORDS_A_PIN).collect();
+            if !part.is_empty() {
+                return Some((self.number, victim, part));
+            }
+            (self.number, self.slots) = (self.number + 1, None);
+        }
+    }
 }
 
 /// Something in a segment is damaged that may count: it stays as it is.
@@ -54,38 +79,66 @@ impl Compactor<'_> {
         outputs: &mut Outputs,
         group: &mut Group,
     ) -> Result<(), Stopped> {
-        let started = Instant::now();
-        let mut bytes = 0;
-        for (number, victim) in victims.iter().enumerate() {
-            let mut slots = victim.slots(victim.slots_end());
-            let mut more = true;
-            while more {
-                if self.stopped() {
-                    return Err(Stopped::Asked);
-                }
-                let guard = self.engine.epoch().pin();
-                more = false;
-                for (slot, state) in slots.by_ref().take(RECORDS_A_PIN) {
-                    more = true;
-                    let body = match state {
-                        SlotState::Committed(Kind::Put, body) => body,
-                        SlotState::Invalid => return Err(damaged(victim)),
-                        _ => continue,
-                    };
-                    let Some(frame) = self.current(&guard, victim, slot, body)? else { continue };
-                    if frame.has_expired() {
-                        group.expired.push(Candidate { victim: number, slot, body });
-                        continue;
-                    }
-                    let copy = self.copy_frame(&frame, (Kind::Put, body), outputs)?;
-                    bytes += body.len.bytes() as u64;
-                    group.copied.push(Copied { victim: number, ..copy });
-                }
-                drop(guard);
-                self.keep_pace(bytes, started);
-            }
+        let parts = Mutex::new(Parts { victims, number: 0, slots: None });
+        let (outputs, pace) = (Mutex::new(outputs), Pace::default());
+        let mut done = Ok(());
+        for (some, its_done) in together(self.hands(), || self.copy_parts(&parts, &outputs, &pace))
+        {
+            group.copied.extend(some.copied);
+            group.expired.extend(some.expired);
+            done = done.and(its_done);
         }
-        self.copy_tombstones(victims, outputs, group)
+        done?;
+        self.copy_tombstones(victims, &outputs, group)
+    }
+
+    /// What one thread does of it: part after part, until there is none. Its copies, and whether
+    /// that was all.
+    fn copy_parts(
+        &self,
+        parts: &Mutex<Parts<'_>>,
+        outputs: &Mutex<&mut Outputs>,
+        pace: &Pace,
+    ) -> (Group, Result<(), Stopped>) {
+        let mut mine = Group::default();
+        loop {
+            let Some((number, victim, part)) = lock(parts).next() else { return (mine, Ok(())) };
+            let before = mine.copied.len();
+            let done = self.copy_part((number, victim, part), outputs, &mut mine);
+            if done.is_err() {
+                lock(parts).number = usize::MAX;
+                return (mine, done);
+            }
+            let fresh = mine.copied.iter().skip(before);
+            self.keep_pace(pace, fresh.map(|copied| copied.copy.len.bytes() as u64).sum());
+        }
+    }
+
+    fn copy_part(
+        &self,
+        (number, victim, part): Part<'_>,
+        outputs: &Mutex<&mut Outputs>,
+        mine: &mut Group,
+    ) -> Result<(), Stopped> {
+        if self.stopped() {
+            return Err(Stopped::Asked);
+        }
+        let guard = self.engine.epoch().pin();
+        for (slot, state) in part {
+            let body = match state {
+                SlotState::Committed(Kind::Put, body) => body,
+                SlotState::Invalid => return Err(damaged(victim)),
+                _ => continue,
+            };
+            let Some(frame) = self.current(&guard, victim, slot, body)? else { continue };
+            if frame.has_expired() {
+                mine.expired.push(Candidate { victim: number, slot, body });
+                continue;
+            }
+            let copy = self.copy_frame(&frame, (Kind::Put, body), outputs)?;
+            mine.copied.push(Copied { victim: number, ..copy });
+        }
+        Ok(())
     }
 
     /// The frame of a put, if it is current.
@@ -98,6 +151,9 @@ impl Compactor<'_> {
     ) -> Result<Option<Frame<'v>>, Stopped> {
         let hash = KeyHash(body.key_hash);
         let address = victim.address(body.offset);
+        if !self.engine.may_be_current(guard, hash, address) {
+            return Ok(None);
+        }
         let Ok(frame) = victim.committed_frame(slot) else {
             // Its id cannot be read; but if it is in the index, it counts.
             let counts = self.engine.has_entry_at(guard, hash, address);
@@ -118,14 +174,16 @@ impl Compactor<'_> {
         &self,
         frame: &Frame<'_>,
         (kind, body): (Kind, SlotBody),
-        outputs: &mut Outputs,
+        outputs: &Mutex<&mut Outputs>,
     ) -> Result<Copied, Stopped> {
         loop {
-            let output = self.output(kind, outputs)?;
+            let output = self.output(kind, &mut lock(outputs))?;
             if let Some(copy) = self.engine.copy_record(frame, kind, body, &output)? {
                 return Ok(Copied { victim: 0, output, copy });
             }
-            let full = outputs.place(kind).take();
+            let mut outputs = lock(outputs);
+            // Unless another thread was faster.
+            let full = outputs.place(kind).take_if(|now| Arc::ptr_eq(now, &output));
             outputs.ended.extend(full);
         }
     }
@@ -162,8 +220,9 @@ impl Compactor<'_> {
 
     /// Step 4. Nothing in it can fail.
     pub(super) fn move_all(&self, victims: &[Arc<FileSegment>], group: &Group) {
+        let copied = &group.copied;
         let mut moves: Vec<Moves<_>> = victims.iter().map(|_| Moves::default()).collect();
-        for copied in group.copied.iter().filter(|copied| copied.copy.kind == Kind::Put) {
+        for copied in copied.iter().filter(|copied| copied.copy.kind == Kind::Put) {
             if let Some(moves) = moves.get_mut(copied.victim) {
                 moves.add(copied.copy.from, &copied.output, copied.copy.to);
             }
@@ -178,14 +237,18 @@ impl Compactor<'_> {
             let key = Key { hash: KeyHash(expired.body.key_hash), id: frame.id() };
             self.engine.expire(&guard, key, victim, expired.body);
         }
-        for part in group.copied.chunks(RECORDS_A_PIN) {
-            let guard = self.engine.epoch().pin();
-            for copied in part {
-                if let Some(victim) = victims.get(copied.victim) {
-                    self.engine.move_record(&guard, &copied.copy, victim, &copied.output);
+        let parts = Mutex::new(copied.chunks(RECORDS_A_PIN));
+        together(self.hands(), || {
+            loop {
+                let Some(part) = lock(&parts).next() else { return };
+                let guard = self.engine.epoch().pin();
+                for copied in part {
+                    if let Some(victim) = victims.get(copied.victim) {
+                        self.engine.move_record(&guard, &copied.copy, victim, &copied.output);
+                    }
                 }
             }
-        }
+        });
     }
 
     /// Closes the segments that took copies: what is empty between their slots and their frames

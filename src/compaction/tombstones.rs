@@ -6,7 +6,7 @@
 //! tombstone, be it another id's.
 
 use super::copy::{Outputs, damaged};
-use super::{Compactor, FileSegment, Group, RECORDS_A_PIN, Stopped};
+use super::{Compactor, FileSegment, Group, RECORDS_A_PIN, Stopped, together};
 use crate::engine::Key;
 use crate::epoch::Guard;
 use crate::format::ids::{Lsn, SlotNumber};
@@ -14,7 +14,8 @@ use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::index::KeyHash;
 use crate::memory::Memory;
 use crate::segment::Segment;
-use crate::sync::unmodelled::Arc;
+use crate::sync::lock;
+use crate::sync::unmodelled::{Arc, Mutex};
 use std::collections::HashMap;
 
 /// A tombstone of a victim, or a record that has expired; nothing newer has taken its place.
@@ -31,7 +32,7 @@ impl Compactor<'_> {
     pub(super) fn copy_tombstones(
         &self,
         victims: &[Arc<FileSegment>],
-        outputs: &mut Outputs,
+        outputs: &Mutex<&mut Outputs>,
         group: &mut Group,
     ) -> Result<(), Stopped> {
         let mut candidates = self.tombstones_of(victims)?;
@@ -125,28 +126,39 @@ impl Compactor<'_> {
     /// records that have expired, and entries that stand for nothing, left where a conditional
     /// write was voided. `false` if something is left: then they cannot be given up.
     pub(super) fn forget(&self, victims: &[Arc<FileSegment>]) -> bool {
-        victims.iter().all(|victim| {
-            let mut slots = victim.slots(victim.slots_end());
+        let victims = Mutex::new(victims.iter());
+        let forget = || {
             loop {
-                let guard = self.engine.epoch().pin();
-                let mut more = false;
-                for (slot, _) in slots.by_ref().take(RECORDS_A_PIN * 16) {
-                    more = true;
-                    let body = victim.body_of(slot);
-                    let hash = KeyHash(body.key_hash);
-                    let Some(at) = victim.address_if_inside(body.offset) else { continue };
-                    if self.engine.has_entry_at(&guard, hash, at) {
-                        self.engine.drop_tombstones(&guard, Key { hash, id: &[] });
-                        if self.engine.has_entry_at(&guard, hash, at) {
-                            return false;
-                        }
-                    }
-                }
-                if !more {
-                    return true;
+                let Some(victim) = lock(&victims).next() else { return true };
+                if !self.forget_one(victim) {
+                    return false;
                 }
             }
-        })
+        };
+        !together(self.hands(), forget).contains(&false)
+    }
+
+    fn forget_one(&self, victim: &FileSegment) -> bool {
+        let mut slots = victim.slots(victim.slots_end());
+        loop {
+            let guard = self.engine.epoch().pin();
+            let mut more = false;
+            for (slot, _) in slots.by_ref().take(RECORDS_A_PIN * 16) {
+                more = true;
+                let body = victim.body_of(slot);
+                let hash = KeyHash(body.key_hash);
+                let Some(at) = victim.address_if_inside(body.offset) else { continue };
+                if self.engine.has_entry_at(&guard, hash, at) {
+                    self.engine.drop_tombstones(&guard, Key { hash, id: &[] });
+                    if self.engine.has_entry_at(&guard, hash, at) {
+                        return false;
+                    }
+                }
+            }
+            if !more {
+                return true;
+            }
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! Moving records, for compaction: is a record current, its copy, and the swing of the index from
-//! the one to the other. By one thread at a time; readers and writers go on beside it.
+//! the one to the other. Each record by one thread; readers and writers go on beside it.
 //!
 //! A segment is only ever emptied once it is [quiet](Segment::is_quiet): every record of it that
 //! counts is in the index, and no writer will bring in another address of it. What then is not in
@@ -51,6 +51,12 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Whether an index entry has this address, tombstones included. Compares no key.
     pub fn has_entry_at(&self, guard: &Guard, hash: KeyHash, address: Address) -> bool {
         self.index.get(guard, hash, |entry| entry.address == address).is_some()
+    }
+
+    /// Whether it is worth asking for [`is_current`](Engine::is_current): looks at no record.
+    pub fn may_be_current(&self, guard: &Guard, hash: KeyHash, address: Address) -> bool {
+        let found = self.index.get(guard, hash, |e| e.address == address || e.pending);
+        found.is_some()
     }
 
     /// Whether the record at an address of a quiet segment is what counts for its id, a tombstone

@@ -1,6 +1,7 @@
 //! Opening and creating a store.
 
 use super::Store;
+use crate::compaction::Totals;
 use crate::error::Error;
 use crate::files::Files;
 use crate::format::header::{FORMAT_VERSION, HeaderError};
@@ -94,6 +95,7 @@ impl Options {
             compaction_rate: self.compaction_rate,
             compacting: Mutex::default(),
             asking: AtomicU64::new(0),
+            compacted: Totals::default(),
         });
         let maintenance = if self.read_only {
             None

@@ -21,6 +21,8 @@ impl Store {
             durable: self.duties.durability.durable(),
             tail: engine.log().tail(&guard),
             retired: engine.epoch().pending(),
+            compaction_moved_bytes: self.duties.compacted.moved_bytes(),
+            compaction_segments_removed: self.duties.compacted.segments_removed(),
             ..Stats::default()
         };
         for retained in self.duties.catalog.retained() {
