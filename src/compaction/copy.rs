@@ -218,8 +218,8 @@ impl Outputs {
 
     /// One that is open, whichever.
     fn open(&self) -> Option<Arc<FileSegment>> {
-        let mut outputs = self.records.iter().chain(&self.tombstones);
-        outputs.find(|output| !output.is_full()).cloned()
+        let mut open = self.records.iter().chain(&self.tombstones);
+        open.find(|output| !output.is_full()).cloned()
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<FileSegment>> {
