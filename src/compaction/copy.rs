@@ -281,8 +281,8 @@ impl Outputs {
 
     /// One that is open, whichever.
     fn open(&self) -> Option<Arc<FileSegment>> {
-        let open = self.records.iter().chain(&self.tombstones);
-        open.filter(|output| !output.is_full()).next().cloned()
+        let mut open = self.records.iter().chain(&self.tombstones);
+        open.find(|output| !output.is_full()).cloned()
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<FileSegment>> {
