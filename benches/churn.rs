@@ -170,8 +170,8 @@ fn overwrite(dir: &Path, records: u64, times: u64) -> Result<(), Failure> {
     let user = puts * WRITERS * frame;
     let moved = after.compaction_moved_bytes - before.compaction_moved_bytes;
     println!(
-        "{records} records, {:.0} MiB live, overwritten {times} times in {:.1} s: {:.0} MiB/s, {:.0} \
-         puts/s, {:.0} gets/s",
+        "{records} records, {:.0} MiB live, overwritten {times} times in {:.1} s: {:.0} MiB/s, \
+         {:.0} puts/s, {:.0} gets/s",
         mib(before.live_bytes),
         done.seconds,
         mib(user) / done.seconds,
@@ -232,7 +232,7 @@ fn compare(dir: &Path, records: u64, rounds: usize, time: Duration) -> Result<()
             let (outcome, removed) = round(dir, records, compaction, time)?;
             let rate = outcome.writes.len() as f64 / outcome.seconds;
             println!(
-                "round {number}, {how}: {rate:.0} puts/s, {removed} segments removed; get {}; put {}",
+                "round {number}, {how}: {rate:.0} puts/s, {removed} removed; get {}; put {}",
                 tail(&outcome.reads),
                 tail(&outcome.writes)
             );
