@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use stratalog::internals::format::slot::SlotState;
 use stratalog::internals::index::KeyHash;
-use stratalog::internals::segment::Moves;
+use stratalog::internals::segment::{Moves, Segment};
 use stratalog::{Options, Store};
 
 const RECORDS: Records = Records { dimension: 16, content_max: 300 };
@@ -282,4 +282,22 @@ fn of_a_record_and_its_copy_the_copy_counts_after_a_kill_whichever_segment_is_ol
     let guard = again.epoch().pin();
     let found = again.get(&guard, KeyHash(body.key_hash), b"a").unwrap().unwrap();
     assert_eq!((found.frame.content(), found.segment.tag(&found.frame)), (&b"moved"[..], 2));
+}
+
+/// What recovery needs to know that something is missing in front of a segment.
+#[test]
+fn a_segment_names_the_one_before_it_also_when_that_was_ended_by_hand() {
+    let engine = heap::engine();
+    heap::put(&engine, b"a", b"1");
+    {
+        let guard = engine.epoch().pin();
+        assert!(engine.log().end_active(&guard));
+    }
+    heap::put(&engine, b"b", b"2");
+    let guard = engine.epoch().pin();
+    let named = |s: &Segment<_>| (s.sequence().0, s.predecessor().map(|before| before.0));
+    let mut chain: Vec<_> = engine.log().in_use(&guard).map(named).collect();
+    chain.sort_unstable();
+    assert_eq!(chain.len(), 2);
+    assert_eq!(chain[1].1, Some(chain[0].0), "{chain:?}");
 }

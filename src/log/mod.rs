@@ -310,11 +310,11 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     #[cold]
     fn roll(&self, epoch: &Epoch, guard: &Guard, current: u64, need: Need) -> Result<(), Error> {
         let active = self.segment_of_word(guard, current);
-        let at_least = match active {
-            Some(active) => active.sequence().next(),
-            None => Sequence((current & !NONE_AFTER) + 1),
+        let before = match active {
+            Some(active) => active.sequence(),
+            None => Sequence(current & !NONE_AFTER),
         };
-        let prepared = self.take_prepared(epoch, guard, at_least);
+        let prepared = self.take_prepared(epoch, guard, before.next());
         let next = match prepared {
             Some(next) => next,
             None => {
@@ -328,9 +328,10 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             // There is room again, so it need not be full.
             active.close();
         }
-        // Nobody else writes to it before it is installed.
-        if let (Some(active), Some(next)) = (active, self.table.get(guard, next)) {
-            next.set_predecessor(active.sequence());
+        // Nobody else writes to it before it is installed. (Of a store just opened it may be a number
+        // that no segment has.)
+        if let Some(next) = self.table.get(guard, next) {
+            next.set_predecessor(before);
         }
         self.install(epoch, guard, current, next);
         Ok(())
