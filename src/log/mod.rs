@@ -328,8 +328,8 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             // There is room again, so it need not be full.
             active.close();
         }
-        // Nobody else writes to it before it is installed. (Of a store just opened it may be a number
-        // that no segment has.)
+        // Nobody else writes to it before it is installed. (Of a store just opened it may be a
+        // number that no segment has.)
         if let Some(next) = self.table.get(guard, next) {
             next.set_predecessor(before);
         }
