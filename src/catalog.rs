@@ -7,7 +7,7 @@
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::files::Files;
-use crate::format::header::SegmentId;
+use crate::format::header::{Role, SegmentId};
 use crate::format::ids::Sequence;
 use crate::format::manifest::Manifest;
 use crate::fs;
@@ -77,9 +77,9 @@ impl Catalog {
     /// Writes the manifest if the log has segments that it does not name yet.
     pub fn update(&self, engine: &FileEngine) -> Result<(), Error> {
         let mut state = lock(&self.state);
-        let named = self.names(engine, &[]);
-        if state.named != named || state.floor != Self::floor(engine) {
-            self.write(engine, &mut state, named, &[])?;
+        let (floor, named) = self.names(engine, &[]);
+        if state.named != named || state.floor != floor {
+            Self::write(engine, &mut state, (floor, named), &[])?;
         }
         Ok(())
     }
@@ -95,8 +95,8 @@ impl Catalog {
     ) -> Result<(), Error> {
         let mut state = lock(&self.state);
         let gone: Vec<_> = victims.iter().map(|segment| segment.id()).collect();
-        let named = self.names(engine, &gone);
-        self.write(engine, &mut state, named, &gone)?;
+        let (floor, named) = self.names(engine, &gone);
+        Self::write(engine, &mut state, (floor, named), &gone)?;
         self.retain(engine, victims);
         for victim in victims {
             victim.set_dropped();
@@ -136,32 +136,31 @@ impl Catalog {
         dropped.iter().filter_map(still).collect()
     }
 
-    fn names(&self, engine: &FileEngine, without: &[SegmentId]) -> Vec<SegmentId> {
+    /// What the manifest is to call next, and which segments it is to name. In this order: what is
+    /// installed in between has at least the sequence that is called next, and need not be named;
+    /// the other way round it would be neither [K1].
+    fn names(&self, engine: &FileEngine, without: &[SegmentId]) -> (Sequence, Vec<SegmentId>) {
         let guard = engine.epoch().pin();
+        let floor = engine.log().floor(&guard);
         let in_use = engine.log().in_use(&guard).map(Segment::id);
-        let mut named: Vec<_> = in_use.filter(|id| !without.contains(id)).collect();
+        let younger = |id: &SegmentId| id.role == Role::Log && id.sequence >= floor;
+        let mut named: Vec<_> = in_use.filter(|id| !without.contains(id) && !younger(id)).collect();
         named.extend(&self.missing);
         named.sort_by_key(|id| id.sequence);
         named.dedup_by_key(|id| id.sequence);
-        named
+        (floor, named)
     }
 
     fn write(
-        &self,
         engine: &FileEngine,
         state: &mut State,
-        named: Vec<SegmentId>,
+        (floor, named): (Sequence, Vec<SegmentId>),
         gone: &[SegmentId],
     ) -> Result<(), Error> {
         let dropped = state.dropped.iter().chain(gone).copied().collect();
-        let floor = Self::floor(engine);
         engine.log().source().write_manifest(floor, named.clone(), dropped)?;
         (state.named, state.floor) = (named, floor);
         Ok(())
-    }
-
-    fn floor(engine: &FileEngine) -> Sequence {
-        engine.log().floor(&engine.epoch().pin())
     }
 }
 
