@@ -1,5 +1,5 @@
 //! The roll: whoever finds the segment full installs the next one; nobody waits, nothing is lost,
-//! no LSN is given twice. `src/log/mod.rs`, G1.
+//! no LSN is given twice, and the log never goes back to an older segment. `src/log/mod.rs`, G1.
 //!
 //! mutation: roll-store (the active segment is replaced by a store instead of a compare-exchange)
 #![cfg(stratalog_loom)]
@@ -20,6 +20,8 @@ fn writers_that_meet_a_full_segment_lose_nothing() {
         });
         let lsns = writers.map(|writer| writer.join().unwrap());
         assert_ne!(lsns[0], lsns[1], "one LSN was given twice");
+        let tail = engine.log().tail(&engine.epoch().pin());
+        assert!(lsns.iter().all(|lsn| *lsn < tail), "the log went back to an older segment");
         check_at_rest(&engine, &[b"x", b"a", b"b"]);
         let guard = engine.epoch().pin();
         let mut sequences: Vec<_> =
