@@ -190,10 +190,10 @@ impl Compactor<'_> {
                 }
             }
             let durable = self.durability.durable();
-            while waiting.front().is_some_and(|group| group.needs <= durable) {
-                if !self.give_up_next(waiting, outputs, report)? {
-                    return Ok(());
-                }
+            while waiting.front().is_some_and(|group| group.needs <= durable)
+                && let Some(group) = waiting.pop_front()
+            {
+                self.give_up(group, outputs, report)?;
             }
             let pays = self.pays();
             let mut group = self.choose_group(pays, waiting);
@@ -204,10 +204,8 @@ impl Compactor<'_> {
                 // So that what waits can be given up, and every segment that is full is on the
                 // device and may be emptied.
                 self.durability.sync(self.engine)?;
-                while !waiting.is_empty() {
-                    if !self.give_up_next(waiting, outputs, report)? {
-                        return Ok(());
-                    }
+                while let Some(group) = waiting.pop_front() {
+                    self.give_up(group, outputs, report)?;
                 }
                 group = self.choose_group(self.pays(), waiting);
             }
@@ -219,16 +217,6 @@ impl Compactor<'_> {
             self.durability.ask();
         }
         Ok(())
-    }
-
-    /// Whether the group that waits longest is gone; if not, it is tried again some other time.
-    fn give_up_next(
-        &self,
-        waiting: &mut VecDeque<Emptied>,
-        outputs: &Outputs,
-        report: &mut CompactionReport,
-    ) -> Result<bool, Error> {
-        waiting.pop_front().map_or(Ok(true), |group| self.give_up(group, outputs, report))
     }
 
     fn stopped(&self) -> bool {
@@ -298,7 +286,7 @@ impl Compactor<'_> {
         group: Emptied,
         outputs: &Outputs,
         report: &mut CompactionReport,
-    ) -> Result<bool, Error> {
+    ) -> Result<(), Error> {
         let victims = &group.victims;
         self.flush_outputs(outputs)?;
         let before: u64 = victims.iter().map(|victim| victim.frame_bytes()).sum();
@@ -315,7 +303,7 @@ impl Compactor<'_> {
         report.moved_records += group.moved_records;
         report.moved_bytes += moved;
         report.reclaimed_bytes += before.saturating_sub(moved);
-        Ok(true)
+        Ok(())
     }
 
     /// Has the room of emptied segments given back: the next group may need it. Does not wait for
@@ -385,13 +373,11 @@ impl From<Error> for Stopped {
     }
 }
 
-/// Every copy made so far of a group.
-type Copies = Vec<Copied>;
-
 /// What is found in a group of victims that has to be dealt with.
 #[derive(Default)]
 struct Group {
-    copied: Copies,
+    /// Copies made so far.
+    copied: Vec<Copied>,
     /// Records that count, and whose time is over.
     expired: Vec<Candidate>,
 }

@@ -371,17 +371,11 @@ fn unflushed<M: Memory, S: Source<M>, const N: usize>(
     engine: &Engine<M, S, N>,
 ) -> Vec<Arc<Segment<M>>> {
     let guard = engine.epoch().pin();
-    let table = engine.log().table();
-    let mut segments: Vec<_> = engine
-        .log()
-        .in_use(&guard)
+    engine.log().in_use_counted(&guard, |segment| {
         // Compaction flushes its copies itself.
-        .filter(|segment| segment.role() == Role::Log)
-        .filter(|segment| !segment.is_settled() || segment.flushed().slot < segment.slots_end())
-        .filter_map(|segment| table.get_counted(&guard, segment.table_index()))
-        .collect();
-    segments.sort_by_key(|segment| segment.sequence());
-    segments
+        segment.role() == Role::Log
+            && (!segment.is_settled() || segment.flushed().slot < segment.slots_end())
+    })
 }
 
 /// Sees to it that every granted slot from a mark on is decided; how far it came.

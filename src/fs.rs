@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::format::checksum::Salt;
-use crate::format::header::StoreId;
+use crate::format::header::{SegmentId, StoreId};
 use crate::format::ids::Sequence;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -271,6 +271,14 @@ pub struct SegmentFile {
     pub sequence: Sequence,
     /// From its name: the low half of the salt.
     pub half_salt: u32,
+}
+
+impl SegmentFile {
+    /// Whether its name is this segment's.
+    #[must_use]
+    pub fn is_of(&self, id: SegmentId) -> bool {
+        id.sequence == self.sequence && id.salt.0 as u32 == self.half_salt
+    }
 }
 
 /// The segment files of a directory in order, and how many `*.seg` files have other names.

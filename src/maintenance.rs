@@ -101,7 +101,7 @@ pub struct Maintenance {
 }
 
 impl Maintenance {
-    /// Starts both.
+    /// Starts them; the one that compacts only if that is not left to the caller.
     pub fn start(
         duties: &Arc<Duties>,
         flush_interval: Option<Duration>,

@@ -276,7 +276,7 @@ fn decide_segment(
     let sealed = segment.sealed().is_some();
     if candidate.holds_copies() {
         scan::decide_copies(engine, segment, candidate.limit);
-        if !sealed {
+        if !sealed && candidate.flaw.is_none() {
             // Nobody goes on with it. Where the file system cannot do this, the space stays taken.
             let mark = scan::mark_at(segment, candidate.limit);
             let from = segment.slot_offset(SlotNumber(mark.slot));

@@ -5,7 +5,6 @@ use crate::clock;
 use crate::epoch::Guard;
 use crate::format::header::Role;
 use crate::format::slot::{Kind, SlotState};
-use crate::index::KeyHash;
 use crate::sync::unmodelled::Arc;
 use std::collections::VecDeque;
 
@@ -36,6 +35,13 @@ struct Measured {
     total: u64,
 }
 
+/// Live bytes of a segment, those that have expired left out, and bytes that are dead and not known
+/// to be needed.
+fn live_and_dead(segment: &FileSegment) -> (u64, u64) {
+    let live = segment.live_bytes().saturating_sub(segment.expired_bytes());
+    (live, segment.frame_bytes().saturating_sub(live + segment.needed_bytes()))
+}
+
 /// A segment for copies that a process left before it held any.
 fn is_blank(measured: &Measured) -> bool {
     measured.segment.role() == Role::Copies && measured.segment.slots_end() == 0
@@ -62,20 +68,15 @@ impl Compactor<'_> {
     fn measure(&self) -> Vec<Measured> {
         let guard = self.engine.epoch().pin();
         let log = self.engine.log();
-        let ready = |segment: &&FileSegment| {
+        let ready = |segment: &FileSegment| {
             let settled = segment.sealed().is_some_and(|end| segment.flushed().slot >= end);
             settled && segment.is_quiet() && !segment.is_quarantined()
         };
-        let measure = |segment: &FileSegment| {
-            let segment = log.table().get_counted(&guard, segment.table_index())?;
-            let (live, total) = (segment.live_bytes(), segment.frame_bytes());
-            let live = live.saturating_sub(segment.expired_bytes());
-            let dead = total.saturating_sub(live + segment.needed_bytes());
-            Some(Measured { segment, live, dead, total })
+        let measure = |segment: Arc<FileSegment>| {
+            let ((live, dead), total) = (live_and_dead(&segment), segment.frame_bytes());
+            Measured { segment, live, dead, total }
         };
-        let mut measured: Vec<_> = log.in_use(&guard).filter(ready).filter_map(measure).collect();
-        measured.sort_by_key(|m| m.segment.sequence());
-        measured
+        log.in_use_counted(&guard, ready).into_iter().map(measure).collect()
     }
 
     /// Counts the live bytes whose time is over, if any can be that was not when it was looked for
@@ -89,8 +90,7 @@ impl Compactor<'_> {
         let (mut bytes, mut next) = (0, u64::MAX);
         for (slot, state) in segment.slots(segment.slots_end()) {
             let SlotState::Committed(Kind::Put, body) = state else { continue };
-            let (hash, at) = (KeyHash(body.key_hash), segment.address(body.offset));
-            if !body.expires || !self.engine.has_entry_at(guard, hash, at) {
+            if !body.expires || !self.engine.leads_to(guard, segment, body) {
                 continue;
             }
             let Ok(frame) = segment.committed_frame(slot) else { continue };
@@ -163,9 +163,8 @@ impl Compactor<'_> {
         let segments = self.engine.log().in_use(&guard).filter(|s| !s.has_moves());
         segments.fold((0, 0), |(live, dead), segment| {
             self.look_for_expired(&guard, segment, clock::now_ns());
-            let mine = segment.live_bytes().saturating_sub(segment.expired_bytes());
-            let gone = segment.frame_bytes().saturating_sub(mine + segment.needed_bytes());
-            (live + mine, dead + gone)
+            let (its_live, its_dead) = live_and_dead(segment);
+            (live + its_live, dead + its_dead)
         })
     }
 

@@ -156,7 +156,7 @@ impl Compactor<'_> {
         }
         let Ok(frame) = victim.committed_frame(slot) else {
             // Its id cannot be read; but if it is in the index, it counts.
-            let counts = self.engine.has_entry_at(guard, hash, address);
+            let counts = self.engine.leads_to(guard, victim, body);
             return if counts { Err(damaged(victim)) } else { Ok(None) };
         };
         if !self.engine.is_current(guard, Key { hash, id: frame.id() }, address) {

@@ -108,16 +108,13 @@ impl Compactor<'_> {
             let entry = wanted.entry(candidate.body.key_hash).or_insert((Lsn::ZERO, unknown));
             entry.0 = entry.0.max(candidate.body.lsn);
         }
-        let others: Vec<_> = {
+        let others = {
             let guard = self.engine.epoch().pin();
-            let (log, table) = (self.engine.log(), self.engine.log().table());
-            let counted = |s: &Segment<_>| table.get_counted(&guard, s.table_index());
-            log.in_use(&guard).filter_map(counted).collect()
+            let stays = |s: &FileSegment| !victims.iter().any(|v| std::ptr::eq(&**v, s));
+            self.engine.log().in_use_counted(&guard, stays)
         };
         for other in &others {
-            if !victims.iter().any(|victim| Arc::ptr_eq(victim, other)) {
-                mark_older(other, &mut wanted);
-            }
+            mark_older(other, &mut wanted);
         }
         wanted
     }
@@ -146,11 +143,10 @@ impl Compactor<'_> {
             for (slot, _) in slots.by_ref().take(RECORDS_A_PIN * 16) {
                 more = true;
                 let body = victim.body_of(slot);
-                let hash = KeyHash(body.key_hash);
-                let Some(at) = victim.address_if_inside(body.offset) else { continue };
-                if self.engine.has_entry_at(&guard, hash, at) {
-                    self.engine.drop_tombstones(&guard, Key { hash, id: &[] });
-                    if self.engine.has_entry_at(&guard, hash, at) {
+                if self.engine.leads_to(&guard, victim, body) {
+                    let key = Key { hash: KeyHash(body.key_hash), id: &[] };
+                    self.engine.drop_tombstones(&guard, key);
+                    if self.engine.leads_to(&guard, victim, body) {
                         return false;
                     }
                 }

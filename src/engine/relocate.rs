@@ -48,9 +48,22 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         Keys { engine: self, guard, hash: key.hash, id: key.id }
     }
 
-    /// Whether an index entry has this address, tombstones included. Compares no key.
-    pub fn has_entry_at(&self, guard: &Guard, hash: KeyHash, address: Address) -> bool {
+    /// Whether the index leads to the frame of a slot, whatever the slot says: a tombstone's too.
+    /// Compares no key.
+    pub fn leads_to(&self, guard: &Guard, segment: &Segment<M>, body: SlotBody) -> bool {
+        let Some(address) = segment.address_if_inside(body.offset) else { return false };
+        let hash = KeyHash(body.key_hash);
         self.index.get(guard, hash, |entry| entry.address == address).is_some()
+    }
+
+    /// What counts for an id whose entry was found, if that lies at an address of a quiet segment.
+    fn counts_at(&self, guard: &Guard, found: Found, address: Address) -> Option<Entry> {
+        let counts = match found {
+            Found::Entry(entry) if entry.address == address => Some(entry),
+            Found::Entry(entry) if entry.pending => self.standing(guard, entry),
+            _ => None,
+        };
+        counts.filter(|counts| counts.address == address)
     }
 
     /// Whether it is worth asking for [`is_current`](Engine::is_current): looks at no record.
@@ -165,12 +178,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     fn swing(&self, guard: &Guard, key: Key<'_>, from: Address, to: Address) -> bool {
         let mut moved = false;
         let decide = |found| {
-            let counts = match found {
-                Found::Entry(entry) if entry.address == from => Some(entry),
-                Found::Entry(entry) if entry.pending => self.standing(guard, entry),
-                _ => None,
-            };
-            let counts = counts.filter(|counts| counts.address == from);
+            let counts = self.counts_at(guard, found, from);
             moved = counts.is_some();
             counts.map_or(Decision::Keep, |counts| {
                 Decision::Set(Entry { address: to, tomb: counts.tomb, pending: false })
@@ -187,12 +195,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let address = segment.address(body.offset);
         let mut expired = false;
         let decide = |found| {
-            let counts = match found {
-                Found::Entry(entry) if entry.address == address => Some(entry),
-                Found::Entry(entry) if entry.pending => self.standing(guard, entry),
-                _ => None,
-            };
-            expired = counts.is_some_and(|counts| counts.address == address && !counts.tomb);
+            let counts = self.counts_at(guard, found, address);
+            expired = counts.is_some_and(|counts| !counts.tomb);
             if expired {
                 Decision::Set(Entry { address, tomb: true, pending: false })
             } else {

@@ -147,11 +147,15 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     pub fn floor(&self, guard: &Guard) -> Sequence {
         // Acquire: as in `active`.
         let word = self.active.load(Ordering::Acquire);
-        let after_active = match self.segment_of_word(guard, word) {
-            Some(active) => active.sequence().next(),
-            None => Sequence((word & !NONE_AFTER) + 1),
-        };
-        after_active.max(self.first)
+        self.last_active(guard, word).next().max(self.first)
+    }
+
+    /// The sequence of the segment that a word of `active` names, or says to have been the last.
+    fn last_active(&self, guard: &Guard, word: u64) -> Sequence {
+        match self.segment_of_word(guard, word) {
+            Some(active) => active.sequence(),
+            None => Sequence(word & !NONE_AFTER),
+        }
     }
 
     /// A sequence number that no other segment has.
@@ -309,11 +313,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     /// the next one, unless somebody else has.
     #[cold]
     fn roll(&self, epoch: &Epoch, guard: &Guard, current: u64, need: Need) -> Result<(), Error> {
-        let active = self.segment_of_word(guard, current);
-        let before = match active {
-            Some(active) => active.sequence(),
-            None => Sequence(current & !NONE_AFTER),
-        };
+        let before = self.last_active(guard, current);
         let prepared = self.take_prepared(epoch, guard, before.next());
         let next = match prepared {
             Some(next) => next,
@@ -322,7 +322,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
                 self.adopt(Arc::new(segment))?
             }
         };
-        if let Some(active) = active
+        if let Some(active) = self.segment_of_word(guard, current)
             && active.is_for_removals()
         {
             // There is room again, so it need not be full.
@@ -486,6 +486,20 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     fn of_log<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Segment<M>> {
         self.table.iter(guard).filter(|s| s.role() == Role::Log)
+    }
+
+    /// [Those in use](Log::in_use) that are wanted, in the order of their sequences, each with a
+    /// count of its own: for who works on them without a pin.
+    pub fn in_use_counted(
+        &self,
+        guard: &Guard,
+        wanted: impl Fn(&Segment<M>) -> bool,
+    ) -> Vec<Arc<Segment<M>>> {
+        let counted = |s: &Segment<M>| self.table.get_counted(guard, s.table_index());
+        let segments = self.in_use(guard).filter(|segment| wanted(segment));
+        let mut segments: Vec<_> = segments.filter_map(counted).collect();
+        segments.sort_by_key(|segment| segment.sequence());
+        segments
     }
 
     /// Segments that hold records or are about to: all but the prepared, the discarded and the

@@ -110,12 +110,12 @@ pub(super) fn collect(
     report.foreign_files = foreign;
     let listed: BTreeMap<Sequence, SegmentId> =
         manifest.segments.iter().map(|id| (id.sequence, *id)).collect();
-    let dropped = |file: &SegmentFile| manifest.dropped.iter().any(|id| is_file_of(file, *id));
+    let dropped = |file: &SegmentFile| manifest.dropped.iter().any(|id| file.is_of(*id));
     let mut collected = Collected::new(manifest);
     let mut seen = BTreeMap::new();
     for file in found.iter().filter(|file| !dropped(file)) {
         let id = listed.get(&file.sequence).copied();
-        let id = id.filter(|id| is_file_of(file, *id));
+        let id = id.filter(|id| file.is_of(*id));
         match open(files, file, id, (mode, writable))? {
             Opened::Gone => continue,
             Opened::Foreign => {
@@ -179,11 +179,6 @@ fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>) 
         collected.candidates.push(Candidate { segment, limit, trusted, cut, flaw });
     }
     collected.candidates.sort_by_key(|candidate| candidate.segment.sequence());
-}
-
-/// Whether the file's name is this segment's.
-fn is_file_of(file: &SegmentFile, id: SegmentId) -> bool {
-    id.sequence == file.sequence && id.salt.0 as u32 == file.half_salt
 }
 
 fn damage(path: &Path, reason: &str) -> Damage {

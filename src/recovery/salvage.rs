@@ -101,7 +101,7 @@ fn start_of(file: &SegmentFile) -> Result<Start, Error> {
             unreadable("its number is too high")
         }
         Some(Ok(identity)) if !is_sound(&identity) => unreadable("a field is out of its range"),
-        Some(Ok(identity)) if !is_named(&identity, file) => {
+        Some(Ok(identity)) if !file.is_of(identity.id()) => {
             unreadable("its header says that it is another segment's file")
         }
         Some(Ok(identity)) => {
@@ -122,21 +122,13 @@ fn is_sound(identity: &Identity) -> bool {
         && identity.directory_at as usize == DIRECTORY_AT
 }
 
-fn is_named(identity: &Identity, file: &SegmentFile) -> bool {
-    identity.sequence == file.sequence && identity.salt.0 as u32 == file.half_salt
-}
-
 fn common(identity: &Identity) -> Common {
     (identity.store.0, identity.dimension, identity.segment_bytes)
 }
 
 fn agrees(manifest: &Manifest, starts: &[(SegmentFile, Start)]) -> bool {
     let own = (manifest.store.0, manifest.dimension, manifest.segment_bytes);
-    let names = |file: &SegmentFile| {
-        let named =
-            |id: &SegmentId| id.sequence == file.sequence && id.salt.0 as u32 == file.half_salt;
-        manifest.segments.iter().any(named)
-    };
+    let names = |file: &SegmentFile| manifest.segments.iter().any(|id| file.is_of(*id));
     let mut others = false;
     for (file, start) in starts {
         match start {

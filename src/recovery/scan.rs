@@ -4,7 +4,6 @@ use super::{Candidate, FileEngine};
 use crate::error::Error;
 use crate::format::ids::SlotNumber;
 use crate::format::slot::{Kind, SlotBody, SlotState};
-use crate::index::KeyHash;
 use crate::memory::{Memory, MmapMemory};
 use crate::options::Recovery;
 use crate::report::{Damage, RecoveryReport};
@@ -277,9 +276,7 @@ pub(super) fn decide_copies(engine: &FileEngine, segment: &Segment<MmapMemory>, 
         match state {
             SlotState::Void => {}
             SlotState::Copy(_, body) => {
-                let at = segment.address_if_inside(body.offset);
-                let hash = KeyHash(body.key_hash);
-                if at.is_some_and(|at| engine.has_entry_at(&guard, hash, at)) {
+                if engine.leads_to(&guard, segment, body) {
                     in_force.push(slot);
                 } else {
                     // What it was copied from still counts.

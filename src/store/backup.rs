@@ -4,8 +4,6 @@ use super::Store;
 use crate::error::Error;
 use crate::format::ids::Sequence;
 use crate::fs;
-use crate::segment::Segment;
-use crate::sync::unmodelled::Arc;
 use std::path::Path;
 
 impl Store {
@@ -40,7 +38,10 @@ impl Store {
     }
 
     fn copy_into(&self, directory: &Path) -> Result<(), Error> {
-        let segments = self.segments_counted();
+        let segments = {
+            let guard = self.engine().epoch().pin();
+            self.engine().log().in_use_counted(&guard, |_| true)
+        };
         let named: Vec<_> = segments.iter().map(|s| s.id()).collect();
         let next = named.last().map_or(Sequence(1), |last| last.sequence.next());
         let source = self.engine().log().source();
@@ -53,14 +54,5 @@ impl Store {
             drop(copy);
         }
         fs::replace(directory, fs::MANIFEST, &manifest.encode())
-    }
-
-    fn segments_counted(&self) -> Vec<Arc<Segment<crate::memory::MmapMemory>>> {
-        let guard = self.engine().epoch().pin();
-        let (log, table) = (self.engine().log(), self.engine().log().table());
-        let counted = |s: &Segment<_>| table.get_counted(&guard, s.table_index());
-        let mut segments: Vec<_> = log.in_use(&guard).filter_map(counted).collect();
-        segments.sort_by_key(|segment| segment.sequence());
-        segments
     }
 }

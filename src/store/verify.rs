@@ -4,7 +4,6 @@ use super::Store;
 use crate::error::Error;
 use crate::format::ids::{Lsn, SlotNumber};
 use crate::format::slot::{Kind, SlotBody, SlotState};
-use crate::index::KeyHash;
 use crate::memory::MmapMemory;
 use crate::recovery::{check, readable_id};
 use crate::report::{Damage, VerifyReport};
@@ -194,9 +193,8 @@ impl<P: FnMut(u64, u64)> Walk<'_, P> {
     /// A copy whose source says that it was moved counts before its slot says so: opening has put
     /// it into the index.
     fn is_in_force(&self, segment: &Segment<MmapMemory>, body: SlotBody) -> bool {
-        let (engine, guard) = (self.store.engine(), self.store.engine().epoch().pin());
-        let at = segment.address_if_inside(body.offset);
-        at.is_some_and(|at| engine.has_entry_at(&guard, KeyHash(body.key_hash), at))
+        let engine = self.store.engine();
+        engine.leads_to(&engine.epoch().pin(), segment, body)
     }
 
     /// Asks for a whole record's id. The answer must not be older than the record.
