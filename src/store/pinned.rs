@@ -23,6 +23,7 @@ impl<'s> Pinned<'s> {
         Self { store, guard }
     }
 
+    #[inline]
     pub(super) fn find(
         &self,
         id: &[u8],
@@ -39,17 +40,23 @@ impl<'s> Pinned<'s> {
     /// [`Verify`]).
     #[inline]
     pub fn get(&self, id: impl AsRef<[u8]>) -> Result<Option<Record<'_>>, Error> {
-        let found = self.checked(id.as_ref())?;
-        Ok(found.map(|at| Record::new(at.segment, at.frame)))
+        self.record(id.as_ref())
     }
 
+    /// All of a get in one function of its own.
+    #[inline(never)]
+    fn record(&self, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
+        Ok(self.checked(id)?.map(|at| Record::new(at.segment, at.frame)))
+    }
+
+    #[inline]
     pub(super) fn checked(&self, id: &[u8]) -> Result<Option<Located<'_, MmapMemory>>, Error> {
         if check_id(id).is_err() {
             return Ok(None);
         }
         let found = self.find(id).map_err(|at| self.store.corrupt(&at))?;
         if let Some(at) = &found {
-            self.check(at.segment, &at.frame, at.entry)?;
+            self.check(at)?;
         }
         Ok(found)
     }
@@ -69,29 +76,23 @@ impl<'s> Pinned<'s> {
     }
 
     /// The check that the store's [`Verify`] asks for.
-    pub(super) fn check(
-        &self,
-        segment: &Segment<MmapMemory>,
-        frame: &Frame<'_>,
-        entry: Entry,
-    ) -> Result<(), Error> {
-        if !self.is_to_be_checked(segment, frame) {
-            return Ok(());
-        }
-        segment.verify(frame).map_err(|damage| {
-            let offset = self.store.engine().offset_of(entry);
-            self.store.corrupt(&Damaged { segment: Some(segment), offset, damage })
-        })
+    #[inline]
+    pub(super) fn check(&self, at: &Located<'_, MmapMemory>) -> Result<(), Error> {
+        if self.is_to_be_checked(at.segment, &at.frame) { self.verify(at) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn verify(&self, at: &Located<'_, MmapMemory>) -> Result<(), Error> {
+        let verified = at.segment.verify(&at.frame);
+        verified.map_err(|damage| self.store.corrupt(&at.damaged(damage)))
     }
 
     pub(super) fn get_shared(&self, id: &[u8]) -> Result<Option<SharedRecord>, Error> {
         let Some(at) = self.checked(id)? else { return Ok(None) };
         let log = self.store.engine().log();
-        let offset = log.resolve(&self.guard, at.entry.address).map(|(_, offset)| offset);
-        let counted = log.resolve_counted(&self.guard, at.entry.address);
-        Ok(counted
-            .zip(offset)
-            .map(|(segment, offset)| SharedRecord::new(SharedFrame::new(segment, offset))))
+        let counted = log.resolve_counted(&self.guard, at.address());
+        let shared = counted.map(|segment| SharedFrame::new(segment, at.frame.offset()));
+        Ok(shared.map(SharedRecord::new))
     }
 
     /// Every live record, in no particular order, beside live writers. An id that is live
@@ -133,7 +134,7 @@ impl<'p> Iter<'p> {
             .engine()
             .locate(&pinned.guard, entry)
             .map_err(|at| pinned.store.corrupt(&at))?;
-        pinned.check(at.segment, &at.frame, entry)?;
+        pinned.check(&at)?;
         if moved {
             // The bucket was rebuilt under the walk: what it held may have been replaced since.
             return pinned.get(at.frame.id());
