@@ -10,7 +10,7 @@ mod upkeep;
 mod verify;
 mod write;
 
-pub use pinned::{Iter, Pinned};
+pub use pinned::{GetMany, Iter, Pinned};
 pub use search::Hit;
 pub use upkeep::lock_holder;
 

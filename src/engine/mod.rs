@@ -163,17 +163,6 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     #[cold]
-    fn identify_again<'g>(
-        &'g self,
-        guard: &'g Guard,
-        entry: Entry,
-        hash: KeyHash,
-        id: &[u8],
-    ) -> Identified<'g, M> {
-        self.identify(guard, entry, hash, id)
-    }
-
-    #[cold]
     fn identify_damaged<'g>(&self, at: Damaged<'g, M>, hash: KeyHash) -> Identified<'g, M> {
         match at.segment.and_then(|segment| slot_of_frame(segment, at.offset)) {
             Some(body) if body.key_hash == hash.0 => Identified::Broken(at),
@@ -252,27 +241,82 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 if let Ok(frame) = unsafe { segment.frame(offset) }
                     && frame.id() == id
                 {
-                    found = Some(Ok(Located { segment, frame }));
+                    found = Some(Located { segment, frame });
                     return true;
                 }
             }
-            // Another id with the same tag, or damage.
-            match self.identify_again(guard, entry, hash, id) {
-                Identified::Same(at) => found = Some(Ok(at)),
-                Identified::Broken(at) => found = Some(Err(at)),
-                Identified::Other => return false,
-            }
-            true
+            self.is_broken(guard, entry, hash, id)
         });
-        let found = match entry {
-            Some(entry) if entry.pending => match self.settle(guard, entry) {
-                Some(counts) if !counts.tomb => self.locate(guard, counts).map(Some),
-                _ => Ok(None),
-            },
-            Some(entry) if !entry.tomb => found.transpose(),
-            _ => Ok(None),
+        match (entry, found) {
+            (None, _) => Ok(None),
+            (Some(Entry { tomb: false, pending: false, .. }), Some(at))
+                if !at.frame.has_expired() =>
+            {
+                Ok(Some(at))
+            }
+            (Some(entry), _) => self.get_rare(guard, entry, hash, id),
+        }
+    }
+
+    /// Another id with the same tag, or the id's, damaged?
+    #[cold]
+    fn is_broken(&self, guard: &Guard, entry: Entry, hash: KeyHash, id: &[u8]) -> bool {
+        !matches!(self.identify(guard, entry, hash, id), Identified::Other)
+    }
+
+    /// What a get finds at an entry of the id that is not simply a live record's.
+    #[cold]
+    fn get_rare<'g>(
+        &'g self,
+        guard: &'g Guard,
+        entry: Entry,
+        hash: KeyHash,
+        id: &[u8],
+    ) -> Result<Option<Located<'g, M>>, Damaged<'g, M>> {
+        let Some(counts) = self.standing(guard, entry).filter(|counts| !counts.tomb) else {
+            return Ok(None);
         };
-        found.map(|found| found.filter(|at| !at.frame.has_expired()))
+        let at = if entry.pending {
+            self.locate(guard, counts)?
+        } else {
+            match self.identify(guard, counts, hash, id) {
+                Identified::Same(at) => at,
+                Identified::Broken(at) => return Err(at),
+                Identified::Other => return Ok(None),
+            }
+        };
+        Ok(Some(at).filter(|at| !at.frame.has_expired()))
+    }
+
+    /// A hint that an id with this hash will be asked for soon: its lines in the index.
+    #[inline]
+    pub fn prefetch_index(&self, guard: &Guard, hash: KeyHash) {
+        self.index.prefetch(guard, hash);
+    }
+
+    /// The same, for its lines in the log. The index's should have come.
+    #[inline]
+    pub fn prefetch_frame(&self, guard: &Guard, hash: KeyHash) {
+        if let Some(entry) = self.index.get(guard, hash, |_| true) {
+            self.prefetch_entry(guard, entry);
+        }
+    }
+
+    /// A hint that an entry's record will be read soon.
+    #[inline]
+    pub fn prefetch_entry(&self, guard: &Guard, entry: Entry) {
+        if let Some((segment, offset)) = self.log.resolve(guard, entry.address) {
+            segment.prefetch_header(offset);
+            segment.prefetch(offset);
+        }
+    }
+
+    /// A hint that an entry's embedding will be read whole.
+    #[inline]
+    pub fn prefetch_embedding(&self, guard: &Guard, entry: Entry) {
+        if let Some((segment, offset)) = self.log.resolve(guard, entry.address) {
+            segment.prefetch_embedding(offset);
+        }
     }
 
     /// What an entry met by a walk stands for, if that is a live record.

@@ -14,6 +14,10 @@ use crate::sync::Ordering;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameDamage(pub &'static str);
 
+/// No more values of an embedding are asked for ahead: 4 KiB of them, then the processor has seen
+/// where it goes.
+const PREFETCH_MOST: usize = 1024;
+
 /// A put that a walk over a segment has met: committed, or pending.
 #[derive(Clone, Copy, Debug)]
 pub enum Put<'s> {
@@ -32,6 +36,7 @@ pub struct Frame<'s> {
     /// From the end of the tag to the end of the content.
     bytes: &'s [u8],
     offset: Units,
+    embedding_at: u16,
     outline: Outline,
 }
 
@@ -113,8 +118,7 @@ impl<'s> Frame<'s> {
     #[must_use]
     #[inline]
     pub fn embedding_bytes(&self) -> &'s [u8] {
-        let id_end = FrameLayout::id_at(self.outline.expires) + usize::from(self.outline.id_len);
-        self.part(id_end.next_multiple_of(UNIT_BYTES), self.content_at())
+        self.part(usize::from(self.embedding_at), self.content_at())
     }
 
     /// The content.
@@ -147,7 +151,7 @@ impl<M: Memory> Segment<M> {
     ///
     /// If a frame was ever reserved at `offset`, its fill happened before this call: the caller
     /// has seen its slot committed or pending, or an index entry with its address, by Acquire.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn frame(&self, offset: Units) -> Result<Frame<'_>, FrameDamage> {
         let at = offset.bytes();
         let room = self.geometry.segment_bytes.saturating_sub(at);
@@ -164,12 +168,15 @@ impl<M: Memory> Segment<M> {
         }
         // SAFETY: the whole frame lies inside (above); filled before (contract).
         let bytes = unsafe { self.memory.bytes(at + TAG_BYTES, layout.end - TAG_BYTES) };
-        Ok(Frame { bytes, offset, outline })
+        // An id has at most `ID_BYTES_MAX` bytes.
+        let embedding_at = layout.embedding_at as u16;
+        Ok(Frame { bytes, offset, embedding_at, outline })
     }
 
     /// The index entry whose place a pending record took, as its writer noted it.
     pub fn previous(&self, frame: &Frame<'_>) -> u64 {
-        let at = frame.offset.bytes() + layout(frame.outline, self.geometry.dimension).previous_at();
+        let at =
+            frame.offset.bytes() + layout(frame.outline, self.geometry.dimension).previous_at();
         // Relaxed: stored before the index entry that led here was published with Release.
         self.memory.word(at).load(Ordering::Relaxed)
     }
@@ -181,6 +188,22 @@ impl<M: Memory> Segment<M> {
         let embedding_at = offset.bytes() + UNIT_BYTES;
         self.memory.prefetch(embedding_at);
         self.memory.prefetch(embedding_at + self.geometry.dimension * size_of::<f32>());
+    }
+
+    /// Asks for the line in which a frame begins.
+    #[inline]
+    pub fn prefetch_header(&self, offset: Units) {
+        self.memory.prefetch(offset.bytes());
+    }
+
+    /// Asks for all lines of a put's embedding, if its id is a short one.
+    #[inline]
+    pub fn prefetch_embedding(&self, offset: Units) {
+        let begin = offset.bytes() + UNIT_BYTES;
+        let end = begin + self.geometry.dimension.min(PREFETCH_MOST) * size_of::<f32>();
+        for line in (begin..end).step_by(UNIT_BYTES) {
+            self.memory.prefetch(line);
+        }
     }
 
     /// The frame of a slot that is committed or pending.
