@@ -1,5 +1,6 @@
 //! Work for `benches/instructions.sh`, which counts its instructions under valgrind:
-//! `instructions NAME` does one kind of operation [`OPERATIONS`] times in a function of its own.
+//! `instructions NAME` does one kind of operation [`OPERATIONS`] times in a function of its own,
+//! which is what valgrind is told to look at.
 
 mod common;
 
@@ -10,13 +11,15 @@ use stratalog::{Error, Options, Pinned, Store};
 /// So few that the index, whose chunks hold 2,816 entries, need not grow.
 const OPERATIONS: u64 = 1_000;
 
-/// What can be asked for. Each function is what `--toggle-collect` is given.
+/// What can be asked for.
 const NAMES: &[(&str, fn(&Store) -> Result<(), Error>)] = &[
     ("put_new", count_put_new),
     ("put_again", count_put_again),
     ("get_hit", |store| count_get_hit(&store.pin())),
     ("get_pinned_each", count_get_pinned_each),
     ("get_miss", |store| count_get_miss(&store.pin())),
+    ("get_many", count_get_many),
+    ("walk", count_walk),
     ("remove", count_remove),
     ("update_tag", count_update_tag),
 ];
@@ -60,6 +63,26 @@ fn count_get_miss(pinned: &Pinned<'_>) -> Result<(), Error> {
 }
 
 #[inline(never)]
+fn count_get_many(store: &Store) -> Result<(), Error> {
+    let pinned = store.pin();
+    let ids: [_; 50] = std::array::from_fn(|n| id(n as u64));
+    for _ in 0..OPERATIONS / ids.len() as u64 {
+        for record in pinned.get_many(&ids) {
+            black_box(record?.map(|r| (r.embedding()[0], r.content()[0])));
+        }
+    }
+    Ok(())
+}
+
+#[inline(never)]
+fn count_walk(store: &Store) -> Result<(), Error> {
+    for record in &store.pin() {
+        black_box(record?.embedding()[0]);
+    }
+    Ok(())
+}
+
+#[inline(never)]
 fn count_remove(store: &Store) -> Result<(), Error> {
     (0..OPERATIONS).try_for_each(|n| store.remove(id(n)).map(drop))
 }
@@ -84,6 +107,10 @@ fn store(path: &std::path::Path) -> Result<Store, Error> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let named = std::env::args().nth(1);
+    if named.as_deref() == Some("--names") {
+        NAMES.iter().for_each(|(name, _)| println!("{name}"));
+        return Ok(());
+    }
     // Without a name, as from `cargo test --benches`: all, each on a store of its own.
     for (name, count) in NAMES {
         if named.as_ref().is_none_or(|n| n == name || n.starts_with("--")) {
