@@ -197,7 +197,7 @@ impl<'p, I: AsRef<[u8]>> Iterator for GetMany<'p, '_, I> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let id = self.ids.get(self.done)?.as_ref();
-        if self.done % BLOCK == 0 {
+        if self.done.is_multiple_of(BLOCK) {
             self.begin_block();
         }
         let hash = self.hashes[self.done % BLOCK];
