@@ -226,7 +226,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// The id's live record. Wait-free; writes nothing shared (but for the rare pending entry).
-    #[inline(always)]
+    #[inline]
     pub fn get<'g>(
         &'g self,
         guard: &'g Guard,

@@ -66,7 +66,7 @@ impl FrameLayout {
         expires: bool,
     ) -> Self {
         let id_at = Self::id_at(expires);
-        let embedding_at = whole_units(id_at + id_len);
+        let embedding_at = (id_at + id_len).next_multiple_of(UNIT_BYTES);
         let content_at = embedding_at + dimension * size_of::<f32>();
         let has_previous = writing == Writing::Conditional && dimension > 0;
         Self { id_at, embedding_at, content_at, end: content_at + content_len, has_previous }
@@ -84,7 +84,7 @@ impl FrameLayout {
     #[inline]
     pub fn bytes(self) -> u64 {
         let last = if self.has_previous { PREVIOUS_BYTES } else { 0 };
-        whole_units(self.end + last) as u64
+        (self.end + last).next_multiple_of(UNIT_BYTES) as u64
     }
 
     /// Where the previous word lies, if the record is a conditional one.
@@ -92,12 +92,6 @@ impl FrameLayout {
     pub fn previous_at(self) -> usize {
         if self.has_previous { self.bytes() as usize - PREVIOUS_BYTES } else { 0 }
     }
-}
-
-/// A length, rounded up to whole units: two instructions, `next_multiple_of` is seven.
-#[inline]
-fn whole_units(bytes: usize) -> usize {
-    (bytes + (UNIT_BYTES - 1)) & !(UNIT_BYTES - 1)
 }
 
 const _: () = assert!(usize::BITS == 64, "lengths are summed in 64 bits");

@@ -76,15 +76,10 @@ impl<'s> Pinned<'s> {
     /// All of a get in one function of its own.
     #[inline(never)]
     fn record(&self, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
-        if check_id(id).is_err() {
-            return Ok(None);
-        }
-        let found = self.checked_by(self.store.hash(id), id)?;
-        Ok(found.map(|at| Record::new(at.segment, at.frame)))
+        Ok(self.checked(id)?.map(|at| Record::new(at.segment, at.frame)))
     }
 
     /// The same, with the id's hash.
-    #[inline(never)]
     fn record_by(&self, hash: KeyHash, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
         if check_id(id).is_err() {
             return Ok(None);
@@ -92,12 +87,12 @@ impl<'s> Pinned<'s> {
         Ok(self.checked_by(hash, id)?.map(|at| Record::new(at.segment, at.frame)))
     }
 
+    #[inline]
     pub(super) fn checked(&self, id: &[u8]) -> Result<Option<Located<'_, MmapMemory>>, Error> {
         if check_id(id).is_err() { Ok(None) } else { self.checked_by(self.store.hash(id), id) }
     }
 
-    /// Inlined where speed counts: what it hands back is moved otherwise, once for each call.
-    #[inline(always)]
+    #[inline]
     fn checked_by(
         &self,
         hash: KeyHash,
