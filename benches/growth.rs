@@ -10,9 +10,9 @@ use hdrhistogram::Histogram;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use stratalog::Lsn;
-use stratalog::internals::{Epoch, lsn};
 use stratalog::internals::format::ids::Address;
 use stratalog::internals::index::{Decision, Entry, Index, KeyHash, Resolve, Shape};
+use stratalog::internals::{Epoch, lsn};
 
 const KEYS: u64 = 3_000_000;
 
