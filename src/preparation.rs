@@ -50,6 +50,8 @@ enum Pages {
 /// How fast the log rolls, and how much a flush finds.
 #[derive(Debug, Default)]
 pub struct Pace {
+    /// Whether it was looked at: what an opening found was not written at any pace.
+    looked: bool,
     /// The active segment, when it was last looked at, and how much of it was taken.
     active: Option<(Sequence, u64)>,
     /// When it was seen to have taken over from another one.
@@ -77,18 +79,18 @@ impl Pace {
             (_, None) => 0,
         };
         self.active = active;
-        self.bytes += grown;
-        let flushes = durability.flushes() - self.flushes;
-        if self.bytes >= LARGE_FROM * (flushes + 1) {
-            self.decide(true, flushes);
-        } else if flushes >= FLUSHES {
-            self.decide(false, flushes);
+        if std::mem::replace(&mut self.looked, true) {
+            self.count(grown, durability.flushes());
         }
     }
 
-    fn decide(&mut self, large: bool, flushes: u64) {
-        (self.large, self.bytes) = (large, 0);
-        self.flushes += flushes;
+    /// So much more was written, and so many flushes have begun in all.
+    fn count(&mut self, grown: u64, flushes: u64) {
+        self.bytes += grown;
+        let large = self.bytes >= LARGE_FROM * (flushes - self.flushes + 1);
+        if large || flushes - self.flushes >= FLUSHES {
+            *self = Self { large, bytes: 0, flushes, ..*self };
+        }
     }
 
     /// How many segments are to be prepared now.
@@ -243,5 +245,31 @@ impl Preparer<'_> {
             thread::park_timeout(WRITE_NAP);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_pages_are_for_flushes_that_find_much() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.pages(true), Pages::Written, "nothing is known yet");
+        assert_eq!(pace.pages(false), Pages::Small, "nothing is known yet");
+        pace.count(8 << 20, 1);
+        assert_eq!((pace.pages(true), pace.pages(false)), (Pages::Large, Pages::Large));
+        // One flush that finds little shows nothing, several do.
+        pace.count(4096, 2);
+        assert_eq!(pace.pages(true), Pages::Large);
+        for flush in 3..=5 {
+            pace.count(4096, flush);
+        }
+        assert_eq!((pace.pages(true), pace.pages(false)), (Pages::Written, Pages::Small));
+        // Much at once, among many flushes that find little, is not much for each.
+        pace.count(8 << 20, 8);
+        assert_eq!(pace.pages(true), Pages::Written);
+        pace.count(8 << 20, 8);
+        assert_eq!(pace.pages(true), Pages::Large);
     }
 }

@@ -19,11 +19,14 @@ const AHEAD: usize = 8;
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Writes records that together fit a segment; the highest LSN given.
     pub fn write_batch(&self, records: &[Record<'_>]) -> Result<Lsn, Error> {
-        let frames: Option<Vec<_>> =
-            records.iter().map(|record| units_of(record.layout().bytes())).collect();
-        let Some(frames) = frames else {
-            return Err(Error::Io(std::io::Error::other("a record larger than a segment")));
-        };
+        // At its length at once: collecting options would grow it step by step.
+        let mut frames = Vec::with_capacity(records.len());
+        for record in records {
+            let Some(units) = units_of(record.layout().bytes()) else {
+                return Err(Error::Io(std::io::Error::other("a record larger than a segment")));
+            };
+            frames.push(units);
+        }
         let removes = records.iter().all(|record| record.kind == Kind::Tombstone);
         let need = if removes { Need::ToFree } else { Need::ToGrow };
         loop {
