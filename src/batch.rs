@@ -19,25 +19,32 @@ use crate::new_record::{Expiry, NewRecord};
 /// store.wait_durable(lsn)?;
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 #[must_use = "a batch does nothing until it is written"]
 pub struct Batch {
-    pub(crate) operations: Vec<Operation>,
+    operations: Vec<Operation>,
+    /// Ids and contents, one after the other. All writes share two blocks: a pair of small ones for
+    /// each costs as much as the write itself.
+    bytes: Vec<u8>,
+    embeddings: Vec<f32>,
 }
 
-/// One write of a batch.
+/// What is kept of a write; its parts begin where those of the one before it end.
 #[derive(Clone)]
-pub(crate) struct Operation {
-    pub(crate) kind: Kind,
-    pub(crate) id: Vec<u8>,
-    pub(crate) embedding: Vec<f32>,
-    pub(crate) content: Vec<u8>,
-    pub(crate) expiry: Expiry,
+struct Operation {
+    kind: Kind,
+    id_end: usize,
+    content_end: usize,
+    embedding_end: usize,
+    expiry: Expiry,
 }
 
-impl std::fmt::Debug for Operation {
+impl std::fmt::Debug for Batch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} {}", self.kind, String::from_utf8_lossy(&self.id))
+        let entry = |(kind, record): (Kind, NewRecord<'_>)| {
+            format!("{kind:?} {}", String::from_utf8_lossy(record.id))
+        };
+        f.debug_list().entries(self.operations().map(entry)).finish()
     }
 }
 
@@ -59,22 +66,38 @@ impl Batch {
 
     /// Adds a put of a record with more than its three parts.
     pub fn put_record(&mut self, record: NewRecord<'_>) -> &mut Self {
-        self.operations.push(Operation {
-            kind: Kind::Put,
-            id: record.id.to_vec(),
-            embedding: record.embedding.to_vec(),
-            content: record.content.to_vec(),
-            expiry: record.expiry,
-        });
-        self
+        self.add(Kind::Put, record)
     }
 
     /// Adds a removal, whether the id is there or not.
     pub fn remove(&mut self, id: impl AsRef<[u8]>) -> &mut Self {
-        let id = id.as_ref().to_vec();
-        let (embedding, content, expiry) = (Vec::new(), Vec::new(), Expiry::Never);
-        self.operations.push(Operation { kind: Kind::Tombstone, id, embedding, content, expiry });
+        self.add(Kind::Tombstone, NewRecord::new(&id, &[], &[]).never_expires())
+    }
+
+    fn add(&mut self, kind: Kind, record: NewRecord<'_>) -> &mut Self {
+        self.bytes.extend_from_slice(record.id);
+        let id_end = self.bytes.len();
+        self.bytes.extend_from_slice(record.content);
+        let content_end = self.bytes.len();
+        self.embeddings.extend_from_slice(record.embedding);
+        let (embedding_end, expiry) = (self.embeddings.len(), record.expiry);
+        self.operations.push(Operation { kind, id_end, content_end, embedding_end, expiry });
         self
+    }
+
+    /// What is to be written, in order.
+    pub(crate) fn operations(&self) -> impl Iterator<Item = (Kind, NewRecord<'_>)> {
+        let (mut bytes_from, mut embedding_from) = (0, 0);
+        self.operations.iter().map(move |operation| {
+            let record = NewRecord {
+                id: &self.bytes[bytes_from..operation.id_end],
+                embedding: &self.embeddings[embedding_from..operation.embedding_end],
+                content: &self.bytes[operation.id_end..operation.content_end],
+                expiry: operation.expiry,
+            };
+            (bytes_from, embedding_from) = (operation.content_end, operation.embedding_end);
+            (operation.kind, record)
+        })
     }
 
     /// How many writes it holds.

@@ -39,6 +39,9 @@ use std::time::Duration;
 /// slot.
 const YIELDS_MAX: u32 = 200;
 
+/// How often a leader yields to those who shared the last flush, so that they share its own too.
+const GATHER_YIELDS: u32 = 32;
+
 /// The flush state of a store.
 #[derive(Debug, Default)]
 pub struct Durability {
@@ -53,6 +56,10 @@ pub struct Durability {
 #[derive(Debug, Default)]
 struct Turns {
     flushing: bool,
+    /// A leader waits for more to come before it begins.
+    gathering: bool,
+    /// Threads that waited when the last flush ended, served or not, and its leader.
+    crowd: usize,
     /// Flushes begun and ended so far.
     begun: u64,
     ended: u64,
@@ -71,6 +78,11 @@ impl Turns {
     /// Whether the flusher is to lead a flush once nobody else does.
     fn calls_for_flusher(&self) -> bool {
         self.due || !self.wakers.is_empty() || self.asked > self.begun
+    }
+
+    /// Whether nobody flushes, or is about to.
+    fn may_begin(&self) -> bool {
+        !self.flushing && !self.gathering
     }
 
     /// Who is to lead the next flush, if a thread waits for one.
@@ -105,6 +117,7 @@ impl Drop for Turn<'_> {
             .into_iter()
             .partition(|(_, lsn, _)| failed || *lsn <= durable);
         turns.wakers = waiting;
+        turns.crowd = turns.threads.len() + 1;
         let (served, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut turns.threads).into_iter().partition(|sleeper| {
                 let enough = sleeper.lsn.is_some_and(|lsn| lsn <= durable);
@@ -135,6 +148,11 @@ impl Durability {
             None => Ok(()),
             Some(reason) => Err(Error::FlushFailed(reason.clone())),
         }
+    }
+
+    /// How many flushes have begun.
+    pub fn flushes(&self) -> u64 {
+        lock(&self.turns).begun
     }
 
     /// Everything with this LSN or a lower one survives power loss.
@@ -194,7 +212,8 @@ impl Durability {
             if sound.is_err() || turns.ended >= ticket {
                 break sound;
             }
-            if !turns.flushing {
+            if turns.may_begin() {
+                turns = self.gather(turns);
                 let turn = self.take_turn(&mut turns);
                 drop(turns);
                 let flushed = self.flush_all(engine);
@@ -208,12 +227,27 @@ impl Durability {
             turns.threads.retain(|sleeper| !Arc::ptr_eq(&sleeper.bed, &bed));
         };
         // It may have been woken to lead and found itself served: then somebody else has to.
-        let leader = if turns.flushing { None } else { turns.leader() };
+        let leader = if turns.may_begin() { turns.leader() } else { None };
         drop(turns);
         if let Some(leader) = leader {
             leader.notify_one();
         }
         served
+    }
+
+    /// Lets those come back first whom the last flush served: on few cores they have not run yet.
+    /// Who comes meanwhile is served by the flush that then begins.
+    fn gather<'a>(&'a self, mut turns: MutexGuard<'a, Turns>) -> MutexGuard<'a, Turns> {
+        turns.gathering = true;
+        let mut yields = 0;
+        while turns.threads.len() + 1 < turns.crowd && yields < GATHER_YIELDS {
+            drop(turns);
+            yield_now();
+            yields += 1;
+            turns = lock(&self.turns);
+        }
+        turns.gathering = false;
+        turns
     }
 
     fn take_turn<'a>(&'a self, turns: &mut MutexGuard<'_, Turns>) -> Turn<'a> {
@@ -293,7 +327,7 @@ impl Durability {
     ) {
         let mut turns = lock(&self.turns);
         while !turns.stop {
-            if self.failed.get().is_none() && !turns.flushing && turns.calls_for_flusher() {
+            if self.failed.get().is_none() && turns.may_begin() && turns.calls_for_flusher() {
                 let turn = self.take_turn(&mut turns);
                 drop(turns);
                 // The error is kept, and told to everybody who asks.

@@ -7,12 +7,9 @@ use crate::catalog::{Catalog, FileEngine};
 use crate::compaction::{Compactor, Scope, Totals};
 use crate::durability::Durability;
 use crate::error::Error;
-use crate::format::ids::Sequence;
-use crate::log::PREPARED_MAX;
-use crate::memory::{Memory, MmapMemory};
 use crate::options::Compaction;
+use crate::preparation::{Pace, Preparer};
 use crate::report::CompactionReport;
-use crate::segment::Segment;
 use crate::sync::lock;
 use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, thread};
 use std::time::{Duration, Instant};
@@ -23,12 +20,6 @@ const NAP: Duration = Duration::from_secs(1);
 const SHORT_NAP: Duration = Duration::from_millis(10);
 /// A retired thing is free after two epochs; each reclaim can begin one.
 const EPOCHS: u32 = 3;
-/// Pages are made in steps of this many bytes, so that closing does not wait for all of them.
-const POPULATE_BYTES: usize = 2 << 20;
-
-/// A log that rolled within this time gets as many prepared segments as there may be: a burst fills
-/// one faster than the next can be made. Any other gets one, and a small store none.
-const BURST: Duration = Duration::from_secs(10);
 
 /// What the thread works on.
 #[derive(Debug)]
@@ -39,6 +30,8 @@ pub struct Duties {
     pub durability: Arc<Durability>,
     /// What the manifest says.
     pub catalog: Catalog,
+    /// Whether a write is to be durable when it returns.
+    pub synced: bool,
     /// Bytes a second that compaction may copy.
     pub compaction_rate: Option<u64>,
     /// Held by the one compaction there is at a time.
@@ -144,14 +137,19 @@ impl Drop for Maintenance {
 fn run(duties: &Duties, stop: &AtomicBool) {
     let engine = &duties.engine;
     let bell = &engine.log().source().bell;
-    let mut pace = Pace::default();
+    let preparer = Preparer { engine, durability: &duties.durability, synced: duties.synced, stop };
+    let (mut pace, mut updated) = (Pace::default(), Instant::now());
     // Acquire: pairs with the Release in `drop`.
     while !stop.load(Ordering::Acquire) {
         let heard = bell.heard();
         // An error here (no room, most likely) costs only the head start: a writer that needs a
         // segment tries itself, and its caller hears of it. The manifest is tried again next time.
-        let more = prepare(engine, &mut pace, stop).is_ok_and(|more| more);
-        drop(duties.catalog.update(engine));
+        let more = preparer.prepare(&mut pace).is_ok_and(|more| more);
+        // Until then recovery finds what is younger than the manifest by its sequence [K1].
+        if !more || updated.elapsed() > NAP {
+            drop(duties.catalog.update(engine));
+            updated = Instant::now();
+        }
         for _ in 0..EPOCHS {
             engine.epoch().reclaim();
         }
@@ -173,62 +171,5 @@ fn compact(duties: &Duties, stop: &AtomicBool) {
         let heard = bell.heard();
         drop(duties.compact(Scope::Worthwhile, stop, &mut |_| ()));
         bell.wait(heard, NAP);
-    }
-}
-
-/// How fast the log rolls.
-#[derive(Default)]
-struct Pace {
-    /// The active segment, when it was last looked at.
-    active: Option<Sequence>,
-    /// When it was seen to have taken over from another one.
-    rolled: Option<Instant>,
-}
-
-impl Pace {
-    /// How many segments are to be prepared now.
-    fn ahead(&mut self, engine: &FileEngine) -> usize {
-        let guard = engine.epoch().pin();
-        let active = engine.log().active(&guard).map(Segment::sequence);
-        if self.active.is_some() && self.active < active {
-            self.rolled = Some(Instant::now());
-        }
-        self.active = active;
-        if self.rolled.is_some_and(|at| at.elapsed() < BURST) {
-            PREPARED_MAX
-        } else {
-            usize::from(engine.log().nears_roll(&guard))
-        }
-    }
-}
-
-/// Prepares one segment, if it is wanted. Whether there may be more to prepare.
-fn prepare(engine: &FileEngine, pace: &mut Pace, stop: &AtomicBool) -> Result<bool, Error> {
-    let wanted = pace.ahead(engine);
-    // A store of one segment has nothing to give back yet.
-    let several = engine.log().in_use(&engine.epoch().pin()).nth(1).is_some();
-    // The room that is kept back goes first, and where there is little not much is hoarded.
-    let scarce = several && engine.log().source().keep_spares()?;
-    let wanted = if scarce { wanted.min(1) } else { wanted };
-    if engine.log().prepared() >= wanted {
-        return Ok(false);
-    }
-    // Without a pin: this takes long.
-    engine.log().prepare(engine.epoch(), |segment| populate(segment, stop))?;
-    // Acquire: as in `run`.
-    Ok(!stop.load(Ordering::Acquire))
-}
-
-/// Makes a segment's pages ahead of its writers: 0.2 ms a MiB here instead of a fault for each
-/// first touch there. Where the kernel cannot, the writers' faults do it.
-fn populate(segment: &Segment<MmapMemory>, stop: &AtomicBool) {
-    let bytes = segment.memory().len();
-    for at in (0..bytes).step_by(POPULATE_BYTES) {
-        // Acquire: as in `run`.
-        let stopped = stop.load(Ordering::Acquire);
-        let len = POPULATE_BYTES.min(bytes - at);
-        if stopped || segment.memory().populate(at, len).is_err() {
-            return;
-        }
     }
 }

@@ -58,7 +58,6 @@ pub struct Store {
     /// Stopped first.
     maintenance: Option<Maintenance>,
     duties: Arc<Duties>,
-    synced: bool,
     time_to_live: Option<Duration>,
     verify: Verify,
     read_only: bool,

@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
     &["engine", "files"],
     &["durability", "record"],
     &["catalog"],
-    &["recovery", "compaction", "search"],
+    &["recovery", "compaction", "search", "preparation"],
     &["maintenance"],
     &["store"],
     &["lib"],

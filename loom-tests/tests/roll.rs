@@ -40,7 +40,7 @@ fn a_prepared_segment_is_used_or_discarded() {
         let preparer = {
             let engine = Arc::clone(&engine);
             loom::thread::spawn(move || {
-                engine.log().prepare(engine.epoch(), |_| ()).unwrap();
+                engine.log().prepare(engine.epoch(), |_| Ok(true)).unwrap();
             })
         };
         engine.put(&put(b"a", b"1111")).unwrap();

@@ -8,19 +8,25 @@ use crate::error::Error;
 use crate::format::frame::units_of;
 use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
-use crate::index::{Entry, Exhausted};
+use crate::index::{Entry, Exhausted, KeyHash};
 use crate::log::{Need, Source};
 use crate::memory::Memory;
 use crate::segment::Record;
 
+/// How many members ahead the index is asked for.
+const AHEAD: usize = 8;
+
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Writes records that together fit a segment; the highest LSN given.
     pub fn write_batch(&self, records: &[Record<'_>]) -> Result<Lsn, Error> {
-        let frames: Option<Vec<_>> =
-            records.iter().map(|record| units_of(record.layout().bytes())).collect();
-        let Some(frames) = frames else {
-            return Err(Error::Io(std::io::Error::other("a record larger than a segment")));
-        };
+        // At its length at once: collecting options would grow it step by step.
+        let mut frames = Vec::with_capacity(records.len());
+        for record in records {
+            let Some(units) = units_of(record.layout().bytes()) else {
+                return Err(Error::Io(std::io::Error::other("a record larger than a segment")));
+            };
+            frames.push(units);
+        }
         let removes = records.iter().all(|record| record.kind == Kind::Tombstone);
         let need = if removes { Need::ToFree } else { Need::ToGrow };
         loop {
@@ -29,11 +35,16 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             // Voided by a flush that could not wait: once more.
             let Ok(written) = reservation.commit(records) else { continue };
             let mut highest = Lsn::ZERO;
+            let mut ahead = records.iter().skip(AHEAD);
             for (record, (lsn, address, _claim)) in records.iter().zip(written) {
+                if let Some(next) = ahead.next() {
+                    self.index.prefetch(&guard, KeyHash(next.key_hash));
+                }
                 let tomb = record.kind == Kind::Tombstone;
                 let entry = Entry { address, tomb, pending: false };
                 highest = highest.max(self.publish_member(&guard, record, lsn, entry)?);
             }
+            self.call_for_reclaim();
             return Ok(highest);
         }
     }

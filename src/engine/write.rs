@@ -50,6 +50,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let live_bytes = if tomb { 0 } else { bytes };
         loop {
             let guard = self.epoch.pin();
+            // It comes while the frame is filled.
+            self.index.prefetch(&guard, KeyHash(record.key_hash));
             let reservation = self.log.reserve(&self.epoch, &guard, bytes, need(record))?;
             let (segment, lsn) = (reservation.segment(), reservation.lsn());
             let Ok((address, _claim)) = reservation.commit(record) else { continue };
@@ -132,7 +134,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// Has what the index replaced given back, now and then.
-    fn call_for_reclaim(&self) {
+    pub(super) fn call_for_reclaim(&self) {
         if self.epoch.wants_reclaim() {
             self.log.source().wake();
         }

@@ -426,11 +426,19 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         })
     }
 
-    /// Makes the next segment ahead of need: `finish` gets it before any writer can (to pre-fault
-    /// it). For the maintenance thread.
-    pub fn prepare(&self, epoch: &Epoch, finish: impl FnOnce(&Segment<M>)) -> Result<(), Error> {
+    /// Makes the next segment ahead of need: `finish` gets it before any writer can (to make its
+    /// pages), and says whether it is still wanted. For the maintenance thread.
+    pub fn prepare(
+        &self,
+        epoch: &Epoch,
+        finish: impl FnOnce(&Segment<M>) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
         let segment = self.source.create(self.take_sequence()?, Role::Log, Need::ToGrow)?;
-        finish(&segment);
+        let finished = finish(&segment);
+        if !matches!(finished, Ok(true)) {
+            self.source.discard(&segment);
+            return finished.map(drop);
+        }
         let index = self.adopt(Arc::new(segment))?;
         let guard = epoch.pin();
         if !self.change_prepared(|queue| queue.and_then(index.0)) {

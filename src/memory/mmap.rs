@@ -7,7 +7,7 @@
 
 use super::Memory;
 use crate::sync::AtomicU64;
-use crate::sync::unmodelled::{Mutex, PoisonError};
+use crate::sync::unmodelled::{AtomicU64 as Counter, Mutex, Ordering, PoisonError};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::FallocateFlags;
 use std::fs::File;
@@ -16,10 +16,28 @@ use std::io::{self, Read};
 /// Blocks are given back in multiples of this many bytes.
 const PAGE: usize = 4096;
 
+/// What the page cache is to hold what it makes from now on in. The kernel writes back whole
+/// folios, whatever of them was stored to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Folios {
+    /// One for each huge page, mapped as one, where the kernel can.
+    Large,
+    /// One for each page.
+    Small,
+}
+
+/// In `preferred`.
+const LARGE: u64 = 1;
+const SMALL: u64 = 2;
+
 /// A file, mapped whole and shared.
 #[derive(Debug)]
 pub struct MmapMemory {
     map: MmapRaw,
+    /// Pages from here to the end were made ahead of use.
+    made_from: Counter,
+    /// What folios were asked for: 0 none, 1 large, 2 small.
+    preferred: Counter,
     /// For flushing: `fdatasync` costs two thirds of an `msync`. Given back once the memory is
     /// settled, so that a store of thousands of segments does not need as many descriptors.
     file: Mutex<Option<File>>,
@@ -29,13 +47,13 @@ impl MmapMemory {
     /// Maps a file for reading and writing.
     pub fn new(file: File, len: usize) -> io::Result<Self> {
         let map = MmapOptions::new().len(len).map_raw(&file)?;
-        Ok(Self { map, file: Mutex::new(Some(file)) })
+        Ok(Self::over(map, Some(file)))
     }
 
     /// Maps a file for reading. Storing to it, or flushing, is a bug of the caller.
     pub fn read_only(file: &File, len: usize) -> io::Result<Self> {
         let map = MmapOptions::new().len(len).map_raw_read_only(file)?;
-        Ok(Self { map, file: Mutex::new(None) })
+        Ok(Self::over(map, None))
     }
 
     /// An anonymous copy of a file that is shorter than `len`, zeros behind its end. The file is
@@ -51,7 +69,12 @@ impl MmapMemory {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { map: MmapRaw::from(copy), file: Mutex::new(None) })
+        Ok(Self::over(MmapRaw::from(copy), None))
+    }
+
+    fn over(map: MmapRaw, file: Option<File>) -> Self {
+        let made_from = Counter::new(map.len() as u64);
+        Self { map, made_from, preferred: Counter::new(0), file: Mutex::new(file) }
     }
 
     /// Gives the blocks behind the whole pages of `from..to` back to the file system: they read as
@@ -66,6 +89,31 @@ impl MmapMemory {
             rustix::fs::fallocate(file, hole, from as u64, (to - from) as u64)?;
         }
         Ok(())
+    }
+
+    /// Says what pages are to be made in. A hint: a kernel that cannot do it makes some.
+    pub fn prefer(&self, folios: Folios) {
+        // Without read-ahead folios do not grow.
+        let (advice, code) = match folios {
+            Folios::Large => (Advice::HugePage, LARGE),
+            Folios::Small => (Advice::Random, SMALL),
+        };
+        // Relaxed: a hint for `settle`, and what saves system calls here.
+        if self.preferred.swap(code, Ordering::Relaxed) != code {
+            self.map.advise(advice).unwrap_or(());
+        }
+    }
+
+    /// Pages from this offset to the end were made ahead of use.
+    pub fn made_from(&self) -> usize {
+        // Relaxed: only the thread that makes them asks.
+        self.made_from.load(Ordering::Relaxed) as usize
+    }
+
+    /// Sets [`MmapMemory::made_from`].
+    pub fn set_made_from(&self, at: usize) {
+        // Relaxed: as in `made_from`.
+        self.made_from.store(at as u64, Ordering::Relaxed);
     }
 
     /// Makes pages `at..at + len` present and writable ahead of use, so that a writer's first
@@ -140,6 +188,15 @@ unsafe impl Memory for MmapMemory {
     }
 
     fn settle(&self) {
+        // From here on pages are only read, and one that has left the page cache is not to bring
+        // two megabytes back with it. Relaxed: a hint.
+        let preferred = self.preferred.swap(0, Ordering::Relaxed);
+        if preferred == LARGE {
+            self.map.advise(Advice::NoHugePage).unwrap_or(());
+        }
+        if preferred != 0 {
+            self.map.advise(Advice::Normal).unwrap_or(());
+        }
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

@@ -12,7 +12,7 @@ mod mmap;
 
 pub use heap::HeapMemory;
 #[cfg(not(stratalog_loom))]
-pub use mmap::MmapMemory;
+pub use mmap::{Folios, MmapMemory};
 
 use crate::sync::AtomicU64;
 

@@ -92,6 +92,7 @@ impl Options {
             engine: recovered.engine,
             durability: Arc::new(recovered.durability),
             catalog: recovered.catalog,
+            synced: self.durability == Durability::Synced,
             compaction_rate: self.compaction_rate,
             compacting: Mutex::default(),
             asking: AtomicU64::new(0),
@@ -105,7 +106,6 @@ impl Options {
         Ok(Store {
             maintenance,
             duties,
-            synced: self.durability == Durability::Synced,
             time_to_live: self.time_to_live,
             verify: self.verify,
             read_only: self.read_only,

@@ -169,18 +169,18 @@ impl Store {
         let created_ns = now_ns();
         let mut records = Vec::with_capacity(batch.len());
         let mut bytes = 0u64;
-        for operation in &batch.operations {
-            check_id(&operation.id)?;
-            if operation.kind == Kind::Put {
-                self.check_embedding(&operation.embedding)?;
+        for (kind, operation) in batch.operations() {
+            check_id(operation.id)?;
+            if kind == Kind::Put {
+                self.check_embedding(operation.embedding)?;
             }
             let record = Record {
-                kind: operation.kind,
+                kind,
                 writing: Writing::Blind,
-                id: &operation.id,
-                key_hash: self.hash(&operation.id).0,
-                embedding: bytemuck::cast_slice(&operation.embedding),
-                content: &operation.content,
+                id: operation.id,
+                key_hash: self.hash(operation.id).0,
+                embedding: bytemuck::cast_slice(operation.embedding),
+                content: operation.content,
                 created_ns,
                 expires_ns: operation.expiry.resolve(created_ns, self.time_to_live),
             };
@@ -233,7 +233,7 @@ impl Store {
 
     /// Waits if the store promises that a write that returned is durable.
     fn finish_write(&self, lsn: Lsn) -> Result<Lsn, Error> {
-        if self.synced {
+        if self.duties.synced {
             self.duties.durability.wait(self.engine(), lsn)?;
         }
         Ok(lsn)
