@@ -11,8 +11,10 @@ use stratalog::{Error, Options, Pinned, Store};
 /// So few that the index, whose chunks hold 2,816 entries, need not grow.
 const OPERATIONS: u64 = 1_000;
 
+type Operation = fn(&Store) -> Result<(), Error>;
+
 /// What can be asked for.
-const NAMES: &[(&str, fn(&Store) -> Result<(), Error>)] = &[
+const NAMES: &[(&str, Operation)] = &[
     ("put_new", count_put_new),
     ("put_again", count_put_again),
     ("get_hit", |store| count_get_hit(&store.pin())),
