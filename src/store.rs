@@ -163,11 +163,8 @@ impl Store {
     /// Sequence and salt of every segment in use, in order.
     fn segment_keys(&self) -> Vec<(Sequence, Salt)> {
         let guard = self.engine().epoch().pin();
-        let log = self.engine().log();
-        let mut segments: Vec<_> =
-            log.in_use(&guard).map(|segment| (segment.sequence(), segment.salt())).collect();
-        segments.sort_by_key(|segment| segment.0);
-        segments
+        let segments = self.engine().log().in_use_at_once(&guard);
+        segments.iter().map(|segment| (segment.sequence(), segment.salt())).collect()
     }
 }
 

@@ -504,8 +504,29 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         wanted: impl Fn(&Segment<M>) -> bool,
     ) -> Vec<Arc<Segment<M>>> {
         let counted = |s: &Segment<M>| self.table.get_counted(guard, s.table_index());
-        let segments = self.in_use(guard).filter(|segment| wanted(segment));
-        let mut segments: Vec<_> = segments.filter_map(counted).collect();
+        let segments = self.in_use_at_once(guard).into_iter().filter(|segment| wanted(segment));
+        segments.filter_map(counted).collect()
+    }
+
+    /// [Those in use](Log::in_use) such that every record that is live now has a copy in one of
+    /// them, in the order of their sequences.
+    ///
+    /// A walk through the table alone is not that: a record may be moved to a segment that came
+    /// into the table behind the walk, and its old segment be given up before the walk is there.
+    /// Both have happened between two readings then, and the second finds the new segment; so the
+    /// set is good once it was read twice alike. Whoever counts their slots later counts what was
+    /// moved out of a segment that was gone.
+    pub fn in_use_at_once<'g>(&'g self, guard: &'g Guard) -> Vec<&'g Segment<M>> {
+        let read = || self.in_use(guard).collect::<Vec<_>>();
+        let is_same = |(a, b): (&&Segment<M>, &&Segment<M>)| std::ptr::eq(*a, *b);
+        let mut segments = read();
+        loop {
+            let again = read();
+            if again.len() == segments.len() && again.iter().zip(&segments).all(is_same) {
+                break;
+            }
+            segments = again;
+        }
         segments.sort_by_key(|segment| segment.sequence());
         segments
     }

@@ -19,7 +19,6 @@
 use super::Pinned;
 use crate::engine::{Damaged, Located};
 use crate::error::Error;
-use crate::format::ids::TableIndex;
 use crate::format::slot::SlotBody;
 use crate::index::KeyHash;
 use crate::memory::MmapMemory;
@@ -112,7 +111,7 @@ impl Pinned<'_> {
     fn scan<'p>(&'p self, query: &Query<'_>, top: &mut Top<'p, Record<'p>>) -> Result<bool, Error> {
         let mut whole = true;
         let mut block = Vec::with_capacity(BLOCK);
-        for segment in self.segments() {
+        for segment in self.store.engine().log().in_use_at_once(&self.guard) {
             let mut puts = segment.puts(segment.slots_end());
             loop {
                 block.extend(puts.by_ref().take(BLOCK));
@@ -131,30 +130,6 @@ impl Pinned<'_> {
             }
         }
         Ok(whole)
-    }
-
-    /// A set of segments in which every record that is live now has a copy.
-    ///
-    /// A record may be moved to a segment that was not there yet when the table's end was read,
-    /// and its old segment be gone before that is come to. Both have happened between two readings
-    /// then, and the second finds the new segment; so the set is good once it was read twice alike.
-    /// Their slots are counted later: whatever was moved out of a segment that was gone is counted.
-    fn segments(&self) -> Vec<&Segment<MmapMemory>> {
-        let log = self.store.engine().log();
-        let read = || log.in_use(&self.guard).collect::<Vec<_>>();
-        let names = |segments: &[&Segment<MmapMemory>]| -> Vec<TableIndex> {
-            segments.iter().map(|segment| segment.table_index()).collect()
-        };
-        let mut segments = read();
-        loop {
-            let again = read();
-            if names(&again) == names(&segments) {
-                break;
-            }
-            segments = again;
-        }
-        segments.sort_by_key(|segment| segment.sequence());
-        segments
     }
 
     /// Takes a copy in if it is near enough and its id counts.
