@@ -35,6 +35,7 @@ use crate::error::Error;
 use crate::format::ids::Lsn;
 use crate::log::Source;
 use crate::memory::MmapMemory;
+use crate::pacing::Pacer;
 use crate::report::CompactionReport;
 use crate::segment::Segment;
 use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Ordering, thread};
@@ -50,6 +51,8 @@ type FileSegment = Segment<MmapMemory>;
 const RECORDS_A_PIN: usize = 64;
 /// Groups that wait for the device, at most.
 const WAITING_MAX: usize = 8;
+/// So many do not wait until the segment that made them dead is full.
+const WAITING_MANY: usize = 4;
 /// How often the epoch is asked to move on before the background is left to see to it.
 const RECLAIMS_MAX: u32 = 20;
 /// How long a compaction by hand waits for writers that are just at work in the segment it ends.
@@ -101,6 +104,8 @@ pub struct Compactor<'a> {
     pub bytes_a_second: Option<u64>,
     /// Added to after each group.
     pub totals: &'a Totals,
+    /// Told what it gives back, and what the log takes.
+    pub pacer: &'a Pacer,
 }
 
 /// A group that the index has left, and that recovery may still need.
@@ -155,7 +160,7 @@ impl Compactor<'_> {
                 let group = choose::take_group(&mut left, self.capacity());
                 if let Some(emptied) = self.empty_group(group, outputs)? {
                     self.durability.sync(self.engine)?;
-                    self.give_up(emptied, outputs, report)?;
+                    self.give_up(vec![emptied], outputs, report)?;
                     self.reclaim();
                 }
                 tell(report);
@@ -168,9 +173,7 @@ impl Compactor<'_> {
         if !waiting.is_empty() {
             self.durability.sync(self.engine)?;
         }
-        for group in waiting {
-            self.give_up(group, outputs, report)?;
-        }
+        self.give_up(waiting.into(), outputs, report)?;
         emptied
     }
 
@@ -190,11 +193,9 @@ impl Compactor<'_> {
                 }
             }
             let durable = self.durability.durable();
-            while waiting.front().is_some_and(|group| group.needs <= durable)
-                && let Some(group) = waiting.pop_front()
-            {
-                self.give_up(group, outputs, report)?;
-            }
+            let ready = waiting.iter().take_while(|group| group.needs <= durable).count();
+            self.give_up(waiting.drain(..ready).collect(), outputs, report)?;
+            self.pace();
             let pays = self.pays();
             let mut group = self.choose_group(pays, waiting);
             if group.is_empty() && waiting.is_empty() && !pays {
@@ -204,9 +205,7 @@ impl Compactor<'_> {
                 // So that what waits can be given up, and every segment that is full is on the
                 // device and may be emptied.
                 self.durability.sync(self.engine)?;
-                while let Some(group) = waiting.pop_front() {
-                    self.give_up(group, outputs, report)?;
-                }
+                self.give_up(waiting.drain(..).collect(), outputs, report)?;
                 group = self.choose_group(self.pays(), waiting);
             }
             if group.is_empty() {
@@ -214,7 +213,9 @@ impl Compactor<'_> {
             }
             let Some(emptied) = self.empty_group(group, outputs)? else { return Ok(()) };
             waiting.push_back(emptied);
-            self.durability.ask();
+            if waiting.len() >= WAITING_MANY {
+                self.durability.ask();
+            }
         }
         Ok(())
     }
@@ -280,29 +281,34 @@ impl Compactor<'_> {
         Ok(Some(Emptied { victims, needs, moved_records: copied.len() as u64, moved_bytes }))
     }
 
-    /// Step 6, once step 5 is done, and the beginning of step 7.
+    /// Step 6, once step 5 is done, and the beginning of step 7: for as many groups as are ready.
     fn give_up(
         &self,
-        group: Emptied,
+        groups: Vec<Emptied>,
         outputs: &Outputs,
         report: &mut CompactionReport,
     ) -> Result<(), Error> {
-        let victims = &group.victims;
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let moved: u64 = groups.iter().map(|group| group.moved_bytes).sum();
+        let moved_records: u64 = groups.iter().map(|group| group.moved_records).sum();
+        let victims: Vec<_> = groups.into_iter().flat_map(|group| group.victims).collect();
         self.flush_outputs(outputs)?;
         let before: u64 = victims.iter().map(|victim| victim.frame_bytes()).sum();
-        self.catalog.drop_segments(self.engine, victims)?;
-        for victim in victims {
+        self.catalog.drop_segments(self.engine, &victims)?;
+        for victim in &victims {
             let guard = self.engine.epoch().pin();
             self.engine.log().let_go(self.engine.epoch(), &guard, Arc::clone(victim));
         }
         // The maintenance thread takes them out.
         self.engine.log().source().wake();
-        let moved = group.moved_bytes;
         self.totals.add(moved, victims.len() as u64);
         report.segments_removed += victims.len() as u64;
-        report.moved_records += group.moved_records;
+        report.moved_records += moved_records;
         report.moved_bytes += moved;
         report.reclaimed_bytes += before.saturating_sub(moved);
+        self.pacer.note_returned(before.saturating_sub(moved));
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use crate::format::ids::Sequence;
 use crate::log::PREPARED_MAX;
 use crate::memory::{Memory, MmapMemory};
 use crate::options::Compaction;
+use crate::pacing::Pacer;
 use crate::report::CompactionReport;
 use crate::segment::Segment;
 use crate::sync::lock;
@@ -47,6 +48,10 @@ pub struct Duties {
     pub asking: AtomicU64,
     /// What it and those before it have done.
     pub compacted: Totals,
+    /// Whether a segment is flushed as soon as it is full.
+    pub flushes_full: bool,
+    /// Delays writers that are too fast for it.
+    pub pacer: Pacer,
 }
 
 impl Duties {
@@ -60,7 +65,26 @@ impl Duties {
         let _asking = (scope == Scope::All).then(|| Asking::new(&self.asking));
         let _turn = lock(&self.compacting);
         let mut report = CompactionReport::default();
-        let compactor = Compactor {
+        self.compactor(stop).run(scope, &mut report, progress)?;
+        Ok(report)
+    }
+
+    /// Has the flusher flush what is full, once for each segment: none can be emptied before, and
+    /// what waits for the interval is more to flush at once.
+    fn flush_full(&self, last: &mut Option<Sequence>) {
+        if !self.flushes_full {
+            return;
+        }
+        let guard = self.engine.epoch().pin();
+        let active = self.engine.log().active(&guard).map(Segment::sequence);
+        if active > *last {
+            *last = active;
+            self.durability.ask_for_full();
+        }
+    }
+
+    fn compactor<'a>(&'a self, stop: &'a AtomicBool) -> Compactor<'a> {
+        Compactor {
             engine: &self.engine,
             durability: &self.durability,
             catalog: &self.catalog,
@@ -68,9 +92,8 @@ impl Duties {
             asking: &self.asking,
             bytes_a_second: self.compaction_rate,
             totals: &self.compacted,
-        };
-        compactor.run(scope, &mut report, progress)?;
-        Ok(report)
+            pacer: &self.pacer,
+        }
     }
 }
 
@@ -145,9 +168,12 @@ fn run(duties: &Duties, stop: &AtomicBool) {
     let engine = &duties.engine;
     let bell = &engine.log().source().bell;
     let mut pace = Pace::default();
+    let mut flushed_up_to = None;
     // Acquire: pairs with the Release in `drop`.
     while !stop.load(Ordering::Acquire) {
         let heard = bell.heard();
+        duties.compactor(stop).pace();
+        duties.flush_full(&mut flushed_up_to);
         // An error here (no room, most likely) costs only the head start: a writer that needs a
         // segment tries itself, and its caller hears of it. The manifest is tried again next time.
         let more = prepare(engine, &mut pace, stop).is_ok_and(|more| more);
@@ -171,7 +197,9 @@ fn compact(duties: &Duties, stop: &AtomicBool) {
     // Acquire: pairs with the Release in `drop`.
     while !stop.load(Ordering::Acquire) {
         let heard = bell.heard();
-        drop(duties.compact(Scope::Worthwhile, stop, &mut |_| ()));
+        let done = duties.compact(Scope::Worthwhile, stop, &mut |_| ());
+        duties.pacer.set_hindered(done.is_err());
+        duties.compactor(stop).pace();
         bell.wait(heard, NAP);
     }
 }

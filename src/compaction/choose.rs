@@ -4,7 +4,8 @@ use super::{Compactor, Emptied, FileSegment};
 use crate::clock;
 use crate::epoch::Guard;
 use crate::format::header::Role;
-use crate::format::slot::{Kind, SlotState};
+use crate::format::slot::{Kind, SLOT_BYTES, SlotState};
+use crate::pacing::Space;
 use crate::sync::unmodelled::Arc;
 use std::collections::VecDeque;
 
@@ -180,6 +181,36 @@ impl Compactor<'_> {
     pub(super) fn pays(&self) -> bool {
         let (live, dead) = self.totals();
         dead > live / 2 + self.capacity()
+    }
+
+    /// Sets how fast writers may be.
+    pub fn pace(&self) {
+        let gains = !self.holds_back_too_much();
+        self.pacer.set(gains.then(|| self.space()));
+    }
+
+    fn space(&self) -> Space {
+        let guard = self.engine.epoch().pin();
+        let mut space = Space { held: 0, live: 0, segment: self.capacity() };
+        for segment in self.engine.log().in_use(&guard).filter(|s| !s.is_quarantined()) {
+            space.held += self.held_bytes(segment).saturating_sub(segment.needed_bytes());
+            space.live += live_and_dead(segment).0;
+        }
+        space
+    }
+
+    /// What a segment takes on disk. Of the one that takes records, what is taken: so that it does
+    /// not come in leaps. Copies that are closed have given back what they did not need.
+    fn held_bytes(&self, segment: &FileSegment) -> u64 {
+        let filled = match segment.role() {
+            Role::Log => !segment.is_full(),
+            Role::Copies => segment.is_full(),
+        };
+        if !filled {
+            return self.capacity();
+        }
+        let slots = u64::from(segment.slots_end()) * SLOT_BYTES as u64;
+        (segment.frame_bytes() + slots).min(self.capacity())
     }
 
     /// Whether so many emptied segments wait for readers to let go of them that emptying more would

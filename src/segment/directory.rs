@@ -16,6 +16,9 @@ pub struct Mark {
     pub floor: Units,
 }
 
+/// So many bytes of frames are much for one flush.
+const LONG_FLUSH_BYTES: usize = 1 << 20;
+
 /// A walk through the directory. It ends where the directory meets the frames, so that a damaged
 /// or overrun cursor never makes it read one as the other.
 ///
@@ -127,6 +130,17 @@ impl<M: Memory> Segment<M> {
         let words = SlotBody { lsn, key_hash: 0, offset, len, expires }.words();
         // Relaxed: a hint, believed only where it continues the frames before it.
         self.slot_word(slot, 3).store(words[2], Ordering::Relaxed);
+    }
+
+    /// Has a flush up to a mark made cheaper, if it has much to write: or any in a segment whose
+    /// pages were made ahead, which are all dirty.
+    pub fn prepare_flush(&self, to: Mark) {
+        let from = self.flushed();
+        let fresh = from.floor.bytes().saturating_sub(to.floor.bytes());
+        if from.slot == 0 || fresh >= LONG_FLUSH_BYTES {
+            let slots_end = self.slot_offset(SlotNumber(to.slot));
+            self.memory.before_long_flush(slots_end, to.floor.bytes());
+        }
     }
 
     /// Every slot that was granted below `end`, in order, with what it says.
