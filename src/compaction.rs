@@ -26,7 +26,7 @@ mod choose;
 mod copy;
 mod tombstones;
 
-pub use choose::Scope;
+pub use choose::{Scope, space};
 
 use crate::catalog::{Catalog, FileEngine};
 use crate::clock;
@@ -195,7 +195,7 @@ impl Compactor<'_> {
             let durable = self.durability.durable();
             let ready = waiting.iter().take_while(|group| group.needs <= durable).count();
             self.give_up(waiting.drain(..ready).collect(), outputs, report)?;
-            self.pace();
+            self.pace(false);
             let pays = self.pays();
             let mut group = self.choose_group(pays, waiting);
             if group.is_empty() && waiting.is_empty() && !pays {

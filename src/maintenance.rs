@@ -48,6 +48,8 @@ pub struct Duties {
     pub asking: AtomicU64,
     /// What it and those before it have done.
     pub compacted: Totals,
+    /// The last compaction in the background could not do its work.
+    pub failed: AtomicBool,
     /// Whether a segment is flushed as soon as it is full.
     pub flushes_full: bool,
     /// Delays writers that are too fast for it.
@@ -172,7 +174,8 @@ fn run(duties: &Duties, stop: &AtomicBool) {
     // Acquire: pairs with the Release in `drop`.
     while !stop.load(Ordering::Acquire) {
         let heard = bell.heard();
-        duties.compactor(stop).pace();
+        // Relaxed: a hint.
+        duties.compactor(stop).pace(duties.failed.load(Ordering::Relaxed));
         duties.flush_full(&mut flushed_up_to);
         // An error here (no room, most likely) costs only the head start: a writer that needs a
         // segment tries itself, and its caller hears of it. The manifest is tried again next time.
@@ -198,8 +201,9 @@ fn compact(duties: &Duties, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         let heard = bell.heard();
         let done = duties.compact(Scope::Worthwhile, stop, &mut |_| ());
-        duties.pacer.set_hindered(done.is_err());
-        duties.compactor(stop).pace();
+        // Relaxed: a hint for the other thread.
+        duties.failed.store(done.is_err(), Ordering::Relaxed);
+        duties.compactor(stop).pace(done.is_err());
         bell.wait(heard, NAP);
     }
 }

@@ -214,8 +214,8 @@ impl Options {
 
     /// How many times the bytes of live records the log is to take at most: 2.0 or more, 2.5 unless
     /// given. Where puts outrun compaction they are delayed, the more the nearer the log comes to
-    /// this, from half below it on; a store with less than some ten segments of live records may
-    /// take twelve segments besides. `None` delays nobody, and lets the log grow.
+    /// this, beginning some 0.4 below; a store with less than ten segments of live records may take
+    /// twelve segments besides, whatever is said here. `None` delays nobody, and lets the log grow.
     ///
     /// A delay is a sleep by the clock: at most 4 ms for each 64 KiB that a put or a batch writes,
     /// begun ones counted, whatever other threads do. Gets, removals and tags are never delayed, nor

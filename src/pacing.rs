@@ -1,7 +1,7 @@
 //! Pacing: puts that outrun compaction are delayed a little each, by the clock alone.
 //!
 //! The background says how many bytes a second may be put: any number while the log takes no more
-//! than twice what is live, then less and less. Writers share one clock, the moment up to which
+//! than about twice what is live, then less and less. Writers share one clock, the moment up to which
 //! what they have put is paid for: each put moves it on by its bytes at that rate, and sleeps when
 //! the clock is ahead by more than it is worth to wake up for. A put never waits for another
 //! thread: its delay is bounded whatever the background does, and if that stands still the rate
@@ -22,15 +22,20 @@ const DELAY_MIN_NS: u64 = 1_000_000;
 /// The rate where pacing begins. It is halved `HALVINGS` times on the way to the target.
 const FASTEST: f64 = 1_073_741_824.0;
 const HALVINGS: f64 = 10.0;
+/// How long a rate below that counts: after that a writer has a look itself, since the background
+/// may be short of a core just then.
+const STALE_NS: u64 = 10_000_000;
 /// In `rate`: as fast as they can.
 const ANY: u64 = u64::MAX;
-/// The way from the beginning of pacing to its end, in parts of what is live; and how much of the
-/// target is left beyond its end: the active segment, and what is under way.
+/// The way from the beginning of pacing to its end, in parts of what is live, and in segments: the
+/// longer of the two.
 const WAY: f64 = 0.4;
-const MARGIN: f64 = 0.1;
-/// For a small store: segments beside what is live where pacing begins, and on the way.
-const SEGMENTS_BEFORE: f64 = 8.0;
 const SEGMENTS_ON_THE_WAY: f64 = 4.0;
+/// Segments between that end and the target: the active one is counted as far as it is taken, and
+/// compaction makes two before it gives others back.
+const SEGMENTS_LEFT: f64 = 3.0;
+/// In a small store, segments beside what is live where the way ends.
+const SEGMENTS_ALWAYS: f64 = 12.0;
 
 /// What the log takes on disk, and what of it counts.
 #[derive(Clone, Copy, Debug)]
@@ -47,10 +52,9 @@ impl Space {
     /// How far it is on the way from where pacing begins (0) to where it ends (1).
     fn way(self, target: f64) -> f64 {
         let (held, live, segment) = (self.held as f64, self.live as f64, self.segment as f64);
-        let dead = (target - MARGIN - WAY - 1.0) * live;
-        let begin = live + dead.max(SEGMENTS_BEFORE * segment);
+        let end = (target * live - SEGMENTS_LEFT * segment).max(live + SEGMENTS_ALWAYS * segment);
         let way = (WAY * live).max(SEGMENTS_ON_THE_WAY * segment);
-        (held - begin) / way
+        1.0 - (end - held) / way
     }
 }
 
@@ -74,6 +78,8 @@ struct Returned {
 pub struct Pacer {
     /// Bytes a second.
     rate: Line<AtomicU64>,
+    /// When it was set last.
+    set_at: AtomicU64,
     /// The clock that writers share, nanoseconds since `began`.
     paid: Line<AtomicU64>,
     began: Instant,
@@ -83,6 +89,8 @@ pub struct Pacer {
     /// Compaction cannot do its work.
     hindered: AtomicBool,
     returned_bytes: AtomicU64,
+    /// Bytes a second, of late.
+    returned_rate: AtomicU64,
     returned: Mutex<Returned>,
 }
 
@@ -93,29 +101,41 @@ impl Pacer {
         let began = Instant::now();
         Self {
             rate: Line(AtomicU64::new(ANY)),
+            set_at: AtomicU64::new(0),
             paid: Line(AtomicU64::new(0)),
             began,
             delayed_ns: AtomicU64::new(0),
             target,
             hindered: AtomicBool::new(false),
             returned_bytes: AtomicU64::new(0),
+            returned_rate: AtomicU64::new(0),
             returned: Mutex::new(Returned { at: began, seen: 0, rate: 0.0 }),
         }
     }
 
-    /// Delays who has put so many bytes, if writers are too fast.
+    /// Delays who has put so many bytes, if writers are too fast. `look` says what the log takes.
     #[inline]
-    pub fn pay(&self, bytes: u64) {
+    pub fn pay(&self, bytes: u64, look: impl FnOnce() -> Space) {
         // Relaxed: an older rate is as good.
         let rate = self.rate.0.load(Ordering::Relaxed);
         if rate != ANY && bytes > 0 {
-            self.delay(bytes, rate);
+            let now = self.now();
+            // Relaxed: only who sets it matters, and that is one of them by the exchange.
+            let set_at = self.set_at.load(Ordering::Relaxed);
+            let stale = now.saturating_sub(set_at) > STALE_NS;
+            let exchange = |to| {
+                // Relaxed: as above.
+                self.set_at.compare_exchange(set_at, to, Ordering::Relaxed, Ordering::Relaxed)
+            };
+            if stale && exchange(now).is_ok() {
+                self.set(look());
+            }
+            self.delay(bytes, rate, now);
         }
     }
 
     #[cold]
-    fn delay(&self, bytes: u64, rate: u64) {
-        let now = nanoseconds(self.began.elapsed());
+    fn delay(&self, bytes: u64, rate: u64, now: u64) {
         let price = bytes.saturating_mul(1_000_000_000) / rate.max(1);
         let most = bytes.div_ceil(PART_BYTES).saturating_mul(DELAY_MAX_NS);
         // Relaxed: the clock orders nothing. What nobody used up is not saved.
@@ -149,22 +169,30 @@ impl Pacer {
         self.returned_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Notes whether compaction can do its work: where it cannot, a delay would gain nothing.
-    pub fn set_hindered(&self, hindered: bool) {
+    /// Sets the rate by what the log takes now; and whether compaction can do its work: where it
+    /// cannot, a delay would gain nothing. For the background.
+    pub fn set_in_background(&self, space: Space, hindered: bool) {
         // Relaxed: a hint.
         self.hindered.store(hindered, Ordering::Relaxed);
+        // Relaxed: a statistic.
+        self.returned_rate.store(self.returned_lately() as u64, Ordering::Relaxed);
+        // Relaxed: as in `pay`.
+        self.set_at.store(self.now(), Ordering::Relaxed);
+        self.set(space);
     }
 
-    /// Sets the rate by what the log takes now, or by nothing if there is nothing to gain.
-    pub fn set(&self, space: Option<Space>) {
-        let returned = self.returned_lately();
-        // Relaxed: a hint.
-        let space = space.filter(|_| !self.hindered.load(Ordering::Relaxed));
-        let rate = self.target.zip(space).map_or(ANY, |(target, space)| {
-            rate_at(space.way(target), returned).map_or(ANY, |rate| rate as u64)
-        });
+    fn set(&self, space: Space) {
+        // Relaxed: a hint, and a statistic.
+        let hindered = self.hindered.load(Ordering::Relaxed);
+        let returned = self.returned_rate.load(Ordering::Relaxed) as f64;
+        let target = self.target.filter(|_| !hindered);
+        let rate = target.and_then(|target| rate_at(space.way(target), returned));
         // Relaxed: as in `pay`.
-        self.rate.0.store(rate, Ordering::Relaxed);
+        self.rate.0.store(rate.map_or(ANY, |rate| rate as u64), Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        nanoseconds(self.began.elapsed())
     }
 
     /// Bytes a second that came back of late.
@@ -205,15 +233,17 @@ mod tests {
     }
 
     #[test]
-    fn pacing_begins_at_twice_what_is_live_and_is_slowest_below_the_target() {
-        assert!(space(2_000, 1_000).way(2.5) <= 0.0);
-        assert!(space(2_001, 1_000).way(2.5) > 0.0);
-        assert!((space(2_400, 1_000).way(2.5) - 1.0).abs() < 1e-9);
-        // A small store: eight segments beside what is live, four more on the way.
+    fn pacing_begins_at_about_twice_what_is_live_and_is_slowest_before_the_target() {
+        // Of 10,000 MiB, with segments of 16: three of those before the target, 4,000 MiB of way.
+        assert!(space(20_952, 10_000).way(2.5) <= 0.0);
+        assert!(space(20_953, 10_000).way(2.5) > 0.0);
+        assert!((space(24_952, 10_000).way(2.5) - 1.0).abs() < 1e-9);
+        // Of 200 MiB the way is four segments.
+        assert!(space(500 - 48 - 64, 200).way(2.5) <= 0.0);
+        assert!((space(500 - 48, 200).way(2.5) - 1.0).abs() < 1e-9);
+        // A small store may have twelve segments beside what is live.
         assert!(space(10 + 128, 10).way(2.5) <= 0.0);
         assert!((space(10 + 192, 10).way(2.5) - 1.0).abs() < 1e-9);
-        let lowest = space(1_501, 1_000).way(crate::options::SPACE_TARGET_MIN);
-        assert!(lowest > 0.0 && lowest < 0.01, "compaction begins before: {lowest}");
     }
 
     #[test]
@@ -229,29 +259,44 @@ mod tests {
     #[test]
     fn a_put_is_delayed_by_no_more_than_its_bound_however_slow_the_rate() {
         let pacer = Pacer::new(Some(2.5));
-        pacer.pay(1 << 30);
-        assert_eq!(pacer.delayed(), Duration::ZERO, "nothing has set a rate yet");
-        pacer.set(Some(space(9_000, 1_000)));
-        for (bytes, most_ms) in [(100, 4), (64 << 10, 4), ((64 << 10) + 1, 8), (1 << 20, 64)] {
+        let full = space(9_000, 1_000);
+        let pay = |pacer: &Pacer, bytes| {
             let before = pacer.delayed();
             // More than once: what is forgiven is not asked for later.
-            (0..3).for_each(|_| pacer.pay(bytes));
-            let delayed = pacer.delayed() - before;
+            (0..3).for_each(|_| pacer.pay(bytes, || full));
+            pacer.delayed() - before
+        };
+        assert_eq!(pay(&pacer, 1 << 20), Duration::ZERO, "nothing has set a rate yet");
+        pacer.set_in_background(full, false);
+        for (bytes, most_ms) in [(100, 4), (64 << 10, 4), ((64 << 10) + 1, 8), (1 << 20, 64)] {
+            let delayed = pay(&pacer, bytes);
             assert!(delayed <= Duration::from_millis(3 * most_ms), "{bytes}: {delayed:?}");
             assert!(bytes < 1_000 || delayed > Duration::ZERO, "{bytes} cost nothing");
         }
-        let before = pacer.delayed();
-        for none in [None, Some(space(1_999, 1_000))] {
-            pacer.set(none);
-            pacer.pay(1 << 20);
+        assert_eq!(pay(&pacer, 0), Duration::ZERO, "a removal is free");
+        for (space, hindered) in [(space(2_000, 1_000), false), (full, true)] {
+            pacer.set_in_background(space, hindered);
+            assert_eq!(pay(&pacer, 1 << 20), Duration::ZERO);
         }
-        pacer.set_hindered(true);
-        pacer.set(Some(space(9_000, 1_000)));
-        pacer.pay(1 << 20);
-        assert_eq!(pacer.delayed(), before);
         let off = Pacer::new(None);
-        off.set(Some(space(9_000, 1_000)));
-        off.pay(1 << 20);
-        assert_eq!(off.delayed(), Duration::ZERO);
+        off.set_in_background(full, false);
+        assert_eq!(pay(&off, 1 << 20), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_writer_has_a_look_itself_when_the_background_has_not_for_long() {
+        let pacer = Pacer::new(Some(2.5));
+        pacer.set_in_background(space(9_000, 1_000), false);
+        // Each of these is delayed, until one of them looks.
+        let mut looked = 0;
+        while looked == 0 {
+            pacer.pay(1 << 10, || {
+                looked += 1;
+                space(1_000, 1_000)
+            });
+        }
+        let before = pacer.delayed();
+        pacer.pay(1 << 20, || space(9_000, 1_000));
+        assert_eq!(pacer.delayed(), before);
     }
 }

@@ -15,7 +15,7 @@ use crate::options::{
 };
 use crate::pacing::Pacer;
 use crate::recovery::{self, Basis, Recovered};
-use crate::sync::unmodelled::{Arc, AtomicU64, Mutex};
+use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Mutex};
 use rustix::io::Errno;
 use std::io;
 use std::path::Path;
@@ -97,6 +97,7 @@ impl Options {
             compacting: Mutex::default(),
             asking: AtomicU64::new(0),
             compacted: Totals::default(),
+            failed: AtomicBool::new(false),
             flushes_full: self.flush_interval.is_some() && self.compaction == Compaction::Auto,
             pacer: Pacer::new(self.space_target.filter(|_| self.compaction == Compaction::Auto)),
         });

@@ -3,6 +3,7 @@
 use super::{Store, check_id};
 use crate::batch::Batch;
 use crate::clock::now_ns;
+use crate::compaction;
 use crate::engine::Refused;
 use crate::error::Error;
 use crate::format::frame::Writing;
@@ -239,7 +240,7 @@ impl Store {
         if self.synced {
             self.duties.durability.wait(self.engine(), lsn)?;
         } else {
-            self.duties.pacer.pay(bytes_put);
+            self.duties.pacer.pay(bytes_put, || compaction::space(self.engine()));
         }
         Ok(lsn)
     }
