@@ -10,8 +10,8 @@ use crate::format::manifest::Manifest;
 use crate::fs::{self, Place};
 use crate::maintenance::{Duties, Maintenance};
 use crate::options::{
-    Compaction, DIMENSION_MAX, Durability, Options, Recovery, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX,
-    SEGMENT_BYTES_MIN,
+    Compaction, DIMENSION_MAX, Durability, Options, Recovery, SEGMENT_BYTES_DEFAULT,
+    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
 };
 use crate::pacing::Pacer;
 use crate::recovery::{self, Basis, Recovered};
