@@ -1,11 +1,11 @@
 //! Pacing: puts that outrun compaction are delayed a little each, by the clock alone.
 //!
 //! The background says how many bytes a second may be put: any number while the log takes no more
-//! than about twice what is live, then less and less. Writers share one clock, the moment up to which
-//! what they have put is paid for: each put moves it on by its bytes at that rate, and sleeps when
-//! the clock is ahead by more than it is worth to wake up for. A put never waits for another
-//! thread: its delay is bounded whatever the background does, and if that stands still the rate
-//! stays as it is.
+//! than about twice what is live, then less and less. Writers share one clock, the moment up to
+//! which what they have put is paid for: each put moves it on by its bytes at that rate, and sleeps
+//! when the clock is ahead by more than it is worth to wake up for. A put never waits for another
+//! thread: its delay is bounded whatever the background does, and where that stands still, writers
+//! go on at the slowest rate.
 //!
 //! P1: no put is delayed by more than `DELAY_MAX_NS` for each `PART_BYTES` of it, begun ones
 //! counted.
