@@ -55,6 +55,8 @@ const WAITING_MAX: usize = 8;
 const WAITING_MANY: usize = 4;
 /// How often the epoch is asked to move on before the background is left to see to it.
 const RECLAIMS_MAX: u32 = 20;
+/// How long it sleeps for its rate before it looks whether it is to stop.
+const LOOK_UP: Duration = Duration::from_millis(100);
 /// How long a compaction by hand waits for writers that are just at work in the segment it ends.
 const QUIET_WAIT: Duration = Duration::from_millis(200);
 
@@ -100,6 +102,9 @@ pub struct Compactor<'a> {
     pub stop: &'a AtomicBool,
     /// How many ask for a compaction by hand, and wait while this one runs.
     pub asking: &'a AtomicU64,
+    /// Whether it is one of the background, which makes way for them: what it has begun it ends
+    /// without regard to its rate.
+    pub gives_way: bool,
     /// Bytes copied in a second, at most.
     pub bytes_a_second: Option<u64>,
     /// Added to after each group.
@@ -325,14 +330,19 @@ impl Compactor<'_> {
         }
     }
 
-    /// Waits as long as it takes for the work so far to stay within the rate.
+    /// Waits as long as it takes for the work so far to stay within the rate, or until somebody
+    /// waits for its end.
     fn keep_pace(&self, pace: &Pace, copied_bytes: u64) {
         // Relaxed: a sum.
         let before = pace.bytes.fetch_add(copied_bytes, Ordering::Relaxed);
         let Some(rate) = self.bytes_a_second else { return };
         let due = Duration::from_secs_f64((before + copied_bytes) as f64 / rate.max(1) as f64);
-        if let Some(early) = due.checked_sub(pace.since.elapsed()) {
-            thread::sleep(early.min(Duration::from_millis(100)));
+        while let Some(early) = due.checked_sub(pace.since.elapsed())
+            && !early.is_zero()
+            && !self.stopped()
+            && !(self.gives_way && self.is_asked())
+        {
+            thread::sleep(early.min(LOOK_UP));
         }
     }
 }

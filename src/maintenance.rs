@@ -67,7 +67,9 @@ impl Duties {
         let _asking = (scope == Scope::All).then(|| Asking::new(&self.asking));
         let _turn = lock(&self.compacting);
         let mut report = CompactionReport::default();
-        self.compactor(stop).run(scope, &mut report, progress)?;
+        let mut compactor = self.compactor(stop);
+        compactor.gives_way = scope == Scope::Worthwhile;
+        compactor.run(scope, &mut report, progress)?;
         Ok(report)
     }
 
@@ -92,6 +94,7 @@ impl Duties {
             catalog: &self.catalog,
             stop,
             asking: &self.asking,
+            gives_way: true,
             bytes_a_second: self.compaction_rate,
             totals: &self.compacted,
             pacer: &self.pacer,

@@ -1,6 +1,6 @@
 //! Puts that outrun compaction are delayed, and only where that can gain something.
 
-use super::{DIM, SEGMENT, options};
+use super::{DIM, SEGMENT, options, put};
 use std::time::Duration;
 use stratalog::{Compaction, Durability, Error, Options, Store};
 
@@ -26,6 +26,19 @@ fn nobody_is_delayed_where_it_is_left_to_the_caller_or_to_the_device() {
         let store = options.open(dir.path().join("s")).unwrap();
         assert_eq!(overwrite(&store, 24), Duration::ZERO, "{how}");
     }
+}
+
+#[test]
+fn compaction_is_not_faster_than_its_rate() {
+    const RATE: u64 = 200_000;
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().compaction_rate(RATE).open(dir.path().join("s")).unwrap();
+    (0..500).for_each(|id| put(&store, id, 1));
+    put(&store, 0, 2);
+    let report = store.compact().unwrap();
+    assert!(report.moved_bytes > RATE, "{report:?}");
+    let least = Duration::from_millis(report.moved_bytes * 1_000 / RATE);
+    assert!(report.elapsed >= least, "{report:?}");
 }
 
 #[test]
