@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{ScopedJoinHandle, sleep};
 use std::time::{Duration, Instant};
-use stratalog::{Compaction, Options, Stats, Store};
+use stratalog::{Compaction, Options, SegmentState, SegmentStats, Store};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -31,19 +31,21 @@ const PERCENTILES: [f64; 3] = [50.0, 99.0, 99.9];
 #[derive(Clone, Copy, Debug, Default)]
 struct Moment {
     live: u64,
-    /// Of the files, segments prepared ahead excepted.
+    /// Of the segments in use: those prepared ahead excepted.
     disk: u64,
-    prepared: u64,
+    /// Of all other files: those prepared, and one in the making.
+    others: u64,
 }
 
 impl Moment {
-    fn of(stats: &Stats, path: &Path) -> Result<Self, Failure> {
-        let files = std::fs::read_dir(path)?.filter_map(Result::ok);
-        let named = files.filter(|f| f.path().extension().is_some_and(|e| e == "seg")).count();
-        // One at most; the others were made or dropped between two looks.
-        let prepared = (named as u64).saturating_sub(stats.segments).min(1);
-        let disk = stats.disk_bytes.saturating_sub(prepared * SEGMENT);
-        Ok(Self { live: stats.live_bytes, disk, prepared })
+    fn of(store: &Store) -> Self {
+        let stats = store.stats();
+        let retained = |s: &&SegmentStats| s.state == SegmentState::Retained;
+        let segments = store.segments();
+        let in_use = segments.iter().filter(|segment| !retained(segment));
+        let disk = in_use.map(|segment| segment.disk_bytes).sum();
+        let others = stats.disk_bytes.saturating_sub(disk);
+        Self { live: stats.live_bytes, disk, others }
     }
 
     fn ratio(&self) -> f64 {
@@ -138,7 +140,7 @@ fn churn(store: &Store, work: Work) -> Result<Outcome, Failure> {
             (1..=WRITERS).map(|n| scope.spawn(move || write(store, n, work))).collect();
         let mut moments = Vec::new();
         while !writers.iter().all(Thread::is_finished) {
-            moments.push(Moment::of(&store.stats(), store.path())?);
+            moments.push(Moment::of(store));
             sleep(EVERY);
         }
         let seconds = begin.elapsed().as_secs_f64();
@@ -179,12 +181,13 @@ fn overwrite(dir: &Path, records: u64, times: u64) -> Result<(), Failure> {
         done.reads.len() as f64 / done.seconds
     );
     println!(
-        "disk / live: highest {:.3} ({:.0} of {:.0} MiB, {} prepared apart), mean {mean:.3}",
+        "disk / live: highest {:.3} ({:.0} of {:.0} MiB, {:.0} in other files), mean {mean:.3}",
         highest.ratio(),
         mib(highest.disk),
         mib(highest.live),
-        highest.prepared
+        mib(highest.others)
     );
+    println!("puts were delayed by {:.2} s in all", (after.delayed - before.delayed).as_secs_f64());
     println!(
         "write amplification {:.3}: {:.0} MiB written, {:.0} MiB copied, {} segments removed",
         (user + moved) as f64 / user as f64,
@@ -194,12 +197,12 @@ fn overwrite(dir: &Path, records: u64, times: u64) -> Result<(), Failure> {
     );
     println!("put: {}\nget: {}", tail(&done.writes), tail(&done.reads));
     let report = store.compact()?;
-    let moment = Moment::of(&store.stats(), store.path())?;
+    let moment = Moment::of(&store);
     println!(
-        "after compact ({:.2} s): disk / live {:.3} ({} prepared apart)",
+        "after compact ({:.2} s): disk / live {:.3} ({:.0} MiB in other files)",
         report.elapsed.as_secs_f64(),
         moment.ratio(),
-        moment.prepared
+        mib(moment.others)
     );
     Ok(store.close()?)
 }

@@ -26,7 +26,7 @@ mod choose;
 mod copy;
 mod tombstones;
 
-pub use choose::Scope;
+pub use choose::{Scope, space};
 
 use crate::catalog::{Catalog, FileEngine};
 use crate::clock;
@@ -35,6 +35,7 @@ use crate::error::Error;
 use crate::format::ids::Lsn;
 use crate::log::Source;
 use crate::memory::MmapMemory;
+use crate::pacing::Pacer;
 use crate::report::CompactionReport;
 use crate::segment::Segment;
 use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Ordering, thread};
@@ -50,8 +51,12 @@ type FileSegment = Segment<MmapMemory>;
 const RECORDS_A_PIN: usize = 64;
 /// Groups that wait for the device, at most.
 const WAITING_MAX: usize = 8;
+/// So many do not wait until the segment that made them dead is full.
+const WAITING_MANY: usize = 4;
 /// How often the epoch is asked to move on before the background is left to see to it.
 const RECLAIMS_MAX: u32 = 20;
+/// How long it sleeps for its rate before it looks whether it is to stop.
+const LOOK_UP: Duration = Duration::from_millis(100);
 /// How long a compaction by hand waits for writers that are just at work in the segment it ends.
 const QUIET_WAIT: Duration = Duration::from_millis(200);
 
@@ -97,10 +102,15 @@ pub struct Compactor<'a> {
     pub stop: &'a AtomicBool,
     /// How many ask for a compaction by hand, and wait while this one runs.
     pub asking: &'a AtomicU64,
+    /// Whether it is one of the background, which makes way for them: what it has begun it ends
+    /// without regard to its rate.
+    pub gives_way: bool,
     /// Bytes copied in a second, at most.
     pub bytes_a_second: Option<u64>,
     /// Added to after each group.
     pub totals: &'a Totals,
+    /// Told what it gives back, and what the log takes.
+    pub pacer: &'a Pacer,
 }
 
 /// A group that the index has left, and that recovery may still need.
@@ -155,7 +165,7 @@ impl Compactor<'_> {
                 let group = choose::take_group(&mut left, self.capacity());
                 if let Some(emptied) = self.empty_group(group, outputs)? {
                     self.durability.sync(self.engine)?;
-                    self.give_up(emptied, outputs, report)?;
+                    self.give_up(vec![emptied], outputs, report)?;
                     self.reclaim();
                 }
                 tell(report);
@@ -168,9 +178,7 @@ impl Compactor<'_> {
         if !waiting.is_empty() {
             self.durability.sync(self.engine)?;
         }
-        for group in waiting {
-            self.give_up(group, outputs, report)?;
-        }
+        self.give_up(waiting.into(), outputs, report)?;
         emptied
     }
 
@@ -190,11 +198,9 @@ impl Compactor<'_> {
                 }
             }
             let durable = self.durability.durable();
-            while waiting.front().is_some_and(|group| group.needs <= durable)
-                && let Some(group) = waiting.pop_front()
-            {
-                self.give_up(group, outputs, report)?;
-            }
+            let ready = waiting.iter().take_while(|group| group.needs <= durable).count();
+            self.give_up(waiting.drain(..ready).collect(), outputs, report)?;
+            self.pace(false);
             let pays = self.pays();
             let mut group = self.choose_group(pays, waiting);
             if group.is_empty() && waiting.is_empty() && !pays {
@@ -204,9 +210,7 @@ impl Compactor<'_> {
                 // So that what waits can be given up, and every segment that is full is on the
                 // device and may be emptied.
                 self.durability.sync(self.engine)?;
-                while let Some(group) = waiting.pop_front() {
-                    self.give_up(group, outputs, report)?;
-                }
+                self.give_up(waiting.drain(..).collect(), outputs, report)?;
                 group = self.choose_group(self.pays(), waiting);
             }
             if group.is_empty() {
@@ -214,7 +218,9 @@ impl Compactor<'_> {
             }
             let Some(emptied) = self.empty_group(group, outputs)? else { return Ok(()) };
             waiting.push_back(emptied);
-            self.durability.ask();
+            if waiting.len() >= WAITING_MANY {
+                self.durability.ask();
+            }
         }
         Ok(())
     }
@@ -280,29 +286,34 @@ impl Compactor<'_> {
         Ok(Some(Emptied { victims, needs, moved_records: copied.len() as u64, moved_bytes }))
     }
 
-    /// Step 6, once step 5 is done, and the beginning of step 7.
+    /// Step 6, once step 5 is done, and the beginning of step 7: for as many groups as are ready.
     fn give_up(
         &self,
-        group: Emptied,
+        groups: Vec<Emptied>,
         outputs: &Outputs,
         report: &mut CompactionReport,
     ) -> Result<(), Error> {
-        let victims = &group.victims;
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let moved: u64 = groups.iter().map(|group| group.moved_bytes).sum();
+        let moved_records: u64 = groups.iter().map(|group| group.moved_records).sum();
+        let victims: Vec<_> = groups.into_iter().flat_map(|group| group.victims).collect();
         self.flush_outputs(outputs)?;
         let before: u64 = victims.iter().map(|victim| victim.frame_bytes()).sum();
-        self.catalog.drop_segments(self.engine, victims)?;
-        for victim in victims {
+        self.catalog.drop_segments(self.engine, &victims)?;
+        for victim in &victims {
             let guard = self.engine.epoch().pin();
             self.engine.log().let_go(self.engine.epoch(), &guard, Arc::clone(victim));
         }
         // The maintenance thread takes them out.
         self.engine.log().source().wake();
-        let moved = group.moved_bytes;
         self.totals.add(moved, victims.len() as u64);
         report.segments_removed += victims.len() as u64;
-        report.moved_records += group.moved_records;
+        report.moved_records += moved_records;
         report.moved_bytes += moved;
         report.reclaimed_bytes += before.saturating_sub(moved);
+        self.pacer.note_returned(before.saturating_sub(moved));
         Ok(())
     }
 
@@ -319,14 +330,19 @@ impl Compactor<'_> {
         }
     }
 
-    /// Waits as long as it takes for the work so far to stay within the rate.
+    /// Waits as long as it takes for the work so far to stay within the rate, or until somebody
+    /// waits for its end.
     fn keep_pace(&self, pace: &Pace, copied_bytes: u64) {
         // Relaxed: a sum.
         let before = pace.bytes.fetch_add(copied_bytes, Ordering::Relaxed);
         let Some(rate) = self.bytes_a_second else { return };
         let due = Duration::from_secs_f64((before + copied_bytes) as f64 / rate.max(1) as f64);
-        if let Some(early) = due.checked_sub(pace.since.elapsed()) {
-            thread::sleep(early.min(Duration::from_millis(100)));
+        while let Some(early) = due.checked_sub(pace.since.elapsed())
+            && !early.is_zero()
+            && !self.stopped()
+            && !(self.gives_way && self.is_asked())
+        {
+            thread::sleep(early.min(LOOK_UP));
         }
     }
 }

@@ -67,6 +67,8 @@ struct Turns {
     due: bool,
     /// The highest number of a flush that was asked for, and that nobody waits for.
     asked: u64,
+    /// The same for the segments that are full, and only those.
+    full_due: bool,
     stop: bool,
     next_waker: u64,
     /// Those who wait without a thread that could lead a flush.
@@ -83,6 +85,11 @@ impl Turns {
     /// Whether nobody flushes, or is about to.
     fn may_begin(&self) -> bool {
         !self.flushing && !self.gathering
+    }
+
+    /// Whether the flusher has anything to do.
+    fn has_work(&self) -> bool {
+        self.calls_for_flusher() || self.full_due
     }
 
     /// Who is to lead the next flush, if a thread waits for one.
@@ -125,7 +132,7 @@ impl Drop for Turn<'_> {
             });
         turns.threads = waiting;
         let leader = turns.leader();
-        let for_flusher = leader.is_none() && turns.calls_for_flusher();
+        let for_flusher = leader.is_none() && turns.has_work();
         drop(turns);
         if let Some(leader) = leader {
             leader.notify_one();
@@ -253,8 +260,28 @@ impl Durability {
     fn take_turn<'a>(&'a self, turns: &mut MutexGuard<'_, Turns>) -> Turn<'a> {
         turns.flushing = true;
         turns.due = false;
+        turns.full_due = false;
         turns.begun += 1;
         Turn { durability: self, number: turns.begun }
+    }
+
+    /// The right to flush what is full: nobody is served by that flush but who waits for an LSN.
+    fn take_turn_for_full<'a>(&'a self, turns: &mut MutexGuard<'_, Turns>) -> Turn<'a> {
+        turns.flushing = true;
+        turns.full_due = false;
+        Turn { durability: self, number: turns.begun }
+    }
+
+    fn flush_full<M: Memory, S: Source<M>, const N: usize>(
+        &self,
+        engine: &Engine<M, S, N>,
+    ) -> Result<(), Error> {
+        self.check()?;
+        // In LSN order, and none behind one that is not full [D5].
+        for segment in unflushed(engine).into_iter().take_while(|segment| segment.is_full()) {
+            self.sync_segment(&segment)?;
+        }
+        Ok(())
     }
 
     fn flush_all<M: Memory, S: Source<M>, const N: usize>(
@@ -313,6 +340,12 @@ impl Durability {
         self.flusher.notify_one();
     }
 
+    /// Asks the flusher to flush the segments that are full, and does not wait for it.
+    pub fn ask_for_full(&self) {
+        lock(&self.turns).full_due = true;
+        self.flusher.notify_one();
+    }
+
     /// Takes a registration back.
     pub fn forget(&self, slot: u64) {
         lock(&self.turns).wakers.retain(|(id, ..)| *id != slot);
@@ -327,11 +360,17 @@ impl Durability {
     ) {
         let mut turns = lock(&self.turns);
         while !turns.stop {
-            if self.failed.get().is_none() && turns.may_begin() && turns.calls_for_flusher() {
-                let turn = self.take_turn(&mut turns);
+            if self.failed.get().is_none() && turns.may_begin() && turns.has_work() {
+                let all = turns.calls_for_flusher();
+                let turn = if all {
+                    self.take_turn(&mut turns)
+                } else {
+                    self.take_turn_for_full(&mut turns)
+                };
                 drop(turns);
+                let done = if all { self.flush_all(engine) } else { self.flush_full(engine) };
                 // The error is kept, and told to everybody who asks.
-                self.flush_all(engine).unwrap_or(());
+                done.unwrap_or(());
                 drop(turn);
                 turns = lock(&self.turns);
                 continue;
@@ -378,6 +417,7 @@ impl Durability {
             segment.seal(mark.slot);
         }
         if mark.slot > segment.flushed().slot {
+            segment.prepare_flush(mark);
             self.flush(segment)?;
             segment.set_flushed(mark);
             segment.set_durable_end(mark.slot);
@@ -415,7 +455,7 @@ fn unflushed<M: Memory, S: Source<M>, const N: usize>(
 /// Sees to it that every granted slot from a mark on is decided; how far it came.
 fn decide_all<M: Memory>(segment: &Segment<M>, from: Mark) -> Mark {
     let mut slots = segment.slots_from(from, segment.slots_end());
-    for (slot, mut state) in slots.by_ref() {
+    while let Some((slot, mut state)) = slots.next() {
         let mut yields = 0;
         while matches!(state, SlotState::Empty | SlotState::Pending(..)) {
             if yields < YIELDS_MAX {
@@ -428,6 +468,7 @@ fn decide_all<M: Memory>(segment: &Segment<M>, from: Mark) -> Mark {
             }
             state = segment.slot(slot);
         }
+        slots.update(&state);
     }
     slots.mark()
 }

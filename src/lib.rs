@@ -66,6 +66,8 @@ mod new_record;
 #[cfg(not(stratalog_loom))]
 mod options;
 #[cfg(not(stratalog_loom))]
+mod pacing;
+#[cfg(not(stratalog_loom))]
 mod preparation;
 #[cfg(not(stratalog_loom))]
 mod record;

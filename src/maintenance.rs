@@ -7,9 +7,12 @@ use crate::catalog::{Catalog, FileEngine};
 use crate::compaction::{Compactor, Scope, Totals};
 use crate::durability::Durability;
 use crate::error::Error;
+use crate::format::ids::Sequence;
 use crate::options::Compaction;
+use crate::pacing::Pacer;
 use crate::preparation::{Pace, Preparer};
 use crate::report::CompactionReport;
+use crate::segment::Segment;
 use crate::sync::lock;
 use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, thread};
 use std::time::{Duration, Instant};
@@ -40,6 +43,12 @@ pub struct Duties {
     pub asking: AtomicU64,
     /// What it and those before it have done.
     pub compacted: Totals,
+    /// The last compaction in the background could not do its work.
+    pub failed: AtomicBool,
+    /// Whether a segment is flushed as soon as it is full.
+    pub flushes_full: bool,
+    /// Delays writers that are too fast for it.
+    pub pacer: Pacer,
 }
 
 impl Duties {
@@ -53,17 +62,38 @@ impl Duties {
         let _asking = (scope == Scope::All).then(|| Asking::new(&self.asking));
         let _turn = lock(&self.compacting);
         let mut report = CompactionReport::default();
-        let compactor = Compactor {
+        let mut compactor = self.compactor(stop);
+        compactor.gives_way = scope == Scope::Worthwhile;
+        compactor.run(scope, &mut report, progress)?;
+        Ok(report)
+    }
+
+    /// Has the flusher flush what is full, once for each segment: none can be emptied before, and
+    /// what waits for the interval is more to flush at once.
+    fn flush_full(&self, last: &mut Option<Sequence>) {
+        if !self.flushes_full {
+            return;
+        }
+        let guard = self.engine.epoch().pin();
+        let active = self.engine.log().active(&guard).map(Segment::sequence);
+        if active > *last {
+            *last = active;
+            self.durability.ask_for_full();
+        }
+    }
+
+    fn compactor<'a>(&'a self, stop: &'a AtomicBool) -> Compactor<'a> {
+        Compactor {
             engine: &self.engine,
             durability: &self.durability,
             catalog: &self.catalog,
             stop,
             asking: &self.asking,
+            gives_way: true,
             bytes_a_second: self.compaction_rate,
             totals: &self.compacted,
-        };
-        compactor.run(scope, &mut report, progress)?;
-        Ok(report)
+            pacer: &self.pacer,
+        }
     }
 }
 
@@ -139,9 +169,13 @@ fn run(duties: &Duties, stop: &AtomicBool) {
     let bell = &engine.log().source().bell;
     let preparer = Preparer { engine, durability: &duties.durability, synced: duties.synced, stop };
     let (mut pace, mut updated) = (Pace::default(), Instant::now());
+    let mut flushed_up_to = None;
     // Acquire: pairs with the Release in `drop`.
     while !stop.load(Ordering::Acquire) {
         let heard = bell.heard();
+        // Relaxed: a hint.
+        duties.compactor(stop).pace(duties.failed.load(Ordering::Relaxed));
+        duties.flush_full(&mut flushed_up_to);
         // An error here (no room, most likely) costs only the head start: a writer that needs a
         // segment tries itself, and its caller hears of it. The manifest is tried again next time.
         let more = preparer.prepare(&mut pace).is_ok_and(|more| more);
@@ -169,7 +203,10 @@ fn compact(duties: &Duties, stop: &AtomicBool) {
     // Acquire: pairs with the Release in `drop`.
     while !stop.load(Ordering::Acquire) {
         let heard = bell.heard();
-        drop(duties.compact(Scope::Worthwhile, stop, &mut |_| ()));
+        let done = duties.compact(Scope::Worthwhile, stop, &mut |_| ());
+        // Relaxed: a hint for the other thread.
+        duties.failed.store(done.is_err(), Ordering::Relaxed);
+        duties.compactor(stop).pace(done.is_err());
         bell.wait(heard, NAP);
     }
 }

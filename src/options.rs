@@ -10,6 +10,10 @@ pub(crate) const DIMENSION_MAX: usize = 65_536;
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 pub(crate) const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
+/// Lowest and default number of times what is live that the log is to take at most. Compaction
+/// begins at 1.5; there has to be a way from there.
+pub(crate) const SPACE_TARGET_MIN: f64 = 2.0;
+const SPACE_TARGET_DEFAULT: f64 = 2.5;
 
 /// When a record's checksum is checked before its bytes are handed out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -127,6 +131,7 @@ pub struct Options {
     pub(crate) time_to_live: Option<Duration>,
     pub(crate) compaction: Compaction,
     pub(crate) compaction_rate: Option<u64>,
+    pub(crate) space_target: Option<f64>,
     pub(crate) recovery: Recovery,
     pub(crate) create: bool,
     pub(crate) read_only: bool,
@@ -144,6 +149,7 @@ impl Options {
             time_to_live: None,
             compaction: Compaction::default(),
             compaction_rate: None,
+            space_target: Some(SPACE_TARGET_DEFAULT),
             recovery: Recovery::default(),
             create: true,
             read_only: false,
@@ -198,10 +204,28 @@ impl Options {
         self
     }
 
-    /// How many bytes of records compaction copies in a second, at most; no bound unless given. One
-    /// that is lower than what writers make dead lets the store grow.
+    /// How many bytes of records compaction copies in a second, at most; no bound unless given.
+    /// Where it is lower than what writers make dead, puts are delayed
+    /// ([`space_target`](Options::space_target)).
     pub fn compaction_rate(mut self, bytes_a_second: impl Into<Option<u64>>) -> Self {
         self.compaction_rate = bytes_a_second.into();
+        self
+    }
+
+    /// How many times the bytes of live records the log is to take at most: 2.0 or more, 2.5 unless
+    /// given. Where puts outrun compaction they are delayed, the more the nearer the log comes to
+    /// this, beginning some 0.4 below; a store with less than ten segments of live records may
+    /// take twelve segments besides, whatever is said here. `None` delays nobody, and lets the log
+    /// grow.
+    ///
+    /// A delay is a sleep by the clock: at most 4 ms for each 64 KiB that a put or a batch writes,
+    /// begun ones counted, whatever other threads do. Gets, removals and tags are never delayed,
+    /// nor are writes that wait for the device ([`Durability::Synced`]), nor anything where
+    /// compaction is left to the caller or cannot gain anything, because of a pin for instance. So
+    /// this is a target, not a promise; [`Stats::delayed`](crate::Stats::delayed) says what it
+    /// costs.
+    pub fn space_target(mut self, times_live: impl Into<Option<f64>>) -> Self {
+        self.space_target = times_live.into();
         self
     }
 
@@ -240,6 +264,13 @@ impl Options {
             return Err(Error::InvalidOption(format!(
                 "segment_size must be a power of two from {SEGMENT_BYTES_MIN} to \
                  {SEGMENT_BYTES_MAX} bytes, not {bytes}"
+            )));
+        }
+        if let Some(times) = self.space_target
+            && !(times.is_finite() && times >= SPACE_TARGET_MIN)
+        {
+            return Err(Error::InvalidOption(format!(
+                "space_target must be {SPACE_TARGET_MIN} or more, not {times}"
             )));
         }
         Ok(())

@@ -40,6 +40,9 @@ pub struct Stats {
     pub compaction_moved_bytes: u64,
     /// Segments that compaction has emptied and removed since the store was opened.
     pub compaction_segments_removed: u64,
+    /// How long puts were delayed since the store was opened, summed over all threads, because they
+    /// outran compaction ([`Options::space_target`](crate::Options::space_target)).
+    pub delayed: Duration,
 }
 
 /// One segment of the log, as [`Store::segments`](crate::Store::segments) saw it.

@@ -4,6 +4,8 @@
 
 #[path = "compaction/beside.rs"]
 mod beside;
+#[path = "compaction/pacing.rs"]
+mod pacing;
 #[path = "compaction/readers.rs"]
 mod readers;
 #[path = "compaction/segments.rs"]

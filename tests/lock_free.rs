@@ -224,6 +224,41 @@ fn a_thread_stopped_while_it_makes_a_segment_stops_nobody() {
     assert_eq!(heap::contents(&again), heap::contents(&engine));
 }
 
+/// Compaction is stopped, so the log grows until puts are slowest: that is their bound, not a stop.
+#[test]
+fn a_compaction_that_is_stopped_delays_puts_by_their_bound_and_stops_nobody() {
+    const DELAY_MAX: Duration = Duration::from_millis(4);
+    let dir = tempfile::tempdir().unwrap();
+    let store = new_store(&dir);
+    let put = |n: u32| {
+        let content = [n as u8; 60_000];
+        store.put("overwritten", &[1.0; RECORDS.dimension], content).unwrap();
+    };
+    put(0);
+    put(0);
+    let (stop, reached, go_on) = stop();
+    let mut first = Some(stop);
+    std::thread::scope(|scope| {
+        let stopped =
+            scope.spawn(|| store.compact_with(|_| first.take().iter().for_each(Stop::here)));
+        reached.recv().unwrap();
+        let mut puts = 0;
+        while puts < 1_000 && store.stats().delayed < 50 * DELAY_MAX {
+            put(puts);
+            puts += 1;
+            assert!(store.contains("overwritten"));
+        }
+        let delayed = store.stats().delayed;
+        assert!(delayed >= 50 * DELAY_MAX, "puts without end: {delayed:?}");
+        assert!(delayed <= puts * DELAY_MAX, "{puts} puts, {delayed:?}");
+        assert!(store.remove("overwritten").unwrap());
+        assert_eq!(store.stats().delayed, delayed, "a removal was delayed");
+        go_on.send(()).unwrap();
+        stopped.join().unwrap().unwrap();
+    });
+    reopen(store);
+}
+
 /// What a thread has retired must not wait for that very thread to come back: it may never.
 #[test]
 fn what_a_writer_has_retired_is_given_back_though_the_writer_does_nothing_more() {

@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["new_record"],
     &["batch", "options", "report"],
-    &["memory", "fs"],
+    &["memory", "fs", "pacing"],
     &["segment", "index", "epoch"],
     &["log"],
     &["engine", "files"],

@@ -1,10 +1,12 @@
 //! Which segments are worth emptying.
 
 use super::{Compactor, Emptied, FileSegment};
+use crate::catalog::FileEngine;
 use crate::clock;
 use crate::epoch::Guard;
 use crate::format::header::Role;
-use crate::format::slot::{Kind, SlotState};
+use crate::format::slot::{Kind, SLOT_BYTES, SlotState};
+use crate::pacing::Space;
 use crate::sync::unmodelled::Arc;
 use std::collections::VecDeque;
 
@@ -60,6 +62,34 @@ pub(super) fn take_group(left: &mut Vec<Arc<FileSegment>>, capacity: u64) -> Vec
         count += 1;
     }
     left.drain(..count).collect()
+}
+
+/// What the log takes on disk and what of it is live; segments that compaction keeps away from, and
+/// tombstones that it found to be needed, left out.
+#[must_use]
+pub fn space(engine: &FileEngine) -> Space {
+    let guard = engine.epoch().pin();
+    let segment_bytes = engine.log().geometry().segment_bytes as u64;
+    let mut space = Space { held: 0, live: 0, segment: segment_bytes };
+    for segment in engine.log().in_use(&guard).filter(|s| !s.is_quarantined()) {
+        space.held += held_bytes(segment, segment_bytes).saturating_sub(segment.needed_bytes());
+        space.live += live_and_dead(segment).0;
+    }
+    space
+}
+
+/// What a segment takes on disk. Of the one that takes records, what is taken: so that it does not
+/// come in leaps. Copies that are closed have given back what they did not need.
+fn held_bytes(segment: &FileSegment, segment_bytes: u64) -> u64 {
+    let by_content = match segment.role() {
+        Role::Log => !segment.is_full(),
+        Role::Copies => segment.is_full(),
+    };
+    if !by_content {
+        return segment_bytes;
+    }
+    let slots = u64::from(segment.slots_end()) * SLOT_BYTES as u64;
+    (segment.frame_bytes() + slots).min(segment_bytes)
 }
 
 impl Compactor<'_> {
@@ -180,6 +210,11 @@ impl Compactor<'_> {
     pub(super) fn pays(&self) -> bool {
         let (live, dead) = self.totals();
         dead > live / 2 + self.capacity()
+    }
+
+    /// Sets how fast writers may be. `failed`: the last compaction could not do its work.
+    pub fn pace(&self, failed: bool) {
+        self.pacer.set_in_background(space(self.engine), failed || self.holds_back_too_much());
     }
 
     /// Whether so many emptied segments wait for readers to let go of them that emptying more would

@@ -211,6 +211,7 @@ impl Compactor<'_> {
     pub(super) fn flush_outputs(&self, outputs: &Outputs) -> Result<(), Error> {
         for output in outputs.all() {
             let mark = end_mark(output);
+            output.prepare_flush(mark);
             self.durability.flush(output)?;
             output.set_durable_end(mark.slot);
             output.set_flushed(mark);

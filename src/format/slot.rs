@@ -97,6 +97,21 @@ pub enum SlotState {
     Invalid,
 }
 
+impl SlotState {
+    /// Where its frame lies, if that is under a checksum.
+    #[must_use]
+    pub fn extent(&self) -> Option<SlotBody> {
+        match self {
+            Self::Committed(_, body)
+            | Self::Pending(_, body)
+            | Self::Batch(_, body)
+            | Self::Member(_, body)
+            | Self::Copy(_, body) => Some(*body),
+            Self::Empty | Self::Void | Self::Invalid => None,
+        }
+    }
+}
+
 const COMMITTED: u8 = 1;
 const VOID: u8 = 2;
 const PENDING: u8 = 3;

@@ -8,7 +8,7 @@
 use super::Memory;
 use crate::sync::AtomicU64;
 use crate::sync::unmodelled::{AtomicU64 as Counter, Mutex, Ordering, PoisonError};
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 use rustix::fs::FallocateFlags;
 use std::fs::File;
 use std::io::{self, Read};
@@ -171,6 +171,26 @@ unsafe impl Memory for MmapMemory {
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _: usize = at;
+    }
+
+    /// A flush takes the right to write to each dirty page away, page by page, each time with an
+    /// interrupt to every core that runs a thread of this process. Taking all pages out of the page
+    /// table at once needs one. They stay in the page cache, and come back readable in runs.
+    fn before_long_flush(&self, low: usize, high: usize) {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.is_none() {
+            return;
+        }
+        let (all, out) = (self.map.len(), UncheckedAdvice::DontNeed);
+        // SAFETY: M1; a shared mapping of a file, since it has one to flush: what was stored is in
+        // the file, and is found there by the next access. Only private pages would lose it.
+        let out = unsafe { self.map.unchecked_advise_range(out, 0, all) };
+        if out.is_ok() {
+            // A kernel that cannot leaves it to the readers' faults.
+            let high = (high / PAGE * PAGE).min(all);
+            drop(self.map.advise_range(Advice::PopulateRead, 0, low.min(all)));
+            drop(self.map.advise_range(Advice::PopulateRead, high, all - high));
+        }
     }
 
     fn flush(&self) -> io::Result<()> {

@@ -57,6 +57,10 @@ pub unsafe trait Memory: Send + Sync + 'static {
     /// A hint that the line at `at` will be read soon. Reads nothing.
     fn prefetch(&self, _at: usize) {}
 
+    /// A flush comes now that has much to write, below `low` and from `high` on: whatever makes it
+    /// cheaper. Changes no byte.
+    fn before_long_flush(&self, _low: usize, _high: usize) {}
+
     /// Makes everything written so far survive power loss.
     fn flush(&self) -> std::io::Result<()>;
 

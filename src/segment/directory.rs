@@ -16,6 +16,9 @@ pub struct Mark {
     pub floor: Units,
 }
 
+/// So many bytes of frames are much for one flush.
+const LONG_FLUSH_BYTES: usize = 1 << 20;
+
 /// A walk through the directory. It ends where the directory meets the frames, so that a damaged
 /// or overrun cursor never makes it read one as the other.
 ///
@@ -34,6 +37,16 @@ impl<M> Slots<'_, M> {
     pub fn mark(&self) -> Mark {
         self.mark
     }
+
+    /// Tells it what the slot that it gave out last says now. Its frame may have been taken in only
+    /// since; a walk that does not know of it would go on into it.
+    pub fn update(&mut self, state: &SlotState) {
+        if let Some(extent) = state.extent()
+            && extent.offset < self.mark.floor
+        {
+            self.mark.floor = extent.offset;
+        }
+    }
 }
 
 impl<M: Memory> Iterator for Slots<'_, M> {
@@ -46,14 +59,10 @@ impl<M: Memory> Iterator for Slots<'_, M> {
             return None;
         }
         let state = self.segment.slot(slot);
-        let (extent, summed) = match state {
-            SlotState::Committed(_, body)
-            | SlotState::Pending(_, body)
-            | SlotState::Member(_, body)
-            | SlotState::Copy(_, body)
-            | SlotState::Batch(_, body) => (body, true),
+        let (extent, summed) = match state.extent() {
+            Some(body) => (body, true),
             // Under no checksum: taken only if it continues the frames before it.
-            _ => (SlotBody::from_words(self.segment.body_words(slot)), false),
+            None => (SlotBody::from_words(self.segment.body_words(slot)), false),
         };
         let end = extent.offset.0.checked_add(extent.len.0);
         if end.is_some_and(|end| end == floor.0 || (summed && end < floor.0)) {
@@ -127,6 +136,17 @@ impl<M: Memory> Segment<M> {
         let words = SlotBody { lsn, key_hash: 0, offset, len, expires }.words();
         // Relaxed: a hint, believed only where it continues the frames before it.
         self.slot_word(slot, 3).store(words[2], Ordering::Relaxed);
+    }
+
+    /// Has a flush up to a mark made cheaper, if it has much to write: or any in a segment whose
+    /// pages were made ahead, which are all dirty.
+    pub fn prepare_flush(&self, to: Mark) {
+        let from = self.flushed();
+        let fresh = from.floor.bytes().saturating_sub(to.floor.bytes());
+        if from.slot == 0 || fresh >= LONG_FLUSH_BYTES {
+            let slots_end = self.slot_offset(SlotNumber(to.slot));
+            self.memory.before_long_flush(slots_end, to.floor.bytes());
+        }
     }
 
     /// Every slot that was granted below `end`, in order, with what it says.

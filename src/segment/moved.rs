@@ -138,8 +138,12 @@ impl<M: Memory> Segment<M> {
         loop {
             // Acquire: pairs with the Release in `update_tag`; passed on by the exchange below.
             let now = source.load(Ordering::Acquire);
-            // Relaxed: published by the exchange.
-            target.store(now & !FORWARD, Ordering::Relaxed);
+            // Relaxed: nobody else has the copy. A tag that it has already, most likely none at
+            // all, is not stored: that would dirty a page that was flushed a moment ago.
+            if target.load(Ordering::Relaxed) != now & !FORWARD {
+                // Relaxed: published by the exchange.
+                target.store(now & !FORWARD, Ordering::Relaxed);
+            }
             // Release: pairs with the Acquire in `with_tag`; the copy is whole, tag included.
             // Relaxed on failure: it is loaded again.
             let announced =

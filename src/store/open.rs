@@ -10,11 +10,12 @@ use crate::format::manifest::Manifest;
 use crate::fs::{self, Place};
 use crate::maintenance::{Duties, Maintenance};
 use crate::options::{
-    DIMENSION_MAX, Durability, Options, Recovery, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX,
-    SEGMENT_BYTES_MIN,
+    Compaction, DIMENSION_MAX, Durability, Options, Recovery, SEGMENT_BYTES_DEFAULT,
+    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
 };
+use crate::pacing::Pacer;
 use crate::recovery::{self, Basis, Recovered};
-use crate::sync::unmodelled::{Arc, AtomicU64, Mutex};
+use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Mutex};
 use rustix::io::Errno;
 use std::io;
 use std::path::Path;
@@ -97,6 +98,9 @@ impl Options {
             compacting: Mutex::default(),
             asking: AtomicU64::new(0),
             compacted: Totals::default(),
+            failed: AtomicBool::new(false),
+            flushes_full: self.flush_interval.is_some() && self.compaction == Compaction::Auto,
+            pacer: Pacer::new(self.space_target.filter(|_| self.compaction == Compaction::Auto)),
         });
         let maintenance = if self.read_only {
             None

@@ -23,6 +23,7 @@ impl Store {
             retired: engine.epoch().pending(),
             compaction_moved_bytes: self.duties.compacted.moved_bytes(),
             compaction_segments_removed: self.duties.compacted.segments_removed(),
+            delayed: self.duties.pacer.delayed(),
             ..Stats::default()
         };
         for retained in self.duties.catalog.retained() {

@@ -3,6 +3,7 @@
 use super::{Store, check_id};
 use crate::batch::Batch;
 use crate::clock::now_ns;
+use crate::compaction;
 use crate::engine::Refused;
 use crate::error::Error;
 use crate::format::frame::Writing;
@@ -42,7 +43,7 @@ impl Store {
     pub fn put_record(&self, record: NewRecord<'_>) -> Result<Lsn, Error> {
         let record = self.checked_put(record, Writing::Blind)?;
         let lsn = self.engine().put(&record)?;
-        self.finish_write(lsn)
+        self.finish_write(lsn, record.layout().bytes())
     }
 
     /// Stores a version of an id if a condition holds; otherwise nothing is changed. Of concurrent
@@ -88,7 +89,7 @@ impl Store {
             (Condition::Lsn(lsn), Some(entry)) => engine.lsn_of(guard, entry) == lsn,
         })?;
         match written {
-            Ok(lsn) => self.finish_write(lsn),
+            Ok(lsn) => self.finish_write(lsn, record.layout().bytes()),
             Err(Refused(current)) => Err(Error::ConditionFailed { current }),
         }
     }
@@ -113,7 +114,8 @@ impl Store {
             expires_ns: 0,
         })?;
         match removed {
-            Ok(lsn) => self.finish_write(lsn).map(|_| true),
+            // It frees room, so it is not delayed.
+            Ok(lsn) => self.finish_write(lsn, 0).map(|_| true),
             Err(Refused(_)) => Ok(false),
         }
     }
@@ -197,7 +199,8 @@ impl Store {
             return Err(Error::RecordTooLarge { len: bytes, max });
         }
         let lsn = self.engine().write_batch(&records)?;
-        self.finish_write(lsn)
+        let puts = records.iter().filter(|record| record.kind == Kind::Put);
+        self.finish_write(lsn, puts.map(|record| record.layout().bytes()).sum())
     }
 
     /// All that can be wrong with a put, before anything is touched.
@@ -231,10 +234,13 @@ impl Store {
         if len > max { Err(Error::RecordTooLarge { len, max }) } else { Ok(()) }
     }
 
-    /// Waits if the store promises that a write that returned is durable.
-    fn finish_write(&self, lsn: Lsn) -> Result<Lsn, Error> {
+    /// Waits if the store promises that a write that returned is durable; else delays who puts
+    /// faster than compaction follows.
+    fn finish_write(&self, lsn: Lsn, bytes_put: u64) -> Result<Lsn, Error> {
         if self.duties.synced {
             self.duties.durability.wait(self.engine(), lsn)?;
+        } else {
+            self.duties.pacer.pay(bytes_put, || compaction::space(self.engine()));
         }
         Ok(lsn)
     }

@@ -3,7 +3,7 @@
 use super::{DIM, content, options, put, segment_files, version};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use stratalog::Compaction;
+use stratalog::{Compaction, SegmentRole, SegmentStats};
 
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let since = Instant::now();
@@ -166,4 +166,33 @@ fn a_backup_beside_compaction_holds_every_record() {
         stop.store(true, Ordering::Relaxed);
         assert_eq!(missing, None, "an id is not in a backup, or an older version of it");
     });
+}
+
+/// At the rate given all that pays would take hours.
+#[test]
+fn closing_interrupts_compaction_and_loses_nothing() {
+    const IDS: u32 = 12_000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    // Three quarters dead, in every segment of the first round.
+    let last = |id| u32::from(id % 4 > 0);
+    (0..IDS).for_each(|id| put(&store, id, 0));
+    (0..IDS).filter(|id| last(*id) == 1).for_each(|id| put(&store, id, 1));
+    store.close().unwrap();
+    let slow = options().compaction(Compaction::Auto).compaction_rate(1_000);
+    for how in ["close", "drop"] {
+        let store = slow.open(&path).unwrap();
+        let copies = |s: &SegmentStats| s.role == SegmentRole::Copies && s.slots > 0;
+        wait_until("copies are made", || store.segments().iter().any(copies));
+        if how == "close" {
+            store.close().unwrap();
+        } else {
+            drop(store);
+        }
+    }
+    let store = options().open(&path).unwrap();
+    assert!((0..IDS).all(|id| version(&store, id) == Some(last(id))));
+    assert!(store.verify().unwrap().is_clean());
+    assert!(store.compact().unwrap().segments_removed > 0, "it was not interrupted");
 }
