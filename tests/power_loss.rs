@@ -15,6 +15,8 @@ mod claims;
 mod common;
 #[path = "power_loss/device.rs"]
 mod device;
+#[path = "common/dice.rs"]
+mod dice;
 #[path = "power_loss/judge.rs"]
 mod judge;
 #[path = "power_loss/life.rs"]
@@ -25,6 +27,7 @@ mod witness;
 use claims::{Book, History};
 use common::mix;
 use device::{Capture, Cut, Device, Honesty, Image};
+use dice::Dice;
 use judge::{Judge, Opened, Tally};
 use life::Writer;
 use std::path::{Path, PathBuf};
@@ -36,24 +39,6 @@ use tempfile::TempDir;
 const IMAGES: u64 = 120;
 /// Power losses or kills in a life, one after the other.
 const GENERATIONS: u64 = 3;
-
-/// Numbers from a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(1);
-        mix(self.0)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.roll() % end
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// A directory in memory, if there is such a thing: thousands of images are written.
 fn scratch() -> TempDir {

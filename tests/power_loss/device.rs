@@ -3,7 +3,6 @@
 //! which power loss at that moment may leave the device.
 
 use super::Dice;
-use super::claims::Claims;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -12,6 +11,7 @@ use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
+use stratalog::Lsn;
 use stratalog::internals::format::header::BOOT_AT;
 
 /// States between the last flush and now that are kept of a file, at most.
@@ -24,6 +24,19 @@ const GONE: u64 = 1 << 63;
 const PAGE: usize = 4096;
 
 type Ino = u64;
+
+/// What the store has promised by some moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Claims {
+    /// Everything up to here survives power loss.
+    pub durable: Lsn,
+    /// Everything up to here was given out; no LSN so low is ever given again.
+    pub given: Lsn,
+    /// An opening has returned.
+    pub exists: bool,
+    /// So many backups have returned.
+    pub backups: usize,
+}
 
 /// What a file or a directory held at some moment.
 #[derive(Clone, PartialEq, Eq)]
@@ -149,10 +162,20 @@ impl Device {
         lock(&DEVICES).push(Arc::clone(self));
     }
 
+    /// One in so many flushes is a moment to remember from now on; 0: none is.
+    pub fn remember_one_in(&self, flushes: u64) {
+        lock(&self.state).one_in = flushes;
+    }
+
+    /// What was captured so far.
+    pub fn take(&self) -> Vec<Capture> {
+        std::mem::take(&mut lock(&self.state).captures)
+    }
+
     /// The power is off: nothing counts any more. What was captured.
     pub fn stop(&self) -> Vec<Capture> {
         lock(&DEVICES).retain(|device| device.root != self.root);
-        std::mem::take(&mut lock(&self.state).captures)
+        self.take()
     }
 
     /// What is there now.
@@ -175,6 +198,12 @@ impl Device {
             (Content::Directory(_), Honesty::DropsNames) => true,
             _ => false,
         };
+        // What a name leads to may be gone before anybody looks again.
+        for (name, of_name) in content.entries() {
+            if !state.inodes.contains_key(of_name) {
+                self.try_look(&link.join(name), &mut state);
+            }
+        }
         if !lost {
             state.inodes.insert(ino, Inode { _handle: Some(handle), versions: vec![content] });
         }
