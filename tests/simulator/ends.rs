@@ -1,13 +1,28 @@
 //! How a life is interrupted: closing, dropping, kills, power loss, calls that fail.
 
-use super::device::{self, Capture, Cut};
+use super::device::{self, Capture, Cut, Device, Honesty};
 use super::model;
-use super::tree;
 use super::witness::{EIO, ENOSPC, FLUSHES_FAIL, NOW, RENAMES_FAIL};
 use super::world::{World, assert_same, found, nanoseconds, now, scratch, watched};
 use std::sync::atomic::Ordering;
 use stratalog::{Error, Metric, Options, Store};
 use tempfile::TempDir;
+
+/// The present, seen twice without a change: what was read one after the other was there at once.
+fn at_rest(device: &Device) -> Capture {
+    let look = || {
+        device.capture();
+        device.take().pop().expect("the one just made")
+    };
+    let mut before = look();
+    loop {
+        let now = look();
+        if now.present() == before.present() {
+            return now;
+        }
+        before = now;
+    }
+}
 
 impl World {
     /// Closes or drops the store, and opens it again.
@@ -46,16 +61,13 @@ impl World {
     /// What a kill leaves is what is there. Life goes on in the image, or here.
     pub fn kill(&mut self) {
         let place = scratch();
-        let device = if let Some(device) = &self.device {
-            device.capture();
-            let capture = device.take().pop().expect("the one just made");
-            let device = capture.go_on_at(place.path(), self.dice.roll());
+        let unwatched = || Device::new(self.place.path(), Honesty::Honest, 1);
+        let device = self.device.clone().unwrap_or_else(unwatched);
+        let device = at_rest(&device).go_on_at(place.path(), self.dice.roll());
+        let device = self.profile.power.then_some(device);
+        let device = device.inspect(|device| {
             device.watch(0, Some(std::thread::current().id()));
-            Some(device)
-        } else {
-            tree::copy(&self.path(), &place.path().join("store"));
-            None
-        };
+        });
         let store = self.profile.open(&place.path().join("store"));
         assert_same(&store, &self.model, &self.profile, "after a kill");
         if self.dice.one_in(2) {
@@ -123,7 +135,7 @@ impl World {
     }
 
     /// A moment at which power may be lost. What goes on meanwhile changes no record.
-    fn moment(&mut self, device: &device::Device) -> Capture {
+    fn moment(&mut self, device: &Device) -> Capture {
         drop(device.take());
         device.remember_one_in(2);
         match self.dice.below(6) {

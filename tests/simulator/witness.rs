@@ -1,10 +1,11 @@
-//! What the simulated life asks of the machine besides memory: the time of day, flushes, renames.
-//! Stands in libc's place (the linker prefers what this binary defines), so that the clock stands
-//! still until it is moved, flushes are seen by `device`, and calls fail when they are to.
+//! What the simulated life asks of the machine besides memory: the time of day, flushes, renames,
+//! reads and writes. Stands in libc's place (the linker prefers what this binary defines), so that
+//! the clock stands still until it is moved, flushes are seen by `device`, calls fail when they are
+//! to, and reads and writes do half of what they are asked for.
 #![expect(unsafe_code, reason = "the names are libc's")]
 
 use super::device;
-use std::ffi::{c_char, c_int, c_long};
+use std::ffi::{c_char, c_int, c_long, c_void};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 /// The time of day in nanoseconds since 1970.
@@ -22,12 +23,14 @@ pub const EIO: c_int = 5;
 pub const ENOSPC: c_int = 28;
 
 #[cfg(target_arch = "x86_64")]
-const CALLS: (c_long, c_long) = (228, 316);
+const CALLS: [c_long; 4] = [228, 316, 0, 1];
 #[cfg(not(target_arch = "x86_64"))]
-const CALLS: (c_long, c_long) = (113, 276);
+const CALLS: [c_long; 4] = [113, 276, 63, 64];
 /// Numbers of system calls.
-const CLOCK_GETTIME: c_long = CALLS.0;
-const RENAMEAT2: c_long = CALLS.1;
+const CLOCK_GETTIME: c_long = CALLS[0];
+const RENAMEAT2: c_long = CALLS[1];
+const READ: c_long = CALLS[2];
+const WRITE: c_long = CALLS[3];
 
 // SAFETY: the signatures are libc's.
 unsafe extern "C" {
@@ -35,8 +38,12 @@ unsafe extern "C" {
     fn __errno_location() -> *mut c_int;
 }
 
+/// Whether reads and writes come short.
+static SHORT: AtomicBool = AtomicBool::new(false);
+
 /// For a new life.
-pub fn reset() {
+pub fn reset(short: bool) {
+    SHORT.store(short, Ordering::SeqCst);
     NOW.store(BEGINNING, Ordering::SeqCst);
     FLUSHES_FAIL.store(false, Ordering::SeqCst);
     RENAMES_FAIL.store(0, Ordering::SeqCst);
@@ -101,4 +108,22 @@ extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
         }
         error => fail(error),
     }
+}
+
+fn come_short(count: usize) -> usize {
+    if SHORT.load(Ordering::Relaxed) { count.div_ceil(2) } else { count }
+}
+
+// SAFETY: the signature is libc's.
+#[unsafe(no_mangle)]
+extern "C" fn read(fd: c_int, bytes: *mut c_void, count: usize) -> isize {
+    // SAFETY: the call's own arguments, handed on; less of the buffer is used.
+    (unsafe { syscall(READ, fd, bytes, come_short(count)) }) as isize
+}
+
+// SAFETY: the signature is libc's.
+#[unsafe(no_mangle)]
+extern "C" fn write(fd: c_int, bytes: *const c_void, count: usize) -> isize {
+    // SAFETY: the call's own arguments, handed on; less of the buffer is used.
+    (unsafe { syscall(WRITE, fd, bytes, come_short(count)) }) as isize
 }
