@@ -105,12 +105,41 @@ impl<'a> Writer<'a> {
     pub fn put(&mut self, store: &Store) {
         let version = self.next_version();
         let id = self.id(version);
+        self.put_to(store, id, version);
+    }
+
+    fn put_to(&mut self, store: &Store, id: Vec<u8>, version: u32) {
         let lsn = shape(version).put(store, &id, version);
         self.note(id, lsn, Some(version));
     }
 
+    /// A new version of a given id; of a small record.
+    pub fn put_small(&mut self, store: &Store, n: u32) {
+        self.version = (self.version + 1).next_multiple_of(LARGE_IN) + 1;
+        self.put_to(store, format!("{}id {n}", char::from(self.name)).into_bytes(), self.version);
+    }
+
+    /// Large records until the next segment has begun.
+    pub fn roll(&mut self, store: &Store) {
+        let before = store.stats().segments;
+        while store.stats().segments == before {
+            self.version = (self.version + 1).next_multiple_of(LARGE_IN);
+            let id = self.id(self.version);
+            self.put_to(store, id, self.version);
+        }
+    }
+
     fn remove(&mut self, store: &Store) {
         let id = self.id(1);
+        self.remove_from(store, id);
+    }
+
+    /// Removes an id that `put_small` puts.
+    pub fn remove_small(&mut self, store: &Store, n: u32) {
+        self.remove_from(store, format!("{}id {n}", char::from(self.name)).into_bytes());
+    }
+
+    fn remove_from(&mut self, store: &Store, id: Vec<u8>) {
         if self.among_others {
             // The answer of a batch tells its LSN.
             let mut batch = Batch::new();
@@ -146,7 +175,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn batch(&mut self, store: &Store) {
+    pub fn batch(&mut self, store: &Store) {
         let (mut batch, mut writes) = (Batch::new(), Vec::new());
         for _ in 0..2 + self.dice.below(5) {
             if self.dice.one_in(4) {
