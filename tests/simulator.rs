@@ -91,7 +91,7 @@ fn live(seed: u64, steps: &[u32]) -> Result<u64, u32> {
         world.everything();
         world.end()
     }));
-    run.map_err(|_| at)
+    run.map_err(|_said| at)
 }
 
 /// Leaves out what need not be done for the failure to come.

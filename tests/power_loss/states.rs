@@ -146,9 +146,12 @@ impl Sheet {
     }
 }
 
-/// Embeddings and contents that were seen and found right before.
+/// Embedding and content.
+type Made = (Vec<f32>, Vec<u8>);
+
+/// What the versions of ids are made of: as was needed before.
 #[derive(Default)]
-pub struct Known(BTreeMap<(Vec<u8>, u32), (Vec<f32>, Vec<u8>)>);
+pub struct Known(BTreeMap<(Vec<u8>, u32), Made>);
 
 impl Known {
     fn contents(&mut self, store: &Store) -> Result<Contents, String> {

@@ -398,7 +398,8 @@ impl World {
 
     pub fn everything(&mut self) {
         assert_same(self.store(), &self.model, &self.profile, "everything");
-        assert_eq!(self.store().is_empty(), self.store().len() == 0);
+        let len = self.store().len();
+        assert_eq!(self.store().is_empty(), len == 0);
         assert_eq!(self.store().dimension(), DIMENSION);
         let stats = self.store().stats();
         assert!(stats.tail > self.model.given && stats.durable == self.store().durable_lsn());
