@@ -51,7 +51,7 @@ use stratalog::Store;
 use tempfile::TempDir;
 
 const IMAGES: u64 = 120;
-const STATES: u64 = 6_000;
+const STATES: u64 = 1_500;
 /// Of one moment.
 const STATES_A_MOMENT: u64 = 2_000;
 /// Power losses or kills in a life, one after the other.

@@ -17,7 +17,7 @@ const MOST: u64 = 64;
 /// Bytes that the device writes as one.
 const UNIT: usize = 512;
 /// Workloads of the short form, besides the shortest.
-const SOME: u64 = 6;
+const SOME: u64 = 2;
 
 #[derive(Debug, Default)]
 struct Seen {
