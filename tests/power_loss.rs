@@ -5,6 +5,15 @@
 //! written or that was removed for good; no LSN is given again; a recovery that is cut itself ends
 //! where an uncut one does.
 //!
+//! A reader looks at many more states of each moment, in which units may be torn, and at those of
+//! every short workload, cut at each call that orders: all subsets of what was not flushed where
+//! they are few.
+//!
+//!     STRATALOG_POWER_LOSS_STATES=10000000 cargo test --release --test power_loss -- \
+//!         --nocapture many_states                                      # the long forms
+//!     STRATALOG_POWER_LOSS_WORKLOADS=all cargo test --release --test power_loss -- \
+//!         --nocapture short_workload
+//!
 //! Each life of a store follows from a number, which a failure names. A hundred images in
 //! `cargo test`; `STRATALOG_POWER_LOSS_IMAGES=2500` for so many, `STRATALOG_POWER_LOSS_SEED=n`
 //! begins with another life.
@@ -15,45 +24,38 @@ mod claims;
 mod common;
 #[path = "power_loss/device.rs"]
 mod device;
+#[path = "common/dice.rs"]
+mod dice;
 #[path = "power_loss/judge.rs"]
 mod judge;
 #[path = "power_loss/life.rs"]
 mod life;
+#[path = "power_loss/states.rs"]
+mod states;
 #[path = "power_loss/witness.rs"]
 mod witness;
+#[path = "power_loss/workloads.rs"]
+mod workloads;
 
 use claims::{Book, History};
 use common::mix;
 use device::{Capture, Cut, Device, Honesty, Image};
+use dice::Dice;
 use judge::{Judge, Opened, Tally};
 use life::Writer;
+use states::{Known, Viewer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use stratalog::Store;
 use tempfile::TempDir;
 
 const IMAGES: u64 = 120;
+const STATES: u64 = 1_500;
+/// Of one moment.
+const STATES_A_MOMENT: u64 = 2_000;
 /// Power losses or kills in a life, one after the other.
 const GENERATIONS: u64 = 3;
-
-/// Numbers from a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(1);
-        mix(self.0)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.roll() % end
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// A directory in memory, if there is such a thing: thousands of images are written.
 fn scratch() -> TempDir {
@@ -83,6 +85,9 @@ struct Life<'a> {
     honesty: Honesty,
     book: Book,
     tally: &'a mut Tally,
+    /// States of each moment that a reader looks at.
+    states: u64,
+    known: Known,
 }
 
 impl Life<'_> {
@@ -151,6 +156,13 @@ impl Life<'_> {
     }
 
     fn judge(&mut self, capture: &Capture, history: &History) -> Result<(), String> {
+        if self.states > 0 {
+            let mut viewer = Viewer::new(capture, history, &mut self.known);
+            self.tally.states += viewer.sample(self.states, &mut self.dice)?;
+            if !self.dice.one_in(20) {
+                return Ok(());
+            }
+        }
         for _ in 0..2 {
             let cut = any_cut(&mut self.dice);
             let dice = Dice(self.dice.roll());
@@ -236,9 +248,9 @@ impl Drop for Named {
     }
 }
 
-fn live(seed: u64, honesty: Honesty, tally: &mut Tally) -> Result<(), String> {
-    let dice = Dice(mix(seed));
-    let mut life = Life { seed, dice, honesty, book: Book::default(), tally };
+fn live(seed: u64, honesty: Honesty, states: u64, tally: &mut Tally) -> Result<(), String> {
+    let (dice, book, known) = (Dice(mix(seed)), Book::default(), Known::default());
+    let mut life = Life { seed, dice, honesty, book, tally, states, known };
     life.run().map_err(|error| format!("STRATALOG_POWER_LOSS_SEED={}: {error}", life.seed))
 }
 
@@ -249,7 +261,7 @@ fn after_power_loss_what_was_promised_is_there_and_of_the_rest_a_prefix() {
     let (mut tally, started) = (Tally::default(), std::time::Instant::now());
     for seed in first.. {
         let _named = Named(seed);
-        live(seed, Honesty::Honest, &mut tally).unwrap_or_else(|error| panic!("{error}"));
+        live(seed, Honesty::Honest, 0, &mut tally).unwrap_or_else(|error| panic!("{error}"));
         if tally.images >= images {
             break;
         }
@@ -258,6 +270,33 @@ fn after_power_loss_what_was_promised_is_there_and_of_the_rest_a_prefix() {
     assert!(tally.gone > tally.at_stake / 10, "the simulation takes nothing away: {tally:?}");
     assert!(tally.gone < tally.at_stake, "the simulation leaves nothing: {tally:?}");
     assert_eq!(witness::MAPPINGS_FLUSHED.load(Ordering::Relaxed), 0, "not seen by the model");
+}
+
+#[test]
+fn many_states_of_each_moment_are_prefixes() {
+    let most = number("STRATALOG_POWER_LOSS_STATES", STATES);
+    let next = AtomicU64::new(number("STRATALOG_POWER_LOSS_SEED", 1));
+    let (first, seen) = (next.load(Ordering::SeqCst), AtomicU64::new(0));
+    let a_moment = if most > STATES { STATES_A_MOMENT } else { STATES_A_MOMENT / 40 };
+    let (started, threads) = (std::time::Instant::now(), std::thread::available_parallelism());
+    std::thread::scope(|scope| {
+        for _ in 0..threads.map_or(1, usize::from) {
+            scope.spawn(|| {
+                while seen.load(Ordering::SeqCst) < most {
+                    let seed = next.fetch_add(1, Ordering::SeqCst);
+                    let (_named, mut tally) = (Named(seed), Tally::default());
+                    live(seed, Honesty::Honest, a_moment, &mut tally)
+                        .unwrap_or_else(|error| panic!("{error}"));
+                    let all = seen.fetch_add(tally.states, Ordering::SeqCst) + tally.states;
+                    let lived = seed + 1 - first;
+                    if lived.is_multiple_of(10) || all >= most {
+                        println!("{all} states of {lived} lives in {:?}", started.elapsed());
+                    }
+                }
+            });
+        }
+    });
+    assert!(seen.load(Ordering::SeqCst) >= most, "a thread gave up");
 }
 
 /// Three segments of which nothing was flushed but the first record; of the first one a slot in the
@@ -318,15 +357,18 @@ fn an_opening_that_is_cut_at_any_of_its_flushes_ends_where_an_uncut_one_does() {
     assert_eq!(store.stats().segments, 2, "of one only the sequence number is left");
 }
 
-/// The judge's own proof: each flush that the store relies on is missed if it is not made.
+/// The judges' own proof: each flush that the store relies on is missed if it is not made, by who
+/// opens images and by who looks at states.
 #[test]
 fn a_device_that_lies_is_found_out() {
     for honesty in [Honesty::DropsData, Honesty::DropsNames] {
-        let found = (1..40).find_map(|seed| {
-            let mut tally = Tally::default();
-            live(seed, honesty, &mut tally).err()
-        });
-        assert!(found.is_some(), "{honesty:?} goes unnoticed");
-        println!("{honesty:?}: {}", found.unwrap());
+        for states in [0, 50] {
+            let found = (1..40).find_map(|seed| {
+                let mut tally = Tally::default();
+                live(seed, honesty, states, &mut tally).err()
+            });
+            assert!(found.is_some(), "{honesty:?} goes unnoticed, {states} states a moment");
+            println!("{honesty:?}: {}", found.unwrap());
+        }
     }
 }

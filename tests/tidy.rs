@@ -58,8 +58,9 @@ const UNSAFE_FILES: &[&str] = &[
     // Memories that watch, or fail, and hand everything else on.
     "loom-tests/src/watched.rs",
     "tests/group_commit.rs",
-    // Stands in for fsync.
+    // Stand in for libc.
     "tests/power_loss/witness.rs",
+    "tests/simulator/witness.rs",
 ];
 
 /// The one door to atomics and threads.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 const SCRIPT: &str = "STRATALOG_FAULTS_SCRIPT";
 const PASSES: &str = "STRATALOG_FAULTS_PASSES";
-/// A script takes a second at most.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A script takes a second; a machine that is asleep meanwhile is no fault of its.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// The calls that can fail in the engine's hands, and how each of them is made to. Interruptions
 /// where the kernel knows them; of the mappings only those of files, since the allocator makes the

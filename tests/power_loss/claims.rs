@@ -6,33 +6,42 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use stratalog::{Lsn, Store};
 
-/// What the store has promised by some moment.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Claims {
-    /// Everything up to here survives power loss.
-    pub durable: Lsn,
-    /// Everything up to here was given out; no LSN so low is ever given again.
-    pub given: Lsn,
-    /// An opening has returned.
-    pub exists: bool,
-    /// So many backups have returned.
-    pub backups: usize,
-}
-
 /// One write: a version of an id, or its removal.
 #[derive(Clone, Debug)]
 pub struct Write {
     pub id: Vec<u8>,
-    pub lsn: Lsn,
+    /// `None`: a member of a batch. One that had to be appended again has another LSN than its
+    /// place says, until power loss takes that and leaves the first.
+    pub lsn: Option<Lsn>,
     /// `None`: removed.
     pub version: Option<u32>,
 }
 
-/// All writes in the order of their LSNs. Those of a batch stay together, under the highest.
+/// All writes in the order of their LSNs. Those of a batch stay together, under the highest that
+/// they were reserved with.
 pub type History = BTreeMap<Lsn, Vec<Write>>;
 
-/// What a store holds: LSN and version of each id.
-pub type Contents = BTreeMap<Vec<u8>, (Lsn, u32)>;
+/// What is there of an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// `None`: only the store knows.
+    pub lsn: Option<Lsn>,
+    /// No other write of the id has it.
+    pub version: u32,
+}
+
+/// What a store holds.
+pub type Contents = BTreeMap<Vec<u8>, Held>;
+
+/// Whether a store holds what it should.
+pub fn fits(found: &Contents, expected: &Contents) -> bool {
+    let same = |is: &Held, should: &Held| {
+        is.version == should.version && should.lsn.is_none_or(|lsn| is.lsn == Some(lsn))
+    };
+    let pairs = found.iter().zip(expected);
+    found.len() == expected.len() && { pairs }
+        .all(|((id, is), (other, should))| id == other && same(is, should))
+}
 
 /// What the writers note, whatever thread they are on.
 #[derive(Debug, Default)]
@@ -45,7 +54,7 @@ pub struct Book {
 pub fn apply(contents: &mut Contents, writes: &[Write]) {
     for write in writes {
         match write.version {
-            Some(version) => contents.insert(write.id.clone(), (write.lsn, version)),
+            Some(version) => contents.insert(write.id.clone(), Held { lsn: write.lsn, version }),
             None => contents.remove(&write.id),
         };
     }
@@ -61,12 +70,12 @@ pub fn contents_at(history: &History, last: Lsn) -> Contents {
 /// How far the history goes that ends in these contents, and includes at least what is durable.
 pub fn prefix_of(history: &History, durable: Lsn, found: &Contents) -> Option<Lsn> {
     let mut contents = contents_at(history, durable);
-    if contents == *found {
+    if fits(found, &contents) {
         return Some(durable);
     }
     for (lsn, writes) in history.range(durable..).filter(|(lsn, _)| **lsn > durable) {
         apply(&mut contents, writes);
-        if contents == *found {
+        if fits(found, &contents) {
             return Some(*lsn);
         }
     }
@@ -89,15 +98,16 @@ pub fn contents(store: &Store) -> Result<Contents, String> {
         let record = record.map_err(|error| error.to_string())?;
         let named = record.embedding()[0] as u32;
         let version = shape(named).version_of(record.id(), record.embedding(), record.content());
-        let twice = contents.insert(record.id().to_vec(), (record.lsn(), version));
+        let held = Held { lsn: Some(record.lsn()), version };
+        let twice = contents.insert(record.id().to_vec(), held);
         if let Some(twice) = twice {
             return Err(format!("{} was seen twice: {twice:?}", record.id().escape_ascii()));
         }
     }
-    for (id, (lsn, _)) in &contents {
+    for (id, Held { lsn, .. }) in &contents {
         let got = store.pin().get(id).map_err(|error| error.to_string())?.map(|r| r.lsn());
-        if got != Some(*lsn) {
-            return Err(format!("{}: a walk says {lsn}, a get {got:?}", id.escape_ascii()));
+        if got != *lsn {
+            return Err(format!("{}: a walk says {lsn:?}, a get {got:?}", id.escape_ascii()));
         }
     }
     if store.len() == contents.len() {

@@ -3,7 +3,6 @@
 //! which power loss at that moment may leave the device.
 
 use super::Dice;
-use super::claims::Claims;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -12,6 +11,7 @@ use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
+use stratalog::Lsn;
 use stratalog::internals::format::header::BOOT_AT;
 
 /// States between the last flush and now that are kept of a file, at most.
@@ -21,9 +21,22 @@ const CAPTURES_MAX: usize = 5;
 /// Inodes that are on the device only: they get a number that no file system gives.
 const GONE: u64 = 1 << 63;
 /// Units of a cut are not larger, and divide it.
-const PAGE: usize = 4096;
+pub const PAGE: usize = 4096;
 
 type Ino = u64;
+
+/// What the store has promised by some moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Claims {
+    /// Everything up to here survives power loss.
+    pub durable: Lsn,
+    /// Everything up to here was given out; no LSN so low is ever given again.
+    pub given: Lsn,
+    /// An opening has returned.
+    pub exists: bool,
+    /// So many backups have returned.
+    pub backups: usize,
+}
 
 /// What a file or a directory held at some moment.
 #[derive(Clone, PartialEq, Eq)]
@@ -114,6 +127,14 @@ pub fn synced(fd: i32, data_only: bool) {
     }
 }
 
+/// A name under a watched directory is about to be changed.
+pub fn moving(path: &Path) {
+    let devices = lock(&DEVICES).clone();
+    if let Some(device) = devices.iter().find(|device| path.starts_with(&device.root)) {
+        device.moving();
+    }
+}
+
 impl Device {
     /// A device under a directory, all of which has been flushed.
     pub fn new(root: &Path, honesty: Honesty, seed: u64) -> Arc<Self> {
@@ -149,10 +170,20 @@ impl Device {
         lock(&DEVICES).push(Arc::clone(self));
     }
 
+    /// One in so many flushes is a moment to remember from now on; 0: none is.
+    pub fn remember_one_in(&self, flushes: u64) {
+        lock(&self.state).one_in = flushes;
+    }
+
+    /// What was captured so far.
+    pub fn take(&self) -> Vec<Capture> {
+        std::mem::take(&mut lock(&self.state).captures)
+    }
+
     /// The power is off: nothing counts any more. What was captured.
     pub fn stop(&self) -> Vec<Capture> {
         lock(&DEVICES).retain(|device| device.root != self.root);
-        std::mem::take(&mut lock(&self.state).captures)
+        self.take()
     }
 
     /// What is there now.
@@ -175,8 +206,22 @@ impl Device {
             (Content::Directory(_), Honesty::DropsNames) => true,
             _ => false,
         };
+        // What a name leads to may be gone before anybody looks again.
+        for (name, of_name) in content.entries() {
+            if !state.inodes.contains_key(of_name) {
+                self.try_look(&link.join(name), &mut state);
+            }
+        }
         if !lost {
             state.inodes.insert(ino, Inode { _handle: Some(handle), versions: vec![content] });
+        }
+    }
+
+    /// A name is about to be changed.
+    fn moving(&self) {
+        let mut state = lock(&self.state);
+        if state.one_in == 1 {
+            self.remember(&mut state);
         }
     }
 
@@ -255,6 +300,14 @@ pub struct Cut {
     pub new: u64,
 }
 
+/// The directories of a state, parents first, and its files with what they held since the last
+/// flush, the present last.
+#[derive(Debug, Default)]
+pub struct Names {
+    pub directories: Vec<PathBuf>,
+    pub files: Vec<(PathBuf, Vec<Arc<Vec<u8>>>)>,
+}
+
 /// One state of a device: file contents by path, directories as `None`.
 pub type Image = BTreeMap<PathBuf, Option<Vec<u8>>>;
 
@@ -294,6 +347,29 @@ impl Capture {
                     self.collect(ino, &path.join(name), image, choose);
                 }
             }
+        }
+    }
+
+    /// Names that power loss at this moment may leave, and what each file may hold.
+    pub fn names(&self, cut: Cut) -> Names {
+        let mut names = Names::default();
+        self.name(self.root, Path::new(""), &mut names, cut, &mut Dice(cut.seed));
+        names
+    }
+
+    fn name(&self, ino: Ino, path: &Path, names: &mut Names, cut: Cut, dice: &mut Dice) {
+        let versions = &self.inodes[&ino];
+        if let Content::File(_) = versions[0] {
+            let bytes = versions.iter().filter_map(|version| match version {
+                Content::File(bytes) => Some(Arc::clone(bytes)),
+                Content::Directory(_) => None,
+            });
+            names.files.push((path.to_owned(), bytes.collect()));
+            return;
+        }
+        names.directories.push(path.to_owned());
+        for (name, ino) in choose(versions, cut, dice).entries() {
+            self.name(*ino, &path.join(name), names, cut, dice);
         }
     }
 
@@ -343,7 +419,7 @@ pub fn reboot(image: &mut Image) {
 }
 
 /// One of the versions, the later ones with the chance that the cut says.
-fn pick(count: usize, cut: Cut, dice: &mut Dice) -> usize {
+pub fn pick(count: usize, cut: Cut, dice: &mut Dice) -> usize {
     if count == 1 || dice.below(100) >= cut.new {
         0
     } else if dice.one_in(4) {
@@ -357,10 +433,8 @@ fn choose(versions: &[Content], cut: Cut, dice: &mut Dice) -> Content {
     if let [only] = versions {
         return only.clone();
     }
-    // Some files are written back sooner than others. Not by default: it shows at once what is not
-    // mended yet, that records of a younger segment count after an older one's end has gone.
-    let skew = std::env::var_os("STRATALOG_POWER_LOSS_SKEW").is_some();
-    let new = if skew { [cut.new, cut.new, 0, 100][dice.below(4) as usize] } else { cut.new };
+    // Some files are written back sooner than others.
+    let new = [cut.new, cut.new, 0, 100][dice.below(4) as usize];
     let cut = Cut { new, ..cut };
     if matches!(versions[0], Content::Directory(_)) {
         let names = versions.iter().flat_map(|version| version.entries().keys());

@@ -34,7 +34,7 @@ impl<'a> Writer<'a> {
         let mut own =
             contents_at(&book.history.lock().unwrap(), stratalog::internals::lsn(u64::MAX));
         own.retain(|id, _| id[0] == name);
-        let version = own.values().map(|(_, version)| *version).max().unwrap_or(0) + 1;
+        let version = own.values().map(|held| held.version).max().unwrap_or(0) + 1;
         let last = Lsn::default();
         Self { device, book, dice, name, version, large, among_others: false, own, last }
     }
@@ -87,11 +87,16 @@ impl<'a> Writer<'a> {
         format!("{}{kind} {}", char::from(self.name), self.dice.below(n)).into_bytes()
     }
 
-    fn note(&mut self, writes: Vec<Write>) {
-        let last = writes.last().expect("a write").lsn;
+    /// Notes one write.
+    fn note(&mut self, id: Vec<u8>, lsn: Lsn, version: Option<u32>) {
+        self.note_all(vec![Write { id, lsn: Some(lsn), version }], lsn, lsn);
+    }
+
+    /// Notes writes that belong at some place of the history; the highest LSN given for them.
+    fn note_all(&mut self, writes: Vec<Write>, place: Lsn, last: Lsn) {
         super::claims::apply(&mut self.own, &writes);
         self.last = last;
-        self.book.history.lock().unwrap().insert(last, writes);
+        self.book.history.lock().unwrap().insert(place, writes);
         let mut claims = self.device.claims.lock().unwrap();
         claims.given = claims.given.max(last);
     }
@@ -100,32 +105,62 @@ impl<'a> Writer<'a> {
     pub fn put(&mut self, store: &Store) {
         let version = self.next_version();
         let id = self.id(version);
+        self.put_to(store, id, version);
+    }
+
+    fn put_to(&mut self, store: &Store, id: Vec<u8>, version: u32) {
         let lsn = shape(version).put(store, &id, version);
-        self.note(vec![Write { id, lsn, version: Some(version) }]);
+        self.note(id, lsn, Some(version));
+    }
+
+    /// A new version of a given id; of a small record.
+    pub fn put_small(&mut self, store: &Store, n: u32) {
+        self.version = (self.version + 1).next_multiple_of(LARGE_IN) + 1;
+        self.put_to(store, format!("{}id {n}", char::from(self.name)).into_bytes(), self.version);
+    }
+
+    /// Large records until the next segment has begun.
+    pub fn roll(&mut self, store: &Store) {
+        let before = store.stats().segments;
+        while store.stats().segments == before {
+            self.version = (self.version + 1).next_multiple_of(LARGE_IN);
+            let id = self.id(self.version);
+            self.put_to(store, id, self.version);
+        }
     }
 
     fn remove(&mut self, store: &Store) {
         let id = self.id(1);
+        self.remove_from(store, id);
+    }
+
+    /// Removes an id that `put_small` puts.
+    pub fn remove_small(&mut self, store: &Store, n: u32) {
+        self.remove_from(store, format!("{}id {n}", char::from(self.name)).into_bytes());
+    }
+
+    fn remove_from(&mut self, store: &Store, id: Vec<u8>) {
         if self.among_others {
             // The answer of a batch tells its LSN.
             let mut batch = Batch::new();
             batch.remove(&id);
             let lsn = store.write(batch).unwrap();
-            return self.note(vec![Write { id, lsn, version: None }]);
+            return self.note(id, lsn, None);
         }
         let there = self.own.contains_key(&id);
         assert_eq!(store.remove(&id).unwrap(), there, "{}", id.escape_ascii());
         if there {
             // An empty batch answers with the highest LSN given, which is the removal's.
             let lsn = store.write(Batch::new()).unwrap();
-            self.note(vec![Write { id, lsn, version: None }]);
+            self.note(id, lsn, None);
         }
     }
 
     fn put_if(&mut self, store: &Store) {
         let version = self.next_version();
         let id = self.id(version);
-        let current = self.own.get(&id).map(|(lsn, _)| *lsn);
+        let ask = || store.pin().get(&id).unwrap().expect("it was put").lsn();
+        let current = self.own.get(&id).map(|held| held.lsn.unwrap_or_else(ask));
         let (condition, holds) = match self.dice.below(3) {
             0 => (Condition::Absent, current.is_none()),
             1 => (Condition::Present, current.is_some()),
@@ -134,34 +169,42 @@ impl<'a> Writer<'a> {
         let record = shape(version);
         let (embedding, content) = (record.embedding(&id, version), record.content(&id, version));
         match store.put_if(&id, &embedding, content, condition) {
-            Ok(lsn) if holds => self.note(vec![Write { id, lsn, version: Some(version) }]),
+            Ok(lsn) if holds => self.note(id, lsn, Some(version)),
             Err(Error::ConditionFailed { current: found }) if !holds => assert_eq!(found, current),
             other => panic!("{condition:?} with {current:?}: {other:?}"),
         }
     }
 
-    fn batch(&mut self, store: &Store) {
+    pub fn batch(&mut self, store: &Store) {
         let (mut batch, mut writes) = (Batch::new(), Vec::new());
         for _ in 0..2 + self.dice.below(5) {
             if self.dice.one_in(4) {
                 let id = self.id(1);
                 batch.remove(&id);
-                writes.push(Write { id, lsn: Lsn::default(), version: None });
+                writes.push(Write { id, lsn: None, version: None });
             } else {
                 let version = self.next_version();
                 let id = self.id(version);
                 let record = shape(version);
                 batch.put(&id, &record.embedding(&id, version), record.content(&id, version));
-                writes.push(Write { id, lsn: Lsn::default(), version: Some(version) });
+                writes.push(Write { id, lsn: None, version: Some(version) });
             }
         }
         let last = store.write(batch).unwrap();
-        // Its members are neighbours.
-        let count = writes.len() as u64;
-        for (n, write) in writes.iter_mut().enumerate() {
-            write.lsn = stratalog::internals::lsn(last.as_u64() - (count - 1 - n as u64));
-        }
-        self.note(writes);
+        let place = self.place_of(store, &writes).unwrap_or(last);
+        self.note_all(writes, place, last);
+    }
+
+    /// The highest LSN that a batch was reserved with. Its members were neighbours; those that were
+    /// appended again since have higher ones. `None`: nothing tells.
+    fn place_of(&self, store: &Store, writes: &[Write]) -> Option<Lsn> {
+        let pinned = store.pin();
+        let places = writes.iter().rev().enumerate().filter_map(|(behind, write)| {
+            let there = pinned.get(&write.id).unwrap()?;
+            let version = write.version.filter(|version| there.embedding()[0] as u32 == *version);
+            version.map(|_| there.lsn().as_u64() + behind as u64)
+        });
+        places.min().map(stratalog::internals::lsn)
     }
 
     /// A backup beside the store.
