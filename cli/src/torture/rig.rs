@@ -20,7 +20,7 @@ use stratalog::{Options, Store};
 /// SIGKILL, which cannot be caught.
 const SIGKILL: i32 = 9;
 /// A child that has not opened the store after this long never will.
-const OPENING_MAX: Duration = Duration::from_secs(120);
+const OPENING_MAX: Duration = Duration::from_secs(600);
 /// For how long a child is waited for to do what it does now and then only.
 const MARK_MAX: Duration = Duration::from_millis(1_500);
 
