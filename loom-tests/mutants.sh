@@ -17,9 +17,11 @@ root=$PWD
 
 limit=${MUTANT_SECONDS:-600}
 budget=${MUTANTS_BUDGET:-}
-home=${CARGO_TARGET_DIR:-$root/target}/mutants
-mkdir -p "$home"
-home=$(cd "$home" && pwd)
+# Where the harnesses themselves build: what a copy depends on is there already.
+builds=${CARGO_TARGET_DIR:-$root/target}
+mkdir -p "$builds/mutants"
+builds=$(cd "$builds" && pwd)
+home=$builds/mutants
 # One place for every copy: cargo tells packages apart by their path, so that a build can go on
 # where the one before it stopped. Hence one run at a time.
 exec 9>"$home/lock"
@@ -49,21 +51,21 @@ header() {
 # in_tree <seconds> <extra cargo test arguments>: runs what $model, $shuttle or $test name, in the
 # copy.
 in_tree() {
-    local seconds=$1 flags="" dir=$home/plain words=() name=()
+    local seconds=$1 flags="" dir=$builds words=() name=()
     shift
     if [[ -n $model ]]; then
         read -ra words <<<"$model"
         flags="--cfg stratalog_loom -C debug-assertions=on"
-        dir=$home/loom
+        dir=$builds/loom
         if [[ ${words[0]} == real_* ]]; then
             flags+=" --cfg crossbeam_loom"
-            dir=$home/real
+            dir=$builds/loom/real
         fi
         if ((${#words[@]} > 1)); then name=("${words[1]}"); fi
         words=(--package loom-tests --release --test "${words[0]}" "${name[@]}")
     elif [[ -n $shuttle ]]; then
         flags="--cfg stratalog_loom --cfg stratalog_shuttle -C debug-assertions=on"
-        dir=$home/shuttle
+        dir=$builds/shuttle
         words=(--package loom-tests --release --test shuttle "$shuttle")
     else
         read -ra words <<<"$test"

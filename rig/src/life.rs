@@ -43,7 +43,7 @@ fn rng_of(seed: u64, n: u32) -> fastrand::Rng {
 /// What the `n`th operation does: several changes are a batch.
 fn changes(seed: u64, n: u32) -> Vec<Change> {
     let mut rng = rng_of(seed, n);
-    let mut one = |rng: &mut fastrand::Rng| match rng.u8(..4) {
+    let one = |rng: &mut fastrand::Rng| match rng.u8(..4) {
         0 => Change::Remove(rng.u8(..IDS)),
         _ => Change::Put(rng.u8(..IDS)),
     };
@@ -61,9 +61,9 @@ pub fn model_after(seed: u64, n: u32) -> Model {
 pub fn advance(model: &mut Model, seed: u64, n: u32) {
     for change in changes(seed, n) {
         match change {
-            Change::Put(id) => drop(model.insert(id, n)),
-            Change::Remove(id) => drop(model.remove(&id)),
-        }
+            Change::Put(id) => model.insert(id, n),
+            Change::Remove(id) => model.remove(&id),
+        };
     }
 }
 
@@ -96,12 +96,16 @@ pub fn found(store: &Store) -> anyhow::Result<Model> {
 
 fn write(store: &Store, seed: u64, n: u32) -> anyhow::Result<()> {
     let changes = changes(seed, n);
-    if let [change] = changes[..] {
-        match change {
-            Change::Put(id) => drop(store.put([id], &embedding(id, n), content(id, n))?),
-            Change::Remove(id) => drop(store.remove([id])?),
+    match changes[..] {
+        [Change::Put(id)] => {
+            store.put([id], &embedding(id, n), &content(id, n))?;
+            return Ok(());
         }
-        return Ok(());
+        [Change::Remove(id)] => {
+            store.remove([id])?;
+            return Ok(());
+        }
+        _ => {}
     }
     let mut batch = Batch::new();
     for change in changes {
@@ -136,7 +140,9 @@ pub fn live(place: &Path, said: &Path, seed: u64, promise: Promise) -> anyhow::R
             say(format!("durable {n}"))?;
         }
         match rng.u8(..120) {
-            0 => drop(store.compact()?),
+            0 => {
+                store.compact()?;
+            }
             1 => {
                 store.close()?;
                 say(format!("durable {n}"))?;
