@@ -16,9 +16,11 @@ use image::Images;
 use life::Promise;
 use mounts::{Loop, Mounted, run, text};
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
+use stratalog::internals::format::header::BOOT_AT;
 use stratalog::{Error, Options};
 
 /// Images of each recorded life.
@@ -127,6 +129,20 @@ fn judge(place: &Path, seed: u64, said: Option<[u32; 2]>) -> anyhow::Result<Opti
     Ok(Some([begun - durable, reached - durable]))
 }
 
+/// The machine went down, so the segments were last written under another boot id than the one
+/// that the next opening sees.
+fn reboot(store: &Path) -> anyhow::Result<()> {
+    let Ok(entries) = fs::read_dir(store) else { return Ok(()) };
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "seg") {
+            let file = fs::File::options().write(true).open(path)?;
+            file.write_all_at(&[0xB0; 16], BOOT_AT as u64)?;
+        }
+    }
+    Ok(())
+}
+
 /// One image: makes it, mounts it, judges it.
 fn try_image(
     plan: &Plan,
@@ -143,7 +159,9 @@ fn try_image(
         tally.unmountable += 1;
         return Ok(());
     };
-    match judge(&place.join("store"), seed, said) {
+    let store = place.join("store");
+    reboot(&store)?;
+    match judge(&store, seed, said) {
         Ok(None) => tally.empty += 1,
         Ok(Some([undecided, survived])) => {
             tally.undecided += u64::from(undecided);
