@@ -1,9 +1,9 @@
 //! The one door to atomics, cells and threads.
 //!
-//! With `--cfg stratalog_loom` the names below come from loom, with `--cfg stratalog_shuttle` beside
-//! it from shuttle, otherwise from std. Nothing else changes with that switch: same algorithms,
-//! same orderings, same capacities (those are arguments), so that the models in `loom-tests/` run
-//! the code that ships.
+//! With `--cfg stratalog_loom` the names below come from loom, with `--cfg stratalog_shuttle`
+//! beside it from shuttle, otherwise from std. Nothing else changes with that switch: same
+//! algorithms, same orderings, same capacities (those are arguments), so that the models in
+//! `loom-tests/` run the code that ships.
 
 #[cfg(not(stratalog_loom))]
 mod imp {
