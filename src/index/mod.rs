@@ -31,6 +31,7 @@ pub use entry::{Decision, Entry, Exhausted, Found, KeyHash, Resolve};
 pub use walk::Walk;
 
 use crate::epoch::{Epoch, Guard};
+use crate::memory::prefetch;
 use crate::sync::unmodelled::Arc;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use chunk::{Chunk, Link, Meter, Short, load, store};
@@ -130,6 +131,13 @@ impl<const SLOTS: usize> Index<SLOTS> {
     ) -> Option<Entry> {
         let spot = self.layout.spot(hash);
         self.directory.readable(spot.route, guard).find(spot, same_key)
+    }
+
+    /// A hint that a key with this hash will be looked up soon.
+    #[inline]
+    pub fn prefetch(&self, guard: &Guard, hash: KeyHash) {
+        let spot = self.layout.spot(hash);
+        prefetch(self.directory.readable(spot.route, guard).bucket(spot.bucket));
     }
 
     /// The one write path: shows `decide` what there is of the key, stores what it answers by
