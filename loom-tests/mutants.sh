@@ -7,6 +7,7 @@
 #
 # A patch begins with one of
 #   # model: <test file> [<test name>]      a loom model of loom-tests/tests
+#   # shuttle: <test name>                  a scenario of loom-tests/tests/shuttle.rs
 #   # test: <arguments of cargo test>       an ordinary test
 # and may say `# preemptions: <n>` (default 2). MUTANT_SECONDS (default 600) bounds each run;
 # MUTANTS_BUDGET, in seconds, if set, begins no further mutant after that time and says so.
@@ -16,9 +17,11 @@ root=$PWD
 
 limit=${MUTANT_SECONDS:-600}
 budget=${MUTANTS_BUDGET:-}
-home=${CARGO_TARGET_DIR:-$root/target}/mutants
-mkdir -p "$home"
-home=$(cd "$home" && pwd)
+# Where the harnesses themselves build: what a copy depends on is there already.
+builds=${CARGO_TARGET_DIR:-$root/target}
+mkdir -p "$builds/mutants"
+builds=$(cd "$builds" && pwd)
+home=$builds/mutants
 # One place for every copy: cargo tells packages apart by their path, so that a build can go on
 # where the one before it stopped. Hence one run at a time.
 exec 9>"$home/lock"
@@ -45,20 +48,25 @@ header() {
     sed -n -e '/^\(---\|diff\|Index\)/q' -e "s/^# $2: *//p" "$1" | head -n 1
 }
 
-# in_tree <seconds> <extra cargo test arguments>: runs what $model or $test name, in the copy.
+# in_tree <seconds> <extra cargo test arguments>: runs what $model, $shuttle or $test name, in the
+# copy.
 in_tree() {
-    local seconds=$1 flags="" dir=$home/plain words=() name=()
+    local seconds=$1 flags="" dir=$builds words=() name=()
     shift
     if [[ -n $model ]]; then
         read -ra words <<<"$model"
         flags="--cfg stratalog_loom -C debug-assertions=on"
-        dir=$home/loom
+        dir=$builds/loom
         if [[ ${words[0]} == real_* ]]; then
             flags+=" --cfg crossbeam_loom"
-            dir=$home/real
+            dir=$builds/loom/real
         fi
         if ((${#words[@]} > 1)); then name=("${words[1]}"); fi
         words=(--package loom-tests --release --test "${words[0]}" "${name[@]}")
+    elif [[ -n $shuttle ]]; then
+        flags="--cfg stratalog_loom --cfg stratalog_shuttle -C debug-assertions=on"
+        dir=$builds/shuttle
+        words=(--package loom-tests --release --test shuttle "$shuttle")
     else
         read -ra words <<<"$test"
     fi
@@ -73,7 +81,7 @@ in_tree() {
 declare -A sound=()
 # unpatched: why what the mutant names cannot catch anything, or nothing.
 unpatched() {
-    local key="$model|$test|$preemptions"
+    local key="$model|$shuttle|$test|$preemptions"
     if [[ -z ${sound[$key]:-} ]]; then
         sound[$key]=ok
         if ! in_tree 1800 --no-run; then
@@ -92,7 +100,7 @@ mutate() {
     local patch=$1 status=0 begin
     verdict=
     : >"$log"
-    if [[ -z $model && -z $test ]]; then
+    if [[ -z $model && -z $shuttle && -z $test ]]; then
         verdict="names no model"
         return
     fi
@@ -141,9 +149,10 @@ for patch in "${patches[@]}"; do
         left=$((left + 1))
         continue
     fi
-    model="" test="" preemptions=""
+    model="" shuttle="" test="" preemptions=""
     if [[ -f $patch ]]; then
         model=$(header "$patch" model)
+        shuttle=$(header "$patch" shuttle)
         test=$(header "$patch" test)
         preemptions=$(header "$patch" preemptions)
         preemptions=${preemptions:-${LOOM_MAX_PREEMPTIONS:-2}}
@@ -151,7 +160,7 @@ for patch in "${patches[@]}"; do
     else
         verdict="no such patch"
     fi
-    printf '%-36s %-44s %s\n' "$name" "${model:-$test}" "$verdict"
+    printf '%-36s %-44s %s\n' "$name" "${model:-${shuttle:+shuttle $shuttle}$test}" "$verdict"
     if [[ $verdict == caught* ]]; then
         caught=$((caught + 1))
     else

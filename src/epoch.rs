@@ -15,9 +15,9 @@
 use crate::sync::unmodelled::{Arc, AtomicU64 as PlainU64, Ordering as PlainOrdering};
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
-#[cfg(any(not(stratalog_loom), crossbeam_loom))]
+#[cfg(any(not(stratalog_loom), crossbeam_loom, stratalog_shuttle))]
 pub use real::Guard;
-#[cfg(all(stratalog_loom, not(crossbeam_loom)))]
+#[cfg(all(stratalog_loom, not(crossbeam_loom), not(stratalog_shuttle)))]
 pub use stand_in::Guard;
 
 /// Anything whose drop gives back what readers may still see: an index chunk, a segment.
@@ -189,12 +189,12 @@ impl std::fmt::Debug for Epoch {
     }
 }
 
-#[cfg(any(not(stratalog_loom), crossbeam_loom))]
+#[cfg(any(not(stratalog_loom), crossbeam_loom, stratalog_shuttle))]
 use real::Collector;
-#[cfg(all(stratalog_loom, not(crossbeam_loom)))]
+#[cfg(all(stratalog_loom, not(crossbeam_loom), not(stratalog_shuttle)))]
 use stand_in::Collector;
 
-#[cfg(any(not(stratalog_loom), crossbeam_loom))]
+#[cfg(any(not(stratalog_loom), crossbeam_loom, stratalog_shuttle))]
 mod real {
     use super::{Arc, PlainOrdering, PlainU64};
     use crate::sync::thread_local;
@@ -279,7 +279,7 @@ mod real {
 
 /// For the models that are not about reclamation: nothing is given back before the epoch is
 /// dropped, so the state space stays small. The retirement models use the real thing.
-#[cfg(all(stratalog_loom, not(crossbeam_loom)))]
+#[cfg(all(stratalog_loom, not(crossbeam_loom), not(stratalog_shuttle)))]
 mod stand_in {
     use crate::sync::unmodelled::{Arc, Mutex, PoisonError};
     use std::marker::PhantomData;

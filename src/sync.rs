@@ -1,8 +1,9 @@
 //! The one door to atomics, cells and threads.
 //!
-//! With `--cfg stratalog_loom` the names below come from loom, otherwise from std. Nothing else
-//! changes with that switch: same algorithms, same orderings, same capacities (those are
-//! arguments), so that the models in `loom-tests/` run the code that ships.
+//! With `--cfg stratalog_loom` the names below come from loom, with `--cfg stratalog_shuttle`
+//! beside it from shuttle, otherwise from std. Nothing else changes with that switch: same
+//! algorithms, same orderings, same capacities (those are arguments), so that the models in
+//! `loom-tests/` run the code that ships.
 
 #[cfg(not(stratalog_loom))]
 mod imp {
@@ -12,7 +13,30 @@ mod imp {
     pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
     pub(crate) use std::thread::yield_now;
     pub(crate) use std::thread_local;
+}
 
+#[cfg(stratalog_shuttle)]
+mod imp {
+    pub(crate) use shuttle::sync::atomic::{
+        AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
+    };
+    pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard};
+    pub(crate) use shuttle::thread::yield_now;
+    pub(crate) use shuttle::thread_local;
+}
+
+#[cfg(all(stratalog_loom, not(stratalog_shuttle)))]
+mod imp {
+    pub(crate) use loom::sync::atomic::{
+        AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
+    };
+    pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
+    pub(crate) use loom::thread::yield_now;
+    pub(crate) use loom::thread_local;
+}
+
+#[cfg(any(not(stratalog_loom), stratalog_shuttle))]
+mod tracker {
     /// A cell whose accesses a model checker can see. Here it is nothing but the value.
     #[derive(Debug, Default)]
     pub(crate) struct Tracker(());
@@ -30,15 +54,8 @@ mod imp {
     }
 }
 
-#[cfg(stratalog_loom)]
-mod imp {
-    pub(crate) use loom::sync::atomic::{
-        AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
-    };
-    pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
-    pub(crate) use loom::thread::yield_now;
-    pub(crate) use loom::thread_local;
-
+#[cfg(all(stratalog_loom, not(stratalog_shuttle)))]
+mod tracker {
     /// A cell whose accesses loom checks: two that are not ordered by happens-before, one of them
     /// a write, fail the model.
     #[derive(Debug)]
@@ -58,6 +75,7 @@ mod imp {
 }
 
 pub(crate) use imp::*;
+pub(crate) use tracker::Tracker;
 
 /// A lock that outlives the panic of a holder: what it guards is whole between any two statements.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -66,7 +66,7 @@ const UNSAFE_FILES: &[&str] = &[
 /// The one door to atomics and threads.
 const DOOR: &str = "src/sync.rs";
 const BEHIND_THE_DOOR: &[&str] =
-    &["std::sync::atomic", "core::sync::atomic", "std::thread", "loom"];
+    &["std::sync::atomic", "core::sync::atomic", "std::thread", "loom", "shuttle"];
 
 const ORDERINGS: &[&str] = &["Relaxed", "Acquire", "Release", "AcqRel", "SeqCst"];
 /// How far above an atomic access its comment may stand.

@@ -162,6 +162,7 @@ impl Demo<'_> {
             dimension: self.load.dimension(),
             segment_bytes: None,
             upkeep: false,
+            steps: false,
         };
         let mut rig = Rig::new(&self.path, plan, fastrand::u64(..));
         for _ in 0..self.args.kills {

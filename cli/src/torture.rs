@@ -8,24 +8,29 @@
 //! | `child` | the process that writes until it is killed |
 //! | `oracle` | which states the events allow, and the judgement of one that was found |
 //! | `rig` | a round: start, kill, open, compare |
+//! | `step` | kills at a certain system call |
+//! | `tally` | what is counted |
 
 pub mod child;
 pub mod event;
 pub mod oracle;
 pub mod rig;
+pub mod step;
+pub mod tally;
 pub mod value;
 
 use crate::Outcome;
 use crate::output::{self, count, size};
 use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use rig::{Plan, Rig, Tally};
+use rig::{Plan, Rig};
 use serde::Serialize;
 use std::fs;
 use std::io::Write;
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tally::Tally;
 use value::Keys;
 
 /// The store is removed and begun again when it has grown past this: compaction should see to it
@@ -74,7 +79,11 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let store = args.directory.join("store");
     let keys = Keys { threads: args.threads.get(), own: 400, shared: 48 };
-    let plan = Plan { keys, dimension: 24, segment_bytes: Some(1 << 20), upkeep: true };
+    let steps = step::can_be_chosen();
+    if !steps {
+        output::complain("no strace here that may trace: kills at random moments only");
+    }
+    let plan = Plan { keys, dimension: 24, segment_bytes: Some(1 << 20), upkeep: true, steps };
     let mut rig = Rig::new(&store, plan, seed);
     let started = Instant::now();
     let (bar, mut wiped) = (progress_bar(args.kills)?, 0);
@@ -140,12 +149,14 @@ fn print(
     let line = |n: u64| format!("{:>14}", count(n));
     writeln!(out, "seed                  {seed:>14}")?;
     writeln!(out, "kills                 {}", line(tally.kills))?;
-    writeln!(out, "  while it opened     {}", line(tally.kills_opening))?;
-    writeln!(out, "  of a reopening      {}", line(tally.kills_reopening))?;
-    writeln!(out, "  in a compaction     {}", line(tally.kills_compacting))?;
-    writeln!(out, "  in a backup         {}", line(tally.kills_backing_up))?;
-    writeln!(out, "  in a close          {}", line(tally.kills_closing))?;
-    writeln!(out, "  in an opening after {}", line(tally.kills_opening_again))?;
+    for (place, kills) in &tally.kills_while {
+        writeln!(out, "  {:<20}{}", place.to_string(), line(*kills))?;
+    }
+    for (what, kills) in &tally.kills_during {
+        writeln!(out, "  {what:<11} pending {}", line(*kills))?;
+    }
+    writeln!(out, "kills of a recovery   {}", line(tally.kills_reopening))?;
+    writeln!(out, "kills at a step       {}", line(tally.steps.kills()))?;
     writeln!(out, "operations begun      {}", line(tally.begun))?;
     writeln!(out, "  acknowledged        {}", line(tally.acknowledged))?;
     writeln!(out, "  pending at a kill   {}", line(tally.begun - tally.acknowledged))?;
@@ -163,6 +174,8 @@ fn print(
     writeln!(out, "openings compared     {}", line(tally.openings))?;
     writeln!(out, "keys judged           {}", line(tally.judged))?;
     writeln!(out, "records checked       {}", line(tally.records))?;
+    writeln!(out, "  to expire           {}", line(tally.expiring))?;
+    writeln!(out, "keys that had expired {}", line(tally.expired))?;
     writeln!(out, "log records verified  {}", line(tally.verified))?;
     writeln!(out, "torn slots            {}", line(tally.torn))?;
     writeln!(out, "longest opening       {:>14}", output::duration(tally.opening_max))?;
@@ -171,6 +184,9 @@ fn print(
     writeln!(out, "lost                  {}", line(tally.lost))?;
     writeln!(out, "wrong                 {}", line(tally.wrong))?;
     writeln!(out, "time                  {:>14}", output::duration(elapsed))?;
+    if tally.steps.kills() > 0 {
+        writeln!(out, "\n{}", tally.steps.lines().join("\n"))?;
+    }
     Ok(out.flush()?)
 }
 

@@ -1,21 +1,28 @@
-//! Loom models of stratalog's lock-free protocols, run on the code that ships: only the atomics
-//! below it are loom's (`src/sync.rs`). This file is what the models share; each model is a file in
-//! `tests/` and names the mutation that turns it red.
+//! Models of stratalog's lock-free protocols, run on the code that ships: only the atomics below it
+//! are loom's, or shuttle's (`src/sync.rs`). This file is what the models share; each model is a
+//! file in `tests/` and names the mutation that turns it red.
 #![cfg(stratalog_loom)]
 
+#[cfg(not(stratalog_shuttle))]
+mod explore;
+#[cfg(not(stratalog_shuttle))]
 pub mod watched;
 
+#[cfg(not(stratalog_shuttle))]
+pub use explore::explore;
+#[cfg(not(stratalog_shuttle))]
 use loom::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+#[cfg(stratalog_shuttle)]
+use std::sync::Arc;
 use stratalog::Error;
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::Writing;
 use stratalog::internals::format::header::{HEADER_END, Identity, Role, StoreId};
-use stratalog::internals::format::ids::{Lsn, Sequence, SlotNumber};
+use stratalog::internals::format::ids::{Lsn, Sequence};
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::{KeyHash, Shape};
-use stratalog::internals::segment::{Geometry, Record, Segment};
-use stratalog::internals::{Engine, HeapMemory, Log, Need, Source};
+use stratalog::internals::segment::{Geometry, Moves, Record, Segment};
+use stratalog::internals::{Engine, HeapMemory, Key, Log, Need, Source};
 
 /// Segments on the heap, all of one small size.
 #[derive(Debug)]
@@ -112,7 +119,9 @@ pub fn tombstone(id: &[u8]) -> Record<'_> {
 /// Any hash does; the first byte makes it easy to choose.
 #[must_use]
 pub fn hash(id: &[u8]) -> u64 {
-    id.first().map_or(0, |&b| u64::from(b) << 8)
+    let first = id.first().map_or(0, |&b| u64::from(b));
+    // With shuttle the index grows: there the low bits tell ids apart, too.
+    first << 8 | if cfg!(stratalog_shuttle) { first } else { 0 }
 }
 
 /// What a get sees: the value, having checked that it is whole.
@@ -153,9 +162,8 @@ pub fn recovered_without(
         if gone == Some(segment.sequence()) {
             continue;
         }
-        for n in 0..segment.slots_end() {
-            let slot = SlotNumber(n);
-            let SlotState::Committed(_, body) = segment.slot(slot) else { continue };
+        for (slot, state) in segment.slots(segment.slots_end()) {
+            let SlotState::Committed(_, body) = state else { continue };
             let Ok(frame) = segment.committed_frame(slot) else { continue };
             let rank = (body.lsn, segment.sequence());
             if frame.id() == id && best.is_none_or(|(other, _)| other < rank) {
@@ -171,10 +179,10 @@ pub fn recovered_without(
 pub fn check_at_rest(engine: &SmallEngine, ids: &[&[u8]]) {
     let guard = engine.epoch().pin();
     for segment in engine.log().table().iter(&guard) {
-        for n in 0..segment.slots_end() {
-            let state = segment.slot(SlotNumber(n));
-            let decided = matches!(state, SlotState::Committed(..) | SlotState::Void);
-            assert!(decided, "slot {n} is left {state:?}");
+        for (slot, state) in segment.slots(segment.slots_end()) {
+            let decided =
+                matches!(state, SlotState::Committed(..) | SlotState::Batch(..) | SlotState::Void);
+            assert!(decided, "{slot:?} is left {state:?}");
         }
     }
     let (mut live, mut live_bytes) = (0, std::collections::BTreeMap::new());
@@ -194,44 +202,38 @@ pub fn check_at_rest(engine: &SmallEngine, ids: &[&[u8]]) {
     }
 }
 
-/// Runs a model in every way that the bound on preemptions allows (2, unless `LOOM_MAX_PREEMPTIONS`
-/// says otherwise): what `make` makes, one thread for each actor, and `check` when all have ended.
-///
-/// All of that once for each rotation of the actors, and no actor is the main thread: see
-/// `index_common::explore`.
-pub fn explore<W: Send + Sync + 'static, const ACTORS: usize>(
-    make: fn() -> W,
-    actors: [fn(&W); ACTORS],
-    check: fn(&W),
-) {
-    let count = std::sync::Arc::new(AtomicUsize::new(0));
-    for first in 0..ACTORS {
-        let mut actors = actors;
-        actors.rotate_left(first);
-        let executions = std::sync::Arc::clone(&count);
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = builder.preemption_bound.or(Some(2));
-        builder.max_branches = builder.max_branches.max(100_000);
-        builder.check(move || {
-            executions.fetch_add(1, SeqCst);
-            let world = std::sync::Arc::new(make());
-            let threads = actors.map(|actor| {
-                let world = std::sync::Arc::clone(&world);
-                loom::thread::spawn(move || actor(&world))
-            });
-            for thread in threads {
-                assert!(thread.join().is_ok());
-            }
-            check(&world);
-        });
-    }
-    println!("{} executions", count.load(SeqCst));
-}
-
 /// Puts `id` if it is not there; whether it was put.
 #[must_use]
 pub fn put_if_absent(engine: &SmallEngine, id: &[u8], value: &[u8; 4]) -> bool {
     let record = Record { writing: Writing::Conditional, ..put(id, value) };
     let written = engine.write_if(&record, |_, current| current.is_none());
     written.is_ok_and(|written| written.is_ok())
+}
+
+/// What a compaction does with a group of one quiet segment, up to where it would be dropped.
+pub fn compact(
+    engine: &SmallEngine,
+    victim: &Segment<HeapMemory>,
+    output: &std::sync::Arc<Segment<HeapMemory>>,
+) {
+    assert!(victim.is_quiet());
+    let guard = engine.epoch().pin();
+    let (mut copies, mut moves) = (Vec::new(), Moves::default());
+    for (slot, state) in victim.slots(victim.slots_end()) {
+        let SlotState::Committed(Kind::Put, body) = state else { continue };
+        let frame = victim.committed_frame(slot).expect("it is whole");
+        let key = Key { hash: KeyHash(body.key_hash), id: frame.id() };
+        if engine.is_current(&guard, key, victim.address(body.offset)) {
+            let copy =
+                engine.copy_record(&frame, Kind::Put, body, output).expect("nobody voids it");
+            copies.push(copy.expect("room"));
+        }
+    }
+    for copy in &copies {
+        moves.add(copy.from, output, copy.to);
+    }
+    victim.set_moves(moves);
+    for copy in &copies {
+        engine.move_record(&guard, copy, victim, output);
+    }
 }

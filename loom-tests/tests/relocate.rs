@@ -6,8 +6,8 @@
 #![cfg(stratalog_loom)]
 
 use loom_tests::{
-    SmallEngine, check_at_rest, engine, explore, get, hash, put, put_if_absent, recovered_without,
-    tombstone,
+    SmallEngine, check_at_rest, compact, engine, explore, get, hash, put, put_if_absent,
+    recovered_without, tombstone,
 };
 use std::sync::Arc;
 use stratalog::Lsn;
@@ -52,27 +52,7 @@ impl World {
     /// What a compaction does with a group of one segment. Whether nothing leads into it any more,
     /// so that it would be dropped.
     fn compact(&self, victim: &HeapSegment, output: &Arc<HeapSegment>) -> bool {
-        let engine = &*self.engine;
-        assert!(victim.is_quiet());
-        let guard = engine.epoch().pin();
-        let (mut copies, mut moves) = (Vec::new(), Moves::default());
-        for (slot, state) in victim.slots(victim.slots_end()) {
-            let SlotState::Committed(Kind::Put, body) = state else { continue };
-            let frame = victim.committed_frame(slot).expect("it is whole");
-            let key = Key { hash: KeyHash(body.key_hash), id: frame.id() };
-            if engine.is_current(&guard, key, victim.address(body.offset)) {
-                let copy =
-                    engine.copy_record(&frame, Kind::Put, body, output).expect("nobody voids it");
-                copies.push(copy.expect("room"));
-            }
-        }
-        for copy in &copies {
-            moves.add(copy.from, output, copy.to);
-        }
-        victim.set_moves(moves);
-        for copy in &copies {
-            engine.move_record(&guard, copy, victim, output);
-        }
+        compact(&self.engine, victim, output);
         !self.is_pointed_at(victim)
     }
 

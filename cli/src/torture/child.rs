@@ -10,8 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
-use stratalog::{Batch, Condition, Error, Options, Store};
+use std::time::{Duration, Instant, SystemTime};
+use stratalog::{Batch, Condition, Error, NewRecord, Options, Store};
 
 /// One operation in so many is a sync, where syncs are asked for.
 const SYNC_ONE_IN: u32 = 400;
@@ -19,6 +19,10 @@ const SYNC_ONE_IN: u32 = 400;
 const REST_ONE_IN: u32 = 32;
 /// Operations of a batch, at most: what they say must fit one write.
 const BATCH_MAX: usize = 6;
+/// One put in so many expires.
+const EXPIRES_ONE_IN: u8 = 8;
+/// One session in so many has no upkeep but the engine's own.
+const QUIET_ONE_IN: u8 = 3;
 /// One compaction in so many is followed by a backup.
 const BACKUP_ONE_IN: u8 = 4;
 
@@ -171,6 +175,9 @@ fn keep_up(
     (until, seed): (Instant, u64),
 ) -> anyhow::Result<()> {
     let mut rng = fastrand::Rng::with_seed(seed);
+    if rng.u8(..QUIET_ONE_IN) == 0 {
+        thread::sleep(until.saturating_duration_since(Instant::now()));
+    }
     while Instant::now() < until {
         thread::sleep(Duration::from_micros(rng.u64(..4_000)));
         say(reporter, &Event::Compacting)?;
@@ -226,11 +233,24 @@ impl Writer<'_> {
     }
 
     /// Says what is still to be said, and that an operation begins, in one write.
-    fn begin(&mut self, key: Key, what: What) -> anyhow::Result<Version> {
+    fn begin(&mut self, key: Key, what: What, expires: u64) -> anyhow::Result<Version> {
         let version = self.take_version();
-        self.say(&Event::Begin { version, key, what });
+        self.say(&Event::Begin { version, key, what, expires });
         self.flush()?;
         Ok(version)
+    }
+
+    /// When the next put expires, if it does: at once, soon, or not in this round.
+    fn expiry(&mut self) -> Option<SystemTime> {
+        if self.rng.u8(..EXPIRES_ONE_IN) > 0 {
+            return None;
+        }
+        let after = match self.rng.u8(..3) {
+            0 => Duration::ZERO,
+            1 => Duration::from_micros(self.rng.u64(..300_000)),
+            _ => Duration::from_secs(self.rng.u64(10..3_600)),
+        };
+        Some(SystemTime::now() + after)
     }
 
     fn flush(&mut self) -> anyhow::Result<()> {
@@ -241,9 +261,11 @@ impl Writer<'_> {
 
     fn put(&mut self, key: Key) -> anyhow::Result<()> {
         self.value.fill(key, self.version, self.args.dimension);
-        let version = self.begin(key, What::Put)?;
-        let Value { embedding, content } = &self.value;
-        let lsn = self.store.put(value::id_of(key), embedding, content)?.as_u64();
+        let expires = self.expiry();
+        let version = self.begin(key, What::Put, nanoseconds_or_never(expires))?;
+        let (id, Value { embedding, content }) = (value::id_of(key), &self.value);
+        let record = with_expiry(NewRecord::new(&id, embedding, content), expires);
+        let lsn = self.store.put_record(record)?.as_u64();
         self.say(&Event::Put { version, lsn });
         Ok(())
     }
@@ -254,7 +276,7 @@ impl Writer<'_> {
             false => (What::PutIfPresent, Condition::Present),
         };
         self.value.fill(key, self.version, self.args.dimension);
-        let version = self.begin(key, what)?;
+        let version = self.begin(key, what, 0)?;
         let Value { embedding, content } = &self.value;
         let event = match self.store.put_if(value::id_of(key), embedding, content, condition) {
             Ok(lsn) => Event::Put { version, lsn: lsn.as_u64() },
@@ -284,12 +306,16 @@ impl Writer<'_> {
             self.value.fill(key, version, self.args.dimension);
             // A batch must fit a segment.
             let put = self.rng.u8(..4) > 0 && self.value.content.len() < 64 << 10;
-            let what = if put { What::Put } else { What::Remove };
-            self.say(&Event::Begin { version, key, what });
+            let (what, moment) = match put {
+                true => (What::Put, self.expiry()),
+                false => (What::Remove, None),
+            };
+            self.say(&Event::Begin { version, key, what, expires: nanoseconds_or_never(moment) });
+            let (id, Value { embedding, content }) = (value::id_of(key), &self.value);
             if put {
-                batch.put(value::id_of(key), &self.value.embedding, &self.value.content);
+                batch.put_record(with_expiry(NewRecord::new(&id, embedding, content), moment));
             } else {
-                batch.remove(value::id_of(key));
+                batch.remove(id);
             }
         }
         self.flush()?;
@@ -299,7 +325,7 @@ impl Writer<'_> {
     }
 
     fn remove(&mut self, key: Key) -> anyhow::Result<()> {
-        let version = self.begin(key, What::Remove)?;
+        let version = self.begin(key, What::Remove, 0)?;
         let was_there = self.store.remove(value::id_of(key))?;
         self.say(&Event::Removed { version, was_there });
         Ok(())
@@ -316,21 +342,31 @@ impl Writer<'_> {
 
     fn get(&mut self, key: Key) -> anyhow::Result<()> {
         let look = self.take_version();
-        self.say(&Event::Look { look, key });
+        self.say(&Event::Look { look, key, at: value::nanoseconds(SystemTime::now()) });
         self.flush()?;
         let pinned = self.store.pin();
-        let event = match pinned.get(value::id_of(key))? {
-            None => Event::Got { look, found: Found::Nothing },
-            Some(record) => {
-                let (embedding, content) = (record.embedding(), record.content());
-                let (lsn, tag) = (record.lsn().as_u64(), record.tag());
-                match value::identify(key, embedding, content, &mut self.value) {
-                    Ok(version) => Event::Got { look, found: Found::Version { version, lsn, tag } },
-                    Err(what) => Event::Wrong { key, what },
-                }
-            }
+        let record = pinned.get(value::id_of(key))?;
+        let at = value::nanoseconds(SystemTime::now());
+        let found = match record {
+            None => Ok(Found::Nothing),
+            Some(record) => Found::of(key, &record, &mut self.value),
+        };
+        let event = match found {
+            Ok(found) => Event::Got { look, found, at },
+            Err(what) => Event::Wrong { key, what },
         };
         self.say(&event);
         Ok(())
+    }
+}
+
+fn nanoseconds_or_never(moment: Option<SystemTime>) -> u64 {
+    moment.map_or(0, value::nanoseconds)
+}
+
+fn with_expiry(record: NewRecord<'_>, moment: Option<SystemTime>) -> NewRecord<'_> {
+    match moment {
+        Some(moment) => record.expires_at(moment),
+        None => record,
     }
 }

@@ -22,6 +22,14 @@ pub enum What {
 
 impl What {
     const ALL: [Self; 4] = [Self::Remove, Self::Put, Self::PutIfAbsent, Self::PutIfPresent];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Remove => "remove",
+            Self::Put => "put",
+            Self::PutIfAbsent | Self::PutIfPresent => "put_if",
+        }
+    }
 }
 
 /// A line of the child's report.
@@ -54,6 +62,8 @@ pub enum Event {
         key: Key,
         /// What it is to do.
         what: What,
+        /// When what it puts expires, in nanoseconds since 1970; 0: never.
+        expires: u64,
     },
     /// So many operations that have begun, from this one on, are a batch.
     Batch {
@@ -108,6 +118,8 @@ pub enum Event {
         look: Version,
         /// Its key.
         key: Key,
+        /// The time, in nanoseconds since 1970.
+        at: u64,
     },
     /// A get has returned.
     Got {
@@ -115,6 +127,8 @@ pub enum Event {
         look: Version,
         /// What it returned.
         found: Found,
+        /// The time, in nanoseconds since 1970.
+        at: u64,
     },
     /// A sync has returned.
     Synced,
@@ -139,8 +153,8 @@ impl Event {
             Self::Compacted { segments, moved } => writeln!(out, "compacted {segments} {moved}"),
             Self::BackingUp => writeln!(out, "backing-up"),
             Self::BackedUp => writeln!(out, "backed-up"),
-            Self::Begin { version, key, what } => {
-                writeln!(out, "begin {} {} {}", version.0, key.0, *what as u8)
+            Self::Begin { version, key, what, expires } => {
+                writeln!(out, "begin {} {} {} {expires}", version.0, key.0, *what as u8)
             }
             Self::Batch { first, count } => writeln!(out, "batch {} {count}", first.0),
             Self::Wrote { first, count } => writeln!(out, "wrote {} {count}", first.0),
@@ -151,13 +165,13 @@ impl Event {
             Self::Removed { version, was_there } => {
                 writeln!(out, "removed {} {}", version.0, u8::from(*was_there))
             }
-            Self::Look { look, key } => writeln!(out, "look {} {}", look.0, key.0),
-            Self::Got { look, found } => {
-                let (version, lsn, tag) = match *found {
-                    Found::Nothing => (0, 0, 0),
-                    Found::Version { version, lsn, tag } => (version.0, lsn, tag),
+            Self::Look { look, key, at } => writeln!(out, "look {} {} {at}", look.0, key.0),
+            Self::Got { look, found, at } => {
+                let (version, lsn, tag, expires) = match *found {
+                    Found::Nothing => (0, 0, 0, 0),
+                    Found::Version { version, lsn, tag, expires } => (version.0, lsn, tag, expires),
                 };
-                writeln!(out, "got {} {version} {lsn} {tag}", look.0)
+                writeln!(out, "got {} {at} {version} {lsn} {tag} {expires}", look.0)
             }
             Self::Synced => writeln!(out, "synced"),
             Self::Wrong { key, what } => writeln!(out, "wrong {} {what}", key.0),
@@ -185,7 +199,7 @@ impl Event {
                 let key = Key(u32::try_from(number()?)?);
                 let what = usize::try_from(number()?)?;
                 let what = *What::ALL.get(what).with_context(|| format!("what? {line:?}"))?;
-                Self::Begin { version, key, what }
+                Self::Begin { version, key, what, expires: number()? }
             }
             "closing" => Self::Closing,
             "closed" => Self::Closed,
@@ -200,11 +214,15 @@ impl Event {
             "bumped" => Self::Bumped { bump: Version(number()?), tag: number()? },
             "put" => Self::Put { version: Version(number()?), lsn: number()? },
             "removed" => Self::Removed { version: Version(number()?), was_there: number()? == 1 },
-            "look" => Self::Look { look: Version(number()?), key: Key(u32::try_from(number()?)?) },
+            "look" => {
+                let (look, key) = (Version(number()?), Key(u32::try_from(number()?)?));
+                Self::Look { look, key, at: number()? }
+            }
             "got" => {
-                let (look, version) = (Version(number()?), Version(number()?));
-                let there = Found::Version { version, lsn: number()?, tag: number()? };
-                Self::Got { look, found: if version.0 == 0 { Found::Nothing } else { there } }
+                let (look, at, version) = (Version(number()?), number()?, Version(number()?));
+                let (lsn, tag, expires) = (number()?, number()?, number()?);
+                let there = Found::Version { version, lsn, tag, expires };
+                Self::Got { look, found: if version.0 == 0 { Found::Nothing } else { there }, at }
             }
             "synced" => Self::Synced,
             _ => bail!("the child said {line:?}"),
@@ -244,7 +262,8 @@ mod tests {
 
     #[test]
     fn every_event_is_parsed_back() {
-        let (version, key) = (Version(u64::MAX), Key(u32::MAX));
+        let (version, key, at) = (Version(u64::MAX), Key(u32::MAX), u64::MAX);
+        let found = Found::Version { version, lsn: u64::MAX, tag: 3, expires: 5 };
         for event in [
             Event::Opened,
             Event::Closing,
@@ -253,10 +272,10 @@ mod tests {
             Event::Compacted { segments: 3, moved: u64::MAX },
             Event::BackingUp,
             Event::BackedUp,
-            Event::Begin { version, key, what: What::Remove },
-            Event::Begin { version, key, what: What::Put },
-            Event::Begin { version, key, what: What::PutIfAbsent },
-            Event::Begin { version, key, what: What::PutIfPresent },
+            Event::Begin { version, key, what: What::Remove, expires: 0 },
+            Event::Begin { version, key, what: What::Put, expires: u64::MAX },
+            Event::Begin { version, key, what: What::PutIfAbsent, expires: 0 },
+            Event::Begin { version, key, what: What::PutIfPresent, expires: 0 },
             Event::Batch { first: version, count: 6 },
             Event::Wrote { first: version, count: 6 },
             Event::Refused { version },
@@ -265,9 +284,9 @@ mod tests {
             Event::Put { version, lsn: u64::MAX },
             Event::Removed { version, was_there: true },
             Event::Removed { version, was_there: false },
-            Event::Look { look: version, key },
-            Event::Got { look: version, found: Found::Version { version, lsn: u64::MAX, tag: 3 } },
-            Event::Got { look: version, found: Found::Nothing },
+            Event::Look { look: version, key, at },
+            Event::Got { look: version, found, at },
+            Event::Got { look: version, found: Found::Nothing, at },
             Event::Synced,
             Event::Wrong { key, what: "its content is torn".to_owned() },
         ] {
@@ -275,9 +294,17 @@ mod tests {
             event.write(&mut line);
             assert_eq!(Event::parse(line.trim_end()).unwrap(), event);
         }
-        for line in
-            ["", "begin", "begin 1 2", "begin 1 2 9", "put 1", "wrong 3", "got 1 x", "look 1"]
-        {
+        for line in [
+            "",
+            "begin",
+            "begin 1 2",
+            "begin 1 2 9 0",
+            "begin 1 2 1",
+            "put 1",
+            "wrong 3",
+            "got 1 x",
+            "look 1",
+        ] {
             assert!(Event::parse(line).is_err(), "{line}");
         }
     }

@@ -15,6 +15,8 @@
 //! - O6: a version's tag is at least the number of updates that began after its put had ended and
 //!   were acknowledged, and at most the number of those that had not ended when it began. Of a key
 //!   that one thread writes, an update answers exactly how many there were.
+//! - O7: a version is never found after it has expired, nor with another moment of expiry than it
+//!   was put with; from that moment on its put is as good as a remove, and hides what was before.
 //!
 //! A get while the child runs is judged as the opening after the kill is, except that only what was
 //! acknowledged before the get began binds it.
@@ -22,7 +24,7 @@
 //! What was found is the past of the next round: a version from before it must not come back.
 
 use super::event::{Event, What};
-use super::value::{Found, Key, Keys, Version};
+use super::value::{Found, Key, Keys, Span, Version};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -80,6 +82,8 @@ struct Op {
     lsn: Option<u64>,
     /// The tag that it was found with.
     tag: u64,
+    /// When it expires, in nanoseconds since 1970; 0: never.
+    expires: u64,
 }
 
 impl Op {
@@ -91,15 +95,20 @@ impl Op {
         end: 0,
         lsn: None,
         tag: 0,
+        expires: 0,
     };
 
-    fn begun(version: Version, what: What, begin: u64) -> Self {
+    fn begun(version: Version, what: What, begin: u64, expires: u64) -> Self {
         let effect = if what == What::Remove { Effect::Remove } else { Effect::Put };
-        Self { version, what, effect, begin, end: PENDING, ..Self::NOTHING }
+        Self { version, what, effect, begin, end: PENDING, expires, ..Self::NOTHING }
     }
 
     fn is_put(&self) -> bool {
         self.effect == Effect::Put
+    }
+
+    fn has_expired(&self, now: u64) -> bool {
+        self.is_put() && self.expires != 0 && self.expires <= now
     }
 
     fn leaves(&self) -> Option<Version> {
@@ -135,13 +144,15 @@ pub struct Oracle {
     ops: Vec<Vec<Op>>,
     /// Where an operation without an end is: key and place in its list.
     open: HashMap<Version, (Key, usize)>,
-    /// Gets that have not returned: their keys, and where they began.
-    looks: HashMap<Version, (Key, u64)>,
+    /// Gets that have not returned: their keys, and where and when they began.
+    looks: HashMap<Version, (Key, u64, u64)>,
     /// Updates of each key's tag since it was found last.
     bumps: Vec<Vec<Bump>>,
     /// Updates that have not returned, and batches: how many operations they have.
     bumping: HashMap<Version, Key>,
     batches: HashMap<Version, u64>,
+    /// Of each key: see `may_linger`.
+    lingers: Vec<bool>,
     position: u64,
 }
 
@@ -152,7 +163,8 @@ impl Oracle {
         let bumps = keys.all().map(|_| Vec::new()).collect();
         let (open, looks) = (HashMap::new(), HashMap::new());
         let (bumping, batches) = (HashMap::new(), HashMap::new());
-        Self { keys, ops, open, looks, bumps, bumping, batches, position: 0 }
+        let lingers = vec![false; keys.len() as usize];
+        Self { keys, ops, open, looks, bumps, bumping, batches, lingers, position: 0 }
     }
 
     fn ops_mut(&mut self, key: Key) -> Result<&mut Vec<Op>, Violation> {
@@ -177,9 +189,9 @@ impl Oracle {
             | Event::Compacted { .. }
             | Event::BackingUp
             | Event::BackedUp => Ok(()),
-            Event::Begin { version, key, what } => {
+            Event::Begin { version, key, what, expires } => {
                 let ops = self.ops_mut(key)?;
-                ops.push(Op::begun(version, what, position));
+                ops.push(Op::begun(version, what, position, expires));
                 let place = (key, ops.len() - 1);
                 self.open.insert(version, place);
                 Ok(())
@@ -216,11 +228,11 @@ impl Oracle {
                 }
                 Err(wrong(key, format!("remove {version} answered {was_there}")))
             }
-            Event::Look { look, key } => {
-                self.looks.insert(look, (key, position));
+            Event::Look { look, key, at } => {
+                self.looks.insert(look, (key, position, at));
                 Ok(())
             }
-            Event::Got { look, found } => self.note_got(look, found),
+            Event::Got { look, found, at } => self.note_got(look, found, at),
             Event::Wrong { key, ref what } => {
                 Err(wrong(key, format!("while it was being written, a get found that {what}")))
             }
@@ -228,16 +240,22 @@ impl Oracle {
     }
 
     /// Whether it is known what the operations on a key, before the one at a place, leave: one
-    /// thread writes it, and no kill, after which nobody looked, has left one of them undecided.
+    /// thread writes it, no kill, after which nobody looked, has left one of them undecided, and
+    /// what they leave does not expire.
     fn is_certain(&self, key: Key, place: usize) -> bool {
         let undecided = self.ops(key)[..place].iter().any(|op| op.end == PENDING);
-        !self.keys.is_shared(key) && !undecided
+        let expires = self.last_before(key, place).is_some_and(|op| op.expires != 0);
+        !self.keys.is_shared(key) && !undecided && !expires
+    }
+
+    /// The last operation with an effect on a key, before the one at a place.
+    fn last_before(&self, key: Key, place: usize) -> Option<&Op> {
+        self.ops(key)[..place].iter().rev().find(|op| op.effect != Effect::None)
     }
 
     /// Whether the operations on a key, before the one at a place, leave a record.
     fn was_there(&self, key: Key, place: usize) -> bool {
-        let mut before = self.ops(key)[..place].iter().rev();
-        before.find(|op| op.effect != Effect::None).is_some_and(Op::is_put)
+        self.last_before(key, place).is_some_and(Op::is_put)
     }
 
     /// O4 for conditional puts.
@@ -265,8 +283,7 @@ impl Oracle {
         if pending || !self.is_certain(key, self.ops(key).len()) {
             return Ok(());
         }
-        let mut ops = self.ops(key).iter().rev();
-        let expected = match ops.find(|op| op.effect != Effect::None) {
+        let expected = match self.last_before(key, self.ops(key).len()) {
             Some(op) if op.is_put() => self.tags(key, op, PENDING).0,
             _ => 0,
         };
@@ -320,15 +337,15 @@ impl Oracle {
         Ok((key, place))
     }
 
-    fn note_got(&mut self, look: Version, found: Found) -> Result<(), Violation> {
+    fn note_got(&mut self, look: Version, found: Found, at: u64) -> Result<(), Violation> {
         let began = self.looks.remove(&look);
-        let (key, began) =
+        let (key, began, from) =
             began.ok_or_else(|| wrong(Key(u32::MAX), format!("get {look} never began")))?;
         let position = self.position;
-        let judged = self.judge_at(key, found, began);
+        let judged = self.judge_at(key, found, began, Span { from, to: at });
         // What this get must have seen has happened by now [O2].
         let seen: Vec<Version> = match found {
-            Found::Nothing => self.removes_at(key, began).map(|op| op.version).collect(),
+            Found::Nothing => self.ends_at(key, began, at).map(|op| op.version).collect(),
             Found::Version { version, .. } => vec![version],
         };
         if let [seen] = seen[..]
@@ -342,17 +359,18 @@ impl Oracle {
         })
     }
 
-    /// Judges what an opening found of a key.
-    pub fn judge(&self, key: Key, found: Found) -> Result<(), Violation> {
-        self.judge_at(key, found, PENDING)
+    /// Judges what an opening found of a key, looking at that time.
+    pub fn judge(&self, key: Key, found: Found, span: Span) -> Result<(), Violation> {
+        self.judge_at(key, found, PENDING, span)
     }
 
     /// Judges what was found of a key, bound by what was acknowledged before a position.
-    fn judge_at(&self, key: Key, found: Found, before: u64) -> Result<(), Violation> {
+    fn judge_at(&self, key: Key, found: Found, before: u64, span: Span) -> Result<(), Violation> {
         match found {
-            Found::Nothing => self.judge_nothing(key, before),
-            Found::Version { version, lsn, tag } => {
+            Found::Nothing => self.judge_nothing(key, before, span.to),
+            Found::Version { version, lsn, tag, expires } => {
                 self.judge_version(key, version, lsn, before)?;
+                self.judge_expiry(key, version, expires, span.from)?;
                 self.judge_tag(key, version, tag, before)
             }
         }
@@ -368,18 +386,18 @@ impl Oracle {
         later.max_by_key(|op| op.begin)
     }
 
-    /// The removes that can have been last.
-    fn removes_at(&self, key: Key, before: u64) -> impl Iterator<Item = &Op> {
-        let removes = self.ops(key).iter().filter(|op| op.effect == Effect::Remove);
+    /// The removes, and puts of what has expired by now, that can have been last.
+    fn ends_at(&self, key: Key, before: u64, now: u64) -> impl Iterator<Item = &Op> {
+        let ends = move |op: &&Op| op.effect == Effect::Remove || op.has_expired(now);
         let last = self.acknowledged(key, before).map(|op| op.begin).max().unwrap_or(0);
-        removes.filter(move |op| op.end >= last)
+        self.ops(key).iter().filter(ends).filter(move |op| op.end >= last)
     }
 
-    fn judge_nothing(&self, key: Key, before: u64) -> Result<(), Violation> {
-        if self.removes_at(key, before).next().is_some() {
+    fn judge_nothing(&self, key: Key, before: u64, now: u64) -> Result<(), Violation> {
+        if self.ends_at(key, before, now).next().is_some() {
             return Ok(());
         }
-        // No remove can have been last, so an acknowledged put was.
+        // Nothing that ends a record can have been last, so an acknowledged put was.
         let lost =
             self.acknowledged(key, before).filter(|op| op.is_put()).max_by_key(|op| op.begin);
         let lost = lost.map_or(String::new(), Op::to_string);
@@ -416,6 +434,27 @@ impl Oracle {
         Ok(())
     }
 
+    /// O7.
+    fn judge_expiry(
+        &self,
+        key: Key,
+        version: Version,
+        expires: u64,
+        now: u64,
+    ) -> Result<(), Violation> {
+        let Some(op) = self.ops(key).iter().find(|op| op.leaves() == Some(version)) else {
+            return Ok(());
+        };
+        if op.expires != expires {
+            let what = format!("version {version} expires at {expires}, not {}", op.expires);
+            return Err(wrong(key, what));
+        }
+        if op.has_expired(now) {
+            return Err(wrong(key, format!("version {version} has expired, and is there")));
+        }
+        Ok(())
+    }
+
     fn judge_tag(
         &self,
         key: Key,
@@ -433,13 +472,17 @@ impl Oracle {
         Err(Violation { kind, key, what })
     }
 
-    /// Makes what was found of a key its past.
-    pub fn settle(&mut self, key: Key, found: Found) {
+    /// Makes what was found of a key its past; whether it is gone because it had expired by then.
+    pub fn settle(&mut self, key: Key, found: Found, now: u64) -> bool {
+        let expired = found == Found::Nothing && self.ops(key).iter().any(|op| op.has_expired(now));
+        if let Some(lingers) = self.lingers.get_mut(key.0 as usize) {
+            *lingers = found == Found::Nothing && (*lingers || expired);
+        }
         let op = match found {
             Found::Nothing => Op::NOTHING,
-            Found::Version { version, lsn, tag } => {
+            Found::Version { version, lsn, tag, expires } => {
                 let put = Op { effect: Effect::Put, what: What::Put, ..Op::NOTHING };
-                Op { version, lsn: Some(lsn), tag, ..put }
+                Op { version, lsn: Some(lsn), tag, expires, ..put }
             }
         };
         if let Some(bumps) = self.bumps.get_mut(key.0 as usize) {
@@ -452,6 +495,12 @@ impl Oracle {
         }
         self.open.retain(|_, open| open.0 != key);
         self.looks.retain(|_, open| open.0 != key);
+        expired
+    }
+
+    /// Whether there is nothing of a key, and yet the store may count a record that has expired.
+    pub fn may_linger(&self, key: Key) -> bool {
+        self.lingers.get(key.0 as usize).is_some_and(|lingers| *lingers)
     }
 }
 

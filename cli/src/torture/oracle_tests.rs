@@ -4,6 +4,7 @@ use super::*;
 
 const OWN: Key = Key(2);
 const SHARED: Key = Key(0);
+const NOW: u64 = 1_000;
 
 fn oracle() -> Oracle {
     Oracle::new(Keys { threads: 1, own: 4, shared: 2 })
@@ -14,7 +15,7 @@ fn begin(version: u64, key: Key, put: bool) -> Event {
 }
 
 fn begin_what(version: u64, key: Key, what: What) -> Event {
-    Event::Begin { version: Version(version), key, what }
+    Event::Begin { version: Version(version), key, what, expires: 0 }
 }
 
 fn bump(number: u64, key: Key) -> Event {
@@ -36,7 +37,7 @@ fn removed(version: u64, was_there: bool) -> Event {
 /// A get that overlaps nothing: it begins where it ends.
 fn look(key: Key, found: Found) -> [Event; 2] {
     let look = Version(1 << 50);
-    [Event::Look { look, key }, Event::Got { look, found }]
+    [Event::Look { look, key, at: NOW }, Event::Got { look, found, at: NOW }]
 }
 
 fn version(version: u64) -> Found {
@@ -44,7 +45,11 @@ fn version(version: u64) -> Found {
 }
 
 fn tagged(version: u64, tag: u64) -> Found {
-    Found::Version { version: Version(version), lsn: version * 10, tag }
+    Found::Version { version: Version(version), lsn: version * 10, tag, expires: 0 }
+}
+
+fn found(version: u64, lsn: u64) -> Found {
+    Found::Version { version: Version(version), lsn, tag: 0, expires: 0 }
 }
 
 fn after(events: &[Event]) -> Oracle {
@@ -56,7 +61,11 @@ fn after(events: &[Event]) -> Oracle {
 }
 
 fn kind(oracle: &Oracle, key: Key, found: Found) -> Option<Kind> {
-    oracle.judge(key, found).err().map(|violation| violation.kind)
+    kind_at(oracle, key, found, NOW)
+}
+
+fn kind_at(oracle: &Oracle, key: Key, found: Found, now: u64) -> Option<Kind> {
+    oracle.judge(key, found, Span { from: now, to: now }).err().map(|violation| violation.kind)
 }
 
 #[test]
@@ -99,8 +108,8 @@ fn what_was_removed_must_not_come_back() {
 #[test]
 fn what_was_gone_at_an_opening_must_not_come_back_after_the_next() {
     let mut oracle = after(&[begin(1, OWN, true), put(1), begin(2, OWN, false)]);
-    oracle.judge(OWN, Found::Nothing).unwrap();
-    oracle.settle(OWN, Found::Nothing);
+    assert_eq!(kind(&oracle, OWN, Found::Nothing), None);
+    oracle.settle(OWN, Found::Nothing, NOW);
     assert_eq!(kind(&oracle, OWN, Found::Nothing), None);
     assert_eq!(kind(&oracle, OWN, version(1)), Some(Kind::Wrong));
 }
@@ -108,11 +117,11 @@ fn what_was_gone_at_an_opening_must_not_come_back_after_the_next() {
 #[test]
 fn what_was_there_at_an_opening_must_still_be_there_after_the_next() {
     let mut oracle = after(&[begin(1, OWN, true), put(1), begin(2, OWN, true)]);
-    oracle.settle(OWN, version(2));
+    oracle.settle(OWN, version(2), NOW);
     assert_eq!(kind(&oracle, OWN, version(2)), None);
     assert_eq!(kind(&oracle, OWN, version(1)), Some(Kind::Lost));
     assert_eq!(kind(&oracle, OWN, Found::Nothing), Some(Kind::Lost));
-    let other_lsn = Found::Version { version: Version(2), lsn: 21, tag: 0 };
+    let other_lsn = found(2, 21);
     assert_eq!(kind(&oracle, OWN, other_lsn), Some(Kind::Wrong));
 }
 
@@ -124,7 +133,7 @@ fn of_concurrent_writes_either_may_be_last_but_none_before_them() {
     let lower = Event::Put { version: Version(3), lsn: 15 };
     let oracle = after(&[one, put(1), two, three, lower, put(2)]);
     assert_eq!(kind(&oracle, SHARED, version(2)), None);
-    let found_lower = Found::Version { version: Version(3), lsn: 15, tag: 0 };
+    let found_lower = found(3, 15);
     assert_eq!(kind(&oracle, SHARED, found_lower), Some(Kind::Lost));
     assert_eq!(kind(&oracle, SHARED, version(1)), Some(Kind::Lost));
     assert_eq!(kind(&oracle, SHARED, Found::Nothing), Some(Kind::Lost));
@@ -147,7 +156,7 @@ fn what_a_get_has_seen_must_stay_although_its_put_was_never_acknowledged() {
     assert_eq!(kind(&seen, SHARED, version(1)), Some(Kind::Lost));
     assert_eq!(kind(&seen, SHARED, Found::Nothing), Some(Kind::Lost));
     // Seen, and then replaced by what was acknowledged: it must not come back either.
-    let higher = Found::Version { version: Version(2), lsn: 99, tag: 0 };
+    let higher = found(2, 99);
     let [begins, ends] = look(SHARED, higher);
     let replaced = after(&[two, begins, ends, one, put(1)]);
     assert_eq!(kind(&replaced, SHARED, higher), Some(Kind::Lost));
@@ -183,7 +192,7 @@ fn a_get_is_bound_by_what_was_acknowledged_before_it_began_and_by_nothing_else()
 #[test]
 fn an_lsn_other_than_the_one_returned_is_wrong() {
     let oracle = after(&[begin(1, OWN, true), put(1)]);
-    let found = Found::Version { version: Version(1), lsn: 11, tag: 0 };
+    let found = found(1, 11);
     assert_eq!(kind(&oracle, OWN, found), Some(Kind::Wrong));
 }
 
@@ -218,7 +227,7 @@ fn a_tag_lies_between_the_updates_that_were_acknowledged_and_those_that_began() 
         assert_eq!(kind(&oracle, OWN, tagged(1, tag)), expected, "tag {tag}");
     }
     // What was found is the beginning of the next round.
-    oracle.settle(OWN, tagged(1, 3));
+    oracle.settle(OWN, tagged(1, 3), NOW);
     oracle.note(&bump(5, OWN)).unwrap();
     oracle.note(&bumped(5, 4)).unwrap();
     assert_eq!(kind(&oracle, OWN, tagged(1, 3)), Some(Kind::Lost));
@@ -282,4 +291,32 @@ fn a_put_that_was_refused_is_never_found_and_must_have_been_refused_rightly() {
     let present = begin_what(2, OWN, What::PutIfPresent);
     assert!(after(std::slice::from_ref(&present)).note(&put(2)).is_err());
     assert_eq!(kind(&after(&[present, refused]), OWN, Found::Nothing), None);
+}
+
+#[test]
+fn what_has_expired_is_gone_and_hides_what_was_before_it() {
+    let expiring =
+        |expires| Event::Begin { version: Version(2), key: OWN, what: What::Put, expires };
+    let there = |expires| Found::Version { version: Version(2), lsn: 20, tag: 0, expires };
+    let oracle = after(&[begin(1, OWN, true), put(1), expiring(500), put(2)]);
+    assert_eq!(kind_at(&oracle, OWN, there(500), 499), None);
+    assert_eq!(kind_at(&oracle, OWN, there(500), 500), Some(Kind::Wrong));
+    assert_eq!(kind_at(&oracle, OWN, there(501), 499), Some(Kind::Wrong));
+    assert_eq!(kind_at(&oracle, OWN, there(0), 499), Some(Kind::Wrong));
+    assert_eq!(kind_at(&oracle, OWN, Found::Nothing, 499), Some(Kind::Lost));
+    assert_eq!(kind_at(&oracle, OWN, Found::Nothing, 500), None);
+    assert_eq!(kind_at(&oracle, OWN, version(1), 500), Some(Kind::Lost));
+    // Pending, and gone: either it was written and has expired, or not written at all.
+    let pending = after(&[expiring(500)]);
+    assert_eq!(kind_at(&pending, OWN, Found::Nothing, 400), None);
+    // What answers depend on the moment of is not judged by them.
+    after(&[expiring(500), put(2), begin(3, OWN, false), removed(3, false)]);
+    after(&[expiring(500), put(2), bump(3, OWN), bumped(3, 0)]);
+    // Found, it is the past of the next round, with its moment.
+    let mut settled = oracle;
+    assert!(!settled.settle(OWN, there(500), 499));
+    assert_eq!(kind_at(&settled, OWN, Found::Nothing, 499), Some(Kind::Lost));
+    assert_eq!(kind_at(&settled, OWN, Found::Nothing, 500), None);
+    assert!(settled.settle(OWN, Found::Nothing, 500) && settled.may_linger(OWN));
+    assert_eq!(kind_at(&settled, OWN, there(500), 499), Some(Kind::Wrong));
 }

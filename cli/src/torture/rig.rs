@@ -3,9 +3,10 @@
 use super::child;
 use super::event::Event;
 use super::oracle::{Kind, Oracle, Violation};
-use super::value::{self, Found, Key, Keys, PREFIX, Value};
+use super::step::Step;
+use super::tally::{Place, Tally, pending};
+use super::value::{self, Found, Key, Keys, PREFIX, Span, Value};
 use anyhow::{Context, anyhow, bail, ensure};
-use serde::Serialize;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
@@ -13,15 +14,18 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use stratalog::{Options, Store};
 
 /// SIGKILL, which cannot be caught.
 const SIGKILL: i32 = 9;
 /// A child that has not opened the store after this long never will.
-const OPENING_MAX: Duration = Duration::from_secs(120);
+const OPENING_MAX: Duration = Duration::from_secs(600);
 /// For how long a child is waited for to do what it does now and then only.
 const MARK_MAX: Duration = Duration::from_millis(1_500);
+
+/// For how long one is waited for to come to the step that it is to be killed at.
+const STEP_MAX: Duration = Duration::from_millis(900);
 
 /// What is written, and how.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +36,8 @@ pub struct Plan {
     pub segment_bytes: Option<u64>,
     /// Children compact, back up, and close and open again, too.
     pub upkeep: bool,
+    /// Some children are killed at a step, see `step`.
+    pub steps: bool,
 }
 
 /// When a child is killed.
@@ -43,6 +49,8 @@ pub enum Moment {
     Opened(Duration),
     /// So long after it had said this for the so-manieth time, counted from 1.
     Said(Mark, u32, Duration),
+    /// As it makes this call.
+    At(Step),
 }
 
 /// What a child may be heard to be at.
@@ -67,83 +75,6 @@ impl Mark {
             Event::Closed => Self::Closed,
             _ => return None,
         })
-    }
-}
-
-/// Sums over all rounds.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Tally {
-    pub kills: u64,
-    /// Of those: before the store was open.
-    pub kills_opening: u64,
-    /// Of those: in a compaction by hand, a backup, a close, an opening after a close.
-    pub kills_compacting: u64,
-    pub kills_backing_up: u64,
-    pub kills_closing: u64,
-    pub kills_opening_again: u64,
-    /// Kills of processes that were started only to be killed while they open.
-    pub kills_reopening: u64,
-    pub begun: u64,
-    pub acknowledged: u64,
-    pub batches: u64,
-    pub refused: u64,
-    /// Updates of a tag: begun, and acknowledged.
-    pub tags_begun: u64,
-    pub tags_acknowledged: u64,
-    pub gets: u64,
-    pub syncs: u64,
-    /// By hand: compactions that returned, what they did, and backups likewise.
-    pub compactions: u64,
-    pub segments_removed: u64,
-    pub records_moved: u64,
-    pub backups: u64,
-    /// Backups that were whole when a process was killed, and were checked.
-    pub backups_checked: u64,
-    /// Openings by this process, each compared with the oracle.
-    pub openings: u64,
-    pub judged: u64,
-    /// Of the keys judged: those that had a record.
-    pub records: u64,
-    /// Sum of their tags.
-    pub tags: u64,
-    pub verified: u64,
-    pub torn: u64,
-    #[serde(skip)]
-    pub opening_max: Duration,
-    pub disk_bytes_max: u64,
-    pub lost: u64,
-    pub wrong: u64,
-}
-
-impl Tally {
-    pub fn violations(&self) -> u64 {
-        self.lost + self.wrong
-    }
-
-    fn count(&mut self, event: &Event) {
-        match event {
-            Event::Begin { .. } => self.begun += 1,
-            Event::Put { .. } | Event::Removed { .. } => self.acknowledged += 1,
-            Event::Refused { .. } => {
-                self.acknowledged += 1;
-                self.refused += 1;
-            }
-            Event::Wrote { count, .. } => {
-                self.acknowledged += count;
-                self.batches += 1;
-            }
-            Event::Bump { .. } => self.tags_begun += 1,
-            Event::Bumped { .. } => self.tags_acknowledged += 1,
-            Event::Got { .. } => self.gets += 1,
-            Event::Synced => self.syncs += 1,
-            Event::Compacted { segments, moved } => {
-                self.compactions += 1;
-                self.segments_removed += segments;
-                self.records_moved += moved;
-            }
-            Event::BackedUp => self.backups += 1,
-            _ => {}
-        }
     }
 }
 
@@ -190,6 +121,7 @@ impl Rig {
             false => self.rng.u64(..20_000),
         });
         let moment = match self.rng.u8(..100) {
+            _ if self.plan.steps && self.rng.u8(..5) < 2 => Moment::At(Step::choose(&mut self.rng)),
             0..30 => Moment::Said(Mark::Compacting, self.rng.u32(1..5), soon),
             30..35 => Moment::Said(Mark::Compacted, self.rng.u32(1..5), soon),
             35..48 => Moment::Said(Mark::BackingUp, 1, soon),
@@ -215,10 +147,10 @@ impl Rig {
     pub fn kill_writer(&mut self, moment: Moment) -> anyhow::Result<()> {
         let events = self.kill(moment)?;
         self.tally.kills += 1;
-        if !events.contains(&Event::Opened) {
-            self.tally.kills_opening += 1;
+        *self.tally.kills_while.entry(Place::of(&events)).or_default() += 1;
+        for what in pending(&events) {
+            *self.tally.kills_during.entry(what).or_default() += 1;
         }
-        self.note_place(&events);
         for event in &events {
             self.tally.count(event);
             if let Err(violation) = self.oracle.note(event) {
@@ -226,27 +158,6 @@ impl Rig {
             }
         }
         Ok(())
-    }
-
-    /// Takes note of what a child was at when it was killed.
-    fn note_place(&mut self, events: &[Event]) {
-        let (mut store, mut upkeep) = (None, None);
-        for event in events {
-            match event {
-                Event::Opened | Event::Closing | Event::Closed => store = Some(event),
-                Event::Compacting | Event::BackingUp => upkeep = Some(event),
-                Event::Compacted { .. } | Event::BackedUp => upkeep = None,
-                _ => {}
-            }
-        }
-        let tally = &mut self.tally;
-        match (store, upkeep) {
-            (Some(Event::Closing), _) => tally.kills_closing += 1,
-            (Some(Event::Closed), _) => tally.kills_opening_again += 1,
-            (_, Some(Event::Compacting)) => tally.kills_compacting += 1,
-            (_, Some(Event::BackingUp)) => tally.kills_backing_up += 1,
-            _ => {}
-        }
     }
 
     /// What a killed child has left of a backup: nothing under its name, or all of it.
@@ -275,8 +186,11 @@ impl Rig {
 
     /// Kills a child that should be opening the store, or have just opened it.
     fn kill_reopening(&mut self) -> anyhow::Result<()> {
-        let after = Duration::from_micros(self.rng.u64(..15_000));
-        let events = self.kill(Moment::Started(after))?;
+        let moment = match self.plan.steps && self.rng.bool() {
+            true => Moment::At(Step::choose(&mut self.rng)),
+            false => Moment::Started(Duration::from_micros(self.rng.u64(..15_000))),
+        };
+        let events = self.kill(moment)?;
         self.tally.kills_reopening += 1;
         for event in &events {
             if let Err(violation) = self.oracle.note(event) {
@@ -301,7 +215,12 @@ impl Rig {
             sync: self.rng.u8(..3) == 0,
             upkeep: self.plan.upkeep,
         };
-        let mut child = Command::new(std::env::current_exe()?)
+        let (program, trace) = (std::env::current_exe()?, self.store.with_file_name("trace"));
+        let mut command = match moment {
+            Moment::At(step) => step.command(&trace, program.into()),
+            _ => Command::new(program),
+        };
+        let mut child = command
             .args(args.to_words())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -311,6 +230,7 @@ impl Rig {
         let (tell, said) = channel();
         let listener = thread::Builder::new().spawn(move || listen(pipe, &tell))?;
         let waited = wait_for(moment, &said);
+        // It may be dead already, but is still ours.
         child.kill()?;
         let status = child.wait()?;
         let heard = listener.join().map_err(|_panic| anyhow!("the listener panicked"))?;
@@ -319,6 +239,10 @@ impl Rig {
             "the writing process ended by itself: {status}; what it said is above"
         );
         waited?;
+        if let (Moment::At(_), Ok(events)) = (moment, &heard) {
+            // The tracer held the pipe's other end, so it has ended, too.
+            self.tally.steps.note(&trace, Place::of(events))?;
+        }
         if self.plan.upkeep {
             self.check_backup()?;
         }
@@ -341,7 +265,8 @@ impl Rig {
 
     fn judge_nothing(&mut self) -> anyhow::Result<()> {
         for key in self.plan.keys.all() {
-            self.judge(key, Found::Nothing);
+            let now = value::nanoseconds(SystemTime::now());
+            self.judge(key, Found::Nothing, Span { from: now, to: now });
         }
         Ok(())
     }
@@ -354,9 +279,9 @@ impl Rig {
         for key in self.plan.keys.all() {
             found.push(self.look(store, key)?);
         }
-        self.oracle.conclude(self.plan.keys.all().zip(found.iter().copied()));
-        for (key, state) in self.plan.keys.all().zip(&found) {
-            self.judge(key, *state);
+        self.oracle.conclude(self.plan.keys.all().zip(found.iter().map(|(found, _)| *found)));
+        for (key, (state, span)) in self.plan.keys.all().zip(&found) {
+            self.judge(key, *state, *span);
         }
         self.judge_iteration(store, &found)
     }
@@ -376,41 +301,41 @@ impl Rig {
         Ok(())
     }
 
-    fn look(&mut self, store: &Store, key: Key) -> anyhow::Result<Found> {
+    fn look(&mut self, store: &Store, key: Key) -> anyhow::Result<(Found, Span)> {
         let pinned = store.pin();
-        let record = match pinned.get(value::id_of(key)) {
-            Ok(Some(record)) => record,
-            Ok(None) => return Ok(Found::Nothing),
-            Err(error) => {
-                self.wrong(format!("key {}: {error}", key.0));
-                return Ok(Found::Nothing);
+        let from = value::nanoseconds(SystemTime::now());
+        let record = pinned.get(value::id_of(key));
+        let span = Span { from, to: value::nanoseconds(SystemTime::now()) };
+        let found = match record {
+            Ok(None) => return Ok((Found::Nothing, span)),
+            Ok(Some(record)) => {
+                self.tally.records += 1;
+                Found::of(key, &record, &mut Value::default())
             }
+            Err(error) => Err(error.to_string()),
         };
-        self.tally.records += 1;
-        let (embedding, content) = (record.embedding(), record.content());
-        match value::identify(key, embedding, content, &mut Value::default()) {
-            Ok(version) => {
-                let (lsn, tag) = (record.lsn().as_u64(), record.tag());
-                self.tally.tags += tag;
-                Ok(Found::Version { version, lsn, tag })
-            }
-            Err(what) => {
-                self.wrong(format!("key {}: {what}", key.0));
-                Ok(Found::Nothing)
-            }
+        if let Ok(Found::Version { tag, expires, .. }) = found {
+            self.tally.tags += tag;
+            self.tally.expiring += u64::from(expires > 0);
         }
+        let found = found.unwrap_or_else(|what| {
+            self.wrong(format!("key {}: {what}", key.0));
+            Found::Nothing
+        });
+        Ok((found, span))
     }
 
-    fn judge(&mut self, key: Key, found: Found) {
+    fn judge(&mut self, key: Key, found: Found, span: Span) {
         self.tally.judged += 1;
-        if let Err(violation) = self.oracle.judge(key, found) {
+        if let Err(violation) = self.oracle.judge(key, found, span) {
             self.violation(&violation);
         }
-        self.oracle.settle(key, found);
+        self.tally.expired += u64::from(self.oracle.settle(key, found, span.to));
     }
 
-    /// An iteration sees the same keys as the gets did, each once.
-    fn judge_iteration(&mut self, store: &Store, found: &[Found]) -> anyhow::Result<()> {
+    /// An iteration sees the same keys as the gets did, each once, but for what has expired
+    /// meanwhile. The store may still count what has expired.
+    fn judge_iteration(&mut self, store: &Store, found: &[(Found, Span)]) -> anyhow::Result<()> {
         let mut seen = vec![0_u32; found.len()];
         let (mut others, pinned) = (0, store.pin());
         for record in &pinned {
@@ -424,16 +349,20 @@ impl Rig {
                 None => self.wrong(format!("a record with the id {}", id.escape_ascii())),
             }
         }
-        let mut live = others;
-        for (key, (&times, state)) in seen.iter().zip(found).enumerate() {
+        let now = value::nanoseconds(SystemTime::now());
+        let (mut live, mut lingering) = (others, 0);
+        for (key, (&times, (state, _))) in seen.iter().zip(found).enumerate() {
             let expected = u32::from(*state != Found::Nothing);
             live += u64::from(expected);
-            if times != expected {
+            lingering += u64::from(self.oracle.may_linger(Key(key as u32)));
+            let went = times == 0 && state.has_expired(now);
+            if times != expected && !went {
                 self.wrong(format!("key {key}: get finds {expected}, iteration {times}"));
             }
         }
-        if store.len() as u64 != live {
-            self.wrong(format!("len() is {}, iteration finds {live}", store.len()));
+        if !(live..=live + lingering).contains(&(store.len() as u64)) {
+            let of = format!("{live} are there, {lingering} may have expired");
+            self.wrong(format!("len() is {}, {of}", store.len()));
         }
         Ok(())
     }
@@ -475,6 +404,11 @@ fn wait_for(moment: Moment, said: &Receiver<Mark>) -> anyhow::Result<()> {
                 left -= u32::from(heard == mark);
             }
             thread::sleep(after);
+        }
+        Moment::At(_) => {
+            let since = Instant::now();
+            // Whatever it says: it is over when nobody can say anything any more.
+            while said.recv_timeout(STEP_MAX.saturating_sub(since.elapsed())).is_ok() {}
         }
     }
     Ok(())

@@ -3,6 +3,8 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::SystemTime;
+use stratalog::Record;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Ids of this workload begin so; others in the store are left alone.
@@ -113,7 +115,37 @@ pub enum Found {
         lsn: u64,
         /// The record's.
         tag: u64,
+        /// The record's moment of expiry, in nanoseconds since 1970; 0: never.
+        expires: u64,
     },
+}
+
+impl Found {
+    /// Whether it is a version that is there no more by then.
+    pub fn has_expired(self, now: u64) -> bool {
+        matches!(self, Self::Version { expires, .. } if expires != 0 && expires <= now)
+    }
+
+    /// What a record of a key is; or what about it is wrong. `scratch` spares allocations.
+    pub fn of(key: Key, record: &Record<'_>, scratch: &mut Value) -> Result<Self, String> {
+        let version = identify(key, record.embedding(), record.content(), scratch)?;
+        let (lsn, tag) = (record.lsn().as_u64(), record.tag());
+        let expires = record.expires().map_or(0, nanoseconds);
+        Ok(Self::Version { version, lsn, tag, expires })
+    }
+}
+
+/// When somebody looked, in nanoseconds since 1970: not before, and not after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub from: u64,
+    pub to: u64,
+}
+
+/// Nanoseconds since 1970.
+pub fn nanoseconds(moment: SystemTime) -> u64 {
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// One version's embedding and content.
@@ -153,8 +185,8 @@ impl Value {
     }
 }
 
-/// Which version of its key a record is; or what about it is wrong. `scratch` spares allocations.
-pub fn identify(
+/// Which version of its key this is; or what about it is wrong.
+fn identify(
     key: Key,
     embedding: &[f32],
     content: &[u8],
