@@ -55,11 +55,15 @@ const UNSAFE_FILES: &[&str] = &[
     "src/segment/replica.rs",
     "src/segment/shared.rs",
     "src/segment/writer.rs",
+    // Fills a memory that nobody else has.
+    "fuzz/src/parsers.rs",
     // Memories that watch, or fail, and hand everything else on.
     "loom-tests/src/watched.rs",
     "tests/group_commit.rs",
     // Stands in for fsync.
     "tests/power_loss/witness.rs",
+    // Signals are a matter of the C library.
+    "tests/stopped/signal.rs",
 ];
 
 /// The one door to atomics and threads.
