@@ -2,9 +2,9 @@
 //! looked at in one way of opening after the other. A look ends in a typed error or in answers that
 //! are right; never in a panic, a signal, a hang, or memory beyond a bound.
 //!
-//! Each family runs in a process of its own, under limits of address space, processor time and heap;
-//! the last line that it said names the case which broke it. The short form takes some members
-//! of each family, and one way of opening each; all of them:
+//! Each family runs in a process of its own, under limits of address space, processor time and
+//! heap; the last line that it said names the case which broke it. The short form takes some
+//! members of each family, and one way of opening each; all of them:
 //!
 //! `STRATALOG_HOSTILE=long cargo test --release --test hostile`
 #![cfg(test)]
