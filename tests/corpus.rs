@@ -19,6 +19,8 @@ use std::path::Path;
 use store::{Attacker, Place};
 use victim::{Outcome, mix};
 
+type Parser = fn(&[u8]);
+
 /// Bytes that say nothing.
 fn noise(seed: u64) -> Vec<u8> {
     let len = mix(seed) % 96;
@@ -39,7 +41,7 @@ fn inputs(target: &str, others: u64) -> Vec<Vec<u8>> {
 
 #[test]
 fn decoders_of_any_bytes_neither_panic_nor_go_beyond_their_bounds() {
-    let parsers: [(&str, fn(&[u8])); 5] = [
+    let parsers: [(&str, Parser); 5] = [
         ("slot", parsers::slot),
         ("frame", parsers::frame),
         ("segment_header", parsers::segment_header),
@@ -58,7 +60,7 @@ fn decoders_of_any_bytes_neither_panic_nor_go_beyond_their_bounds() {
 
 #[test]
 fn changed_stores_are_refused_or_answer_rightly() {
-    let others = std::env::var("STRATALOG_RUNS").map_or(250, |n| n.parse().unwrap());
+    let others = std::env::var("STRATALOG_RUNS").map_or(100, |n| n.parse().unwrap());
     let (attacker, inputs) = (Attacker::new("corpus"), inputs("store", others));
     let mut opened = 0;
     for (n, input) in inputs.iter().enumerate() {

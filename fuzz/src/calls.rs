@@ -105,7 +105,7 @@ fn batch(store: &Store, map: &mut Map, reader: &mut Reader<'_>, version: u32) {
     let mut batch = Batch::new();
     for _ in 0..reader.byte() % 6 {
         let id = [b'a' + reader.byte() % 12];
-        if reader.byte() % 3 == 0 {
+        if reader.byte().is_multiple_of(3) {
             batch.remove(id);
             map.remove(&id[..]);
         } else {

@@ -12,7 +12,7 @@ use stratalog::internals::format::header::{
 };
 use stratalog::internals::format::ids::{Sequence, SlotNumber};
 use stratalog::internals::format::manifest::Manifest;
-use stratalog::internals::format::slot::{self, SlotState};
+use stratalog::internals::format::slot::{self, Kind, SlotState};
 use stratalog::internals::segment::{Put, Segment};
 use stratalog::internals::{HeapMemory, Memory};
 
@@ -61,7 +61,7 @@ pub fn frame(data: &[u8]) {
         let (id, content) = (usize::from(header.id_len), header.content_len as usize);
         let layout = FrameLayout::new(id, dimension, content, header.writing, header.expires());
         assert!(layout.bytes() as usize >= layout.end && layout.end >= layout.content_at);
-        assert!(layout.content_at >= layout.embedding_at && layout.embedding_at % 64 == 0);
+        assert!(layout.content_at >= layout.embedding_at && layout.embedding_at.is_multiple_of(64));
     }
 }
 
@@ -70,7 +70,7 @@ pub fn segment_header(data: &[u8]) {
     let mut bytes = [0; IDENTITY_BYTES];
     let len = data.len().min(bytes.len());
     bytes[..len].copy_from_slice(&data[..len]);
-    let _ = Identity::decode(&bytes);
+    assert!(Identity::decode(&bytes).is_err() || bytes.starts_with(b"stratlog"));
     bytes[..8].copy_from_slice(b"stratlog");
     forge::forge_identity(&mut bytes, 8, 4, u64::from(header::FORMAT_VERSION));
     if let Ok(identity) = Identity::decode(&bytes) {
@@ -158,7 +158,8 @@ fn walk(image: &[u8], identity: &Identity) {
         for (slot, _) in segment.slots(end) {
             assert!(segment.slot_offset(slot) < SMALL);
             let Ok(frame) = segment.committed_frame(slot) else { continue };
-            let _ = segment.verify(&frame);
+            let (sound, put) = (segment.verify(&frame).is_ok(), frame.header().kind == Kind::Put);
+            assert!(!sound || !put || segment.is_verified(frame.offset()));
             assert!(frame.id().len() <= 1024 && frame.len_bytes() <= SMALL as u64);
             assert!(frame.embedding().len() <= 8);
         }

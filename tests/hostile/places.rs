@@ -107,7 +107,7 @@ fn files_that_cannot_be_read_are_refused_or_reported() {
     let (place, program) = (place(), std::env::current_exe().unwrap());
     let probe = place.path().join("probe");
     std::fs::write(&probe, "x").unwrap();
-    std::fs::set_permissions(&probe, PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(&probe, PermissionsExt::from_mode(0o000)).unwrap();
     if std::fs::read(&probe).is_ok() {
         assert!(ours.is_none(), "nobody may read everything, too");
         let mut command = Command::new("setpriv");

@@ -14,8 +14,10 @@ static STOPPED: AtomicBool = AtomicBool::new(false);
 /// Sleeps where the thread happens to be. Only what may be called in a handler: it neither
 /// allocates nor locks.
 extern "C" fn sleep_here(_: libc::c_int) {
+    // SAFETY: has no condition.
+    let place = unsafe { libc::__errno_location() };
     // SAFETY: the place of this thread's errno, which the interrupted code may be about to read.
-    let errno = unsafe { *libc::__errno_location() };
+    let errno = unsafe { *place };
     STOPPED.store(true, Ordering::SeqCst);
     let nanos = LASTS.load(Ordering::SeqCst);
     let mut left = libc::timespec {
@@ -26,7 +28,7 @@ extern "C" fn sleep_here(_: libc::c_int) {
     while unsafe { libc::nanosleep(&raw const left, &raw mut left) } == -1 {}
     STOPPED.store(false, Ordering::SeqCst);
     // SAFETY: as above.
-    unsafe { *libc::__errno_location() = errno };
+    unsafe { *place = errno };
 }
 
 fn install() {
