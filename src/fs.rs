@@ -198,11 +198,19 @@ fn open_regular(path: &Path, writable: bool) -> io::Result<File> {
         .write(writable)
         .custom_flags(flags.bits().cast_signed())
         .open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    if !file.metadata()?.is_file() {
+        return Err(no_regular_file());
     }
     Ok(file)
+}
+
+fn no_regular_file() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
+}
+
+/// Whether a file has more than one name: what is written to it shows under the others, too.
+pub fn has_other_names(file: &File) -> io::Result<bool> {
+    Ok(file.metadata()?.nlink() > 1)
 }
 
 fn create_new(path: &Path) -> io::Result<File> {
@@ -397,20 +405,28 @@ fn allocate(file: &File, len: u64) -> io::Result<()> {
 
 /// The lock of a store that is open for writing; dropping it gives it up.
 #[derive(Debug)]
-pub struct DirectoryLock(File);
+pub struct DirectoryLock {
+    file: File,
+    /// The file has another name, too.
+    linked: bool,
+}
 
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
         // By name, not by closing the file alone: a process that is being started just now has it
         // open, too, until its exec. Closing does it all the same if this fails.
-        drop(self.0.unlock());
+        drop(self.file.unlock());
     }
 }
 
 impl DirectoryLock {
     /// The file's text is for people: who holds it.
     pub fn name_holder(&mut self) {
-        let (file, text) = (&mut self.0, holder_text());
+        if self.linked {
+            // By its other name it may be anybody's: it is locked, and not written to.
+            return;
+        }
+        let (file, text) = (&mut self.file, holder_text());
         // Without it the lock holds all the same, and a full disk must not stop an opening.
         drop(file.set_len(0).and_then(|()| file.write_all(text.as_bytes())));
     }
@@ -434,12 +450,16 @@ pub fn lock(directory: &Path) -> Result<DirectoryLock, Error> {
         .custom_flags(flags.bits().cast_signed())
         .open(&path)
         .map_err(no_room)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(Error::Io(no_regular_file()));
+    }
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(Error::Locked(directory.to_owned())),
         Err(TryLockError::Error(error)) => return Err(Error::Io(error)),
     }
-    Ok(DirectoryLock(file))
+    Ok(DirectoryLock { file, linked: metadata.nlink() > 1 })
 }
 
 fn holder_text() -> String {

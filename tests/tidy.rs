@@ -55,12 +55,16 @@ const UNSAFE_FILES: &[&str] = &[
     "src/segment/replica.rs",
     "src/segment/shared.rs",
     "src/segment/writer.rs",
+    // Fills a memory that nobody else has.
+    "fuzz/src/parsers.rs",
     // Memories that watch, or fail, and hand everything else on.
     "loom-tests/src/watched.rs",
     "tests/group_commit.rs",
     // Stand in for libc.
     "tests/power_loss/witness.rs",
     "tests/simulator/witness.rs",
+    // Signals are a matter of the C library.
+    "tests/stopped/signal.rs",
 ];
 
 /// The one door to atomics and threads.

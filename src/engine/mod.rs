@@ -173,6 +173,13 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// LSN of what an entry points at. A frame header that this process has not checked is only
     /// believed after its checksum was, or else the slot is asked.
     pub fn lsn_of(&self, guard: &Guard, entry: Entry) -> Lsn {
+        let lsn = self.noted_lsn(guard, entry);
+        // One that was never given is damage, and must not hold up those that will be.
+        if self.log.may_have_given(lsn) { lsn } else { Lsn::ZERO }
+    }
+
+    /// What the record says, or its slot if that is damaged.
+    fn noted_lsn(&self, guard: &Guard, entry: Entry) -> Lsn {
         let (segment, offset) = match self.locate(guard, entry) {
             Ok(at)
                 if !entry.tomb && at.segment.is_verified(at.frame.offset())

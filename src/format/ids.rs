@@ -163,10 +163,12 @@ impl AddressLayout {
         1 << (ADDRESS_BITS - self.unit_bits).min(31)
     }
 
-    /// The address of a frame.
+    /// The address of a frame. Of an offset outside, which only a forged slot can name, one that no
+    /// frame has: that of the segment's first unit.
     #[must_use]
+    #[inline]
     pub fn address(self, table: TableIndex, offset: Units) -> Address {
-        debug_assert!(offset.0 >> self.unit_bits == 0);
+        let offset = if offset.0 >> self.unit_bits == 0 { offset } else { Units(0) };
         Address::from_bits(u64::from(table.0) << self.unit_bits | u64::from(offset.0))
     }
 
@@ -202,6 +204,8 @@ mod tests {
                 let address = layout.address(TableIndex(t), Units(u));
                 assert_eq!(layout.split(address), (TableIndex(t), Units(u)));
             }
+            let outside = layout.address(TableIndex(3), Units(u + 1));
+            assert_eq!(layout.split(outside), (TableIndex(3), Units(0)), "not another segment's");
         }
     }
 }

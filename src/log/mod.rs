@@ -163,7 +163,16 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         // Relaxed: only uniqueness and growth matter. Whoever saw a segment active, by Acquire,
         // gets a higher number than it has: its maker added before it was published.
         let sequence = Sequence(self.next_sequence.fetch_add(1, Ordering::Relaxed));
-        if sequence > Sequence::MAX { Err(Error::StorageFull) } else { Ok(sequence) }
+        // The last number is never taken: the manifest must be able to name the one behind.
+        if sequence >= Sequence::MAX { Err(Error::StorageFull) } else { Ok(sequence) }
+    }
+
+    /// Whether an LSN can be one of this log's: it was given before the number of the next segment.
+    #[must_use]
+    pub fn may_have_given(&self, lsn: Lsn) -> bool {
+        // Relaxed: the number only grows, and whoever met a record that was really given saw, by
+        // Acquire, what came after its segment's number was taken.
+        lsn.sequence().0 < self.next_sequence.load(Ordering::Relaxed)
     }
 
     /// Makes a segment for copies, and puts it in the table.

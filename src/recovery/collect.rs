@@ -110,7 +110,9 @@ pub(super) fn collect(
     report.foreign_files = foreign;
     let listed: BTreeMap<Sequence, SegmentId> =
         manifest.segments.iter().map(|id| (id.sequence, *id)).collect();
-    let dropped = |file: &SegmentFile| manifest.dropped.iter().any(|id| file.is_of(*id));
+    let gone = manifest.dropped.iter().map(|id| (id.sequence, id.salt.0 as u32));
+    let gone: BTreeSet<_> = gone.collect();
+    let dropped = |file: &SegmentFile| gone.contains(&(file.sequence, file.half_salt));
     let mut collected = Collected::new(manifest);
     let mut seen = BTreeMap::new();
     for file in found.iter().filter(|file| !dropped(file)) {
@@ -233,6 +235,7 @@ fn open(
         // Out of file handles, no permission: what cannot be opened today is not gone.
         Err(error) => return Err(Error::Io(error)),
     };
+    let linked = writable && fs::has_other_names(&handle)?;
     let wanted = files.segment_bytes();
     let size = usize::try_from(wanted).map_err(io::Error::other)?;
     let short = len < wanted;
@@ -249,7 +252,18 @@ fn open(
     } else {
         return Ok(Opened::Foreign);
     };
-    Ok(attach(files, file, expected, memory, short))
+    match attach(files, file, expected, memory, short) {
+        // A copy made by hard links would be changed, or this store through the copy.
+        Opened::Segment(..) if linked => Err(Error::Io(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "{} has another name, too (a hard link), and would be written to under both: \
+                 replace one of them by a copy, or open with read_only(true)",
+                file.path.display()
+            ),
+        ))),
+        opened => Ok(opened),
+    }
 }
 
 fn attach(

@@ -2,7 +2,8 @@
 
 use super::{Candidate, FileEngine};
 use crate::error::Error;
-use crate::format::ids::SlotNumber;
+use crate::format::header::Role;
+use crate::format::ids::{Lsn, SlotNumber};
 use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::memory::{Memory, MmapMemory};
 use crate::options::Recovery;
@@ -18,7 +19,8 @@ const BLANK_SLOTS: u32 = 4096;
 /// looked at beyond it until a long stretch is blank.
 pub(super) fn end_of<M: Memory>(segment: &Segment<M>) -> u32 {
     if let Some(sealed) = segment.sealed() {
-        return sealed;
+        // A forged one sizes nothing beyond what a segment can hold.
+        return sealed.min(segment.geometry().capacity().slots_max());
     }
     let cursor = segment.slots_end();
     let (mut end, mut blank, mut walked) = (0, 0, 0);
@@ -139,6 +141,11 @@ pub fn check<M: Memory>(
     if !inside {
         return Err("the slot names a frame outside the segment");
     }
+    // A copy keeps the LSN of its first place; that is bounded in `scan`.
+    let own = Lsn::new(segment.sequence(), slot);
+    if segment.role() == Role::Log && body.lsn != own {
+        return Err("the slot's LSN is not that of its place");
+    }
     if !deep {
         return Ok(0);
     }
@@ -210,6 +217,10 @@ fn scan(
                 continue;
             }
             SlotState::Batch(..) => continue,
+            // It would win against whatever is written from now on.
+            SlotState::Committed(_, body) if !engine.log().may_have_given(body.lsn) => {
+                (body.offset.bytes(), "the slot's LSN was never given")
+            }
             SlotState::Committed(kind, body) => match check(segment, slot, kind, body, !trusted) {
                 Ok(bytes) => {
                     report.scanned_bytes += bytes;
@@ -259,6 +270,7 @@ pub(super) fn finish_moves(engine: &FileEngine, candidate: &Candidate) -> Result
     let segment = &*candidate.segment;
     for (slot, state) in segment.slots(candidate.limit) {
         if let SlotState::Copy(kind, body) = state
+            && engine.log().may_have_given(body.lsn)
             && check(segment, slot, kind, body, true).is_ok()
         {
             engine.restore_copy(segment, kind, body)?;

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Fuzzes: one target after the other, each for so many seconds, on one core.
+#
+#   fuzz/run.sh <seconds> [target]...
+#
+# Targets: slot frame segment_header manifest segment store calls. Needs a nightly compiler and a
+# C++ compiler (for libFuzzer, which the crate libfuzzer-sys brings along); cargo-fuzz is not needed,
+# but works, too. What is new goes to target/fuzz/corpus, a crash to target/fuzz/crashes, and
+# `MERGE=1 fuzz/run.sh 0 [target]...` keeps the smallest set in fuzz/corpus, which is committed.
+# SANITIZER=none is faster on whole stores.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+seconds=${1:?seconds for each target}
+shift
+targets=("$@")
+((${#targets[@]})) || targets=(slot frame segment_header manifest segment store calls)
+host=x86_64-unknown-linux-gnu
+home=${CARGO_TARGET_DIR:-../target}/fuzz
+mkdir -p "$home/crashes"
+
+flags="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
+flags+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters"
+flags+=" -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares"
+[[ ${SANITIZER:-address} == none ]] || flags+=" -Zsanitizer=${SANITIZER:-address}"
+RUSTFLAGS=$flags CARGO_TARGET_DIR=$home/build-${SANITIZER:-address} \
+    cargo +nightly build --release --target "$host"
+
+for target in "${targets[@]}"; do
+    binary=$home/build-${SANITIZER:-address}/$host/release/$target
+    new=$home/corpus/$target
+    mkdir -p "$new"
+    longest=2048
+    [[ $target != store && $target != calls ]] || longest=96
+    if [[ -n ${MERGE:-} ]]; then
+        merged=$(mktemp -d)
+        "$binary" -merge=1 -max_len="$longest" "$merged" "corpus/$target" "$new"
+        rm -f "corpus/$target"/*
+        cp "$merged"/* "corpus/$target/"
+        rm -rf "$merged"
+        continue
+    fi
+    # -timeout: one input that takes as long is a hang; -rss_limit_mb: one that takes as much, a leak
+    # or an allocation that a file has asked for.
+    "$binary" "$new" "corpus/$target" -max_total_time="$seconds" -max_len="$longest" -timeout=60 \
+        -rss_limit_mb=1024 -artifact_prefix="$home/crashes/$target-" -print_final_stats=1
+done

@@ -1,0 +1,83 @@
+//! The corpus of the fuzz targets, replayed, and some thousand inputs that say nothing: what a
+//! fuzzer once found stays found, without one. `fuzz/run.sh` is the fuzzer.
+#![cfg(test)]
+
+#[path = "../fuzz/src/calls.rs"]
+mod calls;
+#[path = "../fuzz/src/forge.rs"]
+mod forge;
+#[path = "../fuzz/src/parsers.rs"]
+mod parsers;
+#[path = "../fuzz/src/script.rs"]
+mod script;
+#[path = "../fuzz/src/store.rs"]
+mod store;
+#[path = "../fuzz/src/victim.rs"]
+mod victim;
+
+use std::path::Path;
+use store::{Attacker, Place};
+use victim::{Outcome, mix};
+
+type Parser = fn(&[u8]);
+
+/// Bytes that say nothing.
+fn noise(seed: u64) -> Vec<u8> {
+    let len = mix(seed) % 96;
+    (0..len).map(|n| mix(seed.wrapping_mul(1_000_003) ^ n) as u8).collect()
+}
+
+/// The kept inputs of a target, and so many others.
+fn inputs(target: &str, others: u64) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let mut paths: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!paths.is_empty());
+    paths.sort();
+    let from = std::env::var("STRATALOG_SEED").map_or(0, |n| n.parse().unwrap());
+    let kept = paths.iter().map(|path| std::fs::read(path).unwrap());
+    kept.chain((from..from + others).map(noise)).collect()
+}
+
+#[test]
+fn decoders_of_any_bytes_neither_panic_nor_go_beyond_their_bounds() {
+    let parsers: [(&str, Parser); 5] = [
+        ("slot", parsers::slot),
+        ("frame", parsers::frame),
+        ("segment_header", parsers::segment_header),
+        ("manifest", parsers::manifest),
+        ("segment", parsers::segment),
+    ];
+    let mut runs = 0;
+    for (target, parser) in parsers {
+        for input in inputs(target, 2_000) {
+            parser(&input);
+            runs += 1;
+        }
+    }
+    assert!(runs > 10_000, "{runs}");
+}
+
+#[test]
+fn changed_stores_are_refused_or_answer_rightly() {
+    let others = std::env::var("STRATALOG_RUNS").map_or(100, |n| n.parse().unwrap());
+    let (attacker, inputs) = (Attacker::new("corpus"), inputs("store", others));
+    let mut opened = 0;
+    for (n, input) in inputs.iter().enumerate() {
+        println!("{n}: {}", input.escape_ascii());
+        opened += usize::from(attacker.run(input) == Outcome::Opened);
+    }
+    assert!(opened > inputs.len() / 10 && opened < inputs.len(), "{opened} of {}", inputs.len());
+}
+
+#[test]
+fn any_sequence_of_calls_does_what_a_map_would_do() {
+    let place = Place::new("corpus-calls").unwrap();
+    let inputs = inputs("calls", 60);
+    for (n, input) in inputs.iter().enumerate() {
+        println!("{n}: {}", input.escape_ascii());
+        victim::clear(place.path()).unwrap();
+        calls::run(place.path(), input);
+    }
+    assert!(inputs.len() > 60);
+}
