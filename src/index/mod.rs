@@ -133,8 +133,8 @@ impl<const SLOTS: usize> Index<SLOTS> {
     }
 
     /// Asks for the lines that a call for this hash will need: `step` 0 for the chunk's head, 1 for
-    /// its bucket, 2 for the bucket behind that. For who has several hashes to go through, and calls
-    /// this for all of them before the next step, so that they come together.
+    /// its bucket, 2 for the bucket behind that. For who has several hashes to go through: this is
+    /// called for all of them before the next step, so that their lines come together.
     #[inline]
     pub fn prefetch(&self, guard: &Guard, hash: KeyHash, step: u32) {
         let spot = self.layout.spot(hash);
