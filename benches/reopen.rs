@@ -29,6 +29,8 @@ const STORES: [(&str, u64, usize, usize, usize); 4] = [
 
 const DIRECTORY_AT: u64 = 4096;
 const SLOT_BYTES: usize = 32;
+/// The state of a slot that holds a record.
+const COMMITTED: u64 = 1;
 /// Slots that are read at a time.
 const STEP: usize = 1 << 15;
 /// Bytes that are summed at a time.
@@ -93,6 +95,9 @@ fn slots(path: &Path, records: u64) -> Result<Duration, Failure> {
                 };
                 if word(0) == 0 {
                     break 'slots;
+                }
+                if word(0) & 0xFF != COMMITTED {
+                    continue;
                 }
                 let mut place = word(2) & mask;
                 while table[place as usize] != 0 {
