@@ -4,7 +4,8 @@
 //! `ilog2(i + 1)`. An entry, once its level exists, keeps its place for ever. The array does not
 //! own what its entries point to: the segment table and the index's directory do.
 //!
-//! L1: a level's pointer is null or a leaked box that only `drop` takes back.
+//! L1: a level's pointer is null or the first entry of a leaked box of `2^k` entries, level `k`,
+//! that only `drop` takes back.
 #![expect(unsafe_code, reason = "levels are published as raw pointers")]
 
 use crate::sync::{AtomicPtr, Ordering};
@@ -12,11 +13,9 @@ use crate::sync::{AtomicPtr, Ordering};
 /// Levels of the array: indexes below 2^31 - 1.
 const LEVELS: usize = 31;
 
-type Level<T> = Box<[AtomicPtr<T>]>;
-
 /// A growing array of `AtomicPtr<T>`, all null at first.
 pub struct Levels<T> {
-    levels: [AtomicPtr<Level<T>>; LEVELS],
+    levels: [AtomicPtr<AtomicPtr<T>>; LEVELS],
 }
 
 impl<T> Levels<T> {
@@ -26,9 +25,12 @@ impl<T> Levels<T> {
         Self { levels: std::array::from_fn(|_| AtomicPtr::new(std::ptr::null_mut())) }
     }
 
+    /// Level and place in it; the place is below `2^level`.
+    #[inline]
     fn place(index: usize) -> Option<(usize, usize)> {
-        let level = (index + 1).ilog2() as usize;
-        (level < LEVELS).then(|| (level, index + 1 - (1 << level)))
+        let number = index.wrapping_add(1);
+        let level = number.checked_ilog2()? as usize;
+        (level < LEVELS).then(|| (level, number ^ 1 << level))
     }
 
     /// The entry at `index`, if its level was ever made.
@@ -38,10 +40,14 @@ impl<T> Levels<T> {
         let (level, offset) = Self::place(index)?;
         // Acquire: pairs with the Release compare-exchange in `get_or_make`; the level's nulls are
         // there before its pointer is.
-        let level = self.levels[level].load(Ordering::Acquire);
-        // SAFETY: L1, a level's pointer is null or a leaked box that only `drop` takes back.
-        let level = unsafe { level.as_ref() }?;
-        level.get(offset)
+        let first = self.levels[level].load(Ordering::Acquire);
+        if first.is_null() {
+            return None;
+        }
+        // SAFETY: L1, the level has `2^level` entries, and `offset` is below that.
+        let entry = unsafe { first.add(offset) };
+        // SAFETY: L1, the box stays as long as `self`.
+        Some(unsafe { &*entry })
     }
 
     /// The entry at `index`, made if need be; `None` past the array's limit. Lock-free: losers of
@@ -50,13 +56,13 @@ impl<T> Levels<T> {
     pub fn get_or_make(&self, index: usize) -> Option<&AtomicPtr<T>> {
         let (level, _) = Self::place(index)?;
         if self.get(index).is_none() {
-            let fresh: Level<T> =
+            let fresh: Box<[AtomicPtr<T>]> =
                 (0..1usize << level).map(|_| AtomicPtr::new(std::ptr::null_mut())).collect();
-            let fresh = Box::into_raw(Box::new(fresh));
+            let fresh = Box::into_raw(fresh);
             // Release: pairs with the Acquire in `get`. Relaxed on failure: `get` loads it again.
             let made = self.levels[level].compare_exchange(
                 std::ptr::null_mut(),
-                fresh,
+                fresh.cast(),
                 Ordering::Release,
                 Ordering::Relaxed,
             );
@@ -72,7 +78,7 @@ impl<T> Levels<T> {
     #[must_use]
     pub fn made(&self) -> usize {
         // Acquire: as in `get`; here only whether it is null matters.
-        let made = |level: &AtomicPtr<Level<T>>| !level.load(Ordering::Acquire).is_null();
+        let made = |level: &AtomicPtr<AtomicPtr<T>>| !level.load(Ordering::Acquire).is_null();
         self.levels.iter().rposition(made).map_or(0, |level| (1 << (level + 1)) - 1)
     }
 }
@@ -85,12 +91,13 @@ impl<T> Default for Levels<T> {
 
 impl<T> Drop for Levels<T> {
     fn drop(&mut self) {
-        for level in &self.levels {
+        for (number, level) in self.levels.iter().enumerate() {
             // Relaxed: `&mut self` orders this after every other access.
-            let level = level.load(Ordering::Relaxed);
-            if !level.is_null() {
+            let first = level.load(Ordering::Relaxed);
+            if !first.is_null() {
+                let all = std::ptr::slice_from_raw_parts_mut(first, 1 << number);
                 // SAFETY: L1, and `&mut self` proves that no reference into the level is left.
-                drop(unsafe { Box::from_raw(level) });
+                drop(unsafe { Box::from_raw(all) });
             }
         }
     }

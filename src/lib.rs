@@ -97,7 +97,7 @@ pub use report::{
 #[cfg(not(stratalog_loom))]
 pub use search::Metric;
 #[cfg(not(stratalog_loom))]
-pub use store::{Hit, Iter, Pinned, Store, lock_holder};
+pub use store::{GetMany, Hit, Iter, Pinned, Store, lock_holder};
 
 /// The layers below the store, for the models in `loom-tests/`, for fuzzing and for tests that
 /// need to stop between two steps. No part of the public contract.

@@ -17,6 +17,7 @@ pub struct Record<'p> {
 }
 
 impl<'p> Record<'p> {
+    #[inline]
     pub(crate) fn new(segment: &'p Segment<MmapMemory>, frame: Frame<'p>) -> Self {
         Self { frame, segment }
     }

@@ -10,7 +10,7 @@ mod upkeep;
 mod verify;
 mod write;
 
-pub use pinned::{Iter, Pinned};
+pub use pinned::{GetMany, Iter, Pinned};
 pub use search::Hit;
 pub use upkeep::lock_holder;
 
@@ -77,10 +77,12 @@ const _: () = {
 };
 
 impl Store {
+    #[inline]
     fn engine(&self) -> &FileEngine {
         &self.duties.engine
     }
 
+    #[inline]
     fn hash(&self, id: &[u8]) -> KeyHash {
         KeyHash(xxhash_rust::xxh3::xxh3_64_with_seed(id, self.hash_seed))
     }
@@ -149,6 +151,7 @@ impl Store {
         self.engine().log().source().directory()
     }
 
+    #[cold]
     fn corrupt(&self, at: &Damaged<'_, MmapMemory>) -> Error {
         let files = self.engine().log().source();
         let segment = at.segment.map_or_else(
@@ -169,6 +172,7 @@ impl Store {
     }
 }
 
+#[inline]
 fn check_id(id: &[u8]) -> Result<(), Error> {
     if (1..=ID_BYTES_MAX).contains(&id.len()) {
         Ok(())

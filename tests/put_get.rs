@@ -6,6 +6,8 @@
 mod common;
 #[path = "put_get/limits.rs"]
 mod limits;
+#[path = "put_get/many.rs"]
+mod many;
 #[path = "put_get/walks.rs"]
 mod walks;
 

@@ -14,7 +14,7 @@ pub use write::Refused;
 
 use crate::epoch::{Epoch, Guard};
 use crate::error::Error;
-use crate::format::ids::Lsn;
+use crate::format::ids::{Address, Lsn};
 use crate::format::slot::{SlotBody, SlotState};
 use crate::index::{Entry, Index, KeyHash, Resolve, Shape};
 use crate::log::{Log, Source};
@@ -29,8 +29,26 @@ pub struct Located<'g, M> {
     pub segment: &'g Segment<M>,
     /// The frame.
     pub frame: Frame<'g>,
-    /// Where the index says it lies.
-    pub entry: Entry,
+}
+
+impl<'g, M: Memory> Located<'g, M> {
+    /// Byte offset of the frame in the segment.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.frame.offset().bytes() as u64
+    }
+
+    /// Where the frame lies.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        self.segment.address(self.frame.offset())
+    }
+
+    /// The same record with its damage.
+    #[must_use]
+    pub fn damaged(&self, damage: FrameDamage) -> Damaged<'g, M> {
+        Damaged { segment: Some(self.segment), offset: self.offset(), damage }
+    }
 }
 
 /// A record that the index points at and that cannot be read.
@@ -74,16 +92,19 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// Pins, and reclamation.
+    #[inline]
     pub fn epoch(&self) -> &Epoch {
         &self.epoch
     }
 
     /// The segments.
+    #[inline]
     pub fn log(&self) -> &Log<M, S> {
         &self.log
     }
 
     /// The index.
+    #[inline]
     pub fn index(&self) -> &Index<SLOTS> {
         &self.index
     }
@@ -114,7 +135,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         // SAFETY: an address is put into the index, with Release, only after its frame was filled;
         // the index loaded the entry with Acquire.
         match unsafe { segment.frame(offset) } {
-            Ok(frame) => Ok(Located { segment, frame, entry }),
+            Ok(frame) => Ok(Located { segment, frame }),
             Err(damage) => {
                 Err(Damaged { segment: Some(segment), offset: offset.bytes() as u64, damage })
             }
@@ -136,20 +157,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             Ok(at) if !entry.tomb && at.segment.is_verified(at.frame.offset()) => Identified::Other,
             Ok(at) => match at.segment.verify(&at.frame) {
                 Ok(()) => Identified::Other,
-                Err(damage) => {
-                    let (segment, offset) = (at.segment, self.offset_of(entry));
-                    self.identify_damaged(Damaged { segment: Some(segment), offset, damage }, hash)
-                }
+                Err(damage) => self.identify_damaged(at.damaged(damage), hash),
             },
             Err(damaged) => self.identify_damaged(damaged, hash),
         }
-    }
-
-    /// Byte offset of an entry's frame in its file.
-    #[must_use]
-    pub fn offset_of(&self, entry: Entry) -> u64 {
-        let layout = crate::format::ids::AddressLayout::new(self.log.geometry().segment_bytes);
-        layout.split(entry.address).1.bytes() as u64
     }
 
     #[cold]
@@ -168,9 +179,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 if !entry.tomb && at.segment.is_verified(at.frame.offset())
                     || at.segment.verify(&at.frame).is_ok() =>
             {
-                return at.frame.header().lsn;
+                return at.frame.lsn();
             }
-            Ok(at) => (Some(at.segment), self.offset_of(entry)),
+            Ok(at) => (Some(at.segment), at.offset()),
             Err(at) => (at.segment, at.offset),
         };
         let body = segment.and_then(|segment| slot_of_frame(segment, offset));
@@ -191,7 +202,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 {
                     return Some(body);
                 }
-                (at.segment, self.offset_of(entry))
+                (at.segment, at.offset())
             }
             Err(at) => (at.segment?, at.offset),
         };
@@ -209,7 +220,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     fn settle(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
         match self.locate(guard, entry) {
             Ok(at) if !at.segment.settle(at.frame.header().slot) => {
-                Entry::from_bits(at.frame.previous())
+                Entry::from_bits(at.segment.previous(&at.frame))
             }
             _ => Some(Entry { pending: false, ..entry }),
         }
@@ -227,23 +238,86 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let entry = self.index.get(guard, hash, |entry| {
             if let Some((segment, offset)) = self.log.resolve(guard, entry.address) {
                 segment.prefetch(offset);
+                // SAFETY: as in `locate`.
+                if let Ok(frame) = unsafe { segment.frame(offset) }
+                    && frame.id() == id
+                {
+                    found = Some(Located { segment, frame });
+                    return true;
+                }
             }
-            match self.identify(guard, entry, hash, id) {
-                Identified::Same(at) => found = Some(Ok(at)),
-                Identified::Broken(at) => found = Some(Err(at)),
-                Identified::Other => return false,
-            }
-            true
+            self.is_broken(guard, entry, hash, id)
         });
-        let found = match entry {
-            Some(entry) if entry.pending => match self.settle(guard, entry) {
-                Some(counts) if !counts.tomb => self.locate(guard, counts).map(Some),
-                _ => Ok(None),
-            },
-            Some(entry) if !entry.tomb => found.transpose(),
-            _ => Ok(None),
+        match (entry, found) {
+            (None, _) => Ok(None),
+            (Some(Entry { tomb: false, pending: false, .. }), Some(at))
+                if !at.frame.has_expired() =>
+            {
+                Ok(Some(at))
+            }
+            (Some(entry), _) => self.get_rare(guard, entry, hash, id),
+        }
+    }
+
+    /// Another id with the same tag, or the id's, damaged?
+    #[cold]
+    fn is_broken(&self, guard: &Guard, entry: Entry, hash: KeyHash, id: &[u8]) -> bool {
+        !matches!(self.identify(guard, entry, hash, id), Identified::Other)
+    }
+
+    /// What a get finds at an entry of the id that is not simply a live record's.
+    #[cold]
+    fn get_rare<'g>(
+        &'g self,
+        guard: &'g Guard,
+        entry: Entry,
+        hash: KeyHash,
+        id: &[u8],
+    ) -> Result<Option<Located<'g, M>>, Damaged<'g, M>> {
+        let Some(counts) = self.standing(guard, entry).filter(|counts| !counts.tomb) else {
+            return Ok(None);
         };
-        found.map(|found| found.filter(|at| !at.frame.has_expired()))
+        let at = if entry.pending {
+            self.locate(guard, counts)?
+        } else {
+            match self.identify(guard, counts, hash, id) {
+                Identified::Same(at) => at,
+                Identified::Broken(at) => return Err(at),
+                Identified::Other => return Ok(None),
+            }
+        };
+        Ok(Some(at).filter(|at| !at.frame.has_expired()))
+    }
+
+    /// A hint that an id with this hash will be asked for soon: its lines in the index.
+    #[inline]
+    pub fn prefetch_index(&self, guard: &Guard, hash: KeyHash) {
+        self.index.prefetch(guard, hash);
+    }
+
+    /// The same, for its lines in the log. The index's should have come.
+    #[inline]
+    pub fn prefetch_frame(&self, guard: &Guard, hash: KeyHash) {
+        if let Some(entry) = self.index.get(guard, hash, |_| true) {
+            self.prefetch_entry(guard, entry);
+        }
+    }
+
+    /// A hint that an entry's record will be read soon.
+    #[inline]
+    pub fn prefetch_entry(&self, guard: &Guard, entry: Entry) {
+        if let Some((segment, offset)) = self.log.resolve(guard, entry.address) {
+            segment.prefetch_header(offset);
+            segment.prefetch(offset);
+        }
+    }
+
+    /// A hint that an entry's embedding will be read whole.
+    #[inline]
+    pub fn prefetch_embedding(&self, guard: &Guard, entry: Entry) {
+        if let Some((segment, offset)) = self.log.resolve(guard, entry.address) {
+            segment.prefetch_embedding(offset);
+        }
     }
 
     /// What an entry met by a walk stands for, if that is a live record.

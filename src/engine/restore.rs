@@ -33,7 +33,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let guard = self.epoch.pin();
         for step in 0..Index::<SLOTS>::PREFETCH_STEPS {
             for (_, body) in records {
-                self.index.prefetch(&guard, KeyHash(body.key_hash), step);
+                self.index.prefetch_step(&guard, KeyHash(body.key_hash), step);
             }
         }
         let mut live = 0;

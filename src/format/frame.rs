@@ -65,11 +65,18 @@ impl FrameLayout {
         writing: Writing,
         expires: bool,
     ) -> Self {
-        let id_at = HEADER_BYTES + if expires { EXPIRY_BYTES } else { 0 };
+        let id_at = Self::id_at(expires);
         let embedding_at = (id_at + id_len).next_multiple_of(UNIT_BYTES);
         let content_at = embedding_at + dimension * size_of::<f32>();
         let has_previous = writing == Writing::Conditional && dimension > 0;
         Self { id_at, embedding_at, content_at, end: content_at + content_len, has_previous }
+    }
+
+    /// Where the id begins.
+    #[must_use]
+    #[inline]
+    pub fn id_at(expires: bool) -> usize {
+        HEADER_BYTES + if expires { EXPIRY_BYTES } else { 0 }
     }
 
     /// Bytes of the whole frame, a multiple of 64.
@@ -88,6 +95,55 @@ impl FrameLayout {
 }
 
 const _: () = assert!(usize::BITS == 64, "lengths are summed in 64 bits");
+
+/// What of a header says where the frame's parts lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// Bytes of the content.
+    pub content_len: u32,
+    /// Bytes of the id.
+    pub id_len: u16,
+    /// Put or tombstone.
+    pub kind: Kind,
+    /// Whether the index decided about it.
+    pub writing: Writing,
+    /// Whether it has an expiry.
+    pub expires: bool,
+}
+
+impl Outline {
+    /// The outline of bytes 8..48 of a frame, its fields within their ranges.
+    #[inline]
+    pub fn decode(bytes: &HeaderBytes) -> Result<Self, &'static str> {
+        let (id_len, kind, flags) = (u16::from_le_bytes(part(bytes, 28)), bytes[30], bytes[31]);
+        let kind = Kind::from_byte(kind).ok_or("unknown kind in a frame header")?;
+        if flags & !(FLAG_CONDITIONAL | FLAG_EXPIRES) != 0 {
+            return Err("unknown flags in a frame header");
+        }
+        let conditional = flags & FLAG_CONDITIONAL != 0;
+        let writing = if conditional { Writing::Conditional } else { Writing::Blind };
+        let expires = flags & FLAG_EXPIRES != 0;
+        if expires && part(bytes, 32) == [0; EXPIRY_BYTES] {
+            return Err("an impossible expiry in a frame header");
+        }
+        if id_len == 0 || usize::from(id_len) > ID_BYTES_MAX {
+            return Err("impossible id length in a frame header");
+        }
+        let content_len = u32::from_le_bytes(part(bytes, 16));
+        Ok(Self { content_len, id_len, kind, writing, expires })
+    }
+}
+
+/// Bytes 8..48 of a frame: the header without the tag, and the expiry if there is one.
+pub type HeaderBytes = [u8; FIELDS_BYTES + EXPIRY_BYTES];
+
+/// `N` bytes of a header.
+#[inline]
+fn part<const N: usize>(bytes: &HeaderBytes, at: usize) -> [u8; N] {
+    let mut part = [0; N];
+    part.copy_from_slice(&bytes[at..at + N]);
+    part
+}
 
 /// The header without the tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,43 +199,25 @@ impl FrameHeader {
     /// The header of bytes 8..48, its fields within their ranges. Whether the frame fits where it
     /// lies is the segment's to check.
     #[inline]
-    pub fn decode(bytes: &[u8; FIELDS_BYTES + EXPIRY_BYTES]) -> Result<Self, &'static str> {
-        let u64_at = |at: usize| {
-            let mut b = [0; 8];
-            b.copy_from_slice(&bytes[at..at + 8]);
-            u64::from_le_bytes(b)
-        };
-        let u32_at = |at: usize| {
-            let mut b = [0; 4];
-            b.copy_from_slice(&bytes[at..at + 4]);
-            u32::from_le_bytes(b)
-        };
-        let kind = Kind::from_byte(bytes[30]).ok_or("unknown kind in a frame header")?;
-        let flags = bytes[31];
-        if flags & !(FLAG_CONDITIONAL | FLAG_EXPIRES) != 0 {
-            return Err("unknown flags in a frame header");
-        }
-        let conditional = flags & FLAG_CONDITIONAL != 0;
-        let writing = if conditional { Writing::Conditional } else { Writing::Blind };
-        let expires_ns = if flags & FLAG_EXPIRES == 0 { 0 } else { u64_at(32) };
-        if flags & FLAG_EXPIRES != 0 && expires_ns == 0 {
-            return Err("an impossible expiry in a frame header");
-        }
-        let id_len = u16::from_le_bytes([bytes[28], bytes[29]]);
-        if id_len == 0 || usize::from(id_len) > ID_BYTES_MAX {
-            return Err("impossible id length in a frame header");
-        }
-        Ok(Self {
-            lsn: Lsn::from_u64(u64_at(0)),
-            created_ns: u64_at(8),
-            content_len: u32_at(16),
-            slot: SlotNumber(u32_at(20)),
-            checksum: u32_at(24),
-            id_len,
-            kind,
-            writing,
+    pub fn decode(bytes: &HeaderBytes) -> Result<Self, &'static str> {
+        Ok(Self::of(Outline::decode(bytes)?, bytes))
+    }
+
+    /// The header whose outline is known.
+    #[inline]
+    pub(crate) fn of(outline: Outline, bytes: &HeaderBytes) -> Self {
+        let expires_ns = if outline.expires { u64::from_le_bytes(part(bytes, 32)) } else { 0 };
+        Self {
+            lsn: Lsn::from_u64(u64::from_le_bytes(part(bytes, 0))),
+            created_ns: u64::from_le_bytes(part(bytes, 8)),
+            content_len: outline.content_len,
+            slot: SlotNumber(u32::from_le_bytes(part(bytes, 20))),
+            checksum: u32::from_le_bytes(part(bytes, 24)),
+            id_len: outline.id_len,
+            kind: outline.kind,
+            writing: outline.writing,
             expires_ns,
-        })
+        }
     }
 
     /// The checksum of the frame: of the header but for tag and checksum, of id, embedding and

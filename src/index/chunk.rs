@@ -23,6 +23,7 @@
 use super::OVERFLOW_BLOCK;
 use super::entry::{Entry, Spot, Word, low_bits};
 use crate::format::ids::Lsn;
+use crate::memory::prefetch;
 use crate::sync::unmodelled::{Arc, AtomicU64 as PlainU64, Ordering as PlainOrdering};
 use crate::sync::{AtomicBool, AtomicI64, AtomicPtr, AtomicU64, Ordering};
 use std::ptr;
@@ -48,19 +49,6 @@ pub(super) enum Short {
     Frozen,
     /// The chunk has no overflow bucket left.
     Starved,
-}
-
-/// Asks for a line of the cache. Reads nothing.
-#[inline]
-fn prefetch<T>(line: &T) {
-    #[cfg(all(target_arch = "x86_64", not(any(miri, stratalog_loom))))]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: part of every x86-64; loads nothing that a program could see, never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(line).cast()) };
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(any(miri, stratalog_loom)))))]
-    let _: &T = line;
 }
 
 /// The link of a frozen chain's last bucket; not the address of anything.

@@ -31,6 +31,7 @@ pub use entry::{Decision, Entry, Exhausted, Found, KeyHash, Resolve};
 pub use walk::Walk;
 
 use crate::epoch::{Epoch, Guard};
+use crate::memory::prefetch;
 use crate::sync::unmodelled::Arc;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use chunk::{Chunk, Link, Meter, Short, load, store};
@@ -132,11 +133,18 @@ impl<const SLOTS: usize> Index<SLOTS> {
         self.directory.readable(spot.route, guard).find(spot, same_key)
     }
 
+    /// A hint that a key with this hash will be looked up soon.
+    #[inline]
+    pub fn prefetch(&self, guard: &Guard, hash: KeyHash) {
+        let spot = self.layout.spot(hash);
+        prefetch(self.directory.readable(spot.route, guard).bucket(spot.bucket));
+    }
+
     /// Asks for the lines that a call for this hash will need: `step` 0 for the chunk's head, 1 for
     /// its bucket, 2 for the bucket behind that. For who has several hashes to go through: this is
     /// called for all of them before the next step, so that their lines come together.
     #[inline]
-    pub fn prefetch(&self, guard: &Guard, hash: KeyHash, step: u32) {
+    pub fn prefetch_step(&self, guard: &Guard, hash: KeyHash, step: u32) {
         let spot = self.layout.spot(hash);
         let Some(chunk) = self.directory.likely(spot.route, guard) else { return };
         match step {
@@ -150,7 +158,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
         }
     }
 
-    /// How many steps there are to [`Index::prefetch`].
+    /// How many steps there are to [`Index::prefetch_step`].
     pub const PREFETCH_STEPS: u32 = 3;
 
     /// The one write path: shows `decide` what there is of the key, stores what it answers by

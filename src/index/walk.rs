@@ -55,6 +55,17 @@ impl Walk {
         index: &Index<SLOTS>,
         guard: &Guard,
     ) -> Option<(Entry, bool)> {
+        self.next_ahead(index, guard, |_| ())
+    }
+
+    /// The same; `ahead` is told of entries that will probably be given out soon, long enough
+    /// before that their records can be fetched meanwhile. Nothing more is promised of them.
+    pub fn next_ahead<const SLOTS: usize>(
+        &mut self,
+        index: &Index<SLOTS>,
+        guard: &Guard,
+        mut ahead: impl FnMut(Entry),
+    ) -> Option<(Entry, bool)> {
         loop {
             while let Some(&seen) = self.words.get(self.done) {
                 let (word, moved) = self.look_again(index, guard, seen);
@@ -63,10 +74,17 @@ impl Walk {
                     return Some((word.entry(), moved));
                 }
             }
-            if !self.read_on(index, guard) {
+            if !self.read_on(index, guard, &mut ahead) {
                 return None;
             }
         }
+    }
+
+    /// The entry that will probably be given out next, unless a bucket has to be read for it.
+    #[must_use]
+    #[inline]
+    pub fn peek(&self) -> Option<Entry> {
+        self.words.get(self.done).map(|word| word.entry())
     }
 
     /// Whether the next call reads a bucket afresh, so that it may be given another guard. True
@@ -95,8 +113,13 @@ impl Walk {
         (bucket.slots.get(self.done % SLOTS).map_or(seen, load), false)
     }
 
-    /// Reads the next bucket that is not empty; `false` if there is none.
-    fn read_on<const SLOTS: usize>(&mut self, index: &Index<SLOTS>, guard: &Guard) -> bool {
+    /// Reads the next bucket that is not empty; `false` if there is none. Shows the words behind.
+    fn read_on<const SLOTS: usize>(
+        &mut self,
+        index: &Index<SLOTS>,
+        guard: &Guard,
+        ahead: &mut impl FnMut(Entry),
+    ) -> bool {
         self.words.clear();
         self.done = 0;
         while let Some(part) = self.parts.last_mut() {
@@ -113,6 +136,9 @@ impl Walk {
                     (part.prefix, part.bucket, identity(chunk));
                 part.bucket += 1;
                 for_each_word(chunk.bucket(self.bucket), |word| self.words.push(word));
+                if part.bucket < chunk.width() {
+                    for_each_word(chunk.bucket(part.bucket), |word| ahead(word.entry()));
+                }
                 if !self.words.is_empty() {
                     return true;
                 }

@@ -63,3 +63,16 @@ pub unsafe trait Memory: Send + Sync + 'static {
     /// No flush is expected any more: gives back what only flushing needs.
     fn settle(&self) {}
 }
+
+/// A hint that a value will be read soon: the line in which it begins. Reads nothing.
+#[inline]
+pub fn prefetch<T>(value: &T) {
+    #[cfg(all(target_arch = "x86_64", not(miri), not(stratalog_loom)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: part of every x86-64; loads nothing that a program could see, never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri), not(stratalog_loom))))]
+    let _: &T = value;
+}

@@ -94,9 +94,19 @@ pub struct Segment<M> {
     /// One bit for each put: its checksum was checked, or made, by this process.
     verified: Box<[AtomicU64]>,
     verified_shift: u32,
+    limit: AtomicU32,
+    standing: AtomicU32,
+    moves: OnceLock<Moves<M>>,
+    counts: Counts,
+}
+
+/// What writers, flushes and compaction count, on lines of its own: readers never miss because of
+/// it.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Counts {
     /// Where the frames begin once no more can be taken; 0 before.
     frames_begin: AtomicU32,
-    limit: AtomicU32,
     /// Bytes of frames that the index points at.
     live_bytes: AtomicU64,
     flushed: AtomicU64,
@@ -109,8 +119,6 @@ pub struct Segment<M> {
     look_at: AtomicU64,
     /// Live bytes that had expired when that was done last.
     expired: AtomicU64,
-    standing: AtomicU32,
-    moves: OnceLock<Moves<M>>,
 }
 
 /// What is to be known of a segment, in `standing`; never taken back.
@@ -152,18 +160,20 @@ impl<M: Memory> Segment<M> {
             layout: AddressLayout::new(geometry.segment_bytes),
             table: AtomicU32::new(u32::MAX),
             verified_shift,
-            frames_begin: AtomicU32::new(0),
             limit: AtomicU32::new(u32::MAX),
             verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
-            live_bytes: AtomicU64::new(0),
-            flushed: AtomicU64::new((geometry.segment_bytes as u64 / 64) << 32),
-            settled: AtomicU32::new(0),
-            done: AtomicU64::new(0),
-            needed: AtomicU64::new(0),
-            look_at: AtomicU64::new(u64::MAX),
-            expired: AtomicU64::new(0),
             standing: AtomicU32::new(0),
             moves: OnceLock::new(),
+            counts: Counts {
+                frames_begin: AtomicU32::new(0),
+                live_bytes: AtomicU64::new(0),
+                flushed: AtomicU64::new((geometry.segment_bytes as u64 / 64) << 32),
+                settled: AtomicU32::new(0),
+                done: AtomicU64::new(0),
+                needed: AtomicU64::new(0),
+                look_at: AtomicU64::new(u64::MAX),
+                expired: AtomicU64::new(0),
+            },
         }
     }
 
@@ -261,7 +271,7 @@ impl<M: Memory> Segment<M> {
     /// Slots below this mark are on the device, this process knows.
     pub fn flushed(&self) -> Mark {
         // Relaxed: written and relied on under the flush lock; elsewhere a statistic.
-        let word = self.flushed.load(Ordering::Relaxed);
+        let word = self.counts.flushed.load(Ordering::Relaxed);
         Mark { slot: word as u32, floor: Units((word >> 32) as u32) }
     }
 
@@ -269,19 +279,19 @@ impl<M: Memory> Segment<M> {
     pub fn set_flushed(&self, mark: Mark) {
         let word = u64::from(mark.slot) | u64::from(mark.floor.0) << 32;
         // Relaxed: as in `flushed`.
-        self.flushed.store(word, Ordering::Relaxed);
+        self.counts.flushed.store(word, Ordering::Relaxed);
     }
 
     /// Whether the durable end in the header is on the device too.
     pub fn is_settled(&self) -> bool {
         // Relaxed: as in `flushed`.
-        self.settled.load(Ordering::Relaxed) == 1
+        self.counts.settled.load(Ordering::Relaxed) == 1
     }
 
     /// Notes whether the durable end in the header is on the device too.
     pub fn set_settled(&self, settled: bool) {
         // Relaxed: as in `flushed`.
-        self.settled.store(u32::from(settled), Ordering::Relaxed);
+        self.counts.settled.store(u32::from(settled), Ordering::Relaxed);
         if settled && self.is_full() {
             self.memory.settle();
         }
@@ -291,7 +301,7 @@ impl<M: Memory> Segment<M> {
     pub fn frame_bytes(&self) -> u64 {
         let bytes = self.geometry.segment_bytes as u64;
         // Relaxed: a statistic.
-        match self.frames_begin.load(Ordering::Relaxed) {
+        match self.counts.frames_begin.load(Ordering::Relaxed) {
             0 => (self.taken().units * UNIT_BYTES as u64).min(bytes),
             begin => bytes - u64::from(begin) * UNIT_BYTES as u64,
         }
@@ -307,7 +317,7 @@ impl<M: Memory> Segment<M> {
     /// Notes where the frames begin in a segment that takes no more: its cursor counts overruns.
     pub fn set_frames_begin(&self, begin: Units) {
         // Relaxed: a statistic.
-        self.frames_begin.store(begin.0, Ordering::Relaxed);
+        self.counts.frames_begin.store(begin.0, Ordering::Relaxed);
     }
 
     /// Sets the cursor of a segment that nobody else has yet.
@@ -347,66 +357,66 @@ impl<M: Memory> Segment<M> {
     /// Notes that the index points at one more frame of so many bytes.
     pub fn add_live(&self, bytes: u64) {
         // Relaxed: statistics.
-        self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.counts.live_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Notes that the index points at one frame less. May come before its `add_live` on another
     /// thread, so the count wraps.
     pub fn sub_live(&self, bytes: u64) {
         // Relaxed: statistics.
-        self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.counts.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Bytes of tombstones that compaction found to be needed: dead, but not to be had back yet.
     pub fn needed_bytes(&self) -> u64 {
         // Relaxed: statistics.
-        self.needed.load(Ordering::Relaxed)
+        self.counts.needed.load(Ordering::Relaxed)
     }
 
     /// Sets [`Segment::needed_bytes`].
     pub fn set_needed(&self, bytes: u64) {
         // Relaxed: statistics.
-        self.needed.store(bytes, Ordering::Relaxed);
+        self.counts.needed.store(bytes, Ordering::Relaxed);
     }
 
     /// Notes that a record of this segment expires, at this moment.
     pub fn note_expiry(&self, at_ns: u64) {
         // Relaxed: a hint for compaction, which looks into the segment.
-        self.look_at.fetch_min(at_ns, Ordering::Relaxed);
+        self.counts.look_at.fetch_min(at_ns, Ordering::Relaxed);
     }
 
     /// When something in it may have expired that had not when it was looked for last.
     pub fn look_at(&self) -> u64 {
         // Relaxed: as in `note_expiry`.
-        self.look_at.load(Ordering::Relaxed)
+        self.counts.look_at.load(Ordering::Relaxed)
     }
 
     /// Notes how much had expired, and when to look again.
     pub fn set_expired(&self, bytes: u64, look_at: u64) {
         // Relaxed: as in `note_expiry`.
-        self.expired.store(bytes, Ordering::Relaxed);
+        self.counts.expired.store(bytes, Ordering::Relaxed);
         // Relaxed: as above.
-        self.look_at.store(look_at, Ordering::Relaxed);
+        self.counts.look_at.store(look_at, Ordering::Relaxed);
     }
 
     /// Live bytes that had expired when that was last looked for.
     pub fn expired_bytes(&self) -> u64 {
         // Relaxed: as in `note_expiry`.
-        self.expired.load(Ordering::Relaxed)
+        self.counts.expired.load(Ordering::Relaxed)
     }
 
     /// Notes that writers are through with so many more slots: whatever they had to publish of
     /// them is in the index.
     pub fn add_done(&self, slots: u32) {
         // Release: pairs with the Acquire in `is_quiet`; compaction then sees those entries.
-        self.done.fetch_add(u64::from(slots), Ordering::Release);
+        self.counts.done.fetch_add(u64::from(slots), Ordering::Release);
     }
 
     /// Whether nobody can take a slot any more and no writer still has one in hand, so that every
     /// record that counts is in the index.
     pub fn is_quiet(&self) -> bool {
         // Acquire: pairs with the Release in `add_done`.
-        let done = self.done.load(Ordering::Acquire);
+        let done = self.counts.done.load(Ordering::Acquire);
         self.sealed().is_some_and(|granted| done >= u64::from(granted)) && self.is_full()
     }
 
@@ -464,13 +474,13 @@ impl<M: Memory> Segment<M> {
     /// The index that the counts spoke of is gone.
     pub fn forget_live(&self) {
         // Relaxed: statistics; recovery is alone.
-        self.live_bytes.store(0, Ordering::Relaxed);
+        self.counts.live_bytes.store(0, Ordering::Relaxed);
     }
 
     /// Bytes of frames that the index points at; exact when nobody writes.
     pub fn live_bytes(&self) -> u64 {
         // Relaxed: statistics. A count in passing below zero reads as none.
-        let bytes = self.live_bytes.load(Ordering::Relaxed);
+        let bytes = self.counts.live_bytes.load(Ordering::Relaxed);
         if bytes > i64::MAX as u64 { 0 } else { bytes }
     }
 }

@@ -2,15 +2,21 @@
 #![expect(unsafe_code, reason = "reads payload by the rules of `Memory`")]
 
 use super::Segment;
-use crate::format::frame::{EXPIRY_BYTES, FIELDS_BYTES, FrameHeader, FrameLayout, TAG_BYTES};
-use crate::format::ids::{SlotNumber, UNIT_BYTES, Units};
+use crate::format::frame::{
+    EXPIRY_BYTES, FIELDS_BYTES, FrameHeader, FrameLayout, HeaderBytes, Outline, TAG_BYTES,
+};
+use crate::format::ids::{Lsn, SlotNumber, UNIT_BYTES, Units};
 use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::memory::Memory;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
 
 /// Why a frame cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameDamage(pub &'static str);
+
+/// No more values of an embedding are asked for ahead: 4 KiB of them, then the processor has seen
+/// where it goes.
+const PREFETCH_MOST: usize = 1024;
 
 /// A put that a walk over a segment has met: committed, or pending.
 #[derive(Clone, Copy, Debug)]
@@ -23,23 +29,35 @@ pub enum Put<'s> {
     Lost,
 }
 
-/// A frame in place.
+/// A frame in place: small, because a get hands it on by value. What a get does not need of the
+/// header stays where it is until somebody asks for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'s> {
-    header: FrameHeader,
-    layout: FrameLayout,
     /// From the end of the tag to the end of the content.
     bytes: &'s [u8],
     offset: Units,
-    tag: &'s AtomicU64,
-    previous: &'s AtomicU64,
+    embedding_at: u16,
+    outline: Outline,
 }
 
 impl<'s> Frame<'s> {
     /// The header's fields.
     #[must_use]
-    pub fn header(&self) -> &FrameHeader {
-        &self.header
+    #[inline]
+    pub fn header(&self) -> FrameHeader {
+        FrameHeader::of(self.outline, self.fields())
+    }
+
+    /// Order of the write.
+    #[must_use]
+    #[inline]
+    pub fn lsn(&self) -> Lsn {
+        self.header().lsn
+    }
+
+    fn fields(&self) -> &'s HeaderBytes {
+        // The shortest frame is one unit, which is longer.
+        self.bytes.first_chunk().unwrap_or(&[0; FIELDS_BYTES + EXPIRY_BYTES])
     }
 
     /// Where the frame begins.
@@ -53,26 +71,39 @@ impl<'s> Frame<'s> {
     #[must_use]
     #[inline]
     pub fn has_expired(&self) -> bool {
-        self.header.expires() && self.header.expires_ns <= crate::clock::now_ns()
+        self.outline.expires && self.is_past_its_expiry()
+    }
+
+    #[cold]
+    fn is_past_its_expiry(&self) -> bool {
+        self.header().expires_ns <= crate::clock::now_ns()
     }
 
     /// Bytes of the frame in the log.
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
-        self.layout.bytes()
+        let dimension = self.embedding_bytes().len() / size_of::<f32>();
+        layout(self.outline, dimension).bytes()
     }
 
+    #[inline]
     fn part(&self, from: usize, to: usize) -> &'s [u8] {
         // The bounds hold by construction in `Segment::frame`; a slice that did not exist would be
         // read as empty rather than stop the host.
         self.bytes.get(from - TAG_BYTES..to - TAG_BYTES).unwrap_or(&[])
     }
 
+    #[inline]
+    fn content_at(&self) -> usize {
+        (self.bytes.len() + TAG_BYTES).saturating_sub(self.outline.content_len as usize)
+    }
+
     /// The id.
     #[must_use]
     #[inline]
     pub fn id(&self) -> &'s [u8] {
-        self.part(self.layout.id_at, self.layout.id_at + usize::from(self.header.id_len))
+        let id_at = FrameLayout::id_at(self.outline.expires);
+        self.part(id_at, id_at + usize::from(self.outline.id_len))
     }
 
     /// The embedding; empty for a tombstone.
@@ -87,33 +118,28 @@ impl<'s> Frame<'s> {
     #[must_use]
     #[inline]
     pub fn embedding_bytes(&self) -> &'s [u8] {
-        self.part(self.layout.embedding_at, self.layout.content_at)
+        self.part(usize::from(self.embedding_at), self.content_at())
     }
 
     /// The content.
     #[must_use]
     #[inline]
     pub fn content(&self) -> &'s [u8] {
-        self.part(self.layout.content_at, self.layout.end)
-    }
-
-    /// The index entry whose place a pending record took, as its writer noted it.
-    #[must_use]
-    pub fn previous(&self) -> u64 {
-        // Relaxed: stored before the index entry that led here was published with Release.
-        self.previous.load(Ordering::Relaxed)
+        self.part(self.content_at(), self.bytes.len() + TAG_BYTES)
     }
 
     /// Everything behind the tag, up to the end of the content.
     pub(super) fn bytes(&self) -> &'s [u8] {
         self.bytes
     }
+}
 
-    /// The tag word here, whether or not the record was moved: [`Segment::tag`] follows it.
-    #[must_use]
-    pub fn tag_word(&self) -> &'s AtomicU64 {
-        self.tag
-    }
+/// Where the parts of a frame lie; `dimension` is that of the store.
+#[inline]
+fn layout(outline: Outline, dimension: usize) -> FrameLayout {
+    let dimension = if outline.kind == Kind::Put { dimension } else { 0 };
+    let (id_len, content_len) = (usize::from(outline.id_len), outline.content_len as usize);
+    FrameLayout::new(id_len, dimension, content_len, outline.writing, outline.expires)
 }
 
 const _: () = assert!(cfg!(target_endian = "little"), "embeddings are mapped as little-endian f32");
@@ -125,7 +151,7 @@ impl<M: Memory> Segment<M> {
     ///
     /// If a frame was ever reserved at `offset`, its fill happened before this call: the caller
     /// has seen its slot committed or pending, or an index entry with its address, by Acquire.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn frame(&self, offset: Units) -> Result<Frame<'_>, FrameDamage> {
         let at = offset.bytes();
         let room = self.geometry.segment_bytes.saturating_sub(at);
@@ -135,19 +161,24 @@ impl<M: Memory> Segment<M> {
         // SAFETY: at least one unit lies inside (above); filled before (contract).
         let fields = unsafe { self.memory.bytes(at + TAG_BYTES, FIELDS_BYTES + EXPIRY_BYTES) };
         let fields = fields.first_chunk().ok_or(FrameDamage("a frame header is cut"))?;
-        let header = FrameHeader::decode(fields).map_err(FrameDamage)?;
-        let dimension = if header.kind == Kind::Put { self.geometry.dimension } else { 0 };
-        let content_len = header.content_len as usize;
-        let id_len = usize::from(header.id_len);
-        let layout =
-            FrameLayout::new(id_len, dimension, content_len, header.writing, header.expires());
+        let outline = Outline::decode(fields).map_err(FrameDamage)?;
+        let layout = layout(outline, self.geometry.dimension);
         if layout.bytes() > room as u64 {
             return Err(FrameDamage("the frame is longer than what is left of the segment"));
         }
         // SAFETY: the whole frame lies inside (above); filled before (contract).
         let bytes = unsafe { self.memory.bytes(at + TAG_BYTES, layout.end - TAG_BYTES) };
-        let previous = self.memory.word(at + layout.previous_at());
-        Ok(Frame { header, layout, bytes, offset, tag: self.memory.word(at), previous })
+        // An id has at most `ID_BYTES_MAX` bytes.
+        let embedding_at = layout.embedding_at as u16;
+        Ok(Frame { bytes, offset, embedding_at, outline })
+    }
+
+    /// The index entry whose place a pending record took, as its writer noted it.
+    pub fn previous(&self, frame: &Frame<'_>) -> u64 {
+        let at =
+            frame.offset.bytes() + layout(frame.outline, self.geometry.dimension).previous_at();
+        // Relaxed: stored before the index entry that led here was published with Release.
+        self.memory.word(at).load(Ordering::Relaxed)
     }
 
     /// Asks for the lines in which embedding and content of a put begin if its id is a short one,
@@ -157,6 +188,22 @@ impl<M: Memory> Segment<M> {
         let embedding_at = offset.bytes() + UNIT_BYTES;
         self.memory.prefetch(embedding_at);
         self.memory.prefetch(embedding_at + self.geometry.dimension * size_of::<f32>());
+    }
+
+    /// Asks for the line in which a frame begins.
+    #[inline]
+    pub fn prefetch_header(&self, offset: Units) {
+        self.memory.prefetch(offset.bytes());
+    }
+
+    /// Asks for all lines of a put's embedding, if its id is a short one.
+    #[inline]
+    pub fn prefetch_embedding(&self, offset: Units) {
+        let begin = offset.bytes() + UNIT_BYTES;
+        let end = begin + self.geometry.dimension.min(PREFETCH_MOST) * size_of::<f32>();
+        for line in (begin..end).step_by(UNIT_BYTES) {
+            self.memory.prefetch(line);
+        }
     }
 
     /// The frame of a slot that is committed or pending.
@@ -182,7 +229,7 @@ impl<M: Memory> Segment<M> {
                 let frame = unsafe { self.frame(body.offset) };
                 // A tombstone has no embedding, and no slot of its kind led here.
                 match frame {
-                    Ok(frame) if frame.header.kind == Kind::Put => Some(Put::Whole(body, frame)),
+                    Ok(frame) if frame.outline.kind == Kind::Put => Some(Put::Whole(body, frame)),
                     Ok(_) => Some(Put::Broken(body, FrameDamage("the kind is not the slot's"))),
                     Err(damage) => Some(Put::Broken(body, damage)),
                 }

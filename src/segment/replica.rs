@@ -26,7 +26,7 @@ impl<M: Memory> Segment<M> {
             {
                 let at = body.offset.bytes();
                 // Acquire, Relaxed: a tag may speak of what its writer did before; as above.
-                let tag = frame.tag_word().load(Ordering::Acquire);
+                let tag = self.memory.word(at).load(Ordering::Acquire);
                 to.memory.word(at).store(tag, Ordering::Relaxed);
                 // SAFETY: `frame` has checked that it lies inside this segment, and `to` is as
                 // large; nobody else has it yet. The bytes end before a previous word, which is a

@@ -194,9 +194,9 @@ impl Pinned<'_> {
         let found = self.store.engine().get(&self.guard, hash, frame.id());
         let found = found.map_err(|at| self.store.corrupt(&at))?;
         if let Some(at) = &found
-            && at.entry.address != segment.address(body.offset)
+            && at.address() != segment.address(body.offset)
         {
-            self.check(at.segment, &at.frame, at.entry)?;
+            self.check(at)?;
         }
         Ok(found)
     }
