@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 /// Puts of a burst: 50 MB, less than a segment of the default size.
 const BURST: u64 = 15_000;
 const BURSTS: usize = 5;
-/// Where the ids of a thread begin.
-const THREAD: u64 = 1 << 32;
 /// Threads of the plot.
 pub const THREADS: [u64; 4] = [1, 2, 4, 8];
 /// Bytes that are put at a stretch: far more than is prepared ahead.
