@@ -11,6 +11,7 @@ use crate::format::ids::Sequence;
 use crate::options::Compaction;
 use crate::pacing::Pacer;
 use crate::preparation::{Pace, Preparer};
+use crate::recovery::{self, Leftovers};
 use crate::report::CompactionReport;
 use crate::segment::Segment;
 use crate::sync::lock;
@@ -124,18 +125,19 @@ pub struct Maintenance {
 }
 
 impl Maintenance {
-    /// Starts them; the one that compacts only if that is not left to the caller.
+    /// Starts them; the one that compacts only if that is not left to the caller. First of all what
+    /// opening has left to do is done.
     pub fn start(
         duties: &Arc<Duties>,
-        flush_interval: Option<Duration>,
-        compaction: Compaction,
+        leftovers: Leftovers,
+        (flush_interval, compaction): (Option<Duration>, Compaction),
     ) -> Result<Self, Error> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut this = Self { stop, duties: Arc::clone(duties), threads: Vec::new() };
         let bell = &duties.engine.log().source().bell;
         let (stop, its) = (Arc::clone(&this.stop), Arc::clone(duties));
         let name = |name: &str| thread::Builder::new().name(name.to_owned());
-        let keeper = name("stratalog").spawn(move || run(&its, &stop))?;
+        let keeper = name("stratalog").spawn(move || run(&its, leftovers, &stop))?;
         bell.add_thread(keeper.thread().clone());
         this.threads.push(keeper);
         if compaction == Compaction::Auto {
@@ -164,8 +166,10 @@ impl Drop for Maintenance {
     }
 }
 
-fn run(duties: &Duties, stop: &AtomicBool) {
+fn run(duties: &Duties, leftovers: Leftovers, stop: &AtomicBool) {
     let engine = &duties.engine;
+    // After an error the next opening does it.
+    drop(recovery::tidy_up(engine, &duties.catalog, leftovers));
     let bell = &engine.log().source().bell;
     let preparer = Preparer { engine, durability: &duties.durability, synced: duties.synced, stop };
     let (mut pace, mut updated) = (Pace::default(), Instant::now());

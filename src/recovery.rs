@@ -25,7 +25,7 @@ use crate::durability::Durability;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::files::Files;
-use crate::format::header::{DIRECTORY_AT, Role};
+use crate::format::header::{DIRECTORY_AT, Role, SegmentId};
 use crate::format::ids::{SlotNumber, TableIndex};
 use crate::format::manifest::Manifest;
 use crate::index::Shape;
@@ -50,6 +50,15 @@ pub struct Recovered {
     pub damage: Vec<Damage>,
     /// What the manifest says.
     pub catalog: Catalog,
+    /// What is left to do, and need not be waited for.
+    pub leftovers: Leftovers,
+}
+
+/// Files that nobody needs once the manifest is brought up to date.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    dropped: Vec<SegmentId>,
+    blank: Vec<SegmentId>,
 }
 
 /// One segment on its way into the engine.
@@ -63,9 +72,16 @@ struct Candidate {
     cut: bool,
     /// Something is wrong with it as a whole.
     flaw: Option<collect::Flaw>,
+    /// Since step 3.
+    walked: scan::Walked,
 }
 
 impl Candidate {
+    fn new(segment: Arc<Segment<MmapMemory>>, limit: u32, flaw: Option<collect::Flaw>) -> Self {
+        let trusted = segment.durable_end().min(limit);
+        Self { segment, limit, trusted, cut: false, flaw, walked: scan::Walked::default() }
+    }
+
     /// It holds copies of records, each of which stands for itself: nothing before or behind it is
     /// cut with it. What is not whole there is still where it was copied from.
     fn holds_copies(&self) -> bool {
@@ -74,7 +90,7 @@ impl Candidate {
 
     /// What the segment is to know about itself.
     fn note_state(&self, writable: bool) {
-        self.segment.set_flushed(scan::mark_at(&self.segment, self.durable()));
+        self.segment.set_flushed(self.walked.durable);
         self.segment.add_done(self.limit);
         if self.flaw.is_some() {
             self.segment.quarantine();
@@ -82,8 +98,7 @@ impl Candidate {
         if !writable {
             self.segment.set_limit(self.limit);
             // The cursor of a full segment counts overruns, that of a live one goes on.
-            let end = scan::mark_at(&self.segment, self.limit);
-            self.segment.set_frames_begin(end.floor);
+            self.segment.set_frames_begin(self.walked.end.floor);
         }
     }
 
@@ -129,7 +144,7 @@ pub fn recover(
             tail = Some(index);
         }
     }
-    let engine = make_index(log, &candidates, &mut report)?;
+    let engine = make_index(log, &mut candidates, &mut report)?;
     match mode {
         Recovery::Strict => salvage::refuse_damage(&engine, &candidates, &report)?,
         Recovery::Salvage => salvage::shadow_damaged(&engine, &candidates, &report)?,
@@ -141,15 +156,21 @@ pub fn recover(
     candidates.iter().for_each(|candidate| candidate.note_state(writable));
     let durability = Durability::default();
     let catalog = Catalog::new(missing, manifest, basis.rebuilt);
+    let mut leftovers = Leftovers::default();
     if writable {
         crate::fs::remove_temporaries(engine.log().source().directory())?;
         if mode == Recovery::Salvage {
             salvage::void_torn(&candidates);
+        } else {
+            // In a salvage a segment that says it is blank may be one whose beginning was zeroed.
+            leftovers.blank = collected.blank.iter().map(|segment| segment.id()).collect();
         }
+        leftovers.dropped.clone_from(&manifest.dropped);
+        let at_once = basis.rebuilt || mode == Recovery::Salvage || rebooted(&engine, &candidates);
         decide(&engine, &durability, &candidates, tail)?;
-        // In a salvage a segment that says it is blank may be one whose beginning was zeroed.
-        let blank = if mode == Recovery::Salvage { Vec::new() } else { collected.blank };
-        tidy_up(&engine, &catalog, basis, blank)?;
+        if at_once {
+            tidy_up(&engine, &catalog, std::mem::take(&mut leftovers))?;
+        }
     } else if let Some(tail) = tail {
         engine.log().set_active(tail);
     }
@@ -157,7 +178,13 @@ pub fn recover(
     report.records = engine.live();
     report.missing_segments = catalog.missing().len() as u64;
     report.elapsed = started.elapsed();
-    Ok(Some(Recovered { engine, durability, report, damage, catalog }))
+    Ok(Some(Recovered { engine, durability, report, damage, catalog, leftovers }))
+}
+
+/// Whether the power may have failed since the store was open for writing.
+fn rebooted(engine: &FileEngine, candidates: &[Candidate]) -> bool {
+    let boot_id = engine.log().source().boot_id();
+    candidates.iter().any(|candidate| candidate.segment.boot_id() != boot_id)
 }
 
 /// Everything before the first segment that is not wholly flushed is durable, and its own part.
@@ -177,7 +204,7 @@ fn note_durable(engine: &FileEngine, durability: &Durability, candidates: &[Cand
 /// Step 3.
 fn make_index(
     log: Log<MmapMemory, Files>,
-    candidates: &[Candidate],
+    candidates: &mut [Candidate],
     report: &mut RecoveryReport,
 ) -> Result<FileEngine, Error> {
     let slots: u64 = candidates.iter().map(|c| u64::from(c.limit)).sum();
@@ -187,7 +214,7 @@ fn make_index(
         return Ok(engine);
     }
     // Mostly overwritten: the index was made for four times what it holds, or more.
-    for candidate in candidates {
+    for candidate in &*candidates {
         candidate.segment.forget_live();
     }
     let mut again = RecoveryReport::default();
@@ -200,7 +227,7 @@ fn make_index(
 fn scan_into(
     log: Log<MmapMemory, Files>,
     records: u64,
-    candidates: &[Candidate],
+    candidates: &mut [Candidate],
     report: &mut RecoveryReport,
 ) -> Result<FileEngine, Error> {
     let engine = Engine::new(log, Shape::for_records(records));
@@ -226,7 +253,7 @@ fn decide(
             && !last.cut
             && last.segment.boot_id() == boot_id
             && last.segment.sealed().is_none()
-            && scan::cursor_is_sound(&last.segment, last.limit)
+            && scan::cursor_is_sound(last)
     };
     let last = candidates.iter().rfind(|candidate| !candidate.holds_copies());
     let active = last.filter(|last| goes_on(last));
@@ -242,26 +269,23 @@ fn decide(
     Ok(())
 }
 
-/// Brings the manifest up to date, and removes what it makes superfluous.
-fn tidy_up(
-    engine: &FileEngine,
-    catalog: &Catalog,
-    basis: &Basis,
-    blank: Vec<Arc<Segment<MmapMemory>>>,
-) -> Result<(), Error> {
+/// Brings the manifest up to date, and removes what it makes superfluous. Until then the old one
+/// says nothing false [K1]: after a kill it is as old as it may be in any running process, so the
+/// store is used before this is done, which may take the device as long as all of the rest.
+pub fn tidy_up(engine: &FileEngine, catalog: &Catalog, leftovers: Leftovers) -> Result<(), Error> {
     let files = engine.log().source();
     match catalog.update(engine) {
         Ok(()) => {}
-        // A full disk is no reason not to open: the old manifest still says nothing false, and the
-        // blank files still say which sequence numbers were used.
+        // A full disk is no reason not to open: the blank files still say which sequence numbers
+        // were used.
         Err(Error::StorageFull) => return Ok(()),
         Err(error) => return Err(error),
     }
-    for segment in blank {
-        let name = crate::fs::segment_name(segment.sequence(), segment.salt());
+    for id in leftovers.blank {
+        let name = crate::fs::segment_name(id.sequence, id.salt);
         crate::fs::remove_segment(files.directory(), &name)?;
     }
-    catalog::remove_dropped(files, &basis.manifest.dropped)
+    catalog::remove_dropped(files, &leftovers.dropped)
 }
 
 fn decide_segment(
@@ -278,11 +302,13 @@ fn decide_segment(
         scan::decide_copies(engine, segment, candidate.limit);
         if !sealed && candidate.flaw.is_none() {
             // Nobody goes on with it. Where the file system cannot do this, the space stays taken.
-            let mark = scan::mark_at(segment, candidate.limit);
-            let from = segment.slot_offset(SlotNumber(mark.slot));
-            drop(segment.memory().give_back(from, mark.floor.bytes()));
+            let end = candidate.walked.end;
+            let from = segment.slot_offset(SlotNumber(end.slot));
+            drop(segment.memory().give_back(from, end.floor.bytes()));
         }
-    } else if !rebooted && !candidate.cut || candidate.flaw.is_some() {
+    } else if candidate.walked.undecided
+        && (!rebooted && !candidate.cut || candidate.flaw.is_some())
+    {
         scan::void_undecided(segment, candidate.durable(), candidate.limit);
     }
     if !goes_on && candidate.flaw.is_none() && (!sealed || candidate.cut) {
@@ -291,7 +317,7 @@ fn decide_segment(
         segment.close_cursor(candidate.limit);
         segment.seal(candidate.limit);
     }
-    segment.set_frames_begin_if_full(scan::mark_at(segment, candidate.limit).floor);
+    segment.set_frames_begin_if_full(candidate.walked.end.floor);
     segment.set_settled(candidate.durable() == candidate.limit && !candidate.cut && sealed);
     if !rebooted {
         return Ok(());
@@ -300,7 +326,7 @@ fn decide_segment(
         // What is there now came from the device. Once it is flushed again, the cut included, the
         // next opening need not ask any more.
         durability.flush(segment)?;
-        segment.set_flushed(scan::mark_at(segment, candidate.limit));
+        segment.set_flushed(candidate.walked.end);
         segment.set_durable_end(candidate.limit);
         durability.flush(segment)?;
         segment.set_settled(true);

@@ -7,6 +7,7 @@
 //! else; progress goes to stderr, and only when that is a terminal.
 
 mod backup;
+mod bench;
 mod compact;
 mod damage;
 mod demo;
@@ -46,6 +47,7 @@ enum Command {
     Verify(verify::Args),
     Backup(backup::Args),
     Compact(compact::Args),
+    Bench(bench::Args),
     Salvage(salvage::Args),
     #[command(hide = true)]
     Torture(torture::Args),
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args),
         Command::Backup(args) => backup::run(args),
         Command::Compact(args) => compact::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Salvage(args) => salvage::run(args),
         Command::Torture(args) => torture::run(args),
         Command::TortureChild(args) => torture::child::run(args),

@@ -2,6 +2,8 @@
 //! an exit code and a message that says what to do.
 #![cfg(test)]
 
+#[path = "cli/bench.rs"]
+mod bench;
 #[path = "cli/compact.rs"]
 mod compact;
 #[path = "cli/damage.rs"]

@@ -115,7 +115,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         u64::try_from(self.live.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
-    fn add_live(&self, by: i64) {
+    /// Counts live records that came, or went.
+    pub fn add_live(&self, by: i64) {
         // Relaxed: a statistic.
         self.live.fetch_add(by, Ordering::Relaxed);
     }

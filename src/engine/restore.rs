@@ -6,7 +6,7 @@ use crate::epoch::Guard;
 use crate::error::Error;
 use crate::format::ids::Lsn;
 use crate::format::slot::{Kind, SlotBody};
-use crate::index::{Decision, Entry, Exhausted, Found, KeyHash, Resolve};
+use crate::index::{Decision, Entry, Exhausted, Found, Index, KeyHash, Resolve};
 use crate::log::Source;
 use crate::memory::Memory;
 use crate::segment::Segment;
@@ -17,6 +17,40 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// tag. Its segment may well be the older one: one for copies takes them from log segments that
     /// were begun after it.
     pub fn restore(&self, segment: &Segment<M>, kind: Kind, body: SlotBody) -> Result<(), Error> {
+        let live = self.restore_newest(&self.epoch.pin(), segment, kind, body)?;
+        self.add_live(live);
+        Ok(())
+    }
+
+    /// The same with several records, whose places in the index are on their way while others are
+    /// put in. How many more ids are live then, for [`Engine::add_live`]: threads that counted on
+    /// one line for each record would wait for each other.
+    pub fn restore_all(
+        &self,
+        segment: &Segment<M>,
+        records: &[(Kind, SlotBody)],
+    ) -> Result<i64, Error> {
+        let guard = self.epoch.pin();
+        for step in 0..Index::<SLOTS>::PREFETCH_STEPS {
+            for (_, body) in records {
+                self.index.prefetch_step(&guard, KeyHash(body.key_hash), step);
+            }
+        }
+        let mut live = 0;
+        for (kind, body) in records {
+            live += self.restore_newest(&guard, segment, *kind, *body)?;
+        }
+        Ok(live)
+    }
+
+    /// See [`Engine::restore`]. By how many the live records are more then.
+    fn restore_newest(
+        &self,
+        guard: &Guard,
+        segment: &Segment<M>,
+        kind: Kind,
+        body: SlotBody,
+    ) -> Result<i64, Error> {
         let last = |segment: &Segment<M>, offset| {
             (kind == Kind::Put && !segment.is_forwarded(offset), segment.sequence())
         };
@@ -28,7 +62,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                     && before().is_none_or(|(s, at)| last(s, at) < last(segment, body.offset))
         };
         let wins = |guard: &Guard, old: Option<Entry>| old.is_none_or(|old| older(guard, old));
-        self.restore_if(segment, kind, body, wins).map(drop)
+        let (_, live) = self.restore_if(guard, segment, kind, body, wins)?;
+        Ok(live)
     }
 
     /// Puts a copy without force into the index if the record that it was made of is there, and
@@ -45,36 +80,37 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 && source.is_some_and(|(source, offset)| source.is_forwarded(offset))
         };
         let wins = |guard: &Guard, old: Option<Entry>| old.is_some_and(|old| moved(guard, old));
-        self.restore_if(segment, kind, body, wins)
+        let (won, live) = self.restore_if(&self.epoch.pin(), segment, kind, body, wins)?;
+        self.add_live(live);
+        Ok(won)
     }
 
+    /// Whether the record is in the index, and by how many the live ones are more because of it.
     fn restore_if(
         &self,
+        guard: &Guard,
         segment: &Segment<M>,
         kind: Kind,
         body: SlotBody,
         wins: impl Fn(&Guard, Option<Entry>) -> bool,
-    ) -> Result<bool, Error> {
-        let guard = self.epoch.pin();
+    ) -> Result<(bool, i64), Error> {
         let tomb = kind == Kind::Tombstone;
         let entry = Entry { address: segment.address(body.offset), tomb, pending: false };
-        let keys = RestoredKeys { engine: self, guard: &guard, segment, body };
+        let keys = RestoredKeys { engine: self, guard, segment, body };
         let mut won = false;
         let decide = |found| {
             won = match found {
-                Found::Absent { .. } => wins(&guard, None),
-                Found::Entry(old) => wins(&guard, Some(old)),
+                Found::Absent { .. } => wins(guard, None),
+                Found::Entry(old) => wins(guard, Some(old)),
             };
             if won { Decision::Set(entry) } else { Decision::Keep }
         };
         let before = self
             .index
-            .update(&self.epoch, &guard, KeyHash(body.key_hash), &keys, decide)
+            .update(&self.epoch, guard, KeyHash(body.key_hash), &keys, decide)
             .map_err(|Exhausted| exhausted())?;
-        if won {
-            self.account_restored(&guard, segment, tomb, body, before);
-        }
-        Ok(won)
+        let live = if won { self.count_restored(guard, segment, tomb, body, before) } else { 0 };
+        Ok((won, live))
     }
 
     /// The record of this slot was the id's newest and is damaged: what is older than it in the
@@ -102,22 +138,22 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         Ok(())
     }
 
-    fn account_restored(
+    fn count_restored(
         &self,
         guard: &Guard,
         segment: &Segment<M>,
         tomb: bool,
         body: SlotBody,
         before: Option<Entry>,
-    ) {
+    ) -> i64 {
         if !tomb {
             segment.add_live(body.len.bytes() as u64);
-            self.add_live(1);
         }
-        if let Some(old) = before.filter(|old| !old.tomb) {
+        let old = before.filter(|old| !old.tomb);
+        if let Some(old) = old {
             self.sub_live_of(guard, old);
-            self.add_live(-1);
         }
+        i64::from(!tomb) - i64::from(old.is_some())
     }
 }
 

@@ -104,7 +104,7 @@ impl SlotNumber {
 }
 
 /// A length or an offset inside a segment, in units of [`UNIT_BYTES`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Units(pub u32);
 
 impl Units {

@@ -23,6 +23,7 @@
 use super::OVERFLOW_BLOCK;
 use super::entry::{Entry, Spot, Word, low_bits};
 use crate::format::ids::Lsn;
+use crate::memory::prefetch;
 use crate::sync::unmodelled::{Arc, AtomicU64 as PlainU64, Ordering as PlainOrdering};
 use crate::sync::{AtomicBool, AtomicI64, AtomicPtr, AtomicU64, Ordering};
 use std::ptr;
@@ -80,6 +81,12 @@ impl<const SLOTS: usize> Bucket<SLOTS> {
         // Acquire: pairs with the Release exchange in `Chunk::extend`; the bucket's empty words
         // are there before the link is.
         self.link_from(self.link.load(Ordering::Acquire))
+    }
+
+    /// Asks for the bucket.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        prefetch(self);
     }
 
     /// The bucket behind this one, if there is one.
@@ -277,6 +284,13 @@ impl<const SLOTS: usize> Chunk<SLOTS> {
     /// How many chains it has.
     pub(super) fn width(&self) -> usize {
         self.buckets.len()
+    }
+
+    /// Asks for the head of the chunk.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        prefetch(self);
+        prefetch(&self.counts);
     }
 
     /// The first bucket of a chain. The number is below [`Chunk::width`], a power of two.

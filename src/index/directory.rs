@@ -78,6 +78,14 @@ impl<const SLOTS: usize> Directory<SLOTS> {
         unsafe { chunk.as_ref() }
     }
 
+    /// The chunk that most likely has this route: nothing is read of it yet.
+    #[inline]
+    pub(super) fn likely<'g>(&'g self, route: u64, guard: &'g Guard) -> Option<&'g Chunk<SLOTS>> {
+        // Relaxed: whatever it leads to is a guess.
+        let depth = self.depth.load(Ordering::Relaxed);
+        self.entry(low_bits(route, depth as u32), guard)
+    }
+
     /// The chunk in the directory that has this route. It may be replaced already.
     #[inline]
     pub(super) fn current<'g>(&'g self, route: u64, guard: &'g Guard) -> &'g Chunk<SLOTS> {

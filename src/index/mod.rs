@@ -140,6 +140,27 @@ impl<const SLOTS: usize> Index<SLOTS> {
         prefetch(self.directory.readable(spot.route, guard).bucket(spot.bucket));
     }
 
+    /// Asks for the lines that a call for this hash will need: `step` 0 for the chunk's head, 1 for
+    /// its bucket, 2 for the bucket behind that. For who has several hashes to go through: this is
+    /// called for all of them before the next step, so that their lines come together.
+    #[inline]
+    pub fn prefetch_step(&self, guard: &Guard, hash: KeyHash, step: u32) {
+        let spot = self.layout.spot(hash);
+        let Some(chunk) = self.directory.likely(spot.route, guard) else { return };
+        match step {
+            0 => chunk.prefetch(),
+            1 => chunk.bucket(spot.bucket).prefetch(),
+            _ => {
+                if let Some(behind) = chunk.bucket(spot.bucket).behind() {
+                    behind.prefetch();
+                }
+            }
+        }
+    }
+
+    /// How many steps there are to [`Index::prefetch_step`].
+    pub const PREFETCH_STEPS: u32 = 3;
+
     /// The one write path: shows `decide` what there is of the key, stores what it answers by
     /// compare-exchange, and again until that succeeds or the answer is [`Decision::Keep`]. Returns
     /// what the last `decide` saw. Lock-free; allocates only to grow.

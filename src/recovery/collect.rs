@@ -177,8 +177,7 @@ fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>) 
     collected.blank = blank;
     for segment in used {
         seen.insert(segment.sequence(), ());
-        let (limit, trusted, cut, flaw) = (0, 0, false, None);
-        collected.candidates.push(Candidate { segment, limit, trusted, cut, flaw });
+        collected.candidates.push(Candidate::new(segment, 0, None));
     }
     collected.candidates.sort_by_key(|candidate| candidate.segment.sequence());
 }
@@ -209,9 +208,7 @@ fn take(
     }
     seen.insert(file.sequence, ());
     let limit = super::scan::end_of(&segment);
-    let trusted = segment.durable_end().min(limit);
-    let segment = Arc::new(segment);
-    collected.candidates.push(Candidate { segment, limit, trusted, cut: false, flaw });
+    collected.candidates.push(Candidate::new(Arc::new(segment), limit, flaw));
 }
 
 fn open(

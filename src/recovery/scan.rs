@@ -8,7 +8,7 @@ use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::memory::{Memory, MmapMemory};
 use crate::options::Recovery;
 use crate::report::{Damage, RecoveryReport};
-use crate::segment::{Mark, Segment};
+use crate::segment::{Frame, Mark, Segment};
 use crate::sync::unmodelled::{AtomicU64, Ordering, thread};
 
 /// Blank slots in a row, beyond the cursor, after which a directory is believed to have ended.
@@ -127,7 +127,8 @@ fn valid_prefix(candidate: &Candidate) -> u32 {
     if members > 0 { head.max(candidate.trusted) } else { valid }
 }
 
-/// Whether the frame that a slot names is the one it was written for. `deep`: its checksum too.
+/// Whether the frame that a slot names is the one it was written for. `deep`: its checksum too. How
+/// many bytes were summed.
 pub fn check<M: Memory>(
     segment: &Segment<M>,
     slot: SlotNumber,
@@ -149,34 +150,74 @@ pub fn check<M: Memory>(
     if !deep {
         return Ok(0);
     }
+    let frame = named_frame(segment, slot, kind, body)?;
+    segment.verify(&frame).map_err(|damage| damage.0)?;
+    Ok(frame.len_bytes())
+}
+
+fn named_frame<M: Memory>(
+    segment: &Segment<M>,
+    slot: SlotNumber,
+    kind: Kind,
+    body: SlotBody,
+) -> Result<Frame<'_>, &'static str> {
     let frame = segment.committed_frame(slot).map_err(|damage| damage.0)?;
     let header = frame.header();
     let same = header.lsn == body.lsn && header.slot == slot && header.kind == kind;
     if !same || frame.len_bytes() != body.len.bytes() as u64 {
         return Err("slot and frame header contradict each other");
     }
-    segment.verify(&frame).map_err(|damage| damage.0)?;
-    Ok(frame.len_bytes())
+    Ok(frame)
 }
+
+/// As a deep [`check`], but the sum of a put that held once in this process is not made again.
+fn check_once<M: Memory>(
+    segment: &Segment<M>,
+    slot: SlotNumber,
+    kind: Kind,
+    body: SlotBody,
+) -> Result<u64, &'static str> {
+    if kind == Kind::Put && segment.is_verified(body.offset) {
+        check(segment, slot, kind, body, false)?;
+        return named_frame(segment, slot, kind, body).map(|_| 0);
+    }
+    check(segment, slot, kind, body, true)
+}
+
+/// What a walk over the slots that count has found besides records.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Walked {
+    /// How far the slots come that were decided and flushed once.
+    pub(super) durable: Mark,
+    /// How far all of them come.
+    pub(super) end: Mark,
+    /// There are slots that nobody has decided about.
+    pub(super) undecided: bool,
+}
+
+/// Records on their way into the index at a time: enough that their places in it come from memory
+/// together, few enough that those stay in the cache.
+const AT_ONCE: usize = 32;
 
 /// Step 3.
 pub(super) fn scan_all(
     engine: &FileEngine,
-    candidates: &[Candidate],
+    candidates: &mut [Candidate],
     report: &mut RecoveryReport,
 ) -> Result<(), Error> {
     let next = AtomicU64::new(0);
+    let found = &*candidates;
     let worker = || {
-        let mut mine = RecoveryReport::default();
+        let (mut mine, mut walked) = (RecoveryReport::default(), Vec::new());
         loop {
             // Relaxed: only uniqueness matters.
             let n = next.fetch_add(1, Ordering::Relaxed) as usize;
-            let Some(candidate) = candidates.get(n) else { return Ok(mine) };
-            scan(engine, candidate, &mut mine)?;
+            let Some(candidate) = found.get(n) else { return Ok((mine, walked)) };
+            walked.push((n, scan(engine, candidate, &mut mine)?));
         }
     };
     let threads = thread::available_parallelism().map_or(1, usize::from).min(candidates.len());
-    let results: Vec<Result<RecoveryReport, Error>> = thread::scope(|scope| {
+    let results: Vec<Result<_, Error>> = thread::scope(|scope| {
         // Where the system has no thread to give, those that there are scan alone.
         let helper = |_| thread::Builder::new().spawn_scoped(scope, worker).ok();
         let helpers: Vec<_> = (1..threads).filter_map(helper).collect();
@@ -190,7 +231,11 @@ pub(super) fn scan_all(
         results
     });
     for result in results {
-        report.add(result?);
+        let (its, walked) = result?;
+        report.add(its);
+        for (n, walked) in walked {
+            candidates[n].walked = walked;
+        }
     }
     Ok(())
 }
@@ -199,69 +244,110 @@ fn scan(
     engine: &FileEngine,
     candidate: &Candidate,
     report: &mut RecoveryReport,
-) -> Result<(), Error> {
+) -> Result<Walked, Error> {
     let segment = &*candidate.segment;
     let decided = match candidate.flaw {
         Some(_) => candidate.trusted,
         None => candidate.trusted.max(candidate.durable()),
     };
-    for (slot, state) in segment.slots(candidate.limit) {
+    let mut records = Vec::with_capacity(AT_ONCE);
+    let (durable, mut live) = (candidate.durable(), 0);
+    let mut walk = segment.slots(candidate.limit);
+    let mut walked = Walked { durable: walk.mark(), ..Walked::default() };
+    while let Some((slot, state)) = walk.next() {
         report.scanned_bytes += 32;
-        // A copy that is not whole: what it was to be copied from still counts.
-        let unfinished = candidate.holds_copies() && slot.0 >= decided;
-        let trusted = slot.0 < candidate.trusted;
-        let at = segment.slot_offset(slot);
-        let (at, reason) = match state {
-            SlotState::Void => {
-                report.void += 1;
-                continue;
+        if slot.0 < durable {
+            walked.durable = walk.mark();
+        } else {
+            walked.undecided |= matches!(state, SlotState::Empty | SlotState::Pending(..));
+        }
+        match judge(engine, candidate, (slot, state), decided, report) {
+            Verdict::Counts(kind, body) => {
+                if body.expires {
+                    // When is in the frame: compaction will look.
+                    segment.note_expiry(0);
+                }
+                if candidate.holds_copies() {
+                    engine.log().note_given(body.lsn);
+                }
+                records.push((kind, body));
+                if records.len() == AT_ONCE {
+                    live += engine.restore_all(segment, &records)?;
+                    records.clear();
+                }
             }
-            SlotState::Batch(..) => continue,
-            // It would win against whatever is written from now on.
-            SlotState::Committed(_, body) if !engine.log().may_have_given(body.lsn) => {
-                (body.offset.bytes(), "the slot's LSN was never given")
+            Verdict::Nothing => {}
+            Verdict::Lost(at, reason) => {
+                report.corrupt += 1;
+                report.lose(damage_at(engine, segment, slot, (at, reason)));
             }
-            SlotState::Committed(kind, body) => match check(segment, slot, kind, body, !trusted) {
+        }
+    }
+    live += engine.restore_all(segment, &records)?;
+    engine.add_live(live);
+    walked.end = walk.mark();
+    Ok(walked)
+}
+
+/// What becomes of a slot.
+enum Verdict {
+    /// It goes into the index.
+    Counts(Kind, SlotBody),
+    Nothing,
+    /// It was damaged: where, and how.
+    Lost(usize, &'static str),
+}
+
+/// Slots below `decided` were decided once. Counts what is void and what is torn.
+fn judge(
+    engine: &FileEngine,
+    candidate: &Candidate,
+    (slot, state): (SlotNumber, SlotState),
+    decided: u32,
+    report: &mut RecoveryReport,
+) -> Verdict {
+    let segment = &*candidate.segment;
+    // A copy that is not whole: what it was to be copied from still counts.
+    let unfinished = candidate.holds_copies() && slot.0 >= decided;
+    let trusted = slot.0 < candidate.trusted;
+    let at = segment.slot_offset(slot);
+    match state {
+        SlotState::Void => {
+            report.void += 1;
+            return Verdict::Nothing;
+        }
+        // See `finish_moves` for copies.
+        SlotState::Batch(..) | SlotState::Copy(..) => return Verdict::Nothing,
+        // It would win against whatever is written from now on.
+        SlotState::Committed(_, body) if !engine.log().may_have_given(body.lsn) => {
+            return Verdict::Lost(body.offset.bytes(), "the slot's LSN was never given");
+        }
+        SlotState::Committed(kind, body) => {
+            let checked = match trusted {
+                true => check(segment, slot, kind, body, false),
+                false => check_once(segment, slot, kind, body),
+            };
+            match checked {
                 Ok(bytes) => {
                     report.scanned_bytes += bytes;
-                    engine.restore(segment, kind, body)?;
-                    if body.expires {
-                        // When is in the frame: compaction will look.
-                        segment.note_expiry(0);
-                    }
-                    if candidate.holds_copies() {
-                        engine.log().note_given(body.lsn);
-                    }
-                    continue;
+                    return Verdict::Counts(kind, body);
                 }
-                Err(_) if unfinished => {
-                    report.torn += 1;
-                    continue;
-                }
-                Err(reason) => (body.offset.bytes(), reason),
-            },
-            // See `finish_moves`.
-            SlotState::Copy(..) => continue,
-            SlotState::Invalid if unfinished => {
-                report.torn += 1;
-                continue;
+                Err(_) if unfinished => {}
+                Err(reason) => return Verdict::Lost(body.offset.bytes(), reason),
             }
-            SlotState::Invalid | SlotState::Member(..) => {
-                (at, "the slot's checksum does not match")
-            }
-            // Below the durable end every slot was decided once: its bytes were lost.
-            SlotState::Empty | SlotState::Pending(..) if slot.0 < decided => {
-                (at, "the slot was lost")
-            }
-            SlotState::Empty | SlotState::Pending(..) => {
-                report.torn += 1;
-                continue;
-            }
-        };
-        report.corrupt += 1;
-        report.lose(damage_at(engine, segment, slot, (at, reason)));
+        }
+        SlotState::Invalid if unfinished => {}
+        SlotState::Invalid | SlotState::Member(..) => {
+            return Verdict::Lost(at, "the slot's checksum does not match");
+        }
+        // Below the durable end every slot was decided once: its bytes were lost.
+        SlotState::Empty | SlotState::Pending(..) if slot.0 < decided => {
+            return Verdict::Lost(at, "the slot was lost");
+        }
+        SlotState::Empty | SlotState::Pending(..) => {}
     }
-    Ok(())
+    report.torn += 1;
+    Verdict::Nothing
 }
 
 /// A copy without force counts after all if its source says that the move was made: the process
@@ -357,17 +443,12 @@ pub(super) fn void_undecided<M: Memory>(segment: &Segment<M>, durable: u32, limi
     }
 }
 
-/// How far a walk over the first `slots` slots comes.
-pub(super) fn mark_at<M: Memory>(segment: &Segment<M>, slots: u32) -> Mark {
-    let mut walk = segment.slots(slots);
-    walk.by_ref().for_each(drop);
-    walk.mark()
-}
-
 /// Whether the cursor agrees with the directory, so that the segment may take more records.
-pub(super) fn cursor_is_sound<M: Memory>(segment: &Segment<M>, limit: u32) -> bool {
-    let taken = segment.taken();
-    let bytes = segment.geometry().segment_bytes as u64;
-    let frames = bytes - mark_at(segment, limit).floor.bytes() as u64;
-    taken.slots == u64::from(limit) && taken.units <= bytes / 64 && taken.units * 64 >= frames
+pub(super) fn cursor_is_sound(candidate: &Candidate) -> bool {
+    let taken = candidate.segment.taken();
+    let bytes = candidate.segment.geometry().segment_bytes as u64;
+    let frames = bytes - candidate.walked.end.floor.bytes() as u64;
+    taken.slots == u64::from(candidate.limit)
+        && taken.units <= bytes / 64
+        && taken.units * 64 >= frames
 }

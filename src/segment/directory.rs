@@ -8,7 +8,7 @@ use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering};
 
 /// How far a walk through the directory has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     /// The next slot.
     pub slot: u32,

@@ -105,7 +105,8 @@ impl Options {
         let maintenance = if self.read_only {
             None
         } else {
-            Some(Maintenance::start(&duties, self.flush_interval, self.compaction)?)
+            let how = (self.flush_interval, self.compaction);
+            Some(Maintenance::start(&duties, recovered.leftovers, how)?)
         };
         Ok(Store {
             maintenance,

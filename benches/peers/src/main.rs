@@ -2,14 +2,18 @@
 
 mod data;
 mod engines;
+mod parts;
 mod plot;
 mod report;
 mod samples;
 mod work;
 
 use clap::Parser;
-use engines::{Dash, Engine, Failure, Fjall, Lmdb, Papaya, Redb, Sled, Stratalog};
+use engines::{
+    Bf, Dash, Engine, Failure, Feox, Fjall, Lmdb, Papaya, Redb, Scc, Sled, Sqlite, Stratalog,
+};
 use samples::Samples;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -41,6 +45,12 @@ struct Arguments {
     /// Engines, by the beginnings of their names; stratalog is always one of them.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// What to measure: all but `sustained` unless told.
+    #[arg(long, value_delimiter = ',', value_parser = PARTS)]
+    parts: Vec<String>,
+    /// Records that are put at a stretch; 4 GiB of them unless given.
+    #[arg(long)]
+    stretch: Option<u64>,
     /// File for every round's figures.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -63,16 +73,34 @@ type Step = fn(&Setup, &mut Done) -> Result<(), Failure>;
 struct Peer {
     name: &'static str,
     keeps: &'static str,
-    steps: Vec<(&'static str, Step)>,
+    /// The part it belongs to, its name, and what it is.
+    steps: Vec<(&'static str, &'static str, Step)>,
 }
 
 const BUFFERED: &str = "buffered";
 const DURABLE: &str = "durable";
+const SUSTAINED: &str = "sustained";
+const REOPEN: &str = "reopen";
+const PARTS: [&str; 7] = [BUFFERED, DURABLE, "prepared", SUSTAINED, "threads", "readers", REOPEN];
+/// Dies of the signal that it sends itself.
+const FILL_AND_DIE: &str = "fill and die";
 
 fn peer<E: Engine>() -> Peer {
-    let mut steps = vec![(BUFFERED, work::buffered::<E> as Step)];
+    let mut steps = vec![
+        (BUFFERED, BUFFERED, work::buffered::<E> as Step),
+        ("prepared", "prepared", parts::prepared::<E>),
+        (SUSTAINED, SUSTAINED, parts::sustained::<E>),
+        ("threads", "threads", parts::threads::<E>),
+        ("readers", "readers", parts::mixed::<E>),
+        (REOPEN, "fill", parts::fill::<E>),
+    ];
     if E::ON_DISK {
-        steps.push((DURABLE, work::durable::<E>));
+        steps.extend([
+            (DURABLE, DURABLE, work::durable::<E> as Step),
+            (REOPEN, "closed", parts::closed::<E>),
+            (REOPEN, FILL_AND_DIE, parts::fill_and_die::<E>),
+            (REOPEN, "killed", parts::killed::<E>),
+        ]);
     }
     Peer { name: E::NAME, keeps: E::KEEPS, steps }
 }
@@ -84,9 +112,10 @@ fn peers(only: &[String]) -> Vec<Peer> {
         peers.push(peer::<engines::Rocks<engines::Plain>>());
         peers.push(peer::<engines::Rocks<engines::Blob>>());
     }
-    peers.extend([peer::<Fjall>(), peer::<Sled>(), peer::<Redb>()]);
-    peers.extend([peer::<Dash>(), peer::<Papaya>()]);
-    peers.push(Peer { name: work::BARE, keeps: "", steps: vec![(DURABLE, work::bare)] });
+    peers.extend([peer::<Fjall>(), peer::<Sled>(), peer::<Redb>(), peer::<Sqlite>()]);
+    peers.extend([peer::<Bf>(), peer::<Feox>()]);
+    peers.extend([peer::<Dash>(), peer::<Papaya>(), peer::<Scc>()]);
+    peers.push(Peer { name: work::BARE, keeps: "", steps: vec![(DURABLE, DURABLE, work::bare)] });
     let asked = |name: &str| {
         let name = name.to_lowercase();
         only.is_empty() || only.iter().any(|beginning| name.starts_with(&beginning.to_lowercase()))
@@ -152,8 +181,12 @@ fn child(
     for (flag, number) in numbers {
         command.args([flag, &number.to_string()]);
     }
+    if let Some(stretch) = arguments.stretch {
+        command.args(["--stretch", &stretch.to_string()]);
+    }
     let output = command.stderr(Stdio::inherit()).output()?;
-    if !output.status.success() {
+    let died = step == FILL_AND_DIE && output.status.signal() == Some(9);
+    if !output.status.success() && !died {
         return Err(format!("{name}, {step}: {}", output.status).into());
     }
     Ok(serde_json::from_slice(&output.stdout)?)
@@ -163,17 +196,21 @@ fn child(
 fn rounds(arguments: &Arguments, setup: &Setup, peers: &[Peer]) -> Result<Samples, Failure> {
     let mut samples = Samples::default();
     for round in 0..arguments.rounds {
-        for step in [BUFFERED, DURABLE] {
+        for part in PARTS {
+            let asked = arguments.parts.iter().any(|asked| asked == part);
+            if !asked && (!arguments.parts.is_empty() || part == SUSTAINED) {
+                continue;
+            }
             let begin = Instant::now();
             for n in 0..peers.len() {
                 let peer = &peers[(n + round as usize) % peers.len()];
-                if peer.steps.iter().any(|(name, _)| *name == step) {
+                for (_, step, _) in peer.steps.iter().filter(|step| step.0 == part) {
                     let told = child(arguments, setup, peer.name, step)?;
                     samples.hear(round, peer.name, &told)?;
                 }
             }
             eprintln!(
-                "round {} of {}, {step}: {:.1?}",
+                "round {} of {}, {part}: {:.1?}",
                 round + 1,
                 arguments.rounds,
                 begin.elapsed()
@@ -192,6 +229,8 @@ fn setup(arguments: &Arguments, dir: PathBuf) -> Setup {
         records: arguments.records,
         gets: Duration::from_millis(arguments.gets),
         durable: Duration::from_millis(arguments.durable),
+        stretch: arguments.stretch,
+        kept: arguments.dir.as_ref().unwrap_or(&dir).join("kept"),
         dir,
     }
 }
@@ -200,8 +239,8 @@ fn setup(arguments: &Arguments, dir: PathBuf) -> Setup {
 fn one_step(arguments: &Arguments, setup: &Setup, name: &str) -> Result<(), Failure> {
     let peers = peers(&[]);
     let mut steps = peers.iter().filter(|peer| peer.name == name).flat_map(|peer| &peer.steps);
-    let step = steps.find(|(step, _)| Some(*step) == arguments.step.as_deref());
-    let (_, work) = step.ok_or("no such step of no such engine")?;
+    let step = steps.find(|(_, step, _)| Some(*step) == arguments.step.as_deref());
+    let (_, _, work) = step.ok_or("no such step of no such engine")?;
     let mut done = Done::default();
     work(setup, &mut done)?;
     println!("{}", samples::tell(&done));

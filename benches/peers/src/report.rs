@@ -21,6 +21,10 @@ const fn time(name: &'static str) -> Workload {
     Workload { name, unit: "us", less_is_better: true }
 }
 
+const fn milliseconds(name: &'static str) -> Workload {
+    Workload { name, unit: "ms", less_is_better: true }
+}
+
 /// Tables: what they are about, and their columns.
 pub const TABLES: &[(&str, &[Workload])] = &[
     (
@@ -70,6 +74,43 @@ pub const TABLES: &[(&str, &[Workload])] = &[
             time("durable x8 p99"),
         ],
     ),
+    (
+        "Bursts of 15,000 puts into what was prepared; 4 GiB at a stretch",
+        &[rate("put prepared"), rate("put sustained"), time("put sustained p99.9")],
+    ),
+    (
+        "Puts and gets by threads",
+        &[
+            rate("put x1t"),
+            rate("put x2t"),
+            rate("put x4t"),
+            rate("put x8t"),
+            rate("get x1t"),
+            rate("get x2t"),
+            rate("get x4t"),
+            rate("get x8t"),
+        ],
+    ),
+    (
+        "Latency of gets (Zipfian) of two threads, alone and beside two writers",
+        &[
+            time("get p50 alone"),
+            time("get p99 alone"),
+            time("get p99.9 alone"),
+            time("get p50 beside 2 writers"),
+            time("get p99 beside 2 writers"),
+            time("get p99.9 beside 2 writers"),
+        ],
+    ),
+    (
+        "Opening again, first get included; memory without a file behind it",
+        &[
+            milliseconds("reopen after a close"),
+            milliseconds("reopen after a kill"),
+            Workload { name: "lost", unit: "% after a kill", less_is_better: true },
+            Workload { name: "memory", unit: "bytes a record", less_is_better: true },
+        ],
+    ),
 ];
 
 /// The median of all rounds.
@@ -99,6 +140,9 @@ fn cell(samples: &[Sample], engine: &str, workload: &Workload) -> String {
         _ => return format!("**{}**", three(value)),
     };
     let times = if workload.less_is_better { value / ours } else { ours / value };
+    if !times.is_finite() {
+        return three(value);
+    }
     format!("{} ({}x)", three(value), three(times))
 }
 
@@ -106,6 +150,10 @@ fn cell(samples: &[Sample], engine: &str, workload: &Workload) -> String {
 pub fn markdown(samples: &[Sample], engines: &[&str]) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
     for (title, workloads) in TABLES {
+        let there = |engine: &str, w: &Workload| median(samples, engine, w.name).is_some();
+        if !workloads.iter().any(|w| there(Stratalog::NAME, w)) {
+            continue;
+        }
         let head: Vec<_> = workloads.iter().map(|w| format!("{}, {}", w.name, w.unit)).collect();
         writeln!(out, "\n{title}\n\n| | {} |", head.join(" | "))?;
         writeln!(out, "| --- {}|", "| ---: ".repeat(workloads.len()))?;

@@ -19,17 +19,24 @@ pub struct Sample {
 pub struct Samples {
     pub all: Vec<Sample>,
     /// Of durable puts, all rounds together, in nanoseconds; by engine and threads.
-    pub latencies: Vec<(String, u64, Histogram<u64>)>,
+    pub latencies: Latencies,
+    /// Of gets, alone (0) and beside writers (1).
+    pub reads: Latencies,
 }
+
+/// By engine and number.
+pub type Latencies = Vec<(String, u64, Histogram<u64>)>;
 
 /// What a process did, as it tells its parent.
 pub fn tell(done: &Done) -> Value {
     let counts = |of: &Histogram<u64>| -> Vec<Value> {
         of.iter_recorded().map(|v| json!([v.value_iterated_to(), v.count_at_value()])).collect()
     };
-    let latencies: Vec<_> =
-        done.latencies.iter().map(|(threads, of)| json!([threads, counts(of)])).collect();
-    json!({"figures": done.figures, "latencies": latencies})
+    let all = |of: &[(u64, Histogram<u64>)]| -> Vec<Value> {
+        of.iter().map(|(number, of)| json!([number, counts(of)])).collect()
+    };
+    let (latencies, reads) = (all(&done.latencies), all(&done.reads));
+    json!({"figures": done.figures, "latencies": latencies, "reads": reads})
 }
 
 fn list(value: &Value) -> Result<&Vec<Value>, Failure> {
@@ -50,21 +57,22 @@ impl Samples {
             let (engine, workload) = (engine.into(), workload.into());
             self.all.push(Sample { round, engine, workload, value });
         }
-        for latencies in list(&told["latencies"])? {
-            let times = self.latencies_of(engine, number(&latencies[0])?)?;
-            for of in list(&latencies[1])? {
-                times.record_n(number(&of[0])?, number(&of[1])?)?;
-            }
-        }
-        Ok(())
+        hear(&mut self.latencies, engine, &told["latencies"])?;
+        hear(&mut self.reads, engine, &told["reads"])
     }
+}
 
-    fn latencies_of(&mut self, engine: &str, threads: u64) -> Result<&mut Histogram<u64>, Failure> {
-        let known = self.latencies.iter().position(|of| of.0 == engine && of.1 == threads);
-        let at = known.unwrap_or(self.latencies.len());
-        if at == self.latencies.len() {
-            self.latencies.push((engine.into(), threads, Histogram::new(3)?));
+fn hear(known: &mut Latencies, engine: &str, told: &Value) -> Result<(), Failure> {
+    for latencies in list(told)? {
+        let number_of = number(&latencies[0])?;
+        let at = known.iter().position(|of| of.0 == engine && of.1 == number_of);
+        let at = at.unwrap_or(known.len());
+        if at == known.len() {
+            known.push((engine.into(), number_of, Histogram::new(3)?));
         }
-        Ok(&mut self.latencies[at].2)
+        for of in list(&latencies[1])? {
+            known[at].2.record_n(number(&of[0])?, number(&of[1])?)?;
+        }
     }
+    Ok(())
 }

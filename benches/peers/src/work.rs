@@ -31,8 +31,12 @@ pub struct Setup {
     pub gets: Duration,
     /// Of the durable puts of one engine, for each number of threads.
     pub durable: Duration,
+    /// Of puts at a stretch, if not as many as come to 4 GiB.
+    pub stretch: Option<u64>,
     /// Where the stores are made.
     pub dir: PathBuf,
+    /// Where a store lies that outlives its process.
+    pub kept: PathBuf,
 }
 
 /// What one engine did in one round.
@@ -42,20 +46,22 @@ pub struct Done {
     pub figures: Vec<(String, f64)>,
     /// Latencies of durable puts, in nanoseconds, by the number of threads.
     pub latencies: Vec<(u64, Histogram<u64>)>,
+    /// Of gets, alone (0) and beside writers (1).
+    pub reads: Vec<(u64, Histogram<u64>)>,
 }
 
 impl Done {
-    fn add(&mut self, workload: &str, value: f64) {
+    pub fn add(&mut self, workload: &str, value: f64) {
         self.figures.push((workload.into(), value));
     }
 }
 
 /// An empty directory, gone with all that is in it when dropped.
-fn place(setup: &Setup) -> std::io::Result<tempfile::TempDir> {
+pub fn place(setup: &Setup) -> std::io::Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix("store-").tempdir_in(&setup.dir)
 }
 
-fn thousands_per_second(count: u64, elapsed: Duration) -> f64 {
+pub fn thousands_per_second(count: u64, elapsed: Duration) -> f64 {
     count as f64 / elapsed.as_secs_f64() / 1000.0
 }
 

@@ -54,6 +54,56 @@ impl Engine for Dash {
     }
 }
 
+/// scc's `HashMap`, its default hasher.
+pub struct Scc(scc::HashMap<Id, Joined>);
+
+impl Engine for Scc {
+    const NAME: &'static str = "scc (RAM)";
+    const KEEPS: &'static str = "nothing";
+    const ON_DISK: bool = false;
+
+    fn open(_dir: &Path, _mode: Mode, _records: u64) -> Result<Self, Failure> {
+        Ok(Self(scc::HashMap::new()))
+    }
+
+    fn put(&self, values: &Values, n: u64) -> Result<(), Failure> {
+        drop(self.0.upsert_sync(id(n), values.of(n).joined[..].into()));
+        Ok(())
+    }
+
+    fn put_many(&self, values: &Values, mut records: Range<u64>) -> Result<(), Failure> {
+        records.try_for_each(|n| self.put(values, n))
+    }
+
+    fn get(&self, n: u64, see: &impl See) -> Result<f32, Failure> {
+        let seen = self.0.read_sync(&id(n), |_, value| {
+            let (embedding, content) = split(value);
+            see.see(embedding, content)
+        });
+        seen.ok_or_else(|| missing(n))
+    }
+
+    /// Its guards are those of one record each.
+    fn get_many(&self, records: &[u32], see: &impl See) -> Result<f32, Failure> {
+        records.iter().try_fold(0.0, |sum, &n| Ok(sum + self.get(n.into(), see)?))
+    }
+
+    fn scan(&self, see: &impl See) -> Result<(u64, f32), Failure> {
+        let (mut records, mut sum) = (0, 0.0);
+        self.0.iter_sync(|_, value| {
+            let (embedding, content) = split(value);
+            records += 1;
+            sum += see.see(embedding, content);
+            true
+        });
+        Ok((records, sum))
+    }
+
+    fn settle(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
 /// papaya, its default hasher.
 pub struct Papaya(papaya::HashMap<Id, Joined>);
 

@@ -1,5 +1,7 @@
 //! The engines behind one face. Each file says with which settings its engine is run, and why.
 
+mod bf;
+mod feox;
 mod fjall;
 mod lmdb;
 mod maps;
@@ -7,16 +9,20 @@ mod redb;
 #[cfg(feature = "rocksdb")]
 mod rocks;
 mod sled;
+mod sqlite;
 mod stratalog;
 
 pub use self::fjall::Fjall;
 pub use self::redb::Redb;
 pub use self::sled::Sled;
 pub use self::stratalog::Stratalog;
+pub use bf::Bf;
+pub use feox::Feox;
 pub use lmdb::Lmdb;
-pub use maps::{Dash, Papaya};
+pub use maps::{Dash, Papaya, Scc};
 #[cfg(feature = "rocksdb")]
 pub use rocks::{Blob, Plain, Rocks};
+pub use sqlite::Sqlite;
 
 use crate::data::{See, Values};
 use std::path::Path;
@@ -47,6 +53,11 @@ pub trait Engine: Sized + Sync {
 
     /// A fresh store in an empty directory, with room for so many records.
     fn open(dir: &Path, mode: Mode, records: u64) -> Result<Self, Failure>;
+
+    /// Returns once everything is prepared that is prepared ahead of puts.
+    fn prepare(&self) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// One record in a transaction of its own, as durable as the mode says.
     fn put(&self, values: &Values, n: u64) -> Result<(), Failure>;
