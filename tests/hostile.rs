@@ -13,6 +13,8 @@
 mod cases;
 #[path = "../fuzz/src/forge.rs"]
 mod forge;
+#[path = "hostile/lsns.rs"]
+mod lsns;
 #[path = "hostile/places.rs"]
 mod places;
 #[path = "../fuzz/src/victim.rs"]
@@ -144,4 +146,9 @@ fn frames_with_any_numbers_under_right_sums() {
 #[test]
 fn headers_and_manifests_with_any_numbers_under_right_sums() {
     assert_survived("forged headers");
+}
+
+#[test]
+fn a_sealed_count_sizes_nothing_beyond_a_segment() {
+    assert_survived("sealed counts");
 }

@@ -171,28 +171,16 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
     }
 
-    /// LSN of what an entry points at. A frame header that this process has not checked is only
-    /// believed after its checksum was, or else the slot is asked.
+    /// LSN of what an entry points at: what its slot says, which opening has judged. A frame under a
+    /// right sum may have been forged, and its number would hold up whatever is written from now on.
     pub fn lsn_of(&self, guard: &Guard, entry: Entry) -> Lsn {
-        let lsn = self.noted_lsn(guard, entry);
-        // One that was never given is damage, and must not hold up those that will be.
-        if self.log.may_have_given(lsn) { lsn } else { Lsn::ZERO }
-    }
-
-    /// What the record says, or its slot if that is damaged.
-    fn noted_lsn(&self, guard: &Guard, entry: Entry) -> Lsn {
-        let (segment, offset) = match self.locate(guard, entry) {
-            Ok(at)
-                if !entry.tomb && at.segment.is_verified(at.frame.offset())
-                    || at.segment.verify(&at.frame).is_ok() =>
-            {
-                return at.frame.lsn();
-            }
-            Ok(at) => (Some(at.segment), at.offset()),
-            Err(at) => (at.segment, at.offset),
-        };
-        let body = segment.and_then(|segment| slot_of_frame(segment, offset));
-        body.map_or(Lsn::ZERO, |body| body.lsn)
+        if let Some(body) = self.slot_of(guard, entry) {
+            return body.lsn;
+        }
+        // A write that was voided, or a slot that was damaged since.
+        let located = self.locate(guard, entry);
+        let sound = located.ok().filter(|at| at.segment.verify(&at.frame).is_ok());
+        sound.map_or(Lsn::ZERO, |at| at.frame.lsn())
     }
 
     /// The slot of what an entry points at, which is under a checksum of its own. The frame's

@@ -53,6 +53,7 @@ pub fn of(family: &str, victim: &Victim) -> Vec<Case> {
         "forged slots" => forged_slots(victim, &mut cases),
         "forged frames" => forged_frames(victim, &mut cases),
         "forged headers" => forged_headers(victim, &mut cases),
+        "sealed counts" => sealed_counts(victim, &mut cases),
         other => panic!("no family {other}"),
     }
     cases
@@ -325,6 +326,18 @@ fn forged_headers(victim: &Victim, cases: &mut Vec<Case>) {
             let width = if at < 16 || (48..56).contains(&at) { 4 } else { 8 };
             edit(cases, false, ("MANIFEST", format!("{at}, {number:#x}")), move |bytes| {
                 forge::forge_manifest(bytes, at, width, number);
+            });
+        }
+    }
+}
+
+/// Of each segment the sealed count says more than it can hold. Few, so that all are in the short
+/// form.
+fn sealed_counts(victim: &Victim, cases: &mut Vec<Case>) {
+    for (name, bytes) in segments(victim) {
+        for number in [slots(bytes) + 1, 1 << 20, 1 << 24, 1 << 31, u32::MAX] {
+            edit(cases, false, (name, format!("sealed at {number}")), move |bytes| {
+                forge::forge_count(bytes, Count::Sealed, u64::from(number));
             });
         }
     }
