@@ -171,8 +171,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
     }
 
-    /// LSN of what an entry points at: what its slot says, which opening has judged. A frame under a
-    /// right sum may have been forged, and its number would hold up whatever is written from now on.
+    /// LSN of what an entry points at: what its slot says, which opening has judged. A frame under
+    /// a right sum may be forged, and its number would hold up whatever is written from now on.
     pub fn lsn_of(&self, guard: &Guard, entry: Entry) -> Lsn {
         if let Some(body) = self.slot_of(guard, entry) {
             return body.lsn;
