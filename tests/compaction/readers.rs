@@ -3,6 +3,7 @@
 
 use super::{options, put, version};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 use stratalog::Options;
 
 #[test]
@@ -18,6 +19,10 @@ fn a_read_only_handle_opened_beside_compaction_misses_nothing() {
     let removed = std::thread::scope(|scope| {
         scope.spawn(|| {
             for version in 1.. {
+                // It must not leave compaction behind: opening would take longer and longer.
+                while store.stats().segments > 32 && !stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 for id in 0..IDS {
                     if stop.load(Ordering::Relaxed) {
                         return;
