@@ -25,16 +25,20 @@ memory=/dev/shm
 [[ -d $memory ]] || memory=${TMPDIR:-/tmp}
 work=$(mktemp -d "$memory/stratalog-rig-XXXXXX")
 
+running=
 tidy_up() {
     local place device
-    for place in live after; do
-        if mountpoint -q "$work/$place"; then umount --lazy "$work/$place" || true; fi
-    done
+    if [[ -n $running ]]; then
+        kill "$running" 2>/dev/null || true
+        wait "$running" || true
+    fi
+    # Without asking first whether it is one: a mount whose FUSE process is gone cannot be looked at.
+    for place in live after; do umount --lazy "$work/$place" 2>/dev/null || true; done
     for device in $(losetup --list --noheadings --output NAME,BACK-FILE |
         awk -v work="$work/" 'index($2, work) == 1 { print $1 }'); do
         losetup --detach "$device" || true
     done
-    if mountpoint -q "$work/fuse"; then umount --lazy "$work/fuse" || true; fi
+    umount --lazy "$work/fuse" 2>/dev/null || true
     rm -rf --one-file-system "$work"
 }
 trap tidy_up EXIT
@@ -43,11 +47,17 @@ trap 'exit 143' TERM
 
 # play <file system> <images> <seconds> <promise>
 play() {
+    local status=0
     if ! command -v "mkfs.$1" >/dev/null; then
         echo "rig: skipped $1, there is no mkfs.$1"
         return
     fi
-    "$target/release/rig" play "$work" "$1" "$2" "$3" "$4" "${RIG_SEED:-$RANDOM}"
+    # Not in the foreground: a signal would have to wait for its end.
+    "$target/release/rig" play "$work" "$1" "$2" "$3" "$4" "${RIG_SEED:-$RANDOM}" &
+    running=$!
+    wait "$running" || status=$?
+    running=
+    return "$status"
 }
 
 case ${1:-ext4} in

@@ -31,14 +31,16 @@ for line in open(sys.argv[1]):
     if words[3] != "finish":
         continue
     field = lambda name: float(words[words.index(name) + 1]) if name in words else None
-    seen.setdefault((words[0], int(words[2])), []).append((field("mops"), field("p99_us")))
+    # Its own `mops` has two digits behind the point.
+    rate = field("total") / max(field("duration"), 0.01) / 1000
+    seen.setdefault((words[0], int(words[2])), []).append((rate, field("p99_us")))
 print("| | load, k/s | A, k/s | A p99, us | B, k/s | B p99, us | C, k/s | C p99, us |")
 print("| --- |" + " ---: |" * 7)
 for store in dict.fromkeys(store for store, _ in seen):
     cells = []
     for phase, _ in enumerate(phases):
         rounds = seen[store, phase]
-        cells.append(f"{median(mops for mops, _ in rounds) * 1000:.0f}")
+        cells.append(f"{median(rate for rate, _ in rounds):.1f}")
         if phase:
             cells.append(f"{median(p99 for _, p99 in rounds):.1f}")
     print(f"| {store} | " + " | ".join(cells) + " |")

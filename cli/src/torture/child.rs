@@ -187,12 +187,15 @@ fn keep_up(
         if rng.u8(..BACKUP_ONE_IN) == 0 {
             say(reporter, &Event::BackingUp)?;
             let copy = backup_of(&args.store);
+            // The one before stayed until now: a later kill has left it to be looked at. Half
+            // removed, it is not to be taken for one that is whole.
+            if copy.exists() {
+                let old = copy.with_extension("old");
+                fs::rename(&copy, &old)?;
+                fs::remove_dir_all(old)?;
+            }
             store.backup(&copy)?;
             say(reporter, &Event::BackedUp)?;
-            // Half removed, it is not to be taken for one that is whole.
-            let old = copy.with_extension("old");
-            fs::rename(&copy, &old)?;
-            fs::remove_dir_all(old)?;
         }
     }
     Ok(())
