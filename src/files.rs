@@ -56,6 +56,9 @@ impl Bell {
 /// A disk with room for fewer segments than this is nearly full.
 const NEARLY_FULL: u64 = 16;
 
+/// The files that keep room back, one for each need.
+type Spares = [Option<(fs::NewSegmentFile, File)>; 2];
+
 /// Makes segment files, and knows their names.
 #[derive(Debug)]
 pub struct Files {
@@ -65,7 +68,7 @@ pub struct Files {
     segment_bytes: u64,
     boot_id: [u64; 2],
     /// Room kept back on a disk that is nearly full: for removals, and for what compaction copies.
-    spares: Mutex<[Option<(fs::NewSegmentFile, File)>; 2]>,
+    spares: Mutex<Spares>,
     /// Rung when the log needs a segment.
     pub bell: Bell,
 }
@@ -200,9 +203,12 @@ impl Files {
     /// On a disk that is nearly full, keeps room for two segments back, so that it can be emptied;
     /// on any other, keeps nothing. Whether it is nearly full.
     pub fn keep_spares(&self) -> Result<bool, Error> {
+        self.keep_spares_in(&mut lock(&self.spares))
+    }
+
+    fn keep_spares_in(&self, spares: &mut Spares) -> Result<bool, Error> {
         let free = fs::free_bytes(&self.directory)?;
         let near = self.segment_bytes.saturating_mul(NEARLY_FULL);
-        let mut spares = lock(&self.spares);
         for (spare, name) in spares.iter_mut().zip(fs::SPARES) {
             if free > near.saturating_mul(2) {
                 *spare = None;
@@ -251,5 +257,13 @@ impl Source<MmapMemory> for Files {
 
     fn wake(&self) {
         self.bell.ring();
+    }
+
+    fn keep_room(&self) {
+        // If it is locked somebody else is just at it.
+        if let Ok(mut spares) = self.spares.try_lock() {
+            // Without room for them the segment will find none either.
+            drop(self.keep_spares_in(&mut spares));
+        }
     }
 }

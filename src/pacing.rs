@@ -238,9 +238,11 @@ mod tests {
         assert!(space(20_952, 10_000).way(2.5) <= 0.0);
         assert!(space(20_953, 10_000).way(2.5) > 0.0);
         assert!((space(24_952, 10_000).way(2.5) - 1.0).abs() < 1e-9);
-        // Of 200 MiB the way is four segments.
-        assert!(space(500 - 48 - 64, 200).way(2.5) <= 0.0);
+        // Of 200 MiB it is 80, of 100 four segments.
+        assert!(space(500 - 48 - 80, 200).way(2.5) <= 0.0);
         assert!((space(500 - 48, 200).way(2.5) - 1.0).abs() < 1e-9);
+        assert!(space(100 + 192 - 64, 100).way(2.5) <= 0.0);
+        assert!(space(100 + 192 - 63, 100).way(2.5) > 0.0);
         // A small store may have twelve segments beside what is live.
         assert!(space(10 + 128, 10).way(2.5) <= 0.0);
         assert!((space(10 + 192, 10).way(2.5) - 1.0).abs() < 1e-9);

@@ -129,13 +129,13 @@ impl Preparer<'_> {
     pub fn prepare(&self, pace: &mut Pace) -> Result<bool, Error> {
         let engine = self.engine;
         pace.look(engine, self.durability);
-        let pages = pace.pages(self.synced);
-        self.catch_up(pages);
-        let wanted = pace.ahead(engine);
         // A store of one segment has nothing to give back yet.
         let several = engine.log().in_use(&engine.epoch().pin()).nth(1).is_some();
         // The room that is kept back goes first, and where there is little not much is hoarded.
         let scarce = several && engine.log().source().keep_spares()?;
+        let pages = pace.pages(self.synced);
+        self.catch_up(pages);
+        let wanted = pace.ahead(engine);
         let wanted = if scarce { wanted.min(1) } else { wanted };
         if engine.log().prepared() >= wanted {
             return Ok(false);

@@ -28,7 +28,7 @@ const WIDE: usize = 128;
 
 /// For each byte, what it adds to the sum when `n` more follow it: "slicing by 8" (Kounavis and
 /// Berry 2005).
-const SLICES: [[u32; 256]; 8] = slices();
+static SLICES: [[u32; 256]; 8] = slices();
 
 const fn slices() -> [[u32; 256]; 8] {
     // The polynomial of IEEE 802.3, its lowest bit first.

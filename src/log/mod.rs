@@ -91,6 +91,9 @@ pub trait Source<M: Memory>: Send + Sync {
     fn discard(&self, segment: &Segment<M>);
     /// The log will soon need another segment, or has just begun one. Must not wait.
     fn wake(&self);
+    /// A writer is about to make a segment itself: the room that is to be kept back goes first.
+    /// Must not wait for another thread.
+    fn keep_room(&self) {}
 }
 
 /// A segment that is out of the index, on its way through the epoch: its drop says that no guard
@@ -327,6 +330,10 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let next = match prepared {
             Some(next) => next,
             None => {
+                // A store of one segment has nothing to give back yet.
+                if need == Need::ToGrow && self.in_use(guard).nth(1).is_some() {
+                    self.source.keep_room();
+                }
                 let segment = self.source.create(self.take_sequence()?, Role::Log, need)?;
                 self.adopt(Arc::new(segment))?
             }

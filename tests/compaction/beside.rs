@@ -131,8 +131,8 @@ fn the_background_keeps_the_store_small() {
     }
 }
 
-/// A backup once read the table of segments in one go: a record that was moved meanwhile was neither
-/// where it had been nor where it was now. (mutation: backup-one-reading)
+/// A backup once read the table of segments in one go: a record that was moved meanwhile was
+/// neither where it had been nor where it was now. (mutation: backup-one-reading)
 #[test]
 fn a_backup_beside_compaction_holds_every_record() {
     const IDS: u32 = 6_000;

@@ -24,7 +24,8 @@ impl Engine for Feox {
             .max_memory(4 * CACHE)
             .enable_caching(true);
         if !file.exists() {
-            builder = builder.file_size(((1 << 30) + records * PAYLOAD * 2).next_multiple_of(1 << 20));
+            let bytes = (1 << 30) + records * PAYLOAD * 2;
+            builder = builder.file_size(bytes.next_multiple_of(1 << 20));
         }
         Ok(Self { store: builder.build()?, mode })
     }
