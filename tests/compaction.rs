@@ -213,6 +213,37 @@ fn a_removed_id_stays_removed_whatever_is_compacted_and_reopened_when() {
     }
 }
 
+/// Compaction in the background takes the segment of the tombstone, all else in it being dead, and
+/// leaves the one with the older version, all else in it being live.
+#[test]
+fn a_removed_id_stays_removed_while_a_segment_that_stays_holds_an_older_version() {
+    const OVERWRITTEN: u32 = 1_000_000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().compaction(Compaction::Auto).open(&path).unwrap();
+    let taken = || {
+        let segments = store.segments().into_iter().filter(|segment| segment.slots > 0);
+        segments.map(|segment| segment.sequence).collect::<Vec<_>>()
+    };
+    let mut ids = 0;
+    while taken().len() < 2 {
+        put(&store, ids, 0);
+        ids += 1;
+    }
+    let (older, tombstone) = (taken()[0], taken()[1]);
+    assert!(store.remove(0u32.to_le_bytes()).unwrap());
+    (0..4_000).for_each(|version| put(&store, OVERWRITTEN, version));
+    // The last of the first ones is in the segment of the tombstone.
+    put(&store, ids - 1, 1);
+    store.sync().unwrap();
+    beside::wait_until("its segment goes", || !taken().contains(&tombstone));
+    assert!(taken().contains(&older), "nothing older has stayed");
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    assert_eq!(version(&store, 0), None, "it came back");
+    assert!((1..ids - 1).all(|id| version(&store, id) == Some(0)));
+}
+
 #[test]
 fn lsns_are_kept_and_never_given_again() {
     let dir = tempfile::tempdir().unwrap();

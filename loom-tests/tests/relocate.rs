@@ -13,10 +13,10 @@ use std::sync::Arc;
 use stratalog::Lsn;
 use stratalog::internals::format::frame::Writing;
 use stratalog::internals::format::ids::{SlotNumber, TableIndex};
-use stratalog::internals::format::slot::{Kind, SlotState};
+use stratalog::internals::format::slot::SlotState;
 use stratalog::internals::index::KeyHash;
-use stratalog::internals::segment::{Moves, Record, Segment};
-use stratalog::internals::{Engine, HeapMemory, Key, Need, lsn};
+use stratalog::internals::segment::{Record, Segment};
+use stratalog::internals::{Engine, HeapMemory, Need, lsn};
 
 const A: &[u8] = b"a";
 /// Its tag before anything begins.
@@ -58,12 +58,8 @@ impl World {
 
     fn is_pointed_at(&self, victim: &HeapSegment) -> bool {
         let guard = self.engine.epoch().pin();
-        (0..victim.slots_end()).any(|slot| {
-            let body = victim.body_of(SlotNumber(slot));
-            let address = victim.address_if_inside(body.offset);
-            let hash = KeyHash(body.key_hash);
-            address.is_some_and(|at| self.engine.has_entry_at(&guard, hash, at))
-        })
+        (0..victim.slots_end())
+            .any(|slot| self.engine.leads_to(&guard, victim, victim.body_of(SlotNumber(slot))))
     }
 
     fn compact_once(&self) {

@@ -187,7 +187,7 @@ fn a_roll_loses_nothing_with_and_without_a_prepared_segment() {
         let engine = engine(512);
         let prepare: Actor = |e| {
             for _ in 0..3 {
-                e.log().prepare(e.epoch(), |_| {}).expect("room");
+                e.log().prepare(e.epoch(), |_| Ok(true)).expect("room");
                 e.epoch().reclaim();
             }
         };
