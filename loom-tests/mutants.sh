@@ -9,7 +9,8 @@
 #   # model: <test file> [<test name>]      a loom model of loom-tests/tests
 #   # shuttle: <test name>                  a scenario of loom-tests/tests/shuttle.rs
 #   # test: <arguments of cargo test>       an ordinary test
-# and may say `# preemptions: <n>` (default 2). MUTANT_SECONDS (default 600) bounds each run;
+# and may say `# preemptions: <n>` (default 2) and `# env: NAME=value`, which the run is to have.
+# MUTANT_SECONDS (default 600) bounds each run;
 # MUTANTS_BUDGET, in seconds, if set, begins no further mutant after that time and says so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -74,6 +75,7 @@ in_tree() {
         cd "$tree"
         export CARGO_TARGET_DIR=$dir LOOM_MAX_PREEMPTIONS=$preemptions
         if [[ -n $flags ]]; then export RUSTFLAGS=$flags; fi
+        if [[ -n $setting ]]; then export "$setting"; fi
         timeout --kill-after=10 "$seconds" cargo test --quiet "$@" "${words[@]}"
     ) >"$log" 2>&1 </dev/null
 }
@@ -81,7 +83,7 @@ in_tree() {
 declare -A sound=()
 # unpatched: why what the mutant names cannot catch anything, or nothing.
 unpatched() {
-    local key="$model|$shuttle|$test|$preemptions"
+    local key="$model|$shuttle|$test|$setting|$preemptions"
     if [[ -z ${sound[$key]:-} ]]; then
         sound[$key]=ok
         if ! in_tree 1800 --no-run; then
@@ -154,6 +156,7 @@ for patch in "${patches[@]}"; do
         model=$(header "$patch" model)
         shuttle=$(header "$patch" shuttle)
         test=$(header "$patch" test)
+        setting=$(header "$patch" env)
         preemptions=$(header "$patch" preemptions)
         preemptions=${preemptions:-${LOOM_MAX_PREEMPTIONS:-2}}
         mutate "$patch"
