@@ -519,9 +519,23 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         guard: &Guard,
         wanted: impl Fn(&Segment<M>) -> bool,
     ) -> Vec<Arc<Segment<M>>> {
+        let segments = self.in_use(guard).filter(|segment| wanted(segment));
+        let mut segments = self.counted(guard, segments);
+        segments.sort_by_key(|segment| segment.sequence());
+        segments
+    }
+
+    /// Segments with a count of their own for each.
+    pub fn counted<'g>(
+        &self,
+        guard: &Guard,
+        segments: impl IntoIterator<Item = &'g Segment<M>>,
+    ) -> Vec<Arc<Segment<M>>>
+    where
+        M: 'g,
+    {
         let counted = |s: &Segment<M>| self.table.get_counted(guard, s.table_index());
-        let segments = self.in_use_at_once(guard).into_iter().filter(|segment| wanted(segment));
-        segments.filter_map(counted).collect()
+        segments.into_iter().filter_map(counted).collect()
     }
 
     /// [Those in use](Log::in_use) such that every record that is live now has a copy in one of

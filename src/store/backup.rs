@@ -40,7 +40,8 @@ impl Store {
     fn copy_into(&self, directory: &Path) -> Result<(), Error> {
         let segments = {
             let guard = self.engine().epoch().pin();
-            self.engine().log().in_use_counted(&guard, |_| true)
+            let log = self.engine().log();
+            log.counted(&guard, log.in_use_at_once(&guard))
         };
         let named: Vec<_> = segments.iter().map(|s| s.id()).collect();
         let next = named.last().map_or(Sequence(1), |last| last.sequence.next());
