@@ -6,6 +6,8 @@
 mod calls;
 #[path = "../fuzz/src/forge.rs"]
 mod forge;
+#[path = "../fuzz/src/mirror.rs"]
+mod mirror;
 #[path = "../fuzz/src/parsers.rs"]
 mod parsers;
 #[path = "../fuzz/src/script.rs"]
@@ -61,13 +63,33 @@ fn decoders_of_any_bytes_neither_panic_nor_go_beyond_their_bounds() {
 #[test]
 fn changed_stores_are_refused_or_answer_rightly() {
     let others = std::env::var("STRATALOG_RUNS").map_or(100, |n| n.parse().unwrap());
-    let (attacker, inputs) = (Attacker::new("corpus"), inputs("store", others));
+    let (mut attacker, inputs) = (Attacker::new("corpus"), inputs("store", others));
     let mut opened = 0;
     for (n, input) in inputs.iter().enumerate() {
         println!("{n}: {}", input.escape_ascii());
         opened += usize::from(attacker.run(input) == Outcome::Opened);
     }
     assert!(opened > inputs.len() / 10 && opened < inputs.len(), "{opened} of {}", inputs.len());
+}
+
+/// The directory of an attack is not written anew each time, only what differs from the last one.
+#[test]
+fn a_mirror_shows_the_files_that_it_is_told_to() {
+    let place = Place::new("corpus-mirror").unwrap();
+    let files = victim::Victim::make(place.path()).unwrap().files;
+    let usual: script::Files = files.into_iter().map(|(name, file)| (name, file.into())).collect();
+    let mut mirror = mirror::Mirror::new(place, &usual);
+    for (n, input) in inputs("store", 100).iter().enumerate() {
+        let mut files = usual.clone();
+        script::apply(&mut files, &mut script::Reader(input));
+        if n % 7 == 0 {
+            std::fs::write(mirror.path().join("MANIFEST"), b"written to").unwrap();
+            mirror.doubt();
+        }
+        mirror.show(&files).unwrap();
+        let shown = victim::read(mirror.path()).unwrap();
+        assert!(shown.iter().eq(files.iter().map(|(name, file)| (name, &**file))), "{n}");
+    }
 }
 
 #[test]

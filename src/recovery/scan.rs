@@ -24,9 +24,9 @@ pub(super) fn end_of<M: Memory>(segment: &Segment<M>) -> u32 {
     }
     let cursor = segment.slots_end();
     let (mut end, mut blank, mut walked) = (0, 0, 0);
-    for (slot, _) in segment.slots(u32::MAX) {
+    for (slot, state) in segment.slots(u32::MAX) {
         walked = slot.0 + 1;
-        if segment.slot_is_blank(slot) {
+        if state == SlotState::Empty && segment.slot_is_blank(slot) {
             blank += 1;
             if slot.0 >= cursor && blank >= BLANK_SLOTS {
                 break;
