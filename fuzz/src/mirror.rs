@@ -82,8 +82,10 @@ impl Mirror {
             return Ok(Parts::new());
         }
         let mut changed = if same { Parts::new() } else { differing(&usual.bytes, bytes) };
-        if bytes.len() < usual.bytes.len() {
-            changed.push(bytes.len()..usual.bytes.len());
+        let (len, usual_len) = (bytes.len(), usual.bytes.len());
+        if len != usual_len {
+            // Also if there is nothing to write: it says that the length is another one.
+            changed.push(len.min(usual_len)..len.max(usual_len));
         }
         match was {
             Some(was) => write_parts(&path, bytes, was, false)?,
@@ -94,12 +96,7 @@ impl Mirror {
     }
 }
 
-fn write_parts(
-    path: &Path,
-    bytes: &[u8],
-    parts: &[Range<usize>],
-    afresh: bool,
-) -> io::Result<()> {
+fn write_parts(path: &Path, bytes: &[u8], parts: &[Range<usize>], afresh: bool) -> io::Result<()> {
     if parts.is_empty() && !afresh {
         return Ok(());
     }
