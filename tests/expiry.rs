@@ -165,3 +165,23 @@ fn nothing_older_comes_back_when_an_expired_version_is_compacted_away() {
         assert_eq!(store.len(), 450);
     }
 }
+
+#[test]
+fn a_deep_check_finds_nothing_wrong_with_an_older_version_of_what_has_expired() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    store.put("both", &E, "hidden by what has expired").unwrap();
+    store.put("other", &E, "").unwrap();
+    store.put_record(NewRecord::new("both", &E, "over").expires_in(Duration::ZERO)).unwrap();
+    // Their older versions, too, have an end, which is far.
+    let long = NewRecord::new("two ends", &E, "").expires_in(3600 * SECOND);
+    store.put_record(long).unwrap();
+    store.put_record(NewRecord::new("two ends", &E, "").expires_in(Duration::ZERO)).unwrap();
+    store.close().unwrap();
+    let store = options().read_only(true).open(&path).unwrap();
+    let report = store.verify_deep(|_, _| ()).unwrap();
+    assert!(report.is_clean(), "{:?}", report.damaged);
+    assert_eq!(report.compared, 3, "what has not expired");
+    assert!(!store.contains("both") && store.contains("other"));
+}
