@@ -185,3 +185,25 @@ fn a_deep_check_finds_nothing_wrong_with_an_older_version_of_what_has_expired() 
     assert_eq!(report.compared, 3, "what has not expired");
     assert!(!store.contains("both") && store.contains("other"));
 }
+
+/// Whoever looked a moment ago does not look again for a second; what has expired in the segment
+/// that takes records stayed where it was then.
+#[test]
+fn what_expires_right_after_a_look_goes_with_the_next_compaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    let secret = b"the-secret-that-expires";
+    let moment = SystemTime::now() + SECOND / 4;
+    store.put_record(NewRecord::new("short", &E, secret).expires_at(moment)).unwrap();
+    // It looks, and nothing has expired (unless this took very long).
+    store.compact().unwrap();
+    wait_for(moment);
+    store.compact().unwrap();
+    assert_eq!((store.len(), store.stats().live_bytes, store.stats().dead_bytes), (0, 0, 0));
+    store.close().unwrap();
+    for entry in std::fs::read_dir(&path).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret));
+    }
+}

@@ -1,7 +1,7 @@
 //! Batches: all or nothing across any crash. One reservation, one decision (the head's slot); the
 //! members are then published one by one, each by the rules for its kind.
 
-use super::write::Published;
+use super::write::{Published, note_expiry};
 use super::{Engine, exhausted};
 use crate::epoch::Guard;
 use crate::error::Error;
@@ -73,6 +73,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         match published {
             Ok(Published::Installed(before)) => {
                 self.account(guard, record.kind, before);
+                counted.inspect(|segment| note_expiry(segment, record));
                 Ok(lsn)
             }
             Ok(Published::Absorbed) => Ok(lsn),

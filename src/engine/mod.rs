@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "follows addresses from the index into frames")]
 
 mod batch;
+mod expiry;
 mod relocate;
 mod restore;
 mod write;

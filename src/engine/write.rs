@@ -15,7 +15,7 @@ use crate::format::slot::Kind;
 use crate::index::{Decision, Entry, Exhausted, Found, KeyHash};
 use crate::log::{Need, Source};
 use crate::memory::Memory;
-use crate::segment::{Pending, Record};
+use crate::segment::{Pending, Record, Segment};
 
 /// How a blind put ended.
 pub(super) enum Published {
@@ -64,6 +64,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             match published {
                 Ok(Published::Installed(before)) => {
                     self.account(&guard, record.kind, before);
+                    note_expiry(segment, record);
                     self.call_for_reclaim();
                     return Ok(lsn);
                 }
@@ -200,6 +201,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                     }
                     self.account(&guard, record.kind, before);
                     self.replace(&guard, record, entry, Entry { pending: false, ..entry })?;
+                    note_expiry(segment, record);
                     self.call_for_reclaim();
                     return Ok(Ok(lsn));
                 }
@@ -296,6 +298,14 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
 
 fn pending_entry<M: Memory>(record: &Record<'_>, pending: &Pending<'_, M>) -> Entry {
     Entry { address: pending.address(), tomb: record.kind == Kind::Tombstone, pending: true }
+}
+
+/// For who looks for what has expired, once the index leads to the record.
+#[inline]
+pub(super) fn note_expiry<M: Memory>(segment: &Segment<M>, record: &Record<'_>) {
+    if record.expires_ns != 0 {
+        segment.note_expiry(record.expires_ns);
+    }
 }
 
 /// Removals may take the last room there is.

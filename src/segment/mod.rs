@@ -14,6 +14,7 @@
 mod copy;
 pub mod cursor;
 mod directory;
+mod expiry;
 mod moved;
 mod reader;
 mod replica;
@@ -21,6 +22,7 @@ mod shared;
 mod writer;
 
 pub use directory::{Mark, Slots};
+pub use expiry::Look;
 pub use moved::{Moves, TagTooLarge};
 pub use reader::{Frame, FrameDamage, Put};
 pub use shared::SharedFrame;
@@ -34,6 +36,7 @@ use crate::memory::Memory;
 use crate::sync::unmodelled::OnceLock;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use cursor::{Capacity, Taken};
+use expiry::Expiry;
 
 /// Sizes that every segment of a store shares.
 #[derive(Clone, Copy, Debug)]
@@ -115,10 +118,7 @@ struct Counts {
     done: AtomicU64,
     /// Bytes of tombstones that compaction has found to be needed.
     needed: AtomicU64,
-    /// When to look again for what has expired, nanoseconds since 1970.
-    look_at: AtomicU64,
-    /// Live bytes that had expired when that was done last.
-    expired: AtomicU64,
+    expiry: Expiry,
 }
 
 /// What is to be known of a segment, in `standing`; never taken back.
@@ -171,8 +171,7 @@ impl<M: Memory> Segment<M> {
                 settled: AtomicU32::new(0),
                 done: AtomicU64::new(0),
                 needed: AtomicU64::new(0),
-                look_at: AtomicU64::new(u64::MAX),
-                expired: AtomicU64::new(0),
+                expiry: Expiry::default(),
             },
         }
     }
@@ -377,32 +376,6 @@ impl<M: Memory> Segment<M> {
     pub fn set_needed(&self, bytes: u64) {
         // Relaxed: statistics.
         self.counts.needed.store(bytes, Ordering::Relaxed);
-    }
-
-    /// Notes that a record of this segment expires, at this moment.
-    pub fn note_expiry(&self, at_ns: u64) {
-        // Relaxed: a hint for compaction, which looks into the segment.
-        self.counts.look_at.fetch_min(at_ns, Ordering::Relaxed);
-    }
-
-    /// When something in it may have expired that had not when it was looked for last.
-    pub fn look_at(&self) -> u64 {
-        // Relaxed: as in `note_expiry`.
-        self.counts.look_at.load(Ordering::Relaxed)
-    }
-
-    /// Notes how much had expired, and when to look again.
-    pub fn set_expired(&self, bytes: u64, look_at: u64) {
-        // Relaxed: as in `note_expiry`.
-        self.counts.expired.store(bytes, Ordering::Relaxed);
-        // Relaxed: as above.
-        self.counts.look_at.store(look_at, Ordering::Relaxed);
-    }
-
-    /// Live bytes that had expired when that was last looked for.
-    pub fn expired_bytes(&self) -> u64 {
-        // Relaxed: as in `note_expiry`.
-        self.counts.expired.load(Ordering::Relaxed)
     }
 
     /// Notes that writers are through with so many more slots: whatever they had to publish of

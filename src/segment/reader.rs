@@ -67,6 +67,12 @@ impl<'s> Frame<'s> {
         self.offset
     }
 
+    /// Whether it has an expiry.
+    #[must_use]
+    pub fn expires(&self) -> bool {
+        self.outline.expires
+    }
+
     /// Whether its time is over. Asks the clock only if it has an expiry.
     #[must_use]
     #[inline]

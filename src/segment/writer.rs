@@ -175,7 +175,6 @@ impl<'s, M: Memory> Reservation<'s, M> {
         self.write(TAG_BYTES, &fields);
         if header.expires() {
             self.write(HEADER_BYTES, &header.expires_ns.to_le_bytes());
-            self.segment.note_expiry(header.expires_ns);
         }
         self.write(layout.id_at, record.id);
         if record.kind == Kind::Put {
