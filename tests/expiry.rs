@@ -207,3 +207,20 @@ fn what_expires_right_after_a_look_goes_with_the_next_compaction() {
         assert!(!bytes.windows(secret.len()).any(|window| window == secret));
     }
 }
+
+/// As the documentation says: nothing happens when its time is over.
+#[test]
+fn what_has_expired_is_counted_until_compaction_comes_by() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    store.put_record(NewRecord::new("over", &E, "").expires_in(Duration::ZERO)).unwrap();
+    store.put("stays", &E, "").unwrap();
+    assert_eq!((store.len(), store.stats().live_records), (2, 2));
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    assert_eq!((store.len(), store.recovery().records), (2, 2));
+    assert_eq!(store.pin().iter().count(), 1, "who needs to know can walk");
+    store.compact().unwrap();
+    assert_eq!((store.len(), store.stats().live_records), (1, 1));
+}
