@@ -132,13 +132,8 @@ pub(super) fn collect(
                 // It may be well again tomorrow: it goes on being named.
                 collected.missing.extend(id);
             }
-            // Below what the manifest covers, and not in it, or in the place of one that it names, but
-            // with records in it: somebody put it there.
             Opened::Segment(segment, _)
-                if id.is_none()
-                    && (file.sequence < manifest.next_sequence
-                        || listed.contains_key(&file.sequence))
-                    && !is_unused(&segment) =>
+                if !is_unused(&segment) && is_put_there(file.sequence, id, manifest) =>
             {
                 report.foreign_files += 1;
                 continue;
@@ -190,6 +185,13 @@ fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>) 
         }
     }
     collected.candidates.sort_by_key(|candidate| candidate.segment.sequence());
+}
+
+/// A file with records in it that the manifest does not name, below what it covers or in the place
+/// of one that it names: somebody put it there.
+fn is_put_there(sequence: Sequence, named: Option<SegmentId>, manifest: &Manifest) -> bool {
+    let taken = || manifest.segments.iter().any(|id| id.sequence == sequence);
+    named.is_none() && (sequence < manifest.next_sequence || taken())
 }
 
 fn damage(path: &Path, reason: &str) -> Damage {
