@@ -8,6 +8,8 @@ mod batch;
 mod expiry;
 mod relocate;
 mod restore;
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests;
 mod write;
 
 pub use relocate::{Key, Relocation};

@@ -16,7 +16,7 @@
 
 mod table;
 #[cfg(all(test, not(stratalog_loom)))]
-mod tests;
+pub(crate) mod tests;
 
 pub use table::SegmentTable;
 

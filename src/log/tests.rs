@@ -6,9 +6,11 @@ use crate::format::header::{HEADER_END, Identity, StoreId};
 use crate::memory::HeapMemory;
 use std::cell::Cell;
 
-const SEGMENT_BYTES: usize = 1 << 12;
+/// Of segments on the heap.
+pub(crate) const SEGMENT_BYTES: usize = 1 << 12;
 
-struct Heap;
+/// Segments on the heap.
+pub(crate) struct Heap;
 
 impl Source<HeapMemory> for Heap {
     fn create(&self, s: Sequence, role: Role, _: Need) -> Result<Segment<HeapMemory>, Error> {
