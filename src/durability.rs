@@ -436,10 +436,10 @@ impl Durability {
         // durable end stored below is this segment's last one.
         let full = segment.is_full();
         let mark = decide_all(segment, segment.flushed());
-        if full && segment.sealed().is_none() {
-            // Who found the segment full has not come to note it. Every slot that was granted lies
-            // below the mark [D5].
-            segment.seal(mark.slot);
+        if full {
+            // Who found the segment full may not have come to note it. Every slot that was granted
+            // lies below the mark [D5]; so may some that were not.
+            segment.seal_unless_sealed(mark.slot);
         }
         if mark.slot > segment.flushed().slot {
             segment.prepare_flush(mark);

@@ -32,6 +32,7 @@ use crate::format::checksum::Salt;
 use crate::format::frame::{FrameLayout, Writing};
 use crate::format::header::{self, IDENTITY_BYTES, Identity, Role, SegmentId};
 use crate::format::ids::{Address, AddressLayout, Sequence, TableIndex, UNIT_BYTES, Units};
+use crate::format::slot::SlotState;
 use crate::memory::Memory;
 use crate::sync::unmodelled::OnceLock;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -255,9 +256,10 @@ impl<M: Memory> Segment<M> {
     pub fn slots_end(&self) -> u32 {
         let most = self.sealed().unwrap_or(u32::MAX).min(self.geometry.capacity().slots_max());
         let taken = self.taken().slots.min(u64::from(most)) as u32;
-        // A damaged header may say less than recovery has found, a read-only handle has a limit.
+        // A damaged cursor may say less than recovery has found, a read-only handle has a limit.
         // Relaxed: set by recovery, before anybody else has the segment.
-        taken.max(self.flushed().slot).min(self.limit.load(Ordering::Relaxed))
+        let limit = self.limit.load(Ordering::Relaxed);
+        taken.max(self.flushed().slot.min(most)).min(limit)
     }
 
     /// No slot at or above this counts, whatever the cursor says: for read-only handles, which
@@ -385,12 +387,23 @@ impl<M: Memory> Segment<M> {
         self.counts.done.fetch_add(u64::from(slots), Ordering::Release);
     }
 
-    /// Whether nobody can take a slot any more and no writer still has one in hand, so that every
-    /// record that counts is in the index.
+    /// Whether nobody can take a slot any more and no writer still has one in hand of which it may
+    /// publish something, so that every record that counts is in the index.
     pub fn is_quiet(&self) -> bool {
         // Acquire: pairs with the Release in `add_done`.
         let done = self.counts.done.load(Ordering::Acquire);
-        self.sealed().is_some_and(|granted| done >= u64::from(granted)) && self.is_full()
+        let Some(sealed) = self.sealed() else { return false };
+        self.is_full() && (done >= u64::from(sealed) || self.is_sealed_too_high(done, sealed))
+    }
+
+    /// Whether no more slots were granted than those that writers are through with, though the
+    /// sealed count is higher [C4]: all above hold nothing for good, and say no extent, which every
+    /// writer notes before it is through. (One that has not come to that finds its slot void.)
+    #[cold]
+    fn is_sealed_too_high(&self, done: u64, sealed: u32) -> bool {
+        self.slots(sealed).all(|(slot, state)| {
+            u64::from(slot.0) < done || state == SlotState::Void && self.body_words(slot)[2] == 0
+        })
     }
 
     fn stand(&self, bit: u32) {

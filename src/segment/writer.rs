@@ -364,3 +364,6 @@ impl<'s, M: Memory> BatchReservation<'s, M> {
         Ok(written)
     }
 }
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests;
