@@ -314,8 +314,13 @@ impl Durability {
         engine: &Engine<M, S, N>,
     ) -> Result<(), Error> {
         self.check()?;
+        let gone = engine.log().last_gone();
         for segment in unflushed(engine) {
             self.sync_segment(&segment)?;
+        }
+        // Who was given one of those may still wait for it; all that came before is durable now.
+        if gone > self.durable() {
+            self.raise(gone);
         }
         Ok(())
     }
