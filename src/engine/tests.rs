@@ -1,6 +1,8 @@
 //! Ids that share a hash: the index has room for so many, and what it has no room for leaves
 //! nothing that recovery could find.
 
+#![cfg(test)]
+
 use super::*;
 use crate::format::frame::Writing;
 use crate::format::header::HEADER_END;
