@@ -36,10 +36,9 @@ impl Store {
         if self.read_only {
             return Err(Error::ReadOnly);
         }
-        // Before anything else: an error costs no flush.
-        let unfinished = fs::begin_directory(dir)?;
         let durability = &self.duties.durability;
         let moment = durability.sync_and_look(self.engine(), || self.moment())?;
+        let unfinished = fs::begin_directory(dir)?;
         let copied = self.copy_into(unfinished.path(), &moment);
         copied.and_then(|()| unfinished.finish(dir))
     }
