@@ -117,8 +117,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
 
     /// Counts live records that came, or went.
     pub fn add_live(&self, by: i64) {
-        // Relaxed: a statistic.
-        self.live.fetch_add(by, Ordering::Relaxed);
+        if by != 0 {
+            // Relaxed: a statistic.
+            self.live.fetch_add(by, Ordering::Relaxed);
+        }
     }
 
     /// The frame behind an entry of the index.
