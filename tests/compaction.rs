@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+#[path = "compaction/backups.rs"]
+mod backups;
 #[path = "compaction/beside.rs"]
 mod beside;
 #[path = "compaction/pacing.rs"]

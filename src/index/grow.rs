@@ -109,7 +109,10 @@ impl<const SLOTS: usize> Index<SLOTS> {
         chunk: &Chunk<SLOTS>,
         resolve: &impl Resolve,
     ) -> Result<(), Exhausted> {
-        let plan = self.plan(chunk).ok_or(Exhausted)?;
+        let Some(plan) = self.plan(chunk) else {
+            self.note_crowd();
+            return Err(Exhausted);
+        };
         self.replace(epoch, guard, chunk, plan, resolve);
         Ok(())
     }

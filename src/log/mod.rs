@@ -15,6 +15,8 @@
 //! that could have seen it in them.
 
 mod table;
+#[cfg(all(test, not(stratalog_loom)))]
+pub(crate) mod tests;
 
 pub use table::SegmentTable;
 
@@ -526,15 +528,27 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     /// [Those in use](Log::in_use) that are wanted, in the order of their sequences, each with a
     /// count of its own: for who works on them without a pin.
+    ///
+    /// No segment of the log is missing that is older than one of them. A walk through the table
+    /// could pass one by that is prepared, and meet the one behind it after both were used; then
+    /// another segment is active than when it began, and it begins again.
     pub fn in_use_counted(
         &self,
         guard: &Guard,
         wanted: impl Fn(&Segment<M>) -> bool,
     ) -> Vec<Arc<Segment<M>>> {
-        let segments = self.in_use(guard).filter(|segment| wanted(segment));
-        let mut segments = self.counted(guard, segments);
-        segments.sort_by_key(|segment| segment.sequence());
-        segments
+        loop {
+            // Acquire: as in `active`.
+            let before = self.active.load(Ordering::Acquire);
+            let segments = self.in_use(guard).filter(|segment| wanted(segment));
+            let mut segments = self.counted(guard, segments);
+            // Release, and a write: who sees a segment active that was installed after this has
+            // the walk behind it, so the walk has not met what it writes there.
+            if self.active.fetch_or(0, Ordering::Release) == before {
+                segments.sort_by_key(|segment| segment.sequence());
+                return segments;
+            }
+        }
     }
 
     /// Segments with a count of their own for each.

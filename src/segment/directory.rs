@@ -272,6 +272,21 @@ impl<M: Memory> Segment<M> {
         self.memory.word(header::SEALED_AT).store(word, Ordering::Relaxed);
     }
 
+    /// The same by who can only guess, unless who knows has done so meanwhile.
+    pub fn seal_unless_sealed(&self, slots: u32) {
+        let sealed_at = self.memory.word(header::SEALED_AT);
+        // Relaxed: as in `durable_end`, here and below.
+        let found = sealed_at.load(Ordering::Relaxed);
+        if header::decode_count(found, self.salt, header::SEALED_AT).is_some() {
+            return;
+        }
+        let word = header::encode_count(slots, self.salt, header::SEALED_AT);
+        let sealed = sealed_at.compare_exchange(found, word, Ordering::Relaxed, Ordering::Relaxed);
+        if sealed.is_err() {
+            // By the reservation that found it full.
+        }
+    }
+
     /// The segment of the log that this one took over from, if it did and that is known.
     #[must_use]
     pub fn predecessor(&self) -> Option<Sequence> {

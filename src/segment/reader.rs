@@ -90,6 +90,12 @@ impl<'s> Frame<'s> {
         self.kind
     }
 
+    /// Whether it has an expiry.
+    #[must_use]
+    pub fn expires(&self) -> bool {
+        self.expires
+    }
+
     /// Whether its time is over. Asks the clock only if it has an expiry.
     #[must_use]
     #[inline]
@@ -269,7 +275,8 @@ impl<M: Memory> Segment<M> {
         if sum != header.checksum {
             return Err(FrameDamage("the checksum does not match"));
         }
-        if header.kind == Kind::Put {
+        // Readers that check each time would write to what others read.
+        if header.kind == Kind::Put && !self.is_verified(frame.offset) {
             self.set_verified(frame.offset);
         }
         Ok(())
