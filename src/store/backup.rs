@@ -2,8 +2,12 @@
 
 use super::Store;
 use crate::error::Error;
+use crate::format::header::Role;
 use crate::format::ids::Sequence;
 use crate::fs;
+use crate::memory::MmapMemory;
+use crate::segment::{Mark, Segment};
+use crate::sync::unmodelled::Arc;
 use std::path::Path;
 
 impl Store {
@@ -47,8 +51,7 @@ impl Store {
         let next = named.last().map_or(Sequence(1), |last| last.sequence.next());
         let source = self.engine().log().source();
         let (files, manifest) = source.of_copy(directory, next, named)?;
-        for segment in &segments {
-            let mark = segment.flushed();
+        for (segment, mark) in marks(&segments) {
             let copy = files.create_with(segment.id(), |copy| {
                 segment.replicate(copy, mark);
             })?;
@@ -56,4 +59,21 @@ impl Store {
         }
         fs::replace(directory, fs::MANIFEST, &manifest.encode())
     }
+}
+
+/// Each segment with its flushed mark, such that together they are what was flushed at a moment,
+/// and copies of it.
+///
+/// The marks are read one after the other, and flushes and compactions go on. A flush ends in the
+/// order of the log, so from the youngest back: wherever something of a younger segment counts, all
+/// of the older ones was flushed before, and counts, too. Copies first of all: what they were made
+/// from was flushed by then.
+fn marks(segments: &[Arc<Segment<MmapMemory>>]) -> Vec<(&Segment<MmapMemory>, Mark)> {
+    let is_copy = |segment: &Segment<MmapMemory>| segment.role() == Role::Copies;
+    let mut marks: Vec<_> = segments.iter().rev().map(|s| (&**s, Mark::default())).collect();
+    marks.sort_by_key(|(segment, _)| !is_copy(segment));
+    for (segment, mark) in &mut marks {
+        *mark = segment.flushed();
+    }
+    marks
 }
