@@ -49,6 +49,20 @@ impl<M> Slots<'_, M> {
     }
 }
 
+impl<M: Memory> Slots<'_, M> {
+    /// Steps over blank slots, so many at most; how many. There is nothing to learn from them.
+    pub fn pass_blank(&mut self, most: u32) -> u32 {
+        let (first, floor) = (self.mark.slot, self.mark.floor.bytes());
+        let room = floor.saturating_sub(self.segment.slot_offset(SlotNumber(first))) / SLOT_BYTES;
+        let end = self.end.min(first.saturating_add(most.min(room as u32)));
+        let blank = |slot: &u32| self.segment.slot_is_blank(SlotNumber(*slot));
+        let passed = (first..end).take_while(blank).count() as u32;
+        self.mark.slot += passed;
+        self.members = self.members.saturating_sub(passed);
+        passed
+    }
+}
+
 impl<M: Memory> Iterator for Slots<'_, M> {
     type Item = (SlotNumber, SlotState);
 
@@ -125,8 +139,8 @@ impl<M: Memory> Segment<M> {
     #[must_use]
     pub fn slot_is_blank(&self, slot: SlotNumber) -> bool {
         // Relaxed: only recovery asks, when nobody writes.
-        let zero = |n| self.slot_word(slot, n).load(Ordering::Relaxed) == 0;
-        (0..4).all(zero)
+        let words = [0, 1, 2, 3].map(|n| self.slot_word(slot, n).load(Ordering::Relaxed));
+        words == [0; 4]
     }
 
     /// Notes where a reserved slot's frame will lie, so that whoever walks the directory can step

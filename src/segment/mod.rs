@@ -279,27 +279,28 @@ impl<M: Memory> Segment<M> {
 
     /// Slots below this mark are on the device, this process knows.
     pub fn flushed(&self) -> Mark {
-        // Relaxed: written and relied on under the flush lock; elsewhere a statistic.
-        let word = self.counts.flushed.load(Ordering::Relaxed);
+        // Acquire: pairs with the Release in `set_flushed`; whoever sees the mark of a segment sees
+        // those of the older ones that the same flush had set before.
+        let word = self.counts.flushed.load(Ordering::Acquire);
         Mark { slot: word as u32, floor: Units((word >> 32) as u32) }
     }
 
     /// Notes that a flush has ended well.
     pub fn set_flushed(&self, mark: Mark) {
         let word = u64::from(mark.slot) | u64::from(mark.floor.0) << 32;
-        // Relaxed: as in `flushed`.
-        self.counts.flushed.store(word, Ordering::Relaxed);
+        // Release: as in `flushed`.
+        self.counts.flushed.store(word, Ordering::Release);
     }
 
     /// Whether the durable end in the header is on the device too.
     pub fn is_settled(&self) -> bool {
-        // Relaxed: as in `flushed`.
+        // Relaxed: written and relied on under the flush lock.
         self.counts.settled.load(Ordering::Relaxed) == 1
     }
 
     /// Notes whether the durable end in the header is on the device too.
     pub fn set_settled(&self, settled: bool) {
-        // Relaxed: as in `flushed`.
+        // Relaxed: as in `is_settled`.
         self.counts.settled.store(u32::from(settled), Ordering::Relaxed);
         if settled && self.is_full() {
             self.memory.settle();
