@@ -321,6 +321,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     #[inline]
     pub fn prefetch_entry(&self, guard: &Guard, entry: Entry) {
         if let Some((segment, offset)) = self.log.resolve(guard, entry.address) {
+            segment.will_read(offset);
             segment.prefetch_header(offset);
             segment.prefetch(offset);
         }

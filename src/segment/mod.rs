@@ -11,6 +11,7 @@
 //! | frame | anyone | read only, after an Acquire load saw its slot or index entry |
 //! | durable end, sealed count | the holder of the flush lock; recovery | atomic stores |
 
+mod ahead;
 mod copy;
 pub mod cursor;
 mod directory;
@@ -22,6 +23,7 @@ mod replica;
 mod shared;
 mod writer;
 
+pub use ahead::Ahead;
 pub use directory::{Mark, Slots};
 pub use expiry::Look;
 pub use moved::{Moves, TagTooLarge};

@@ -1,7 +1,7 @@
 //! Copying what a segment holds into another one with the same salt: for backups.
 #![expect(unsafe_code, reason = "writes payload by the rules of `Memory`")]
 
-use super::{Mark, Segment};
+use super::{Ahead, Mark, Segment};
 use crate::format::frame::TAG_BYTES;
 use crate::format::slot::SlotState;
 use crate::memory::Memory;
@@ -11,6 +11,7 @@ impl<M: Memory> Segment<M> {
     /// Copies the slots below a mark, all of which are decided, and their frames, to a new segment
     /// of the same geometry and salt that nobody else has yet; seals that one there.
     pub fn replicate<N: Memory>(&self, to: &Segment<N>, mark: Mark) {
+        let mut ahead = Ahead::new();
         for (slot, _) in self.slots(mark.slot) {
             for n in 0..4 {
                 // Acquire: pairs with the Release in `decide`; the frame copied below is whole.
@@ -24,6 +25,7 @@ impl<M: Memory> Segment<M> {
             | SlotState::Copy(_, body) = self.slot(slot)
                 && let Ok(frame) = self.committed_frame(slot)
             {
+                self.read_on(&mut ahead, body.offset, body.len);
                 let at = body.offset.bytes();
                 // Acquire, Relaxed: a tag may speak of what its writer did before; as above.
                 let tag = self.memory.word(at).load(Ordering::Acquire);
