@@ -74,18 +74,19 @@ struct Limits {
 
 impl Limits {
     fn of_this_process() -> Self {
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        // Where it cannot be read nothing is known, as where it says nothing.
+        let read = |path| std::fs::read_to_string(path).unwrap_or_else(|_| String::new());
         let (groups, mounts) = (read("/proc/self/cgroup"), read("/proc/self/mountinfo"));
         Self { files: limit_files(&groups, &mounts) }
     }
 
     /// The lowest limit there is; that of the machine at least.
     fn bytes(&self) -> u64 {
-        let machine = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let machine = std::fs::read_to_string("/proc/meminfo").ok();
         let read = |path: &PathBuf| std::fs::read_to_string(path).ok()?.trim().parse().ok();
         let groups = self.files.iter().filter_map(read);
         // Where nothing is known nothing is too large.
-        groups.chain(total_bytes(&machine)).min().unwrap_or(u64::MAX)
+        groups.chain(machine.and_then(|text| total_bytes(&text))).min().unwrap_or(u64::MAX)
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) fn split_limit(split_at: u64, prefix: u64, depth: u32) -> u64 {
     let spread = split_at / 4;
     // The golden ratio spreads neighbours, whatever the depth, evenly over the 32 high bits.
     let mixed = (prefix << 5 ^ u64::from(depth)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-    split_at - spread / 2 + (mixed * spread >> 32)
+    split_at - spread / 2 + ((mixed * spread) >> 32)
 }
 
 impl<const SLOTS: usize> Index<SLOTS> {

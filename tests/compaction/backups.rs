@@ -19,7 +19,7 @@ fn id(write: u64) -> [u8; 8] {
 fn write_one(store: &Store, write: u64) {
     let content = vec![write as u8; CONTENT];
     let embedding = [write as f32; super::DIM];
-    if write % IDS < IDS / 2 || write % BATCH != 0 {
+    if write % IDS < IDS / 2 || !write.is_multiple_of(BATCH) {
         store.put(id(write), &embedding, content).unwrap();
         return;
     }
@@ -40,7 +40,7 @@ fn assert_of_one_moment(copy: &Store, at_least: u64) {
         let of = u64::from_le_bytes(id(write)) as usize;
         assert_eq!(all[of], Some(write), "the backup has write {last}, and not write {write}");
     }
-    let batched = |write: &u64| *write % IDS >= IDS / 2 && *write % BATCH == 0;
+    let batched = |write: &u64| *write % IDS >= IDS / 2 && write.is_multiple_of(BATCH);
     let beside = (0..=last).rev().find(batched);
     assert_eq!(number(b"beside"), beside, "a batch is there in part, at write {last}");
 }
