@@ -70,6 +70,8 @@ struct Turns {
     /// The same for the segments that are full, and only those.
     full_due: bool,
     stop: bool,
+    /// Nobody flushes any more.
+    settled: bool,
     next_waker: u64,
     /// Those who wait without a thread that could lead a flush.
     wakers: Vec<(u64, Lsn, Waker)>,
@@ -314,8 +316,13 @@ impl Durability {
         engine: &Engine<M, S, N>,
     ) -> Result<(), Error> {
         self.check()?;
+        let gone = engine.log().last_gone();
         for segment in unflushed(engine) {
             self.sync_segment(&segment)?;
+        }
+        // Who was given one of those may still wait for it; all that came before is durable now.
+        if gone > self.durable() {
+            self.raise(gone);
         }
         Ok(())
     }
@@ -339,7 +346,7 @@ impl Durability {
         if let Err(error) = self.check() {
             return Poll::Ready(Err(error));
         }
-        if turns.stop {
+        if turns.settled {
             let reason = "the store was closed before the record was durable".to_owned();
             return Poll::Ready(Err(Error::FlushFailed(reason)));
         }
@@ -416,6 +423,19 @@ impl Durability {
 
     /// Makes the durable ends themselves durable, and wakes who still waits: for closing.
     pub fn settle<M: Memory, S: Source<M>, const N: usize>(
+        &self,
+        engine: &Engine<M, S, N>,
+    ) -> Result<(), Error> {
+        let settled = self.settle_all(engine);
+        let mut turns = lock(&self.turns);
+        turns.settled = true;
+        let wakers = std::mem::take(&mut turns.wakers);
+        drop(turns);
+        wakers.into_iter().for_each(|(_, _, waker)| waker.wake());
+        settled
+    }
+
+    fn settle_all<M: Memory, S: Source<M>, const N: usize>(
         &self,
         engine: &Engine<M, S, N>,
     ) -> Result<(), Error> {

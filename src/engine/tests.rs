@@ -2,6 +2,8 @@
 //! nothing that recovery could find.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#![cfg(test)]
+
 use super::*;
 use crate::format::frame::Writing;
 use crate::format::header::HEADER_END;

@@ -462,12 +462,18 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let last = |s: &Segment<M>| {
             s.slots_end().checked_sub(1).map(|n| Lsn::new(s.sequence(), SlotNumber(n)))
         };
-        // Relaxed: a statistic; read first, so that no segment is missed on its way out.
-        let gone = Lsn::from_u64(self.last_gone.load(Ordering::Relaxed));
-        self.of_log(guard).filter_map(last).max().unwrap_or(Lsn::ZERO).max(gone)
+        // First, so that no segment is missed on its way out.
+        let gone = self.last_gone();
+        self.of_log(guard).filter_map(last).fold(gone, Lsn::max)
     }
 
-    /// Notes that an LSN was given once: recovery has met it in a copy.
+    /// The highest LSN given in a segment that is not in the table any more.
+    pub fn last_gone(&self) -> Lsn {
+        // Relaxed: a statistic.
+        Lsn::from_u64(self.last_gone.load(Ordering::Relaxed))
+    }
+
+    /// Notes that an LSN was given, or may have been: recovery has met it in a copy, say.
     pub fn note_given(&self, lsn: Lsn) {
         // Relaxed: as in `remove`.
         self.last_gone.fetch_max(lsn.as_u64(), Ordering::Relaxed);

@@ -1,5 +1,7 @@
 //! What walks through the table see while the log rolls.
 
+#![cfg(test)]
+
 use super::*;
 use crate::format::checksum::Salt;
 use crate::format::header::{HEADER_END, Identity, StoreId};

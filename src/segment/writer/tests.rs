@@ -2,6 +2,8 @@
 //! slot, are stopped within a few instructions of their additions to the cursor.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
 
+#![cfg(test)]
+
 use super::*;
 use crate::durability::Durability;
 use crate::engine::Engine;
