@@ -284,7 +284,7 @@ mod tests {
                 assert!(over < SPLIT_AT / 4, "{over} of {prefix}");
                 parts[(over * 8 / (SPLIT_AT / 4)) as usize] += 1;
             }
-            let most = chunks / 8 + 2;
+            let most = chunks / 8 + chunks / 64 + 2;
             assert!(parts.iter().all(|part| *part <= most), "{parts:?} at depth {depth}");
         }
     }
