@@ -50,6 +50,8 @@ mod epoch;
 mod error;
 #[cfg(not(stratalog_loom))]
 mod files;
+#[cfg(not(stratalog_loom))]
+mod finite;
 #[doc(hidden)]
 pub mod format;
 #[cfg(not(stratalog_loom))]

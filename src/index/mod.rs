@@ -27,6 +27,7 @@ mod grow;
 mod tests;
 mod walk;
 
+pub use chunk::Candidates;
 pub use entry::{Decision, Entry, Exhausted, Found, KeyHash, Resolve};
 pub use walk::Walk;
 
@@ -127,10 +128,17 @@ impl<const SLOTS: usize> Index<SLOTS> {
         &self,
         guard: &Guard,
         hash: KeyHash,
-        same_key: impl FnMut(Entry) -> bool,
+        mut same_key: impl FnMut(Entry) -> bool,
     ) -> Option<Entry> {
+        self.candidates(guard, hash).find(|entry| same_key(*entry))
+    }
+
+    /// The entries that may be the key's, of which one at most is. Wait-free, allocates nothing,
+    /// writes nothing shared.
+    #[inline(always)]
+    pub fn candidates<'g>(&'g self, guard: &'g Guard, hash: KeyHash) -> Candidates<'g, SLOTS> {
         let spot = self.layout.spot(hash);
-        self.directory.readable(spot.route, guard).find(spot, same_key)
+        self.directory.readable(spot.route, guard).candidates(spot)
     }
 
     /// A hint that a key with this hash will be looked up soon.

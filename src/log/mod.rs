@@ -442,25 +442,37 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         })
     }
 
-    /// Makes the next segment ahead of need: `finish` gets it before any writer can (to make its
-    /// pages), and says whether it is still wanted. For the maintenance thread.
+    /// Makes the next segment ahead of need: `finish` gets it before any writer can, and says
+    /// whether it is still wanted. Returns it if the writers have it now. For the maintenance
+    /// thread.
     pub fn prepare(
         &self,
         epoch: &Epoch,
         finish: impl FnOnce(&Segment<M>) -> Result<bool, Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Arc<Segment<M>>>, Error> {
         let segment = self.source.create(self.take_sequence()?, Role::Log, Need::ToGrow)?;
         let finished = finish(&segment);
         if !matches!(finished, Ok(true)) {
             self.source.discard(&segment);
-            return finished.map(drop);
+            return finished.map(|_| None);
         }
-        let index = self.adopt(Arc::new(segment))?;
+        let segment = Arc::new(segment);
+        let index = self.adopt(Arc::clone(&segment))?;
         let guard = epoch.pin();
-        if !self.change_prepared(|queue| queue.and_then(index.0)) {
-            self.discard(epoch, &guard, index);
+        if self.change_prepared(|queue| queue.and_then(index.0)) {
+            return Ok(Some(segment));
         }
-        Ok(())
+        self.discard(epoch, &guard, index);
+        Ok(None)
+    }
+
+    /// Whether a writer that finds the active segment full gets another one before it comes to one
+    /// with this sequence.
+    pub fn has_prepared_before(&self, guard: &Guard, sequence: Sequence) -> bool {
+        // Acquire: pairs with the Release in `change_prepared`; the table entry is there.
+        let queue = Queue::from_word(self.prepared.load(Ordering::Acquire));
+        let first = self.table.get(guard, TableIndex(queue.first));
+        queue.first != NONE && first.is_some_and(|first| first.sequence() < sequence)
     }
 
     /// Discards what was prepared and not used: for closing.

@@ -5,7 +5,7 @@
 //! store's lock keeps well-meant ones away), and would show as SIGBUS.
 #![expect(unsafe_code, reason = "a mapping is raw memory")]
 
-use super::Memory;
+use super::{Memory, stream};
 use crate::sync::AtomicU64;
 use crate::sync::unmodelled::{AtomicU64 as Counter, Mutex, Ordering, PoisonError};
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
@@ -143,6 +143,8 @@ impl Drop for MmapMemory {
 
 // SAFETY: M1; a mapping begins at a page, and a new file's bytes are zero.
 unsafe impl Memory for MmapMemory {
+    const STREAMS_FROM: usize = 1024;
+
     fn len(&self) -> usize {
         self.map.len()
     }
@@ -168,6 +170,21 @@ unsafe impl Memory for MmapMemory {
     }
 
     #[inline]
+    unsafe fn stream(&self, at: usize, lines: &[u8]) {
+        debug_assert!(at + lines.len() <= self.map.len());
+        // SAFETY: inside, by the caller's contract.
+        let to = unsafe { self.map.as_mut_ptr().add(at) };
+        // SAFETY: inside and the caller's alone, by its contract; lines of a mapping, which begins
+        // at a page; a slice of the caller's cannot overlap a range that nobody may have read yet.
+        unsafe { stream::copy(to, lines) };
+    }
+
+    #[inline]
+    fn end_stream(&self, _at: usize, _len: usize) {
+        stream::end();
+    }
+
+    #[inline]
     unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
         debug_assert!(at + len <= self.map.len());
         // SAFETY: inside, by the caller's contract.
@@ -179,10 +196,10 @@ unsafe impl Memory for MmapMemory {
     #[inline]
     fn prefetch(&self, at: usize) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
-        if at < self.map.len() {
+        {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: inside (above).
-            let line = unsafe { self.map.as_ptr().add(at) };
+            // Of an address outside nothing becomes but a hint that is wrong.
+            let line = self.map.as_ptr().wrapping_add(at);
             // SAFETY: part of every x86-64; loads nothing that a program could see, never faults.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
         }

@@ -14,6 +14,7 @@
 mod copy;
 pub mod cursor;
 mod directory;
+mod lines;
 mod moved;
 mod reader;
 mod replica;
@@ -89,8 +90,12 @@ pub struct Segment<M> {
     salt: Salt,
     role: Role,
     layout: AddressLayout,
+    /// Bytes of every embedding.
+    embedding_bytes: u32,
     /// Set once, before the segment is published in the table.
     table: AtomicU32,
+    /// This process has made it, and so the checksums of all that is in it.
+    is_own: bool,
     /// One bit for each put: its checksum was checked, or made, by this process.
     verified: Box<[AtomicU64]>,
     verified_shift: u32,
@@ -137,7 +142,7 @@ impl<M: Memory> Segment<M> {
             // Relaxed: nobody else has the segment yet; handing it over orders this.
             memory.word(n * 8).store(u64::from_le_bytes(bytes), Ordering::Relaxed);
         }
-        Self::attach(memory, identity)
+        Self { is_own: true, ..Self::attach(memory, identity) }
     }
 
     /// A segment whose identity is known, from its own header or from the manifest.
@@ -158,7 +163,10 @@ impl<M: Memory> Segment<M> {
             salt: identity.salt,
             role: identity.role,
             layout: AddressLayout::new(geometry.segment_bytes),
+            // A dimension has at most 17 bits.
+            embedding_bytes: (geometry.dimension * size_of::<f32>()) as u32,
             table: AtomicU32::new(u32::MAX),
+            is_own: false,
             verified_shift,
             limit: AtomicU32::new(u32::MAX),
             verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
@@ -338,6 +346,9 @@ impl<M: Memory> Segment<M> {
 
     /// Marks the checksum of the put at this offset as checked by this process.
     pub fn set_verified(&self, offset: Units) {
+        if self.is_own {
+            return;
+        }
         let bit = offset.0 >> self.verified_shift;
         if let Some(word) = self.verified.get(bit as usize / 64) {
             // Relaxed: a hint that saves work; whoever misses it checks again.
@@ -349,6 +360,10 @@ impl<M: Memory> Segment<M> {
     /// nothing about tombstones.
     #[inline]
     pub fn is_verified(&self, offset: Units) -> bool {
+        self.is_own || self.was_verified(offset)
+    }
+
+    fn was_verified(&self, offset: Units) -> bool {
         let bit = offset.0 >> self.verified_shift;
         // Relaxed: as in `set_verified`.
         let word = self.verified.get(bit as usize / 64).map(|word| word.load(Ordering::Relaxed));
