@@ -78,7 +78,9 @@ impl Worker<'_> {
                 self.sync(store)?;
             }
             match self.rng.u8(..120) {
-                0 if self.thread == 0 => drop(store.compact()?),
+                0 if self.thread == 0 => {
+                    store.compact()?;
+                }
                 1..4 if self.thread == 0 => self.back_up(store)?,
                 4..12 => thread::sleep(Duration::from_millis(1)),
                 _ => {}
