@@ -1,6 +1,5 @@
 //! Ids that share a hash: the index has room for so many, and what it has no room for leaves
 //! nothing that recovery could find.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 #![cfg(test)]
 
 use super::*;

@@ -1,6 +1,5 @@
 //! A segment that gets full while the thread that finds it out, and maybe the one with the last
 //! slot, are stopped within a few instructions of their additions to the cursor.
-#![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
 #![cfg(test)]
 
 use super::*;
