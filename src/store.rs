@@ -117,7 +117,7 @@ impl Store {
     #[must_use]
     pub fn contains(&self, id: impl AsRef<[u8]>) -> bool {
         let (id, pinned) = (id.as_ref(), self.pin());
-        check_id(id).is_ok() && !matches!(pinned.find(id), Ok(None))
+        is_id(id) && !matches!(pinned.find(id), Ok(None))
     }
 
     /// Live records. One that has expired is found no more, but counted until compaction comes by:
@@ -170,11 +170,13 @@ impl Store {
     }
 }
 
+/// Whether a record can have this id.
+#[inline]
+fn is_id(id: &[u8]) -> bool {
+    (1..=ID_BYTES_MAX).contains(&id.len())
+}
+
 #[inline]
 fn check_id(id: &[u8]) -> Result<(), Error> {
-    if (1..=ID_BYTES_MAX).contains(&id.len()) {
-        Ok(())
-    } else {
-        Err(Error::InvalidId { len: id.len() })
-    }
+    if is_id(id) { Ok(()) } else { Err(Error::InvalidId { len: id.len() }) }
 }

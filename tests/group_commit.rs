@@ -162,6 +162,8 @@ mod forward {
 
     // SAFETY: `HeapMemory` keeps the contract.
     unsafe impl Memory for Faulty {
+        const STREAMS_FROM: usize = HeapMemory::STREAMS_FROM;
+
         fn len(&self) -> usize {
             self.0.len()
         }
@@ -171,6 +173,13 @@ mod forward {
         unsafe fn write(&self, at: usize, bytes: &[u8]) {
             // SAFETY: the caller's contract is the same.
             unsafe { HeapMemory::write(&self.0, at, bytes) }
+        }
+        unsafe fn stream(&self, at: usize, lines: &[u8]) {
+            // SAFETY: the caller's contract is the same.
+            unsafe { HeapMemory::stream(&self.0, at, lines) }
+        }
+        fn end_stream(&self, at: usize, len: usize) {
+            self.0.end_stream(at, len);
         }
         unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
             // SAFETY: the caller's contract is the same.

@@ -1,6 +1,7 @@
 //! Loop devices and mounts that go away with what holds them.
 
 use anyhow::{Context, ensure};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -37,24 +38,23 @@ impl Drop for Loop {
     }
 }
 
-/// A mounted device.
+/// A mounted device. Nobody else has it open, so the system forgets what it knew of its blocks when
+/// it is unmounted.
 pub struct Mounted(PathBuf);
 
 impl Mounted {
-    pub fn at(device: &Loop, place: &Path) -> anyhow::Result<Self> {
+    pub fn at(device: &Loop, kind: &str, place: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(place)?;
-        run("mount", &[&device.0, text(place)?])?;
+        mount(&device.0, place, kind, MountFlags::NOATIME, None)?;
         Ok(Self(place.to_owned()))
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let unmounted = text(&self.0).and_then(|place| {
-            run("umount", &[place]).or_else(|_busy| run("umount", &["--lazy", place]))
-        });
-        if let Err(error) = unmounted {
-            eprintln!("{error}");
+        let busy = |_busy| unmount(&self.0, UnmountFlags::DETACH);
+        if let Err(error) = unmount(&self.0, UnmountFlags::empty()).or_else(busy) {
+            eprintln!("{}: {error}", self.0.display());
         }
     }
 }

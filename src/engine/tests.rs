@@ -1,6 +1,5 @@
 //! Ids that share a hash: the index has room for so many, and what it has no room for leaves
 //! nothing that recovery could find.
-
 #![cfg(test)]
 
 use super::*;

@@ -27,6 +27,7 @@ mod grow;
 mod tests;
 mod walk;
 
+pub use chunk::Candidates;
 pub use entry::{Decision, Entry, Exhausted, Found, KeyHash, Resolve};
 pub use walk::Walk;
 
@@ -53,7 +54,8 @@ pub const OVERFLOW_BLOCK: usize = 16;
 pub struct Shape {
     /// First buckets of a chunk, a power of two.
     pub buckets: usize,
-    /// A chunk with this many slots in use is split, or rebuilt if a quarter of them is dead.
+    /// A chunk with this many slots in use, an eighth more or less, is split, or rebuilt if a
+    /// quarter of them is dead.
     pub split_at: usize,
     /// Blocks of [`OVERFLOW_BLOCK`] further buckets that a chunk may have.
     pub overflow_blocks: usize,
@@ -72,8 +74,9 @@ impl Shape {
     #[must_use]
     pub fn for_records(n: u64) -> Self {
         let shape = Self::default();
-        // Two standard deviations below the limit: few chunks get more than that.
-        let per_chunk = (shape.split_at - 2 * shape.split_at.isqrt()) as u64;
+        // Two standard deviations below the lowest limit: few chunks get more than that.
+        let lowest = shape.split_at - shape.split_at / 8;
+        let per_chunk = (lowest - 2 * lowest.isqrt()) as u64;
         let chunks = n.div_ceil(per_chunk).max(1).checked_next_power_of_two();
         let initial_depth = chunks.map_or(MAX_DEPTH, u64::ilog2).min(MAX_DEPTH);
         Self { initial_depth, ..shape }
@@ -143,10 +146,17 @@ impl<const SLOTS: usize> Index<SLOTS> {
         &self,
         guard: &Guard,
         hash: KeyHash,
-        same_key: impl FnMut(Entry) -> bool,
+        mut same_key: impl FnMut(Entry) -> bool,
     ) -> Option<Entry> {
+        self.candidates(guard, hash).find(|entry| same_key(*entry))
+    }
+
+    /// The entries that may be the key's, of which one at most is. Wait-free, allocates nothing,
+    /// writes nothing shared.
+    #[inline(always)]
+    pub fn candidates<'g>(&'g self, guard: &'g Guard, hash: KeyHash) -> Candidates<'g, SLOTS> {
         let spot = self.layout.spot(hash);
-        self.directory.readable(spot.route, guard).find(spot, same_key)
+        self.directory.readable(spot.route, guard).candidates(spot)
     }
 
     /// A hint that a key with this hash will be looked up soon.

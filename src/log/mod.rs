@@ -14,6 +14,7 @@
 //! until they are out of these words; and a table index is used again only after no guard is left
 //! that could have seen it in them.
 
+mod queue;
 mod table;
 #[cfg(all(test, not(stratalog_loom)))]
 pub(crate) mod tests;
@@ -29,51 +30,13 @@ use crate::segment::cursor::MARK_PART;
 use crate::segment::{BatchReservation, Geometry, Reservation, Segment};
 use crate::sync::unmodelled::Arc;
 use crate::sync::{AtomicU64, Ordering};
+use queue::{NONE, Queue};
 
-/// No segment, in either half of `prepared`.
-const NONE: u32 = u32::MAX;
 /// Most segments that are prepared at a time.
 pub const PREPARED_MAX: usize = 2;
 /// No segment, in `active`: the other bits are the sequence that the last one had, so that no two
 /// such words are the same.
 const NONE_AFTER: u64 = 1 << 63;
-
-/// Table indexes of the prepared segments, the next one first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Queue {
-    first: u32,
-    second: u32,
-}
-
-impl Queue {
-    const EMPTY: Self = Self { first: NONE, second: NONE };
-
-    fn from_word(word: u64) -> Self {
-        Self { first: word as u32, second: (word >> 32) as u32 }
-    }
-
-    fn word(self) -> u64 {
-        u64::from(self.first) | u64::from(self.second) << 32
-    }
-
-    fn len(self) -> usize {
-        usize::from(self.first != NONE) + usize::from(self.second != NONE)
-    }
-
-    /// With one more behind the others.
-    fn and_then(self, index: u32) -> Option<Self> {
-        match self {
-            Self { first: NONE, .. } => Some(Self { first: index, second: NONE }),
-            Self { first, second: NONE } => Some(Self { first, second: index }),
-            _ => None,
-        }
-    }
-
-    /// With one more before the others.
-    fn after(self, index: u32) -> Option<Self> {
-        (self.second == NONE).then_some(Self { first: index, second: self.first })
-    }
-}
 
 /// What room is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -444,25 +407,37 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         })
     }
 
-    /// Makes the next segment ahead of need: `finish` gets it before any writer can (to make its
-    /// pages), and says whether it is still wanted. For the maintenance thread.
+    /// Makes the next segment ahead of need: `finish` gets it before any writer can, and says
+    /// whether it is still wanted. Returns it if the writers have it now. For the maintenance
+    /// thread.
     pub fn prepare(
         &self,
         epoch: &Epoch,
         finish: impl FnOnce(&Segment<M>) -> Result<bool, Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Arc<Segment<M>>>, Error> {
         let segment = self.source.create(self.take_sequence()?, Role::Log, Need::ToGrow)?;
         let finished = finish(&segment);
         if !matches!(finished, Ok(true)) {
             self.source.discard(&segment);
-            return finished.map(drop);
+            return finished.map(|_| None);
         }
-        let index = self.adopt(Arc::new(segment))?;
+        let segment = Arc::new(segment);
+        let index = self.adopt(Arc::clone(&segment))?;
         let guard = epoch.pin();
-        if !self.change_prepared(|queue| queue.and_then(index.0)) {
-            self.discard(epoch, &guard, index);
+        if self.change_prepared(|queue| queue.and_then(index.0)) {
+            return Ok(Some(segment));
         }
-        Ok(())
+        self.discard(epoch, &guard, index);
+        Ok(None)
+    }
+
+    /// Whether a writer that finds the active segment full gets another one before it comes to one
+    /// with this sequence.
+    pub fn has_prepared_before(&self, guard: &Guard, sequence: Sequence) -> bool {
+        // Acquire: pairs with the Release in `change_prepared`; the table entry is there.
+        let queue = Queue::from_word(self.prepared.load(Ordering::Acquire));
+        let first = self.table.get(guard, TableIndex(queue.first));
+        queue.first != NONE && first.is_some_and(|first| first.sequence() < sequence)
     }
 
     /// Discards what was prepared and not used: for closing.

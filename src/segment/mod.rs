@@ -11,16 +11,19 @@
 //! | frame | anyone | read only, after an Acquire load saw its slot or index entry |
 //! | durable end, sealed count | the holder of the flush lock; recovery | atomic stores |
 
+mod ahead;
 mod copy;
 pub mod cursor;
 mod directory;
 mod expiry;
+mod lines;
 mod moved;
 mod reader;
 mod replica;
 mod shared;
 mod writer;
 
+pub use ahead::Ahead;
 pub use directory::{Mark, Slots};
 pub use expiry::Look;
 pub use moved::{Moves, TagTooLarge};
@@ -93,8 +96,12 @@ pub struct Segment<M> {
     salt: Salt,
     role: Role,
     layout: AddressLayout,
+    /// Bytes of every embedding.
+    embedding_bytes: u32,
     /// Set once, before the segment is published in the table.
     table: AtomicU32,
+    /// This process has made it, and so the checksums of all that is in it.
+    is_own: bool,
     /// One bit for each put: its checksum was checked, or made, by this process.
     verified: Box<[AtomicU64]>,
     verified_shift: u32,
@@ -138,7 +145,7 @@ impl<M: Memory> Segment<M> {
             // Relaxed: nobody else has the segment yet; handing it over orders this.
             memory.word(n * 8).store(u64::from_le_bytes(bytes), Ordering::Relaxed);
         }
-        Self::attach(memory, identity)
+        Self { is_own: true, ..Self::attach(memory, identity) }
     }
 
     /// A segment whose identity is known, from its own header or from the manifest.
@@ -159,7 +166,10 @@ impl<M: Memory> Segment<M> {
             salt: identity.salt,
             role: identity.role,
             layout: AddressLayout::new(geometry.segment_bytes),
+            // A dimension has at most 17 bits.
+            embedding_bytes: (geometry.dimension * size_of::<f32>()) as u32,
             table: AtomicU32::new(u32::MAX),
+            is_own: false,
             verified_shift,
             limit: AtomicU32::new(u32::MAX),
             verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
@@ -271,27 +281,28 @@ impl<M: Memory> Segment<M> {
 
     /// Slots below this mark are on the device, this process knows.
     pub fn flushed(&self) -> Mark {
-        // Relaxed: written and relied on under the flush lock; elsewhere a statistic.
-        let word = self.counts.flushed.load(Ordering::Relaxed);
+        // Acquire: pairs with the Release in `set_flushed`; whoever sees the mark of a segment sees
+        // those of the older ones that the same flush had set before.
+        let word = self.counts.flushed.load(Ordering::Acquire);
         Mark { slot: word as u32, floor: Units((word >> 32) as u32) }
     }
 
     /// Notes that a flush has ended well.
     pub fn set_flushed(&self, mark: Mark) {
         let word = u64::from(mark.slot) | u64::from(mark.floor.0) << 32;
-        // Relaxed: as in `flushed`.
-        self.counts.flushed.store(word, Ordering::Relaxed);
+        // Release: as in `flushed`.
+        self.counts.flushed.store(word, Ordering::Release);
     }
 
     /// Whether the durable end in the header is on the device too.
     pub fn is_settled(&self) -> bool {
-        // Relaxed: as in `flushed`.
+        // Relaxed: written and relied on under the flush lock.
         self.counts.settled.load(Ordering::Relaxed) == 1
     }
 
     /// Notes whether the durable end in the header is on the device too.
     pub fn set_settled(&self, settled: bool) {
-        // Relaxed: as in `flushed`.
+        // Relaxed: as in `is_settled`.
         self.counts.settled.store(u32::from(settled), Ordering::Relaxed);
         if settled && self.is_full() {
             self.memory.settle();
@@ -338,6 +349,9 @@ impl<M: Memory> Segment<M> {
 
     /// Marks the checksum of the put at this offset as checked by this process.
     pub fn set_verified(&self, offset: Units) {
+        if self.is_own {
+            return;
+        }
         let bit = offset.0 >> self.verified_shift;
         if let Some(word) = self.verified.get(bit as usize / 64) {
             // Relaxed: a hint that saves work; whoever misses it checks again.
@@ -349,6 +363,10 @@ impl<M: Memory> Segment<M> {
     /// nothing about tombstones.
     #[inline]
     pub fn is_verified(&self, offset: Units) -> bool {
+        self.is_own || self.was_verified(offset)
+    }
+
+    fn was_verified(&self, offset: Units) -> bool {
         let bit = offset.0 >> self.verified_shift;
         // Relaxed: as in `set_verified`.
         let word = self.verified.get(bit as usize / 64).map(|word| word.load(Ordering::Relaxed));

@@ -1,7 +1,7 @@
 //! Copying what a segment holds into another one with the same salt: for backups.
 #![expect(unsafe_code, reason = "writes payload by the rules of `Memory`")]
 
-use super::{Mark, Segment};
+use super::{Ahead, Mark, Segment};
 use crate::format::frame::TAG_BYTES;
 use crate::format::ids::SlotNumber;
 use crate::format::slot::{SlotBody, SlotState};
@@ -12,6 +12,7 @@ impl<M: Memory> Segment<M> {
     /// Copies the slots below a mark, all of which are decided, and their frames, to a new segment
     /// of the same geometry and salt that nobody else has yet; seals that one there.
     pub fn replicate<N: Memory>(&self, to: &Segment<N>, mark: Mark) {
+        let mut ahead = Ahead::new();
         for (slot, _) in self.slots(mark.slot) {
             let state = self.slot(slot);
             for n in 0..4 {
@@ -23,6 +24,7 @@ impl<M: Memory> Segment<M> {
             match state {
                 // A void's frame may still be written to by a writer that does not know yet.
                 SlotState::Committed(_, body) | SlotState::Member(_, body) => {
+                    self.read_on(&mut ahead, body.offset, body.len);
                     self.replicate_frame(to, slot, body);
                 }
                 // Not in force when it was looked at, so what it was made of is copied, too, and

@@ -7,7 +7,7 @@ use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::memory::MmapMemory;
 use crate::recovery::{check, readable_id};
 use crate::report::{Damage, VerifyReport};
-use crate::segment::Segment;
+use crate::segment::{Ahead, Segment};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -156,6 +156,7 @@ impl<P: FnMut(u64, u64)> Walk<'_, P> {
 
     fn segment(&mut self, segment: &Segment<MmapMemory>, path: PathBuf) {
         let durable = segment.flushed().slot;
+        let mut ahead = Ahead::new();
         for (slot, state) in segment.slots(segment.slots_end()) {
             self.done += 1;
             if self.done.is_multiple_of(STEP) {
@@ -171,6 +172,9 @@ impl<P: FnMut(u64, u64)> Walk<'_, P> {
                 SlotState::Invalid => (slot_at, None, "the slot's checksum does not match"),
                 SlotState::Committed(kind, body) | SlotState::Copy(kind, body) => {
                     self.report.records += 1;
+                    if self.depth != Depth::Slots {
+                        segment.read_on(&mut ahead, body.offset, body.len);
+                    }
                     match check(segment, slot, kind, body, self.depth != Depth::Slots) {
                         Ok(bytes) => {
                             self.report.bytes += bytes;

@@ -1,6 +1,5 @@
 //! A segment that gets full while the thread that finds it out, and maybe the one with the last
 //! slot, are stopped within a few instructions of their additions to the cursor.
-
 #![cfg(test)]
 
 use super::*;
