@@ -53,7 +53,8 @@ pub const OVERFLOW_BLOCK: usize = 16;
 pub struct Shape {
     /// First buckets of a chunk, a power of two.
     pub buckets: usize,
-    /// A chunk with this many slots in use is split, or rebuilt if a quarter of them is dead.
+    /// A chunk with this many slots in use, an eighth more or less, is split, or rebuilt if a
+    /// quarter of them is dead.
     pub split_at: usize,
     /// Blocks of [`OVERFLOW_BLOCK`] further buckets that a chunk may have.
     pub overflow_blocks: usize,
@@ -72,8 +73,9 @@ impl Shape {
     #[must_use]
     pub fn for_records(n: u64) -> Self {
         let shape = Self::default();
-        // Two standard deviations below the limit: few chunks get more than that.
-        let per_chunk = (shape.split_at - 2 * shape.split_at.isqrt()) as u64;
+        // Two standard deviations below the lowest limit: few chunks get more than that.
+        let lowest = shape.split_at - shape.split_at / 8;
+        let per_chunk = (lowest - 2 * lowest.isqrt()) as u64;
         let chunks = n.div_ceil(per_chunk).max(1).checked_next_power_of_two();
         let initial_depth = chunks.map_or(MAX_DEPTH, u64::ilog2).min(MAX_DEPTH);
         Self { initial_depth, ..shape }
