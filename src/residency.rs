@@ -74,18 +74,21 @@ struct Limits {
 
 impl Limits {
     fn of_this_process() -> Self {
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-        let (groups, mounts) = (read("/proc/self/cgroup"), read("/proc/self/mountinfo"));
-        Self { files: limit_files(&groups, &mounts) }
+        let read = |path| std::fs::read_to_string(path);
+        match (read("/proc/self/cgroup"), read("/proc/self/mountinfo")) {
+            (Ok(groups), Ok(mounts)) => Self { files: limit_files(&groups, &mounts) },
+            // Without `/proc` only what the machine has is left to ask for, if that.
+            _ => Self::default(),
+        }
     }
 
     /// The lowest limit there is; that of the machine at least.
     fn bytes(&self) -> u64 {
-        let machine = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let machine = std::fs::read_to_string("/proc/meminfo").ok();
         let read = |path: &PathBuf| std::fs::read_to_string(path).ok()?.trim().parse().ok();
         let groups = self.files.iter().filter_map(read);
         // Where nothing is known nothing is too large.
-        groups.chain(total_bytes(&machine)).min().unwrap_or(u64::MAX)
+        groups.chain(machine.as_deref().and_then(total_bytes)).min().unwrap_or(u64::MAX)
     }
 }
 

@@ -53,7 +53,7 @@ impl State {
 struct Slow {
     took: Duration,
     on_core: Duration,
-    /// Its record is the first of this thread's in another segment.
+    /// Its record is this thread's first in its segment.
     rolled: bool,
     /// Bytes; of several writers, another one's may be among it.
     index: i64,
@@ -86,7 +86,9 @@ impl Slow {
         match self {
             _ if self.delayed > self.took / 2 => "delayed by pacing",
             Self { rolled: true, waits: 1.., .. } => "made the next segment itself",
-            Self { major: 1.., .. } => "page read from the device",
+            // As the kernel counts them: pages that were not in the page cache, blank ones too.
+            Self { major: 1.., waits: 0, .. } => "made pages itself (none were prepared)",
+            Self { major: 1.., .. } => "waited for pages that were not there",
             Self { waits: 1.., minor: 1.., .. } => "waited in a page fault",
             Self { waits: 1.., .. } => "waited otherwise",
             Self { taken_off: 1.., .. } if off_core > self.took / 2 => "taken off its core",
@@ -121,7 +123,7 @@ fn puts(store: &Store, thread: u64, writers: u64, time: Duration) -> Answer<Puts
         let took = start.elapsed();
         let after = State::of(store)?;
         let now = Some(lsn.as_u64() >> SLOT_BITS);
-        let rolled = segment.is_some() && segment != now;
+        let rolled = segment != now;
         (segment, rolls) = (now, rolls + u64::from(rolled));
         times.record(took.as_nanos() as u64)?;
         if took > SLOW / 4 {
