@@ -6,7 +6,7 @@ use crate::format::ids::Units;
 use crate::memory::Memory;
 
 /// So much is asked for at a time; half of it is still to come when the next is.
-const WINDOW: usize = 2 << 20;
+const WINDOW: usize = 4 << 20;
 
 /// How far down a walk that reads frames in the order of their slots has asked for them.
 #[derive(Clone, Copy, Debug)]
