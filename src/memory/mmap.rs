@@ -266,3 +266,29 @@ unsafe impl Memory for MmapMemory {
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_settled_is_read_singly_and_stays_so() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(64 << 10).unwrap();
+        let memory = MmapMemory::new(file, 64 << 10).unwrap();
+        memory.prefer(Folios::Small);
+        memory.read_singly(true);
+        assert!(!memory.is_read_singly(), "its pages are still as writers want them");
+        memory.settle();
+        memory.read_singly(true);
+        assert!(memory.is_read_singly());
+        memory.settle();
+        assert!(memory.is_read_singly(), "a flush that comes late changes nothing");
+        // Hints for what is not there, or only in part.
+        for (at, len) in [(0, 1), (60 << 10, usize::MAX), (64 << 10, 1), (usize::MAX, usize::MAX)] {
+            memory.will_read(at, len);
+        }
+        memory.read_singly(false);
+        assert!(!memory.is_read_singly());
+    }
+}
