@@ -74,6 +74,8 @@ fn a_thread_stopped_while_it_is_pinned_stops_nobody() {
     RECORDS.put(&store, b"pinned", 1);
     let (stop, reached, go_on) = stop();
     std::thread::scope(|scope| {
+        // Gone with a failure below: then the stopped thread ends, and the test with it.
+        let go_on = go_on;
         let stopped = scope.spawn(|| {
             let pinned = store.pin();
             let record = pinned.get("pinned").unwrap().unwrap();
@@ -100,6 +102,8 @@ fn a_thread_stopped_in_the_middle_of_a_walk_stops_nobody() {
     }
     let (stop, reached, go_on) = stop();
     std::thread::scope(|scope| {
+        // Gone with a failure below: then the stopped thread ends, and the test with it.
+        let go_on = go_on;
         let stopped = scope.spawn(|| {
             let pinned = store.pin();
             let mut walk = pinned.iter();
@@ -142,6 +146,8 @@ fn a_thread_stopped_between_reserve_and_commit_stops_nobody() {
     heap::put(&engine, b"before", b"it");
     let (stop, reached, go_on) = stop();
     std::thread::scope(|scope| {
+        // Gone with a failure below: then the stopped thread ends, and the test with it.
+        let go_on = go_on;
         let stopped = scope.spawn(|| {
             let guard = engine.epoch().pin();
             let embedding = [4f32; heap::DIMENSION];
@@ -239,6 +245,8 @@ fn a_compaction_that_is_stopped_delays_puts_by_their_bound_and_stops_nobody() {
     let (stop, reached, go_on) = stop();
     let mut first = Some(stop);
     std::thread::scope(|scope| {
+        // Gone with a failure below: then the stopped thread ends, and the test with it.
+        let go_on = go_on;
         let stopped =
             scope.spawn(|| store.compact_with(|_| first.take().iter().for_each(Stop::here)));
         reached.recv().unwrap();
@@ -266,6 +274,8 @@ fn what_a_writer_has_retired_is_given_back_though_the_writer_does_nothing_more()
     let store = new_store(&dir);
     let (stop, reached, go_on) = stop();
     std::thread::scope(|scope| {
+        // Gone with a failure below: then the stopped thread ends, and the test with it.
+        let go_on = go_on;
         scope.spawn(|| {
             // Enough ids for the index to replace chunks.
             for n in 0..8_000u32 {
