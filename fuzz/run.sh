@@ -7,7 +7,8 @@
 # C++ compiler (for libFuzzer, which the crate libfuzzer-sys brings along); cargo-fuzz is not needed,
 # but works, too. What is new goes to target/fuzz/corpus, a crash to target/fuzz/crashes, and
 # `MERGE=1 fuzz/run.sh 0 [target]...` keeps the smallest set in fuzz/corpus, which is committed.
-# SANITIZER=none is faster on whole stores.
+# For many executions: SANITIZER=none (no address sanitizer), and on whole stores COMPARES=none as
+# well (nothing learnt from compared values, which most of the time goes to there).
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -19,15 +20,26 @@ host=x86_64-unknown-linux-gnu
 home=${CARGO_TARGET_DIR:-../target}/fuzz
 mkdir -p "$home/crashes"
 
+sanitizer=${SANITIZER:-address} compares=${COMPARES:-traced}
 flags="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
 flags+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters"
-flags+=" -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares"
-[[ ${SANITIZER:-address} == none ]] || flags+=" -Zsanitizer=${SANITIZER:-address}"
-RUSTFLAGS=$flags CARGO_TARGET_DIR=$home/build-${SANITIZER:-address} \
+flags+=" -Cllvm-args=-sanitizer-coverage-pc-table"
+[[ $compares == none ]] || flags+=" -Cllvm-args=-sanitizer-coverage-trace-compares"
+[[ $sanitizer == none ]] || flags+=" -Zsanitizer=$sanitizer"
+build=$home/build-$sanitizer-$compares
+RUSTFLAGS=$flags CARGO_TARGET_DIR=$build \
     cargo +nightly build --release --target "$host"
+# Files of a megabyte come and go: their memory is kept, not given back and faulted in each time.
+export GLIBC_TUNABLES=glibc.malloc.trim_threshold=1073741824:glibc.malloc.mmap_threshold=1073741824
+# On one core an opening starts no helping threads.
+pinned=()
+if command -v taskset >/dev/null; then
+    last=$(taskset -cp $$ | sed 's/.*[^0-9]//')
+    pinned=(taskset -c "$last")
+fi
 
 for target in "${targets[@]}"; do
-    binary=$home/build-${SANITIZER:-address}/$host/release/$target
+    binary=$build/$host/release/$target
     new=$home/corpus/$target
     mkdir -p "$new"
     # No longer than what the target reads; more would only be slower to mutate.
@@ -47,6 +59,7 @@ for target in "${targets[@]}"; do
     fi
     # -timeout: one input that takes as long is a hang; -rss_limit_mb: one that takes as much, a leak
     # or an allocation that a file has asked for.
-    "$binary" "$new" "corpus/$target" -max_total_time="$seconds" -max_len="$longest" -timeout=60 \
-        -rss_limit_mb=1024 -artifact_prefix="$home/crashes/$target-" -print_final_stats=1
+    "${pinned[@]}" "$binary" "$new" "corpus/$target" -max_total_time="$seconds" \
+        -max_len="$longest" -timeout=60 -rss_limit_mb=1024 -entropic=0 \
+        -artifact_prefix="$home/crashes/$target-" -print_final_stats=1
 done

@@ -3,6 +3,7 @@
 
 pub mod calls;
 pub mod forge;
+pub mod mirror;
 pub mod parsers;
 pub mod script;
 pub mod store;

@@ -2,8 +2,10 @@
 
 use super::forge::{self, Count};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-type Files = BTreeMap<String, Vec<u8>>;
+/// By name. What is not changed is not copied.
+pub type Files = BTreeMap<String, Arc<Vec<u8>>>;
 
 /// Reads numbers from any bytes; zeros behind their end.
 #[derive(Debug)]
@@ -62,12 +64,13 @@ pub fn apply(files: &mut Files, reader: &mut Reader<'_>) -> bool {
             let segments: Vec<_> = names.iter().filter(|name| name.ends_with(".seg")).collect();
             let which = usize::from(reader.byte()) % segments.len().max(1);
             if let Some(bytes) = segments.get(which).and_then(|name| files.get_mut(*name)) {
-                forge_segment(bytes, op, reader);
+                forge_segment(Arc::<Vec<u8>>::make_mut(bytes), op, reader);
             }
             if op == 15
                 && let Some(bytes) = files.get_mut("MANIFEST")
             {
                 let at = 8 + usize::from(reader.byte()) * 4;
+                let bytes = Arc::<Vec<u8>>::make_mut(bytes);
                 forge::forge_manifest(bytes, at, 4 + 4 * (at % 2), reader.number());
             }
         }
@@ -77,6 +80,10 @@ pub fn apply(files: &mut Files, reader: &mut Reader<'_>) -> bool {
 
 fn damage(files: &mut Files, name: &str, op: u8, reader: &mut Reader<'_>) {
     let Some(bytes) = files.get_mut(name) else { return };
+    if op > 4 {
+        return replace(files, name, op, reader);
+    }
+    let bytes = Arc::make_mut(bytes);
     let len = bytes.len();
     match op {
         0 => {
@@ -95,15 +102,17 @@ fn damage(files: &mut Files, name: &str, op: u8, reader: &mut Reader<'_>) {
             bytes[from.min(to)..to].fill(0);
         }
         3 => bytes.truncate(reader.below(len)),
-        4 => bytes.resize((len + usize::from(reader.short())).min(3 << 20), reader.byte()),
-        5 => {
-            files.remove(name);
-        }
-        _ => {
-            let others: Vec<String> = files.keys().cloned().collect();
-            let other = &others[usize::from(reader.byte()) % others.len()];
-            exchange(files, (name, other), op, reader);
-        }
+        _ => bytes.resize((len + usize::from(reader.short())).min(3 << 20), reader.byte()),
+    }
+}
+
+fn replace(files: &mut Files, name: &str, op: u8, reader: &mut Reader<'_>) {
+    if op == 5 {
+        files.remove(name);
+    } else {
+        let others: Vec<String> = files.keys().cloned().collect();
+        let other = &others[usize::from(reader.byte()) % others.len()];
+        exchange(files, (name, other), op, reader);
     }
 }
 
@@ -116,7 +125,7 @@ fn exchange(files: &mut Files, (one, other): (&str, &str), op: u8, reader: &mut 
         let (from, to) = (reader.below(theirs.len()) & !7, reader.below(ours.len()) & !7);
         let len = usize::from(reader.short()).min(theirs.len() - from).min(ours.len() - to);
         let mut ours = ours;
-        ours[to..to + len].copy_from_slice(&theirs[from..from + len]);
+        Arc::make_mut(&mut ours)[to..to + len].copy_from_slice(&theirs[from..from + len]);
         files.insert(one.to_owned(), ours);
         return;
     }

@@ -94,7 +94,7 @@ impl Victim {
         let minute = Duration::from_secs(600);
         store.put_record(NewRecord::new(&late, &one.0, &one.1).expires_in(minute))?;
         store.put_record(NewRecord::new(&forever, &other.0, &other.1).never_expires())?;
-        let (conditional, big) = (id(15), vec![7; 400_000]);
+        let (conditional, big) = (id(15), big());
         let (values, bytes) = (embedding(&conditional, 5), content(&conditional, 5));
         store.put_if(&conditional, &values, bytes, Condition::Present)?;
         // Two segments more: this one and the next are full.
@@ -122,8 +122,16 @@ impl Victim {
     }
 }
 
+/// A content that takes much room and few pages: what lies between its ends is a hole.
+fn big() -> Vec<u8> {
+    let mut bytes = vec![0; 400_000];
+    bytes[..100].fill(7);
+    bytes[399_900..].fill(7);
+    bytes
+}
+
 /// Reads all files of a directory.
-fn read(directory: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
+pub fn read(directory: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
@@ -165,6 +173,8 @@ pub struct Look {
     pub recovery: Recovery,
     pub read_only: bool,
     pub verify: Verify,
+    /// Searches, and verifies all records twice.
+    pub thorough: bool,
     /// Nothing in the files was forged, so whatever is found was once put.
     pub genuine: bool,
 }
@@ -174,7 +184,7 @@ impl Look {
     pub fn of(n: u8, genuine: bool) -> Self {
         let recovery = [Recovery::Tolerant, Recovery::Strict, Recovery::Salvage][n as usize % 3];
         let verify = [Verify::FirstRead, Verify::EveryRead][n as usize / 6 % 2];
-        Self { recovery, read_only: (n / 3).is_multiple_of(2), verify, genuine }
+        Self { recovery, read_only: (n / 3).is_multiple_of(2), verify, thorough: true, genuine }
     }
 
     fn options(self) -> Options {
@@ -237,10 +247,12 @@ fn read_all(store: &Store, how: Look) {
         // Damage is not absence.
         assert!(!how.genuine || absent || store.contains(&id));
     }
-    drop(pinned.search(&[1.0, 2.0, 3.0, 4.0], 5, Metric::Cosine));
     drop(store.verify_quick());
-    drop(store.verify());
-    drop(store.verify_deep(|_, _| {}));
+    if how.thorough {
+        drop(pinned.search(&[1.0, 2.0, 3.0, 4.0], 5, Metric::Cosine));
+        drop(store.verify());
+        drop(store.verify_deep(|_, _| {}));
+    }
 }
 
 /// What was acknowledged after an opening is there; what is refused is refused with an error.

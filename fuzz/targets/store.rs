@@ -1,9 +1,11 @@
 #![no_main]
-use std::sync::LazyLock;
+use std::cell::RefCell;
 use stratalog_fuzz::store::Attacker;
 
-static ATTACKER: LazyLock<Attacker> = LazyLock::new(|| Attacker::new("fuzz-store"));
+thread_local! {
+    static ATTACKER: RefCell<Attacker> = RefCell::new(Attacker::new("fuzz-store"));
+}
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    ATTACKER.run(data);
+    ATTACKER.with_borrow_mut(|attacker| attacker.run(data));
 });

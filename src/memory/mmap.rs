@@ -126,20 +126,22 @@ impl MmapMemory {
     }
 }
 
-/// Under the address sanitizer (`tests/sanitize.sh`) a mapping that was given up stays, so that
-/// nothing else comes to lie there, and is poisoned: a read through a slice that has outlived it is
-/// reported, whatever it would have found.
+/// Under a sanitizer (`tests/sanitize.sh`) a mapping that was given up stays, so that nothing else
+/// comes to lie there, and may not be touched: a read through a slice that has outlived it is a
+/// fault there and then, whatever it would have found.
 #[cfg(stratalog_poison)]
 impl Drop for MmapMemory {
     fn drop(&mut self) {
         unsafe extern "C" {
-            fn __asan_poison_memory_region(at: *const u8, len: usize);
+            fn mprotect(at: *mut u8, len: usize, access: i32) -> i32;
         }
+        const NONE: i32 = 0;
         let Ok(more) = MmapOptions::new().len(PAGE).map_anon() else { return };
         let map = std::mem::replace(&mut self.map, MmapRaw::from(more));
         // SAFETY: the mapping is whole, and nobody may touch it any more: its owner is gone.
-        unsafe { __asan_poison_memory_region(map.as_ptr(), map.len()) };
-        std::mem::forget(map);
+        if unsafe { mprotect(map.as_mut_ptr(), map.len(), NONE) } == 0 {
+            std::mem::forget(map);
+        }
     }
 }
 

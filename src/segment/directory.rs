@@ -91,11 +91,11 @@ impl<M: Memory> Iterator for Slots<'_, M> {
         if slot.0 >= self.asked {
             self.ask();
         }
-        let state = self.segment.slot(slot);
+        let (state, words) = self.segment.slot_and_words(slot);
         let (extent, summed) = match state.extent() {
             Some(body) => (body, true),
             // Under no checksum: taken only if it continues the frames before it.
-            None => (SlotBody::from_words(self.segment.body_words(slot)), false),
+            None => (SlotBody::from_words(words), false),
         };
         let end = extent.offset.0.checked_add(extent.len.0);
         if end.is_some_and(|end| end == floor.0 || (summed && end < floor.0)) {
@@ -137,9 +137,15 @@ impl<M: Memory> Segment<M> {
     /// What a slot says. After `Committed` or `Pending` its frame may be read.
     #[must_use]
     pub fn slot(&self, slot: SlotNumber) -> SlotState {
+        self.slot_and_words(slot).0
+    }
+
+    /// The same, and words 1 to 3, whatever they hold.
+    fn slot_and_words(&self, slot: SlotNumber) -> (SlotState, [u64; 3]) {
         // Acquire: pairs with the Release in `decide`; words 1-3 and the frame are there [S2].
         let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
-        slot::decode(word0, self.body_words(slot), self.salt, slot)
+        let words = self.body_words(slot);
+        (slot::decode(word0, words, self.salt, slot), words)
     }
 
     /// Words 1 to 3 of a slot, whatever they hold.
