@@ -78,6 +78,8 @@ mod recovery;
 #[cfg(not(stratalog_loom))]
 mod report;
 #[cfg(not(stratalog_loom))]
+mod residency;
+#[cfg(not(stratalog_loom))]
 mod search;
 #[doc(hidden)]
 pub mod segment;

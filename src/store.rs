@@ -120,13 +120,15 @@ impl Store {
         is_id(id) && !matches!(pinned.find(id), Ok(None))
     }
 
-    /// Live records.
+    /// Live records. One that has expired is found no more, but counted until compaction comes by:
+    /// nothing happens when its time is over. Who needs to know how many are left can walk
+    /// ([`Pinned::iter`]). Beside writers, a count of a moment.
     #[must_use]
     pub fn len(&self) -> usize {
         usize::try_from(self.engine().live()).unwrap_or(usize::MAX)
     }
 
-    /// Whether there is no live record.
+    /// Whether there is no live record, as [`Store::len`] counts them.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
     &["engine", "files"],
     &["durability", "record"],
     &["catalog"],
-    &["recovery", "compaction", "search", "preparation"],
+    &["recovery", "compaction", "search", "preparation", "residency"],
     &["maintenance"],
     &["store"],
     &["lib"],

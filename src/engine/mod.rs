@@ -5,8 +5,11 @@
 #![expect(unsafe_code, reason = "follows addresses from the index into frames")]
 
 mod batch;
+mod expiry;
 mod relocate;
 mod restore;
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests;
 mod write;
 
 pub use relocate::{Key, Relocation};
@@ -14,6 +17,7 @@ pub use write::Refused;
 
 use crate::epoch::{Epoch, Guard};
 use crate::error::Error;
+use crate::format::bytes::same_bytes;
 use crate::format::ids::{Address, Lsn};
 use crate::format::slot::{SlotBody, SlotState};
 use crate::index::{Entry, Index, KeyHash, Resolve, Shape};
@@ -317,6 +321,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     #[inline]
     pub fn prefetch_entry(&self, guard: &Guard, entry: Entry) {
         if let Some((segment, offset)) = self.log.resolve(guard, entry.address) {
+            segment.will_read(offset);
             segment.prefetch_header(offset);
             segment.prefetch(offset);
         }
@@ -365,22 +370,6 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Resolve for Keys<'_, M, S, SLO
     }
 }
 
-/// Whether two ids are the same: without a call for most.
-#[inline(always)]
-fn same_bytes(a: &[u8], b: &[u8]) -> bool {
-    if a.len() != b.len() {
-        return false;
-    }
-    match a.len() {
-        // From both ends, which overlap.
-        8..=16 => a.first_chunk::<8>() == b.first_chunk() && a.last_chunk::<8>() == b.last_chunk(),
-        17..=32 => {
-            a.first_chunk::<16>() == b.first_chunk() && a.last_chunk::<16>() == b.last_chunk()
-        }
-        _ => a == b,
-    }
-}
-
 /// The slot that names a frame, found by looking through the directory: only for damaged frames.
 #[cold]
 fn slot_of_frame<M: Memory>(segment: &Segment<M>, offset: u64) -> Option<SlotBody> {
@@ -402,24 +391,5 @@ fn exhausted() -> Error {
 impl<M: Memory, S, const SLOTS: usize> std::fmt::Debug for Engine<M, S, SLOTS> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("log", &self.log).finish_non_exhaustive()
-    }
-}
-
-#[cfg(all(test, not(stratalog_loom)))]
-mod tests {
-    use super::same_bytes;
-
-    #[test]
-    fn ids_of_every_length_differ_if_one_byte_does() {
-        for len in 0..70 {
-            let a: Vec<u8> = (0..len).map(|n| n as u8).collect();
-            assert!(same_bytes(&a, &a.clone()), "{len}");
-            assert!(!same_bytes(&a, &[&a[..], &[0]].concat()), "{len}");
-            for at in 0..len {
-                let mut b = a.clone();
-                b[at] ^= 0x40;
-                assert!(!same_bytes(&a, &b), "{len}, {at}");
-            }
-        }
     }
 }

@@ -29,6 +29,8 @@ pub enum Folios {
 /// In `preferred`.
 const LARGE: u64 = 1;
 const SMALL: u64 = 2;
+/// Settled, and read singly.
+const SINGLE: u64 = 3;
 
 /// A file, mapped whole and shared.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ pub struct MmapMemory {
     map: MmapRaw,
     /// Pages from here to the end were made ahead of use.
     made_from: Counter,
-    /// What folios were asked for: 0 none, 1 large, 2 small.
+    /// What folios were asked for: 0 none, 1 large, 2 small; 3: settled, pages are read singly.
     preferred: Counter,
     /// For flushing: `fdatasync` costs two thirds of an `msync`. Given back once the memory is
     /// settled, so that a store of thousands of segments does not need as many descriptors.
@@ -207,6 +209,31 @@ unsafe impl Memory for MmapMemory {
         let _: usize = at;
     }
 
+    fn read_singly(&self, singly: bool) {
+        let (from, to, advice) =
+            if singly { (0, SINGLE, Advice::Random) } else { (SINGLE, 0, Advice::Normal) };
+        // Relaxed: hints. One whose pages are asked for otherwise is not settled: another time.
+        let changed =
+            self.preferred.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+        if changed.is_ok() {
+            self.map.advise(advice).unwrap_or(());
+        }
+    }
+
+    #[inline]
+    fn is_read_singly(&self) -> bool {
+        // Relaxed: a hint.
+        self.preferred.load(Ordering::Relaxed) == SINGLE
+    }
+
+    fn will_read(&self, at: usize, len: usize) {
+        let len = len.min(self.map.len().saturating_sub(at));
+        if len > 0 {
+            // A kernel that cannot leaves it to the faults.
+            self.map.advise_range(Advice::WillNeed, at, len).unwrap_or(());
+        }
+    }
+
     /// A flush takes the right to write to each dirty page away, page by page, each time with an
     /// interrupt to every core that runs a thread of this process. Taking all pages out of the page
     /// table at once needs one. They stay in the page cache, and come back readable in runs.
@@ -244,13 +271,41 @@ unsafe impl Memory for MmapMemory {
     fn settle(&self) {
         // From here on pages are only read, and one that has left the page cache is not to bring
         // two megabytes back with it. Relaxed: a hint.
-        let preferred = self.preferred.swap(0, Ordering::Relaxed);
-        if preferred == LARGE {
-            self.map.advise(Advice::NoHugePage).unwrap_or(());
-        }
-        if preferred != 0 {
-            self.map.advise(Advice::Normal).unwrap_or(());
+        for preferred in [LARGE, SMALL] {
+            let (to, order) = (0, Ordering::Relaxed);
+            if self.preferred.compare_exchange(preferred, to, order, order).is_ok() {
+                if preferred == LARGE {
+                    self.map.advise(Advice::NoHugePage).unwrap_or(());
+                }
+                self.map.advise(Advice::Normal).unwrap_or(());
+            }
         }
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_settled_is_read_singly_and_stays_so() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(64 << 10).unwrap();
+        let memory = MmapMemory::new(file, 64 << 10).unwrap();
+        memory.prefer(Folios::Small);
+        memory.read_singly(true);
+        assert!(!memory.is_read_singly(), "its pages are still as writers want them");
+        memory.settle();
+        memory.read_singly(true);
+        assert!(memory.is_read_singly());
+        memory.settle();
+        assert!(memory.is_read_singly(), "a flush that comes late changes nothing");
+        // Hints for what is not there, or only in part.
+        for (at, len) in [(0, 1), (60 << 10, usize::MAX), (64 << 10, 1), (usize::MAX, usize::MAX)] {
+            memory.will_read(at, len);
+        }
+        memory.read_singly(false);
+        assert!(!memory.is_read_singly());
     }
 }

@@ -76,6 +76,19 @@ pub unsafe trait Memory: Send + Sync + 'static {
     /// A hint that the line at `at` will be read soon. Reads nothing.
     fn prefetch(&self, _at: usize) {}
 
+    /// Whether pages that have left the page cache are to come back one by one, or, as the kernel
+    /// likes, with what lies around them. For memories that are settled.
+    fn read_singly(&self, _singly: bool) {}
+
+    /// Whether they come back one by one.
+    fn is_read_singly(&self) -> bool {
+        false
+    }
+
+    /// A hint that `at..at + len` will be read soon: begins to bring it into memory, whether it is
+    /// read singly or not.
+    fn will_read(&self, _at: usize, _len: usize) {}
+
     /// A flush comes now that has much to write, below `low` and from `high` on: whatever makes it
     /// cheaper. Changes no byte.
     fn before_long_flush(&self, _low: usize, _high: usize) {}

@@ -11,9 +11,11 @@
 //! | frame | anyone | read only, after an Acquire load saw its slot or index entry |
 //! | durable end, sealed count | the holder of the flush lock; recovery | atomic stores |
 
+mod ahead;
 mod copy;
 pub mod cursor;
 mod directory;
+mod expiry;
 mod lines;
 mod moved;
 mod reader;
@@ -21,7 +23,9 @@ mod replica;
 mod shared;
 mod writer;
 
+pub use ahead::Ahead;
 pub use directory::{Mark, Slots};
+pub use expiry::Look;
 pub use moved::{Moves, TagTooLarge};
 pub use reader::{Frame, FrameDamage, Put};
 pub use shared::SharedFrame;
@@ -31,10 +35,12 @@ use crate::format::checksum::Salt;
 use crate::format::frame::{FrameLayout, Writing};
 use crate::format::header::{self, IDENTITY_BYTES, Identity, Role, SegmentId};
 use crate::format::ids::{Address, AddressLayout, Sequence, TableIndex, UNIT_BYTES, Units};
+use crate::format::slot::SlotState;
 use crate::memory::Memory;
 use crate::sync::unmodelled::OnceLock;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use cursor::{Capacity, Taken};
+use expiry::Expiry;
 
 /// Sizes that every segment of a store shares.
 #[derive(Clone, Copy, Debug)]
@@ -120,10 +126,7 @@ struct Counts {
     done: AtomicU64,
     /// Bytes of tombstones that compaction has found to be needed.
     needed: AtomicU64,
-    /// When to look again for what has expired, nanoseconds since 1970.
-    look_at: AtomicU64,
-    /// Live bytes that had expired when that was done last.
-    expired: AtomicU64,
+    expiry: Expiry,
 }
 
 /// What is to be known of a segment, in `standing`; never taken back.
@@ -179,8 +182,7 @@ impl<M: Memory> Segment<M> {
                 settled: AtomicU32::new(0),
                 done: AtomicU64::new(0),
                 needed: AtomicU64::new(0),
-                look_at: AtomicU64::new(u64::MAX),
-                expired: AtomicU64::new(0),
+                expiry: Expiry::default(),
             },
         }
     }
@@ -264,9 +266,10 @@ impl<M: Memory> Segment<M> {
     pub fn slots_end(&self) -> u32 {
         let most = self.sealed().unwrap_or(u32::MAX).min(self.geometry.capacity().slots_max());
         let taken = self.taken().slots.min(u64::from(most)) as u32;
-        // A damaged header may say less than recovery has found, a read-only handle has a limit.
+        // A damaged cursor may say less than recovery has found, a read-only handle has a limit.
         // Relaxed: set by recovery, before anybody else has the segment.
-        taken.max(self.flushed().slot).min(self.limit.load(Ordering::Relaxed))
+        let limit = self.limit.load(Ordering::Relaxed);
+        taken.max(self.flushed().slot.min(most)).min(limit)
     }
 
     /// No slot at or above this counts, whatever the cursor says: for read-only handles, which
@@ -395,32 +398,6 @@ impl<M: Memory> Segment<M> {
         self.counts.needed.store(bytes, Ordering::Relaxed);
     }
 
-    /// Notes that a record of this segment expires, at this moment.
-    pub fn note_expiry(&self, at_ns: u64) {
-        // Relaxed: a hint for compaction, which looks into the segment.
-        self.counts.look_at.fetch_min(at_ns, Ordering::Relaxed);
-    }
-
-    /// When something in it may have expired that had not when it was looked for last.
-    pub fn look_at(&self) -> u64 {
-        // Relaxed: as in `note_expiry`.
-        self.counts.look_at.load(Ordering::Relaxed)
-    }
-
-    /// Notes how much had expired, and when to look again.
-    pub fn set_expired(&self, bytes: u64, look_at: u64) {
-        // Relaxed: as in `note_expiry`.
-        self.counts.expired.store(bytes, Ordering::Relaxed);
-        // Relaxed: as above.
-        self.counts.look_at.store(look_at, Ordering::Relaxed);
-    }
-
-    /// Live bytes that had expired when that was last looked for.
-    pub fn expired_bytes(&self) -> u64 {
-        // Relaxed: as in `note_expiry`.
-        self.counts.expired.load(Ordering::Relaxed)
-    }
-
     /// Notes that writers are through with so many more slots: whatever they had to publish of
     /// them is in the index.
     pub fn add_done(&self, slots: u32) {
@@ -428,12 +405,23 @@ impl<M: Memory> Segment<M> {
         self.counts.done.fetch_add(u64::from(slots), Ordering::Release);
     }
 
-    /// Whether nobody can take a slot any more and no writer still has one in hand, so that every
-    /// record that counts is in the index.
+    /// Whether nobody can take a slot any more and no writer still has one in hand of which it may
+    /// publish something, so that every record that counts is in the index.
     pub fn is_quiet(&self) -> bool {
         // Acquire: pairs with the Release in `add_done`.
         let done = self.counts.done.load(Ordering::Acquire);
-        self.sealed().is_some_and(|granted| done >= u64::from(granted)) && self.is_full()
+        let Some(sealed) = self.sealed() else { return false };
+        self.is_full() && (done >= u64::from(sealed) || self.is_sealed_too_high(done, sealed))
+    }
+
+    /// Whether no more slots were granted than those that writers are through with, though the
+    /// sealed count is higher [C4]: all above hold nothing for good, and say no extent, which every
+    /// writer notes before it is through. (One that has not come to that finds its slot void.)
+    #[cold]
+    fn is_sealed_too_high(&self, done: u64, sealed: u32) -> bool {
+        self.slots(sealed).all(|(slot, state)| {
+            u64::from(slot.0) < done || state == SlotState::Void && self.body_words(slot)[2] == 0
+        })
     }
 
     fn stand(&self, bit: u32) {

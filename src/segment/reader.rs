@@ -1,7 +1,7 @@
 //! Frames as borrowed slices: no copy, every length bounded before use.
 #![expect(unsafe_code, reason = "reads payload by the rules of `Memory`")]
 
-use super::Segment;
+use super::{Ahead, Segment};
 use crate::format::frame::{
     EXPIRY_BYTES, FIELDS_BYTES, FrameHeader, FrameLayout, HeaderBytes, Outline, TAG_BYTES,
 };
@@ -88,6 +88,12 @@ impl<'s> Frame<'s> {
     #[inline]
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Whether it has an expiry.
+    #[must_use]
+    pub fn expires(&self) -> bool {
+        self.expires
     }
 
     /// Whether its time is over. Asks the clock only if it has an expiry.
@@ -246,8 +252,10 @@ impl<M: Memory> Segment<M> {
     /// Every put below `end` that is committed or pending, whether it still counts or not.
     #[inline]
     pub fn puts(&self, end: u32) -> impl Iterator<Item = Put<'_>> {
-        self.slots(end).filter_map(|(_, state)| match state {
+        let mut ahead = Ahead::new();
+        self.slots(end).filter_map(move |(_, state)| match state {
             SlotState::Committed(Kind::Put, body) | SlotState::Pending(Kind::Put, body) => {
+                self.read_on(&mut ahead, body.offset, body.len);
                 // SAFETY: the slot was loaded with Acquire; its frame was filled before [S2].
                 let frame = unsafe { self.frame(body.offset) };
                 // A tombstone has no embedding, and no slot of its kind led here.
@@ -269,7 +277,8 @@ impl<M: Memory> Segment<M> {
         if sum != header.checksum {
             return Err(FrameDamage("the checksum does not match"));
         }
-        if header.kind == Kind::Put {
+        // Readers that check each time would write to what others read.
+        if header.kind == Kind::Put && !self.is_verified(frame.offset) {
             self.set_verified(frame.offset);
         }
         Ok(())

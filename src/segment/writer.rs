@@ -184,9 +184,6 @@ impl<'s, M: Memory> Reservation<'s, M> {
             // [W5]: before the slot is decided, and the index knows of it.
             self.segment.memory.end_stream(self.offset.bytes(), self.len.bytes());
         }
-        if header.expires() {
-            self.segment.note_expiry(header.expires_ns);
-        }
         if record.kind == Kind::Put {
             // This process has just made the checksum of these very bytes.
             self.segment.set_verified(self.offset);
@@ -385,3 +382,6 @@ impl<'s, M: Memory> BatchReservation<'s, M> {
         Ok(written)
     }
 }
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests;
