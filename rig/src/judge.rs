@@ -6,7 +6,7 @@ use crate::model::{Found, Held, Model, reached};
 use anyhow::{Context, anyhow, ensure};
 use std::collections::BTreeMap;
 use std::path::Path;
-use stratalog::{Error, Options, Store};
+use stratalog::{Compaction, Error, Options, Store};
 
 type Counts = [u32; THREADS];
 
@@ -124,7 +124,8 @@ fn all_reached(
 
 /// Opens what a mounted image holds, twice. `None`: there is no store yet, and need not be.
 pub fn judge(place: &Path, seed: u64, said: Option<&Said>) -> anyhow::Result<Option<Judged>> {
-    let options = Options::new().create(false);
+    // Nothing is to be removed while it is looked at.
+    let options = Options::new().create(false).compaction(Compaction::Manual);
     let path = place.join("store");
     let store = match options.open(&path) {
         Err(Error::NotFound(_)) if said.is_none() => return Ok(None),

@@ -143,13 +143,14 @@ impl<'a> Crew<'a> {
         let session = disk.mount(&fuse).context("mounting the disk itself")?;
         {
             let device = Loop::over(&fuse.join("disk"))?;
-            let _mounted = Mounted::at(&device, &self.plan.kind, &place)?;
+            let mounted = Mounted::at(&device, &self.plan.kind, &place)?;
             let child = Command::new(std::env::current_exe()?)
                 .args(["live", text(&place)?, text(&fuse)?, &seed.to_string()])
                 .arg(format!("{:?}", self.plan.promise))
                 .stdin(Stdio::null())
                 .status()?;
             ensure!(child.success(), "the process on the disk ended: {child}");
+            mounted.end()?;
         }
         drop(session);
         Ok(disk.take_log())
@@ -196,7 +197,11 @@ impl<'a> Crew<'a> {
                 *tally.unmountable.entry(format!("{error:#}")).or_default() += 1;
                 return Ok(());
             }
-            Ok(_mounted) => reboot(&place).and_then(|()| judge(&place, seed, said)),
+            Ok(mounted) => {
+                let judged = reboot(&place).and_then(|()| judge(&place, seed, said));
+                mounted.end()?;
+                judged
+            }
         };
         let mut tally = self.tally();
         tally.images += 1;

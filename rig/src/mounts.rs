@@ -1,9 +1,12 @@
 //! Loop devices and mounts that go away with what holds them.
 
 use anyhow::{Context, ensure};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Runs a program; what it printed.
 pub fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
@@ -50,10 +53,26 @@ impl Mounted {
     }
 }
 
+/// For how long a mount that is busy is tried to be taken away.
+const BUSY_MAX: Duration = Duration::from_secs(20);
+
+impl Mounted {
+    /// Takes it away for certain: one that somebody still uses would come back as the next mount of
+    /// the device, whatever has been written to that meanwhile.
+    pub fn end(self) -> anyhow::Result<()> {
+        let (since, place) = (Instant::now(), self.0.clone());
+        while let Err(error) = unmount(&place, UnmountFlags::empty()) {
+            ensure!(error == Errno::BUSY && since.elapsed() < BUSY_MAX, "unmounting: {error}");
+            thread::sleep(Duration::from_millis(2));
+        }
+        std::mem::forget(self);
+        Ok(())
+    }
+}
+
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let busy = |_busy| unmount(&self.0, UnmountFlags::DETACH);
-        if let Err(error) = unmount(&self.0, UnmountFlags::empty()).or_else(busy) {
+        if let Err(error) = unmount(&self.0, UnmountFlags::DETACH) {
             eprintln!("{}: {error}", self.0.display());
         }
     }

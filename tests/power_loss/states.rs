@@ -212,6 +212,7 @@ impl Known {
 /// Looks at states of a moment.
 pub struct Viewer<'a> {
     pub capture: &'a Capture,
+    history: &'a History,
     pub known: &'a mut Known,
     /// What is durable, and that with each write behind it; and by a sum of their contents which of
     /// those they are.
@@ -245,7 +246,7 @@ impl<'a> Viewer<'a> {
         for (n, contents) in prefixes.iter().enumerate() {
             by_sum.entry(sum_of(contents)).or_default().push(n);
         }
-        Self { capture, known, prefixes, by_sum }
+        Self { capture, history, known, prefixes, by_sum }
     }
 
     /// So many states, under some choices of names.
@@ -323,7 +324,11 @@ impl<'a> Viewer<'a> {
             format!("{}: {is:?}, durable {was:?}", id.escape_ascii())
         });
         let lost: Vec<_> = lost.collect();
-        Err(format!("no prefix, {:?}: {}", self.capture.claims, lost.join("\n")))
+        let claims = &self.capture.claims;
+        let behind = self.history.range(claims.durable..).take(9);
+        let behind: Vec<_> = behind.map(|(lsn, writes)| format!("{lsn}: {writes:?}")).collect();
+        let (lost, behind) = (lost.join("\n"), behind.join("\n"));
+        Err(format!("no prefix, {claims:?}: {lost}\nfrom there on was written {behind}"))
     }
 }
 
