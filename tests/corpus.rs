@@ -84,14 +84,15 @@ fn changed_stores_are_refused_or_answer_rightly() {
 #[test]
 fn a_mirror_shows_the_files_that_it_is_told_to() {
     let place = Place::new("corpus-mirror").unwrap();
-    let files = victim::Victim::make(place.path()).unwrap().files;
-    let usual: script::Files = files.into_iter().map(|(name, file)| (name, file.into())).collect();
+    let victim = victim::Victim::make(place.path()).unwrap();
+    let files = victim.files.clone().into_iter();
+    let usual: script::Files = files.map(|(name, file)| (name, file.into())).collect();
     let mut mirror = mirror::Mirror::new(place, &usual);
     for (n, input) in inputs("store", 100).iter().enumerate() {
         let mut files = usual.clone();
         script::apply(&mut files, &mut script::Reader(input));
         if n % 7 == 0 {
-            std::fs::write(mirror.path().join("MANIFEST"), b"written to").unwrap();
+            victim.write(mirror.path()).unwrap();
             mirror.doubt();
         }
         mirror.show(&files).unwrap();

@@ -73,8 +73,7 @@ impl Mirror {
     fn write(&self, name: &str, bytes: &Arc<Vec<u8>>, was: Option<&Parts>) -> io::Result<Parts> {
         let path = self.path().join(name);
         let Some(usual) = self.usual.get(name) else {
-            write_parts(&path, bytes, &[0..0], true)?;
-            write_parts(&path, bytes, &differing(&[], bytes), false)?;
+            victim::write_sparse(&path, bytes)?;
             return Ok(Parts::new());
         };
         let same = Arc::ptr_eq(&usual.bytes, bytes);
