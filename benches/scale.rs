@@ -256,6 +256,39 @@ impl Drop for Cgroup {
     }
 }
 
+/// Gets of uniform ids, sixteen at a time; what each sixteen took for each of them.
+fn many(store: &Store, records: u64, seed: &mut u64, at_most: Duration) -> Result<Cost, Failure> {
+    let (mut times, begin) = (Histogram::<u64>::new(3)?, Instant::now());
+    while begin.elapsed() < at_most {
+        let before = Instant::now();
+        let ids: Vec<_> = (0..16).map(|_| id(random(seed) % records)).collect();
+        for record in store.pin().get_many(&ids) {
+            let record = record?.ok_or("a record is missing")?;
+            black_box(record.embedding()[0] + f32::from(record.content()[0]));
+        }
+        times.record(before.elapsed().as_nanos() as u64 / 16)?;
+    }
+    Ok(Cost::of(&times))
+}
+
+/// What reads everything, or as much of it as there is time for.
+fn in_order(store: &Store, at_most: Duration) -> Result<(), Failure> {
+    let rate = |count: u64, begin: Instant| count as f64 / begin.elapsed().as_secs_f64() / 1e3;
+    let (begin, query) = (Instant::now(), embedding(3));
+    black_box(store.pin().search(&query, 10, stratalog::Metric::Dot)?);
+    println!("  search:              {:7.0} k/s", rate(store.len() as u64, begin));
+    let (begin, pinned, mut count) = (Instant::now(), store.pin(), 0);
+    for record in &pinned {
+        black_box(record?.embedding()[0]);
+        count += 1;
+        if begin.elapsed() > at_most {
+            break;
+        }
+    }
+    println!("  walk:                {:7.0} k/s", rate(count, begin));
+    Ok(())
+}
+
 fn limited(mib: u64) -> Result<(), Failure> {
     // Beside the log, index and program need some memory.
     let group = Cgroup::enter(mib * MIB)?;
@@ -272,8 +305,10 @@ fn limited(mib: u64) -> Result<(), Failure> {
     describe(&store.stats());
     let few = Duration::from_secs(10);
     println!("  gets, all of it:     {}", gets(&store, records, &mut 1, few)?);
+    println!("  sixteen at a time:   {}", many(&store, records, &mut 4, few)?);
     println!("  gets, of an eighth:  {}", gets(&store, records / 8, &mut 2, few)?);
     println!("  once more:           {}", gets(&store, records / 8, &mut 3, few)?);
+    in_order(&store, few)?;
     store.close()?;
     reopened(&path, records)?.close()?;
     drop(group);

@@ -3,8 +3,13 @@
 //! runs. The reader has a core of its own, everybody else the other ones; of each percentile the
 //! median of all rounds. And whether the reader ever waited: voluntary context switches and page
 //! faults of its thread (system calls: `benches/syscalls.sh`).
+//!
+//! `-- slowest [WRITERS] [SECONDS]`: the other side, puts at full speed across rolls and growth of
+//! the index, with the slowest of them by cause.
 
 mod common;
+#[path = "tails/slowest.rs"]
+mod slowest;
 
 use common::{CONTENT, DIMENSION, embedding, id, random};
 use hdrhistogram::Histogram;
@@ -168,7 +173,13 @@ fn summary(rounds: &[Tail]) -> Tail {
 
 fn main() -> Answer<()> {
     // `cargo test --benches` only wants to know that it runs.
-    let rounds = if std::env::args().any(|arg| arg == "--bench") { ROUNDS } else { 1 };
+    let bench = std::env::args().any(|arg| arg == "--bench");
+    let words: Vec<_> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    if words.first().is_some_and(|word| word == "slowest") {
+        let number = |n: usize, default| words.get(n).map_or(Ok(default), |word| word.parse());
+        return slowest::main(number(1, 1)?, Duration::from_secs(number(2, 5)?));
+    }
+    let rounds = if bench { ROUNDS } else { 1 };
     let dir = tempfile::tempdir()?;
     let store = filled(&dir.path().join("store"))?;
     let cores = sched_getaffinity(None)?;

@@ -33,12 +33,12 @@ tidy_up() {
         wait "$running" || true
     fi
     # Without asking first whether it is one: a mount whose FUSE process is gone cannot be looked at.
-    for place in live after; do umount --lazy "$work/$place" 2>/dev/null || true; done
+    for place in "$work"/*/*/{live,after}; do umount --lazy "$place" 2>/dev/null || true; done
     for device in $(losetup --list --noheadings --output NAME,BACK-FILE |
         awk -v work="$work/" 'index($2, work) == 1 { print $1 }'); do
         losetup --detach "$device" || true
     done
-    umount --lazy "$work/fuse" 2>/dev/null || true
+    for place in "$work"/*/*/fuse; do umount --lazy "$place" 2>/dev/null || true; done
     rm -rf --one-file-system "$work"
 }
 trap tidy_up EXIT
@@ -53,7 +53,8 @@ play() {
         return
     fi
     # Not in the foreground: a signal would have to wait for its end.
-    "$target/release/rig" play "$work" "$1" "$2" "$3" "$4" "${RIG_SEED:-$RANDOM}" &
+    mkdir -p "$work/$1-$4"
+    "$target/release/rig" play "$work/$1-$4" "$1" "$2" "$3" "$4" "${RIG_SEED:-$RANDOM}" &
     running=$!
     wait "$running" || status=$?
     running=

@@ -245,8 +245,9 @@ impl Compactor<'_> {
         let log = self.engine.log();
         let guard = self.engine.epoch().pin();
         let Some(active) = log.active(&guard) else { return };
-        let expired = active.look_at() <= clock::now_ns();
-        if active.frame_bytes() == active.live_bytes() && !expired {
+        // The background may have looked a moment ago, and look again in a second only.
+        self.engine.look_for_expired(&guard, active, choose::EVER, clock::now_ns());
+        if active.frame_bytes() == active.live_bytes() && active.expired_bytes() == 0 {
             return;
         }
         log.end_active(&guard);

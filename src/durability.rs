@@ -70,6 +70,8 @@ struct Turns {
     /// The same for the segments that are full, and only those.
     full_due: bool,
     stop: bool,
+    /// Nobody flushes any more.
+    settled: bool,
     next_waker: u64,
     /// Those who wait without a thread that could lead a flush.
     wakers: Vec<(u64, Lsn, Waker)>,
@@ -105,6 +107,15 @@ struct Sleeper {
     ticket: u64,
     lsn: Option<Lsn>,
     bed: Arc<Condvar>,
+}
+
+/// Sleeps until the end of a flush that serves it, or to lead the next one.
+fn sleep(mut turns: MutexGuard<'_, Turns>, ticket: u64, lsn: Option<Lsn>) -> MutexGuard<'_, Turns> {
+    let bed = Arc::new(Condvar::new());
+    turns.threads.push(Sleeper { ticket, lsn, bed: Arc::clone(&bed) });
+    let mut turns = bed.wait(turns).unwrap_or_else(PoisonError::into_inner);
+    turns.threads.retain(|sleeper| !Arc::ptr_eq(&sleeper.bed, &bed));
+    turns
 }
 
 /// The right to flush. Dropping it, by unwinding too, ends the turn and wakes all that wait.
@@ -228,10 +239,7 @@ impl Durability {
                 drop(turn);
                 return flushed;
             }
-            let bed = Arc::new(Condvar::new());
-            turns.threads.push(Sleeper { ticket, lsn, bed: Arc::clone(&bed) });
-            turns = bed.wait(turns).unwrap_or_else(PoisonError::into_inner);
-            turns.threads.retain(|sleeper| !Arc::ptr_eq(&sleeper.bed, &bed));
+            turns = sleep(turns, ticket, lsn);
         };
         // It may have been woken to lead and found itself served: then somebody else has to.
         let leader = if turns.may_begin() { turns.leader() } else { None };
@@ -240,6 +248,25 @@ impl Durability {
             leader.notify_one();
         }
         served
+    }
+
+    /// As [`Durability::sync`], by a flush of its own; and calls `look` before another one begins,
+    /// so that how far each segment was flushed is of one moment: a prefix in LSN order.
+    pub fn sync_and_look<M: Memory, S: Source<M>, R, const N: usize>(
+        &self,
+        engine: &Engine<M, S, N>,
+        look: impl FnOnce() -> R,
+    ) -> Result<R, Error> {
+        let mut turns = lock(&self.turns);
+        while !turns.may_begin() {
+            // No other flush serves it; it is woken to lead one.
+            turns = sleep(turns, u64::MAX, None);
+        }
+        let turn = self.take_turn(&mut turns);
+        drop(turns);
+        let looked = self.flush_all(engine).map(|()| look());
+        drop(turn);
+        looked
     }
 
     /// Lets those come back first whom the last flush served: on few cores they have not run yet.
@@ -289,8 +316,13 @@ impl Durability {
         engine: &Engine<M, S, N>,
     ) -> Result<(), Error> {
         self.check()?;
+        let gone = engine.log().last_gone();
         for segment in unflushed(engine) {
             self.sync_segment(&segment)?;
+        }
+        // Who was given one of those may still wait for it; all that came before is durable now.
+        if gone > self.durable() {
+            self.raise(gone);
         }
         Ok(())
     }
@@ -314,7 +346,7 @@ impl Durability {
         if let Err(error) = self.check() {
             return Poll::Ready(Err(error));
         }
-        if turns.stop {
+        if turns.settled {
             let reason = "the store was closed before the record was durable".to_owned();
             return Poll::Ready(Err(Error::FlushFailed(reason)));
         }
@@ -394,6 +426,19 @@ impl Durability {
         &self,
         engine: &Engine<M, S, N>,
     ) -> Result<(), Error> {
+        let settled = self.settle_all(engine);
+        let mut turns = lock(&self.turns);
+        turns.settled = true;
+        let wakers = std::mem::take(&mut turns.wakers);
+        drop(turns);
+        wakers.into_iter().for_each(|(_, _, waker)| waker.wake());
+        settled
+    }
+
+    fn settle_all<M: Memory, S: Source<M>, const N: usize>(
+        &self,
+        engine: &Engine<M, S, N>,
+    ) -> Result<(), Error> {
         self.sync(engine)?;
         let mut turns = lock(&self.turns);
         let turn = self.take_turn(&mut turns);
@@ -411,10 +456,10 @@ impl Durability {
         // durable end stored below is this segment's last one.
         let full = segment.is_full();
         let mark = decide_all(segment, segment.flushed());
-        if full && segment.sealed().is_none() {
-            // Who found the segment full has not come to note it. Every slot that was granted lies
-            // below the mark [D5].
-            segment.seal(mark.slot);
+        if full {
+            // Who found the segment full may not have come to note it. Every slot that was granted
+            // lies below the mark [D5]; so may some that were not.
+            segment.seal_unless_sealed(mark.slot);
         }
         if mark.slot > segment.flushed().slot {
             segment.prepare_flush(mark);

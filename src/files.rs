@@ -7,7 +7,7 @@ use crate::format::ids::Sequence;
 use crate::format::manifest::Manifest;
 use crate::fs;
 use crate::log::{Need, Source};
-use crate::memory::MmapMemory;
+use crate::memory::{Folios, MmapMemory};
 use crate::segment::Segment;
 use crate::sync::lock;
 use crate::sync::unmodelled::{AtomicU64, Mutex, Ordering};
@@ -191,6 +191,13 @@ impl Files {
     ) -> Result<Segment<MmapMemory>, Error> {
         let len = usize::try_from(self.segment_bytes).map_err(std::io::Error::other)?;
         let memory = MmapMemory::new(file.try_clone()?, len)?;
+        // Before the first store: its fault would bring as much of the file along as the device
+        // reads ahead, in pages that stay small.
+        memory.prefer(match id.role {
+            Role::Log => Folios::Small,
+            // Filled at a stretch.
+            Role::Copies => Folios::Large,
+        });
         let segment = Segment::create(memory, &self.identity(id));
         segment.set_boot_id(self.boot_id);
         fill(&segment);

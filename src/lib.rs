@@ -50,6 +50,8 @@ mod epoch;
 mod error;
 #[cfg(not(stratalog_loom))]
 mod files;
+#[cfg(not(stratalog_loom))]
+mod finite;
 #[doc(hidden)]
 pub mod format;
 #[cfg(not(stratalog_loom))]
@@ -75,6 +77,8 @@ mod record;
 mod recovery;
 #[cfg(not(stratalog_loom))]
 mod report;
+#[cfg(not(stratalog_loom))]
+mod residency;
 #[cfg(not(stratalog_loom))]
 mod search;
 #[doc(hidden)]

@@ -13,6 +13,7 @@ use crate::pacing::Pacer;
 use crate::preparation::{Pace, Preparer};
 use crate::recovery::{self, Leftovers};
 use crate::report::CompactionReport;
+use crate::residency::Residency;
 use crate::segment::Segment;
 use crate::sync::lock;
 use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, thread};
@@ -173,7 +174,7 @@ fn run(duties: &Duties, leftovers: Leftovers, stop: &AtomicBool) {
     let bell = &engine.log().source().bell;
     let preparer = Preparer { engine, durability: &duties.durability, synced: duties.synced, stop };
     let (mut pace, mut updated) = (Pace::default(), Instant::now());
-    let mut flushed_up_to = None;
+    let (mut flushed_up_to, mut residency) = (None, Residency::new());
     // Acquire: pairs with the Release in `drop`.
     while !stop.load(Ordering::Acquire) {
         let heard = bell.heard();
@@ -192,6 +193,7 @@ fn run(duties: &Duties, leftovers: Leftovers, stop: &AtomicBool) {
             engine.epoch().reclaim();
         }
         engine.log().take_out(engine.epoch(), &engine.epoch().pin());
+        residency.look(engine, &engine.epoch().pin());
         if !more {
             bell.wait(heard, if engine.epoch().pending() > 0 { SHORT_NAP } else { NAP });
         }

@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 const LARGE_STEP: usize = 2 << 20;
 /// Written ones: a writer's flush beside it takes no more of them along than this.
 const WRITTEN_STEP: usize = 256 << 10;
-/// How long the device is left to the writers between two such steps.
-const WRITE_NAP: Duration = Duration::from_millis(2);
+/// How long device, or memory, is left to the writers between two such steps.
+const NAP: Duration = Duration::from_millis(2);
 /// A flush that finds so many bytes of new records, twice a large page for each of the two places
 /// that a segment grows at, may as well write large pages.
 const LARGE_FROM: u64 = 4 << 20;
@@ -141,10 +141,19 @@ impl Preparer<'_> {
             return Ok(false);
         }
         // Without a pin: this takes long.
-        engine.log().prepare(engine.epoch(), |segment| {
-            self.make(segment, pages, 0)?;
+        let prepared = engine.log().prepare(engine.epoch(), |segment| {
+            if pages == Pages::Written {
+                // If a block of it cannot be written, nobody is to have it.
+                self.make(segment, pages, 0)?;
+            }
             Ok(!self.is_late(segment))
         })?;
+        if let Some(segment) = prepared
+            && pages != Pages::Written
+        {
+            // The writers have the file already, and need not make one if they are faster.
+            self.make(&segment, pages, 0)?;
+        }
         Ok(!self.stopped())
     }
 
@@ -158,6 +167,12 @@ impl Preparer<'_> {
         let guard = self.engine.epoch().pin();
         let active = self.engine.log().active(&guard).map(Segment::sequence);
         active > Some(segment.sequence()) || segment.is_full()
+    }
+
+    /// Whether it is the one that the writers come to next, or are at.
+    fn is_urgent(&self, segment: &Segment<MmapMemory>) -> bool {
+        let guard = self.engine.epoch().pin();
+        !self.engine.log().has_prepared_before(&guard, segment.sequence())
     }
 
     /// Makes pages of the active segment, if it was not prepared: a writer made it. The flushes of
@@ -206,6 +221,10 @@ impl Preparer<'_> {
             if self.stopped() || self.is_late(segment) {
                 return Ok(());
             }
+            if pages == Pages::Large && !self.is_urgent(segment) {
+                // Zeroing takes half of the memory's bandwidth, which is the writers'.
+                thread::park_timeout(NAP);
+            }
             // Looked at again each time: the writers may be faster.
             let taken = segment.frame_bytes() as usize;
             if at < bytes - taken {
@@ -242,7 +261,7 @@ impl Preparer<'_> {
             segment.memory().flush()?;
         }
         if !hurry {
-            thread::park_timeout(WRITE_NAP);
+            thread::park_timeout(NAP);
         }
         Ok(())
     }

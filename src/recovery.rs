@@ -26,7 +26,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::files::Files;
 use crate::format::header::{DIRECTORY_AT, Role, SegmentId};
-use crate::format::ids::{SlotNumber, TableIndex};
+use crate::format::ids::{Lsn, Sequence, SlotNumber, TableIndex};
 use crate::format::manifest::Manifest;
 use crate::index::Shape;
 use crate::log::Log;
@@ -35,6 +35,7 @@ use crate::options::Recovery;
 use crate::report::{Damage, RecoveryReport};
 use crate::segment::{Geometry, Segment};
 use crate::sync::unmodelled::Arc;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 /// What opening made of a directory.
@@ -168,6 +169,7 @@ pub fn recover(
         leftovers.dropped.clone_from(&manifest.dropped);
         let at_once = basis.rebuilt || mode == Recovery::Salvage || rebooted(&engine, &candidates);
         decide(&engine, &durability, &candidates, tail)?;
+        note_gone(&engine, &candidates, &collected.blank);
         if at_once {
             tidy_up(&engine, &catalog, std::mem::take(&mut leftovers))?;
         }
@@ -185,6 +187,25 @@ pub fn recover(
 fn rebooted(engine: &FileEngine, candidates: &[Candidate]) -> bool {
     let boot_id = engine.log().source().boot_id();
     candidates.iter().any(|candidate| candidate.segment.boot_id() != boot_id)
+}
+
+/// If the last segment of the log is gone, because compaction has emptied it, or missing, nobody
+/// knows which of its LSNs were given: all of them count. (While an older one goes on, none of it
+/// was.)
+fn note_gone(engine: &FileEngine, candidates: &[Candidate], blank: &[Arc<Segment<MmapMemory>>]) {
+    let (log, guard) = (engine.log(), engine.epoch().pin());
+    if log.active(&guard).is_some() {
+        return;
+    }
+    let there = candidates.iter().map(|candidate| &candidate.segment).chain(blank);
+    let there: BTreeSet<_> = there.map(|segment| segment.sequence()).collect();
+    let used = candidates.iter().filter(|candidate| !candidate.holds_copies());
+    let last = used.map(|candidate| candidate.segment.sequence().0).max().unwrap_or(0);
+    let mut younger = (last + 1..log.floor(&guard).0).rev();
+    if let Some(gone) = younger.find(|&sequence| !there.contains(&Sequence(sequence))) {
+        let slot = SlotNumber(log.geometry().capacity().slots_max() - 1);
+        log.note_given(Lsn::new(Sequence(gone), slot));
+    }
 }
 
 /// Everything before the first segment that is not wholly flushed is durable, and its own part.

@@ -9,7 +9,8 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Records that a get would find.
+    /// Records that a get would find, and those that have expired until compaction comes by: as
+    /// [`Store::len`](crate::Store::len).
     pub live_records: u64,
     /// Segment files in use.
     pub segments: u64,
@@ -106,7 +107,7 @@ pub enum SegmentState {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecoveryReport {
-    /// Live records after opening.
+    /// Live records after opening, as [`Store::len`](crate::Store::len) counts them.
     pub records: u64,
     /// Reservations that a crash left without a whole record; none of them was acknowledged.
     pub torn: u64,

@@ -117,16 +117,18 @@ impl Store {
     #[must_use]
     pub fn contains(&self, id: impl AsRef<[u8]>) -> bool {
         let (id, pinned) = (id.as_ref(), self.pin());
-        check_id(id).is_ok() && !matches!(pinned.find(id), Ok(None))
+        is_id(id) && !matches!(pinned.find(id), Ok(None))
     }
 
-    /// Live records.
+    /// Live records. One that has expired is found no more, but counted until compaction comes by:
+    /// nothing happens when its time is over. Who needs to know how many are left can walk
+    /// ([`Pinned::iter`]). Beside writers, a count of a moment.
     #[must_use]
     pub fn len(&self) -> usize {
         usize::try_from(self.engine().live()).unwrap_or(usize::MAX)
     }
 
-    /// Whether there is no live record.
+    /// Whether there is no live record, as [`Store::len`] counts them.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -168,11 +170,13 @@ impl Store {
     }
 }
 
+/// Whether a record can have this id.
+#[inline]
+fn is_id(id: &[u8]) -> bool {
+    (1..=ID_BYTES_MAX).contains(&id.len())
+}
+
 #[inline]
 fn check_id(id: &[u8]) -> Result<(), Error> {
-    if (1..=ID_BYTES_MAX).contains(&id.len()) {
-        Ok(())
-    } else {
-        Err(Error::InvalidId { len: id.len() })
-    }
+    if is_id(id) { Ok(()) } else { Err(Error::InvalidId { len: id.len() }) }
 }

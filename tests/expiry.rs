@@ -165,3 +165,62 @@ fn nothing_older_comes_back_when_an_expired_version_is_compacted_away() {
         assert_eq!(store.len(), 450);
     }
 }
+
+#[test]
+fn a_deep_check_finds_nothing_wrong_with_an_older_version_of_what_has_expired() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    store.put("both", &E, "hidden by what has expired").unwrap();
+    store.put("other", &E, "").unwrap();
+    store.put_record(NewRecord::new("both", &E, "over").expires_in(Duration::ZERO)).unwrap();
+    // Their older versions, too, have an end, which is far.
+    let long = NewRecord::new("two ends", &E, "").expires_in(3600 * SECOND);
+    store.put_record(long).unwrap();
+    store.put_record(NewRecord::new("two ends", &E, "").expires_in(Duration::ZERO)).unwrap();
+    store.close().unwrap();
+    let store = options().read_only(true).open(&path).unwrap();
+    let report = store.verify_deep(|_, _| ()).unwrap();
+    assert!(report.is_clean(), "{:?}", report.damaged);
+    assert_eq!(report.compared, 3, "what has not expired");
+    assert!(!store.contains("both") && store.contains("other"));
+}
+
+/// Whoever looked a moment ago does not look again for a second; what has expired in the segment
+/// that takes records stayed where it was then.
+#[test]
+fn what_expires_right_after_a_look_goes_with_the_next_compaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    let secret = b"the-secret-that-expires";
+    let moment = SystemTime::now() + SECOND / 4;
+    store.put_record(NewRecord::new("short", &E, secret).expires_at(moment)).unwrap();
+    // It looks, and nothing has expired (unless this took very long).
+    store.compact().unwrap();
+    wait_for(moment);
+    store.compact().unwrap();
+    assert_eq!((store.len(), store.stats().live_bytes, store.stats().dead_bytes), (0, 0, 0));
+    store.close().unwrap();
+    for entry in std::fs::read_dir(&path).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret));
+    }
+}
+
+/// As the documentation says: nothing happens when its time is over.
+#[test]
+fn what_has_expired_is_counted_until_compaction_comes_by() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    store.put_record(NewRecord::new("over", &E, "").expires_in(Duration::ZERO)).unwrap();
+    store.put("stays", &E, "").unwrap();
+    assert_eq!((store.len(), store.stats().live_records), (2, 2));
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    assert_eq!((store.len(), store.recovery().records), (2, 2));
+    assert_eq!(store.pin().iter().count(), 1, "who needs to know can walk");
+    store.compact().unwrap();
+    assert_eq!((store.len(), store.stats().live_records), (1, 1));
+}

@@ -162,6 +162,8 @@ mod forward {
 
     // SAFETY: `HeapMemory` keeps the contract.
     unsafe impl Memory for Faulty {
+        const STREAMS_FROM: usize = HeapMemory::STREAMS_FROM;
+
         fn len(&self) -> usize {
             self.0.len()
         }
@@ -171,6 +173,13 @@ mod forward {
         unsafe fn write(&self, at: usize, bytes: &[u8]) {
             // SAFETY: the caller's contract is the same.
             unsafe { HeapMemory::write(&self.0, at, bytes) }
+        }
+        unsafe fn stream(&self, at: usize, lines: &[u8]) {
+            // SAFETY: the caller's contract is the same.
+            unsafe { HeapMemory::stream(&self.0, at, lines) }
+        }
+        fn end_stream(&self, at: usize, len: usize) {
+            self.0.end_stream(at, len);
         }
         unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
             // SAFETY: the caller's contract is the same.
@@ -252,4 +261,24 @@ fn after_one_failed_flush_none_is_tried_and_nobody_is_told_that_all_is_well() {
     assert_eq!(flushes.durable(), durable, "the durable end ran ahead of the data");
     flushes.wait(&engine, durable).unwrap();
     assert_ne!(flushes.durable(), RawLsn::default());
+}
+
+/// The flusher has ended by then; the last flush is the closer's.
+#[test]
+fn a_future_that_is_polled_while_the_store_closes_is_served_by_its_last_flush() {
+    let geometry = Geometry { segment_bytes: 1 << 16, directory_at: HEADER_END, dimension: 1 };
+    let log = Log::new(Heap(Arc::default()), geometry, Sequence(1));
+    let engine: Engine<Faulty, Heap> =
+        Engine::new(log, stratalog::internals::index::Shape::default());
+    let flushes = Flushes::default();
+    let lsn = put(&engine, "a");
+    flushes.stop();
+    let wakes = Arc::new(Unpark(std::thread::current(), AtomicU64::new(0)));
+    let (waker, mut slot) = (Waker::from(Arc::clone(&wakes)), None);
+    let mut context = Context::from_waker(&waker);
+    assert!(flushes.poll(lsn, &mut context, &mut slot).is_pending());
+    flushes.settle(&engine).unwrap();
+    assert_eq!(wakes.1.load(Ordering::Acquire), 1, "it was not woken");
+    let done = flushes.poll(lsn, &mut context, &mut slot);
+    assert!(matches!(done, Poll::Ready(Ok(()))), "{done:?}");
 }

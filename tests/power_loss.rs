@@ -158,7 +158,9 @@ impl Life<'_> {
     fn judge(&mut self, capture: &Capture, history: &History) -> Result<(), String> {
         if self.states > 0 {
             let mut viewer = Viewer::new(capture, history, &mut self.known);
-            self.tally.states += viewer.sample(self.states, &mut self.dice)?;
+            let seen = viewer.sample(self.states, &mut self.dice)?;
+            self.tally.states += seen.states;
+            self.tally.painted += seen.painted;
             if !self.dice.one_in(20) {
                 return Ok(());
             }
@@ -276,27 +278,31 @@ fn after_power_loss_what_was_promised_is_there_and_of_the_rest_a_prefix() {
 fn many_states_of_each_moment_are_prefixes() {
     let most = number("STRATALOG_POWER_LOSS_STATES", STATES);
     let next = AtomicU64::new(number("STRATALOG_POWER_LOSS_SEED", 1));
-    let (first, seen) = (next.load(Ordering::SeqCst), AtomicU64::new(0));
+    let first = next.load(Ordering::SeqCst);
+    let (seen, painted) = (AtomicU64::new(0), AtomicU64::new(0));
     let a_moment = if most > STATES { STATES_A_MOMENT } else { STATES_A_MOMENT / 40 };
     let (started, threads) = (std::time::Instant::now(), std::thread::available_parallelism());
     std::thread::scope(|scope| {
         for _ in 0..threads.map_or(1, usize::from) {
             scope.spawn(|| {
-                while seen.load(Ordering::SeqCst) < most {
+                while painted.load(Ordering::SeqCst) < most {
                     let seed = next.fetch_add(1, Ordering::SeqCst);
                     let (_named, mut tally) = (Named(seed), Tally::default());
                     live(seed, Honesty::Honest, a_moment, &mut tally)
                         .unwrap_or_else(|error| panic!("{error}"));
-                    let all = seen.fetch_add(tally.states, Ordering::SeqCst) + tally.states;
+                    let all = painted.fetch_add(tally.painted, Ordering::SeqCst) + tally.painted;
+                    seen.fetch_add(tally.states, Ordering::SeqCst);
                     let lived = seed + 1 - first;
                     if lived.is_multiple_of(10) || all >= most {
-                        println!("{all} states of {lived} lives in {:?}", started.elapsed());
+                        let new = seen.load(Ordering::SeqCst);
+                        let elapsed = started.elapsed();
+                        println!("{all} states, {new} of them new, {lived} lives, {elapsed:?}");
                     }
                 }
             });
         }
     });
-    assert!(seen.load(Ordering::SeqCst) >= most, "a thread gave up");
+    assert!(painted.load(Ordering::SeqCst) >= most, "a thread gave up");
 }
 
 /// Three segments of which nothing was flushed but the first record; of the first one a slot in the

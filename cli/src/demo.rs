@@ -163,6 +163,7 @@ impl Demo<'_> {
             segment_bytes: None,
             upkeep: false,
             steps: false,
+            session: Duration::from_millis(150),
         };
         let mut rig = Rig::new(&self.path, plan, fastrand::u64(..));
         for _ in 0..self.args.kills {

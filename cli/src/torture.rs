@@ -7,11 +7,13 @@
 //! | `event` | what the child says on its pipe: before and after each operation |
 //! | `child` | the process that writes until it is killed |
 //! | `oracle` | which states the events allow, and the judgement of one that was found |
-//! | `rig` | a round: start, kill, open, compare |
+//! | `rig` | a round: start, kill, open, compare; `rig/backups`: what is left of backups |
+//! | `crew` | several stores at once |
 //! | `step` | kills at a certain system call |
 //! | `tally` | what is counted |
 
 pub mod child;
+mod crew;
 pub mod event;
 pub mod oracle;
 pub mod rig;
@@ -21,9 +23,9 @@ pub mod value;
 
 use crate::Outcome;
 use crate::output::{self, count, size};
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
+use crew::{Crew, Sums};
 use indicatif::{ProgressBar, ProgressStyle};
-use rig::{Plan, Rig};
 use serde::Serialize;
 use std::fs;
 use std::io::Write;
@@ -31,11 +33,7 @@ use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tally::Tally;
-use value::Keys;
 
-/// The store is removed and begun again when it has grown past this: compaction should see to it
-/// that it never does.
-const DISK_BYTES_MAX: u64 = 1 << 30;
 /// How many violations are printed.
 const VIOLATIONS_SHOWN: usize = 20;
 
@@ -53,7 +51,10 @@ pub struct Args {
     /// What chooses keys, values and moments [default: random]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Threads of the writing process
+    /// How many stores, each with a writing process of its own
+    #[arg(long, value_name = "N", default_value = "1")]
+    stores: NonZeroU8,
+    /// Threads of a writing process
     #[arg(long, value_name = "N", default_value = "4")]
     threads: NonZeroU8,
     /// Leave the directory as it is at the end
@@ -77,48 +78,30 @@ struct Report<'a> {
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     ensure_ours(&args.directory)?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-    let store = args.directory.join("store");
-    let keys = Keys { threads: args.threads.get(), own: 400, shared: 48 };
     let steps = step::can_be_chosen();
     if !steps {
         output::complain("no strace here that may trace: kills at random moments only");
     }
-    let plan = Plan { keys, dimension: 24, segment_bytes: Some(1 << 20), upkeep: true, steps };
-    let mut rig = Rig::new(&store, plan, seed);
-    let started = Instant::now();
-    let (bar, mut wiped) = (progress_bar(args.kills)?, 0);
-    while rig.tally.kills < args.kills && rig.tally.violations() == 0 {
-        let late = args.seconds_max.is_some_and(|s| started.elapsed() >= Duration::from_secs(s));
-        if late {
-            break;
-        }
-        if disk_bytes(&store)? > DISK_BYTES_MAX {
-            bar.suspend(|| {
-                let (kills, passed) = (count(rig.tally.kills), size(DISK_BYTES_MAX));
-                let text =
-                    format!("after {kills} kills: the store has passed {passed}, begun again");
-                output::complain(&text);
-            });
-            fs::remove_dir_all(&store)?;
-            rig.begin_again();
-            wiped += 1;
-        }
-        rig.round().with_context(|| format!("seed {seed}"))?;
-        bar.set_position(rig.tally.kills);
-    }
+    let (started, bar) = (Instant::now(), progress_bar(args.kills)?);
+    let crew = Crew {
+        directory: &args.directory,
+        stores: u32::from(args.stores.get()),
+        kills: args.kills,
+        deadline: args.seconds_max.map(|seconds| started + Duration::from_secs(seconds)),
+        seed,
+        threads: args.threads.get(),
+        steps,
+        bar: &bar,
+    };
+    let sums = crew.run()?;
     bar.finish_and_clear();
-    finish(args, &rig, seed, wiped, started.elapsed())
+    finish(args, &crew, &sums, started.elapsed())
 }
 
-fn finish(
-    args: &Args,
-    rig: &Rig,
-    seed: u64,
-    wiped: u64,
-    elapsed: Duration,
-) -> anyhow::Result<Outcome> {
-    let tally = &rig.tally;
-    let violations = &rig.violations[..rig.violations.len().min(VIOLATIONS_SHOWN)];
+fn finish(args: &Args, crew: &Crew<'_>, sums: &Sums, elapsed: Duration) -> anyhow::Result<Outcome> {
+    let Sums { tally, wiped, violations } = sums;
+    let (seed, wiped) = (crew.seed, *wiped);
+    let violations = &violations[..violations.len().min(VIOLATIONS_SHOWN)];
     if args.json {
         let seconds = elapsed.as_secs_f64();
         output::json(&Report { seed, seconds, tally, wiped, violations })?;
@@ -130,7 +113,7 @@ fn finish(
         bail!("{} violations with seed {seed}; the files are in {at}", tally.violations());
     }
     if !args.keep {
-        fs::remove_dir_all(args.directory.join("store"))?;
+        (0..crew.stores).try_for_each(|nth| fs::remove_dir_all(crew.place(nth)))?;
     }
     Ok(Outcome::Good)
 }
@@ -168,7 +151,9 @@ fn print(
     writeln!(out, "  segments removed    {}", line(tally.segments_removed))?;
     writeln!(out, "  records moved       {}", line(tally.records_moved))?;
     writeln!(out, "backups made          {}", line(tally.backups))?;
-    writeln!(out, "  found and checked   {}", line(tally.backups_checked))?;
+    writeln!(out, "  found and judged    {}", line(tally.backups_checked))?;
+    writeln!(out, "  of those unfinished {}", line(tally.backups_unfinished))?;
+    writeln!(out, "  records compared    {}", line(tally.backup_records))?;
     writeln!(out, "gets judged           {}", line(tally.gets))?;
     writeln!(out, "syncs                 {}", line(tally.syncs))?;
     writeln!(out, "openings compared     {}", line(tally.openings))?;
@@ -196,18 +181,6 @@ fn ensure_ours(directory: &Path) -> anyhow::Result<()> {
     let empty = fs::read_dir(directory)?.next().is_none();
     ensure!(empty, "{} is not empty; name a directory that is, or a new one", directory.display());
     Ok(())
-}
-
-/// Sizes of the files in a directory; 0 if there is none.
-fn disk_bytes(directory: &Path) -> anyhow::Result<u64> {
-    if !directory.exists() {
-        return Ok(0);
-    }
-    let mut bytes = 0;
-    for entry in fs::read_dir(directory)? {
-        bytes += entry?.metadata()?.len();
-    }
-    Ok(bytes)
 }
 
 fn progress_bar(kills: u64) -> anyhow::Result<ProgressBar> {

@@ -61,6 +61,8 @@ impl Drop for Watched {
 
 // SAFETY: `HeapMemory` keeps the contract.
 unsafe impl Memory for Watched {
+    const STREAMS_FROM: usize = HeapMemory::STREAMS_FROM;
+
     fn len(&self) -> usize {
         self.inner.len()
     }
@@ -70,6 +72,13 @@ unsafe impl Memory for Watched {
     unsafe fn write(&self, at: usize, bytes: &[u8]) {
         // SAFETY: the caller's contract is the same.
         unsafe { HeapMemory::write(&self.inner, at, bytes) }
+    }
+    unsafe fn stream(&self, at: usize, lines: &[u8]) {
+        // SAFETY: the caller's contract is the same.
+        unsafe { HeapMemory::stream(&self.inner, at, lines) }
+    }
+    fn end_stream(&self, at: usize, len: usize) {
+        self.inner.end_stream(at, len);
     }
     unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
         // SAFETY: the caller's contract is the same.

@@ -39,17 +39,22 @@ struct State {
 pub struct Disk(Arc<Mutex<State>>);
 
 impl Disk {
-    pub fn new(len: usize) -> Self {
-        Self(Arc::new(Mutex::new(State { now: vec![0; len], log: Vec::new() })))
+    pub fn new(now: Vec<u8>) -> Self {
+        Self(Arc::new(Mutex::new(State { now, log: Vec::new() })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All that happened.
-    pub fn log(&self) -> Vec<Entry> {
-        self.state().log.clone()
+    /// All that happened since it was last asked.
+    pub fn take_log(&self) -> Vec<Entry> {
+        std::mem::take(&mut self.state().log)
+    }
+
+    /// What it holds.
+    pub fn now(&self) -> Vec<u8> {
+        self.state().now.clone()
     }
 
     /// Shows the disk as a file below `place`, until what is returned is dropped.

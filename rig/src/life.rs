@@ -1,22 +1,25 @@
-//! What the process on the mounted file system does: the same for the same seed, so that whoever
-//! knows the seed and how many operations were begun and made durable can say what must be there.
+//! What the process on the mounted file system does: several threads, each with ids of its own, and
+//! of each the same for the same seed. So whoever knows the seed and how many operations of each
+//! thread were begun and made durable can say what must be there.
 
-use anyhow::{Context, ensure};
-use std::collections::BTreeMap;
+use crate::model::{Model, Operation, Write, advance, operation, rng_of};
+use anyhow::ensure;
 use std::fs::File;
-use std::io::Write;
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::thread;
-use std::time::Duration;
-use stratalog::{Batch, Options, Store};
+use std::time::{Duration, SystemTime};
+use stratalog::{Batch, Condition, Error, NewRecord, Options, Store};
 
 pub const DIMENSION: usize = 8;
 pub const SEGMENT: u64 = 1 << 20;
-const IDS: u8 = 40;
-const OPERATIONS: u32 = 600;
-
-/// The id and number of the operation that wrote each live record.
-pub type Model = BTreeMap<u8, u32>;
+pub const THREADS: usize = 3;
+/// Operations of each thread, and how many between two openings.
+const OPERATIONS: u32 = 180;
+const A_SESSION: u32 = 60;
+/// Backups that are there at the same time.
+const BACKUPS_KEPT: u32 = 2;
 
 /// When a process says that what it wrote is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,128 +32,175 @@ pub enum Promise {
     Early,
 }
 
-/// One write of an operation.
-#[derive(Clone, Copy, Debug)]
-enum Change {
-    Put(u8),
-    Remove(u8),
+pub fn embedding(id: [u8; 2], n: u32) -> [f32; DIMENSION] {
+    std::array::from_fn(|at| f32::from(id[1]) + n as f32 * (at + 1) as f32)
 }
 
-fn rng_of(seed: u64, n: u32) -> fastrand::Rng {
-    fastrand::Rng::with_seed(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(n))
-}
-
-/// What the `n`th operation does: several changes are a batch.
-fn changes(seed: u64, n: u32) -> Vec<Change> {
-    let mut rng = rng_of(seed, n);
-    let one = |rng: &mut fastrand::Rng| match rng.u8(..4) {
-        0 => Change::Remove(rng.u8(..IDS)),
-        _ => Change::Put(rng.u8(..IDS)),
-    };
-    let count = if rng.u8(..4) == 0 { rng.usize(2..6) } else { 1 };
-    (0..count).map(|_| one(&mut rng)).collect()
-}
-
-/// What is there after `n` operations.
-pub fn model_after(seed: u64, n: u32) -> Model {
-    let mut model = Model::new();
-    (1..=n).for_each(|n| advance(&mut model, seed, n));
-    model
-}
-
-pub fn advance(model: &mut Model, seed: u64, n: u32) {
-    for change in changes(seed, n) {
-        match change {
-            Change::Put(id) => model.insert(id, n),
-            Change::Remove(id) => model.remove(&id),
-        };
-    }
-}
-
-fn embedding(id: u8, n: u32) -> [f32; DIMENSION] {
-    std::array::from_fn(|at| f32::from(id) + n as f32 * (at + 1) as f32)
-}
-
-fn content(id: u8, n: u32) -> Vec<u8> {
-    let mut rng = fastrand::Rng::with_seed(u64::from(n) << 8 | u64::from(id));
-    let len = if rng.u8(..20) == 0 { rng.usize(..200_000) } else { rng.usize(..3_000) };
+pub fn content(id: [u8; 2], n: u32) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(u64::from(n) << 16 | u64::from(u16::from_le_bytes(id)));
+    let len = if rng.u8(..30) == 0 { rng.usize(..120_000) } else { rng.usize(..3_000) };
     let mut content = n.to_le_bytes().to_vec();
-    content.extend((0..len).map(|_| rng.u8(..)));
+    content.resize(4 + len, 0);
+    rng.fill(&mut content[4..]);
     content
 }
 
-/// What a store holds; an error if a record is not whole.
-pub fn found(store: &Store) -> anyhow::Result<Model> {
-    let mut model = Model::new();
-    for record in &store.pin() {
-        let record = record?;
-        let &[id] = record.id() else { anyhow::bail!("an id of {} bytes", record.id().len()) };
-        let n = record.content().first_chunk::<4>().context("a short content")?;
-        let n = u32::from_le_bytes(*n);
-        let whole = record.content() == content(id, n) && record.embedding() == embedding(id, n);
-        ensure!(whole, "record {id} of operation {n} is not of one piece");
-        ensure!(model.insert(id, n).is_none(), "record {id} is there twice");
-    }
-    Ok(model)
+/// A place for a backup.
+pub fn copy_of(place: &Path, number: u32) -> PathBuf {
+    place.join(format!("copy-{number}"))
 }
 
-fn write(store: &Store, seed: u64, n: u32) -> anyhow::Result<()> {
-    let changes = changes(seed, n);
-    match changes[..] {
-        [Change::Put(id)] => {
-            store.put([id], &embedding(id, n), &content(id, n))?;
-            return Ok(());
-        }
-        [Change::Remove(id)] => {
-            store.remove([id])?;
-            return Ok(());
-        }
-        _ => {}
+struct Worker<'a> {
+    place: &'a Path,
+    said: &'a File,
+    seed: u64,
+    promise: Promise,
+    thread: u8,
+    model: Model,
+    rng: fastrand::Rng,
+    backups: &'a Mutex<u32>,
+}
+
+impl Worker<'_> {
+    /// One write to a file that keeps none of it back.
+    fn say(&self, line: &str) -> anyhow::Result<()> {
+        let mut said = self.said;
+        Ok(said.write_all(line.as_bytes())?)
     }
-    let mut batch = Batch::new();
-    for change in changes {
-        match change {
-            Change::Put(id) => batch.put([id], &embedding(id, n), content(id, n)),
-            Change::Remove(id) => batch.remove([id]),
-        };
+
+    fn session(&mut self, store: &Store, from: u32) -> anyhow::Result<()> {
+        for n in from + 1..=from + A_SESSION {
+            self.say(&format!("begin {} {n}", self.thread))?;
+            let operation = operation(self.seed, self.thread, n);
+            self.write(store, &operation, n)?;
+            advance(&mut self.model, &operation, n);
+            if self.rng.u8(..6) == 0 {
+                self.sync(store)?;
+            }
+            match self.rng.u8(..120) {
+                0 if self.thread == 0 => {
+                    store.compact()?;
+                }
+                1..4 if self.thread == 0 => self.back_up(store)?,
+                4..12 => thread::sleep(Duration::from_millis(1)),
+                _ => {}
+            }
+        }
+        Ok(())
     }
-    store.write(batch)?;
-    Ok(())
+
+    fn sync(&self, store: &Store) -> anyhow::Result<()> {
+        let (begin, end) = (format!("sync {}", self.thread), format!("synced {}", self.thread));
+        self.say(&begin)?;
+        if self.promise == Promise::Early {
+            self.say(&end)?;
+        }
+        if self.promise != Promise::NoSync {
+            store.sync()?;
+        }
+        self.say(&end)
+    }
+
+    fn back_up(&self, store: &Store) -> anyhow::Result<()> {
+        let mut last = self.backups.lock().map_err(|_panic| anyhow::anyhow!("a panic"))?;
+        *last += 1;
+        if let Some(past) = last.checked_sub(BACKUPS_KEPT).filter(|past| *past > 0) {
+            self.say(&format!("removing {past}"))?;
+            std::fs::remove_dir_all(copy_of(self.place, past))?;
+        }
+        self.say(&format!("backup {last}"))?;
+        store.backup(copy_of(self.place, *last))?;
+        self.say(&format!("copied {last}"))
+    }
+
+    fn id(&self, id: u8) -> [u8; 2] {
+        [self.thread, id]
+    }
+
+    fn write(&self, store: &Store, operation: &Operation, n: u32) -> anyhow::Result<()> {
+        match operation {
+            Operation::Writes(writes) if writes.len() == 1 => match writes[0] {
+                Write::Remove(id) => drop(store.remove(self.id(id))?),
+                put => {
+                    let id = self.id(put.id());
+                    let (embedding, content) = (embedding(id, n), content(id, n));
+                    store.put_record(expiring(NewRecord::new(&id, &embedding, &content), put))?;
+                }
+            },
+            Operation::Writes(writes) => {
+                let mut batch = Batch::new();
+                for &write in writes {
+                    let id = self.id(write.id());
+                    let (embedding, content) = (embedding(id, n), content(id, n));
+                    match write {
+                        Write::Remove(_) => batch.remove(id),
+                        put => batch
+                            .put_record(expiring(NewRecord::new(&id, &embedding, &content), put)),
+                    };
+                }
+                store.write(batch)?;
+            }
+            Operation::PutIf { id, present } => {
+                let holds = self.model.contains_key(id) == *present;
+                let condition = if *present { Condition::Present } else { Condition::Absent };
+                let id = self.id(*id);
+                match store.put_if(id, &embedding(id, n), content(id, n), condition) {
+                    Ok(_) if holds => {}
+                    Err(Error::ConditionFailed { .. }) if !holds => {}
+                    other => anyhow::bail!("{condition:?} of {id:?}, holds is {holds}: {other:?}"),
+                }
+            }
+            Operation::Bump(id) => {
+                let tag = store.update_tag(self.id(*id), |tag| tag + 1)?;
+                let expected = self.model.get(id).map(|held| u64::from(held.bumps) + 1);
+                ensure!(tag == expected, "a tag is {tag:?}, expected was {expected:?}");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn expiring(record: NewRecord<'_>, put: Write) -> NewRecord<'_> {
+    match put {
+        Write::PutExpired(_) => record.expires_at(SystemTime::UNIX_EPOCH + Duration::from_secs(9)),
+        Write::PutForNow(_) => record.expires_in(Duration::from_secs(36_000)),
+        _ => record,
+    }
 }
 
 /// Lives on a store, saying what it begins and what it has been promised.
 pub fn live(place: &Path, said: &Path, seed: u64, promise: Promise) -> anyhow::Result<()> {
     let said = File::options().write(true).open(said)?;
-    let say = |line: String| (&said).write_all(line.as_bytes());
     let options = Options::new().dimension(DIMENSION).segment_size(SEGMENT);
-    let mut store = options.open(place)?;
-    let mut rng = rng_of(seed, u32::MAX);
-    for n in 1..=OPERATIONS {
-        say(format!("begin {n}"))?;
-        write(&store, seed, n)?;
-        if rng.u8(..6) == 0 {
-            match promise {
-                Promise::Kept => store.sync()?,
-                Promise::NoSync => {}
-                Promise::Early => {
-                    say(format!("durable {n}"))?;
-                    store.sync()?;
-                }
-            }
-            say(format!("durable {n}"))?;
-        }
-        match rng.u8(..120) {
-            0 => {
-                store.compact()?;
-            }
-            1 => {
-                store.close()?;
-                say(format!("durable {n}"))?;
-                store = options.open(place)?;
-            }
-            2..8 => thread::sleep(Duration::from_millis(1)),
-            _ => {}
-        }
+    let backups = Mutex::new(0);
+    let mut store = options.open(place.join("store"))?;
+    let mut workers: Vec<Worker<'_>> = (0..THREADS as u8)
+        .map(|thread| Worker {
+            place,
+            said: &said,
+            seed,
+            promise,
+            thread,
+            model: Model::new(),
+            rng: rng_of(seed, thread, u32::MAX),
+            backups: &backups,
+        })
+        .collect();
+    for from in (0..OPERATIONS).step_by(A_SESSION as usize) {
+        thread::scope(|scope| {
+            let at_work = workers.iter_mut().map(|worker| {
+                let store = &store;
+                scope.spawn(move || worker.session(store, from))
+            });
+            let at_work: Vec<_> = at_work.collect();
+            at_work.into_iter().try_for_each(|worker| {
+                worker.join().map_err(|_panic| anyhow::anyhow!("a worker panicked"))?
+            })
+        })?;
+        workers[0].say("closing")?;
+        store.close()?;
+        workers[0].say("closed")?;
+        store = options.open(place.join("store"))?;
     }
     Ok(())
 }

@@ -1,8 +1,12 @@
 //! Loop devices and mounts that go away with what holds them.
 
 use anyhow::{Context, ensure};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Runs a program; what it printed.
 pub fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
@@ -37,24 +41,39 @@ impl Drop for Loop {
     }
 }
 
-/// A mounted device.
+/// A mounted device. Nobody else has it open, so the system forgets what it knew of its blocks when
+/// it is unmounted.
 pub struct Mounted(PathBuf);
 
 impl Mounted {
-    pub fn at(device: &Loop, place: &Path) -> anyhow::Result<Self> {
+    pub fn at(device: &Loop, kind: &str, place: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(place)?;
-        run("mount", &[&device.0, text(place)?])?;
+        mount(&device.0, place, kind, MountFlags::NOATIME, None)?;
         Ok(Self(place.to_owned()))
+    }
+}
+
+/// For how long a mount that is busy is tried to be taken away.
+const BUSY_MAX: Duration = Duration::from_secs(20);
+
+impl Mounted {
+    /// Takes it away for certain: one that somebody still uses would come back as the next mount of
+    /// the device, whatever has been written to that meanwhile.
+    pub fn end(self) -> anyhow::Result<()> {
+        let (since, place) = (Instant::now(), self.0.clone());
+        while let Err(error) = unmount(&place, UnmountFlags::empty()) {
+            ensure!(error == Errno::BUSY && since.elapsed() < BUSY_MAX, "unmounting: {error}");
+            thread::sleep(Duration::from_millis(2));
+        }
+        std::mem::forget(self);
+        Ok(())
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let unmounted = text(&self.0).and_then(|place| {
-            run("umount", &[place]).or_else(|_busy| run("umount", &["--lazy", place]))
-        });
-        if let Err(error) = unmounted {
-            eprintln!("{error}");
+        if let Err(error) = unmount(&self.0, UnmountFlags::DETACH) {
+            eprintln!("{}: {error}", self.0.display());
         }
     }
 }

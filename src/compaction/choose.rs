@@ -3,9 +3,8 @@
 use super::{Compactor, Emptied, FileSegment};
 use crate::catalog::FileEngine;
 use crate::clock;
-use crate::epoch::Guard;
 use crate::format::header::Role;
-use crate::format::slot::{Kind, SLOT_BYTES, SlotState};
+use crate::format::slot::SLOT_BYTES;
 use crate::pacing::Space;
 use crate::sync::unmodelled::Arc;
 use std::collections::VecDeque;
@@ -21,8 +20,8 @@ pub enum Scope {
 
 /// Segments of a group, at most: bounds how long its copies wait for their sources to go.
 const GROUP_MAX: usize = 32;
-/// How long not to look again for what has expired in a segment.
-const LOOK_AGAIN_NS: u64 = 1_000_000_000;
+/// Looks for what has expired wherever anything ever can.
+pub(super) const EVER: u64 = u64::MAX - 1;
 /// Threads, at most.
 const HANDS_MAX: u64 = 8;
 /// So many nearly empty segments for copies are merged into one.
@@ -109,37 +108,12 @@ impl Compactor<'_> {
         log.in_use_counted(&guard, ready).into_iter().map(measure).collect()
     }
 
-    /// Counts the live bytes whose time is over, if any can be that was not when it was looked for
-    /// last, and that was to be done `by` then: a walk over the slots, and the headers of those
-    /// that expire.
-    fn look_for_expired(&self, guard: &Guard, segment: &FileSegment, by: u64) {
-        let now = clock::now_ns();
-        if segment.look_at() > by {
-            return;
-        }
-        let (mut bytes, mut next) = (0, u64::MAX);
-        for (slot, state) in segment.slots(segment.slots_end()) {
-            let SlotState::Committed(Kind::Put, body) = state else { continue };
-            if !body.expires || !self.engine.leads_to(guard, segment, body) {
-                continue;
-            }
-            let Ok(frame) = segment.committed_frame(slot) else { continue };
-            match frame.header().expires_ns {
-                0 => {}
-                expired if expired <= now => bytes += body.len.bytes() as u64,
-                later => next = next.min(later),
-            }
-        }
-        // Not for each single record that expires.
-        segment.set_expired(bytes, next.max(now.saturating_add(LOOK_AGAIN_NS)));
-    }
-
     /// Every segment that holds something dead; those that may let go of tombstones last.
     pub(super) fn choose_all(&self) -> Vec<Arc<FileSegment>> {
         {
             let guard = self.engine.epoch().pin();
             for segment in self.engine.log().in_use(&guard) {
-                self.look_for_expired(&guard, segment, u64::MAX - 1);
+                self.engine.look_for_expired(&guard, segment, EVER, clock::now_ns());
             }
         }
         let mut chosen = self.measure();
@@ -192,7 +166,8 @@ impl Compactor<'_> {
         let guard = self.engine.epoch().pin();
         let segments = self.engine.log().in_use(&guard).filter(|s| !s.has_moves());
         segments.fold((0, 0), |(live, dead), segment| {
-            self.look_for_expired(&guard, segment, clock::now_ns());
+            let now = clock::now_ns();
+            self.engine.look_for_expired(&guard, segment, now, now);
             let (its_live, its_dead) = live_and_dead(segment);
             (live + its_live, dead + its_dead)
         })

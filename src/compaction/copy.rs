@@ -9,7 +9,7 @@ use crate::format::ids::SlotNumber;
 use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::index::KeyHash;
 use crate::memory::MmapMemory;
-use crate::segment::{Frame, Mark, Moves, Slots};
+use crate::segment::{Ahead, Frame, Mark, Moves, Slots};
 use crate::sync::lock;
 use crate::sync::unmodelled::{Arc, Mutex};
 
@@ -35,10 +35,12 @@ pub(super) struct Copied {
 }
 
 /// What is left of a group to be copied, in parts that are handled under one pin each.
+#[derive(Default)]
 struct Parts<'a> {
     victims: &'a [Arc<FileSegment>],
     number: usize,
     slots: Option<Slots<'a, MmapMemory>>,
+    ahead: Ahead,
 }
 
 /// Which segment of the group, and some of its slots.
@@ -50,10 +52,15 @@ impl<'a> Parts<'a> {
             let victim = self.victims.get(self.number)?;
             let slots = self.slots.get_or_insert_with(|| victim.slots(victim.slots_end()));
             let part: Vec<_> = slots.take(RECORDS_A_PIN).collect();
+            for (_, state) in &part {
+                if let SlotState::Committed(Kind::Put, body) = state {
+                    victim.read_on(&mut self.ahead, body.offset, body.len);
+                }
+            }
             if !part.is_empty() {
                 return Some((self.number, victim, part));
             }
-            (self.number, self.slots) = (self.number + 1, None);
+            *self = Parts { victims: self.victims, number: self.number + 1, ..Parts::default() };
         }
     }
 }
@@ -79,7 +86,7 @@ impl Compactor<'_> {
         outputs: &mut Outputs,
         group: &mut Group,
     ) -> Result<(), Stopped> {
-        let parts = Mutex::new(Parts { victims, number: 0, slots: None });
+        let parts = Mutex::new(Parts { victims, ..Parts::default() });
         let (outputs, pace) = (Mutex::new(outputs), Pace::default());
         let mut done = Ok(());
         for (some, its_done) in together(self.hands(), || self.copy_parts(&parts, &outputs, &pace))

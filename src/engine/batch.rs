@@ -1,20 +1,22 @@
 //! Batches: all or nothing across any crash. One reservation, one decision (the head's slot); the
 //! members are then published one by one, each by the rules for its kind.
 
-use super::write::Published;
+use super::write::{Published, note_expiry};
 use super::{Engine, exhausted};
 use crate::epoch::Guard;
 use crate::error::Error;
 use crate::format::frame::units_of;
 use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
-use crate::index::{Entry, Exhausted, KeyHash};
+use crate::index::{Entry, KeyHash};
 use crate::log::{Need, Source};
 use crate::memory::Memory;
 use crate::segment::Record;
 
 /// How many members ahead the index is asked for.
 const AHEAD: usize = 8;
+/// More members of a batch than this do not have hashes that end in the same 24 bits.
+const ALIKE_MAX: usize = 1024;
 
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Writes records that together fit a segment; the highest LSN given.
@@ -29,8 +31,14 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
         let removes = records.iter().all(|record| record.kind == Kind::Tombstone);
         let need = if removes { Need::ToFree } else { Need::ToGrow };
+        if are_too_alike(records) {
+            return Err(exhausted());
+        }
         loop {
             let guard = self.epoch.pin();
+            for record in records {
+                self.make_room_for(&guard, record)?;
+            }
             let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, need)?;
             // Voided by a flush that could not wait: once more.
             let Ok(written) = reservation.commit(records) else { continue };
@@ -66,18 +74,29 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
         let published = self.publish(guard, record, lsn, entry);
         if let Some(segment) = counted
-            && !matches!(published, Ok(Published::Installed(_)))
+            && !matches!(published, Published::Installed(_))
         {
             segment.sub_live(bytes);
         }
         match published {
-            Ok(Published::Installed(before)) => {
+            Published::Installed(before) => {
                 self.account(guard, record.kind, before);
+                counted.inspect(|segment| note_expiry(segment, record));
                 Ok(lsn)
             }
-            Ok(Published::Absorbed) => Ok(lsn),
-            Ok(Published::AppendAgain) => self.put(record),
-            Err(Exhausted) => Err(exhausted()),
+            Published::Absorbed => Ok(lsn),
+            Published::AppendAgain => self.put_again(record),
         }
     }
+}
+
+/// Whether so many hashes of a batch end alike that the index might have room for each, but not for
+/// all of them: only a crafted one's do.
+fn are_too_alike(records: &[Record<'_>]) -> bool {
+    if records.len() <= ALIKE_MAX {
+        return false;
+    }
+    let mut ends: Vec<u32> = records.iter().map(|record| (record.key_hash as u32) << 8).collect();
+    ends.sort_unstable();
+    ends.windows(ALIKE_MAX + 1).any(|alike| alike.first() == alike.last())
 }

@@ -5,8 +5,11 @@
 #![expect(unsafe_code, reason = "follows addresses from the index into frames")]
 
 mod batch;
+mod expiry;
 mod relocate;
 mod restore;
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests;
 mod write;
 
 pub use relocate::{Key, Relocation};
@@ -14,6 +17,7 @@ pub use write::Refused;
 
 use crate::epoch::{Epoch, Guard};
 use crate::error::Error;
+use crate::format::bytes::same_bytes;
 use crate::format::ids::{Address, Lsn};
 use crate::format::slot::{SlotBody, SlotState};
 use crate::index::{Entry, Index, KeyHash, Resolve, Shape};
@@ -117,8 +121,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
 
     /// Counts live records that came, or went.
     pub fn add_live(&self, by: i64) {
-        // Relaxed: a statistic.
-        self.live.fetch_add(by, Ordering::Relaxed);
+        if by != 0 {
+            // Relaxed: a statistic.
+            self.live.fetch_add(by, Ordering::Relaxed);
+        }
     }
 
     /// The frame behind an entry of the index.
@@ -221,7 +227,40 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
     }
 
-    /// The id's live record. Wait-free; writes nothing shared (but for the rare pending entry).
+    /// Looks an id up, and answers with what is found: its live record, nothing, or what is rare
+    /// (a tombstone, a write that is not decided yet, a record that has expired, damage) and to be
+    /// looked at by another get from the beginning, so that nothing is carried past it. Wait-free;
+    /// writes nothing shared. One function together with its caller, and nothing in memory
+    /// between them.
+    #[inline(always)]
+    pub fn look<'g, R>(
+        &'g self,
+        guard: &'g Guard,
+        hash: KeyHash,
+        id: &[u8],
+        live: impl FnOnce(Located<'g, M>) -> R,
+        nothing: impl FnOnce() -> R,
+        rare: impl FnOnce() -> R,
+    ) -> R {
+        for entry in self.index.candidates(guard, hash) {
+            if let Some((segment, offset)) = self.log.resolve(guard, entry.address) {
+                segment.prefetch(offset);
+                // SAFETY: as in `locate`.
+                if let Ok(frame) = unsafe { segment.frame(offset) }
+                    && same_bytes(frame.id(), id)
+                {
+                    let plain = !entry.tomb && !entry.pending && !frame.has_expired();
+                    return if plain { live(Located { segment, frame }) } else { rare() };
+                }
+            }
+            if self.is_the_ids(guard, entry, hash, id) {
+                return rare();
+            }
+        }
+        nothing()
+    }
+
+    /// The id's live record.
     #[inline]
     pub fn get<'g>(
         &'g self,
@@ -229,46 +268,26 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         hash: KeyHash,
         id: &[u8],
     ) -> Result<Option<Located<'g, M>>, Damaged<'g, M>> {
-        let mut found = None;
-        let entry = self.index.get(guard, hash, |entry| {
-            if let Some((segment, offset)) = self.log.resolve(guard, entry.address) {
-                segment.prefetch(offset);
-                // SAFETY: as in `locate`.
-                if let Ok(frame) = unsafe { segment.frame(offset) }
-                    && frame.id() == id
-                {
-                    found = Some(Located { segment, frame });
-                    return true;
-                }
-            }
-            self.is_broken(guard, entry, hash, id)
-        });
-        match (entry, found) {
-            (None, _) => Ok(None),
-            (Some(Entry { tomb: false, pending: false, .. }), Some(at))
-                if !at.frame.has_expired() =>
-            {
-                Ok(Some(at))
-            }
-            (Some(entry), _) => self.get_rare(guard, entry, hash, id),
-        }
+        let rare = || self.get_rare(guard, hash, id);
+        self.look(guard, hash, id, |at| Ok(Some(at)), || Ok(None), rare)
     }
 
-    /// Another id with the same tag, or the id's, damaged?
+    /// Whether an entry is the id's, whole or damaged, and not another's with the same tag.
     #[cold]
-    fn is_broken(&self, guard: &Guard, entry: Entry, hash: KeyHash, id: &[u8]) -> bool {
+    fn is_the_ids(&self, guard: &Guard, entry: Entry, hash: KeyHash, id: &[u8]) -> bool {
         !matches!(self.identify(guard, entry, hash, id), Identified::Other)
     }
 
-    /// What a get finds at an entry of the id that is not simply a live record's.
+    /// A get from the beginning, whatever there is at the id's entry.
     #[cold]
     fn get_rare<'g>(
         &'g self,
         guard: &'g Guard,
-        entry: Entry,
         hash: KeyHash,
         id: &[u8],
     ) -> Result<Option<Located<'g, M>>, Damaged<'g, M>> {
+        let same = |entry| self.is_the_ids(guard, entry, hash, id);
+        let Some(entry) = self.index.get(guard, hash, same) else { return Ok(None) };
         let Some(counts) = self.standing(guard, entry).filter(|counts| !counts.tomb) else {
             return Ok(None);
         };
@@ -302,6 +321,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     #[inline]
     pub fn prefetch_entry(&self, guard: &Guard, entry: Entry) {
         if let Some((segment, offset)) = self.log.resolve(guard, entry.address) {
+            segment.will_read(offset);
             segment.prefetch_header(offset);
             segment.prefetch(offset);
         }

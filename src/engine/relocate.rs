@@ -169,6 +169,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         if moved && copy.kind == Kind::Put {
             output.add_live(copy.len.bytes() as u64);
             victim.sub_live(copy.len.bytes() as u64);
+            if frame.expires() {
+                output.note_expiry(frame.header().expires_ns);
+            }
         }
         moved
     }

@@ -6,7 +6,7 @@ use crate::epoch::Guard;
 use crate::error::Error;
 use crate::format::ids::Lsn;
 use crate::format::slot::{Kind, SlotBody};
-use crate::index::{Decision, Entry, Exhausted, Found, Index, KeyHash, Resolve};
+use crate::index::{Decision, Entry, Exhausted, Found, Index, KeyHash, Resolve, Room};
 use crate::log::Source;
 use crate::memory::Memory;
 use crate::segment::Segment;
@@ -105,9 +105,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             };
             if won { Decision::Set(entry) } else { Decision::Keep }
         };
+        let (hash, epoch) = (KeyHash(body.key_hash), &self.epoch);
         let before = self
             .index
-            .update(&self.epoch, guard, KeyHash(body.key_hash), &keys, decide)
+            .update_within(Room::Restoring, epoch, guard, hash, &keys, decide)
             .map_err(|Exhausted| exhausted())?;
         let live = if won { self.count_restored(guard, segment, tomb, body, before) } else { 0 };
         Ok((won, live))

@@ -12,10 +12,10 @@ use crate::error::Error;
 use crate::format::frame::Writing;
 use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
-use crate::index::{Decision, Entry, Exhausted, Found, KeyHash};
+use crate::index::{Decision, Entry, Exhausted, Found, KeyHash, Room};
 use crate::log::{Need, Source};
 use crate::memory::Memory;
-use crate::segment::{Pending, Record};
+use crate::segment::{Pending, Record, Segment};
 
 /// How a blind put ended.
 pub(super) enum Published {
@@ -45,6 +45,16 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Stores a version of an id, or a tombstone that asks nothing. The record's parts have passed
     /// the store's checks.
     pub fn put(&self, record: &Record<'_>) -> Result<Lsn, Error> {
+        self.put_as(record, need(record), true)
+    }
+
+    /// The same for a record that was committed before and could not be placed: it takes whatever
+    /// room there is, since an error now would come too late.
+    pub(super) fn put_again(&self, record: &Record<'_>) -> Result<Lsn, Error> {
+        self.put_as(record, Need::ToFree, false)
+    }
+
+    fn put_as(&self, record: &Record<'_>, mut need: Need, mut first: bool) -> Result<Lsn, Error> {
         debug_assert_eq!(record.writing, Writing::Blind);
         let (bytes, tomb) = (record.layout().bytes(), record.kind == Kind::Tombstone);
         let live_bytes = if tomb { 0 } else { bytes };
@@ -52,26 +62,37 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             let guard = self.epoch.pin();
             // It comes while the frame is filled.
             self.index.prefetch(&guard, KeyHash(record.key_hash));
-            let reservation = self.log.reserve(&self.epoch, &guard, bytes, need(record))?;
+            if first {
+                self.make_room_for(&guard, record)?;
+            }
+            let reservation = self.log.reserve(&self.epoch, &guard, bytes, need)?;
             let (segment, lsn) = (reservation.segment(), reservation.lsn());
             let Ok((address, _claim)) = reservation.commit(record) else { continue };
             let entry = Entry { address, tomb, pending: false };
             segment.add_live(live_bytes);
             let published = self.publish(&guard, record, lsn, entry);
-            if !matches!(published, Ok(Published::Installed(_))) {
+            if !matches!(published, Published::Installed(_)) {
                 segment.sub_live(live_bytes);
             }
             match published {
-                Ok(Published::Installed(before)) => {
+                Published::Installed(before) => {
                     self.account(&guard, record.kind, before);
+                    note_expiry(segment, record);
                     self.call_for_reclaim();
                     return Ok(lsn);
                 }
-                Ok(Published::Absorbed) => return Ok(lsn),
-                Ok(Published::AppendAgain) => {}
-                Err(Exhausted) => return Err(exhausted()),
+                Published::Absorbed => return Ok(lsn),
+                Published::AppendAgain => (need, first) = (Need::ToFree, false),
             }
         }
+    }
+
+    /// Before a record is committed: it must not fail for lack of room in the index afterwards.
+    #[inline]
+    pub(super) fn make_room_for(&self, guard: &Guard, record: &Record<'_>) -> Result<(), Error> {
+        let (keys, hash) = (self.keys(guard, record), KeyHash(record.key_hash));
+        let made = self.index.make_room_for(&self.epoch, guard, hash, &keys);
+        made.map_err(|Exhausted| exhausted())
     }
 
     /// The put column of DESIGN.md 5.4.
@@ -81,7 +102,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         record: &Record<'_>,
         lsn: Lsn,
         entry: Entry,
-    ) -> Result<Published, Exhausted> {
+    ) -> Published {
         let mut outcome = Published::Absorbed;
         let decide = |found| {
             outcome = match found {
@@ -94,9 +115,11 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 Published::Absorbed | Published::AppendAgain => Decision::Keep,
             }
         };
-        let keys = self.keys(guard, record);
-        self.index.update(&self.epoch, guard, KeyHash(record.key_hash), &keys, decide)?;
-        Ok(outcome)
+        let (keys, hash) = (self.keys(guard, record), KeyHash(record.key_hash));
+        let (room, epoch) = (Room::Committed, &self.epoch);
+        let updated = self.index.update_within(room, epoch, guard, hash, &keys, decide);
+        debug_assert!(updated.is_ok(), "what is committed finds room");
+        outcome
     }
 
     /// A blind put against an entry of its id.
@@ -200,6 +223,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                     }
                     self.account(&guard, record.kind, before);
                     self.replace(&guard, record, entry, Entry { pending: false, ..entry })?;
+                    note_expiry(segment, record);
                     self.call_for_reclaim();
                     return Ok(Ok(lsn));
                 }
@@ -296,6 +320,14 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
 
 fn pending_entry<M: Memory>(record: &Record<'_>, pending: &Pending<'_, M>) -> Entry {
     Entry { address: pending.address(), tomb: record.kind == Kind::Tombstone, pending: true }
+}
+
+/// For who looks for what has expired, once the index leads to the record.
+#[inline]
+pub(super) fn note_expiry<M: Memory>(segment: &Segment<M>, record: &Record<'_>) {
+    if record.expires_ns != 0 {
+        segment.note_expiry(record.expires_ns);
+    }
 }
 
 /// Removals may take the last room there is.

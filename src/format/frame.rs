@@ -66,10 +66,20 @@ impl FrameLayout {
         expires: bool,
     ) -> Self {
         let id_at = Self::id_at(expires);
-        let embedding_at = (id_at + id_len).next_multiple_of(UNIT_BYTES);
+        let embedding_at = whole_units(id_at + id_len);
         let content_at = embedding_at + dimension * size_of::<f32>();
         let has_previous = writing == Writing::Conditional && dimension > 0;
         Self { id_at, embedding_at, content_at, end: content_at + content_len, has_previous }
+    }
+
+    /// The layout of the frame with this outline, in a store whose embeddings have so many bytes.
+    #[must_use]
+    #[inline]
+    pub fn of(outline: Outline, embedding_bytes: u32) -> Self {
+        let bytes = if outline.kind == Kind::Put { embedding_bytes } else { 0 };
+        let (id_len, content_len) = (usize::from(outline.id_len), outline.content_len as usize);
+        let dimension = bytes as usize / size_of::<f32>();
+        Self::new(id_len, dimension, content_len, outline.writing(), outline.expires())
     }
 
     /// Where the id begins.
@@ -84,7 +94,7 @@ impl FrameLayout {
     #[inline]
     pub fn bytes(self) -> u64 {
         let last = if self.has_previous { PREVIOUS_BYTES } else { 0 };
-        (self.end + last).next_multiple_of(UNIT_BYTES) as u64
+        whole_units(self.end + last) as u64
     }
 
     /// Where the previous word lies, if the record is a conditional one.
@@ -96,6 +106,12 @@ impl FrameLayout {
 
 const _: () = assert!(usize::BITS == 64, "lengths are summed in 64 bits");
 
+/// So many bytes, and what is missing to a multiple of 64.
+#[inline]
+fn whole_units(bytes: usize) -> usize {
+    (bytes + (UNIT_BYTES - 1)) & !(UNIT_BYTES - 1)
+}
+
 /// What of a header says where the frame's parts lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outline {
@@ -105,13 +121,13 @@ pub struct Outline {
     pub id_len: u16,
     /// Put or tombstone.
     pub kind: Kind,
-    /// Whether the index decided about it.
-    pub writing: Writing,
-    /// Whether it has an expiry.
-    pub expires: bool,
+    flags: u8,
 }
 
 impl Outline {
+    /// Of nothing.
+    pub const NONE: Self = Self { content_len: 0, id_len: 0, kind: Kind::Tombstone, flags: 0 };
+
     /// The outline of bytes 8..48 of a frame, its fields within their ranges.
     #[inline]
     pub fn decode(bytes: &HeaderBytes) -> Result<Self, &'static str> {
@@ -120,17 +136,29 @@ impl Outline {
         if flags & !(FLAG_CONDITIONAL | FLAG_EXPIRES) != 0 {
             return Err("unknown flags in a frame header");
         }
-        let conditional = flags & FLAG_CONDITIONAL != 0;
-        let writing = if conditional { Writing::Conditional } else { Writing::Blind };
-        let expires = flags & FLAG_EXPIRES != 0;
-        if expires && part(bytes, 32) == [0; EXPIRY_BYTES] {
+        let content_len = u32::from_le_bytes(part(bytes, 16));
+        let outline = Self { content_len, id_len, kind, flags };
+        if outline.expires() && part(bytes, 32) == [0; EXPIRY_BYTES] {
             return Err("an impossible expiry in a frame header");
         }
         if id_len == 0 || usize::from(id_len) > ID_BYTES_MAX {
             return Err("impossible id length in a frame header");
         }
-        let content_len = u32::from_le_bytes(part(bytes, 16));
-        Ok(Self { content_len, id_len, kind, writing, expires })
+        Ok(outline)
+    }
+
+    /// Whether it has an expiry.
+    #[must_use]
+    #[inline]
+    pub fn expires(self) -> bool {
+        self.flags & FLAG_EXPIRES != 0
+    }
+
+    /// Whether the index decided about it.
+    #[must_use]
+    #[inline]
+    pub fn writing(self) -> Writing {
+        if self.flags & FLAG_CONDITIONAL != 0 { Writing::Conditional } else { Writing::Blind }
     }
 }
 
@@ -206,7 +234,7 @@ impl FrameHeader {
     /// The header whose outline is known.
     #[inline]
     pub(crate) fn of(outline: Outline, bytes: &HeaderBytes) -> Self {
-        let expires_ns = if outline.expires { u64::from_le_bytes(part(bytes, 32)) } else { 0 };
+        let expires_ns = if outline.expires() { u64::from_le_bytes(part(bytes, 32)) } else { 0 };
         Self {
             lsn: Lsn::from_u64(u64::from_le_bytes(part(bytes, 0))),
             created_ns: u64::from_le_bytes(part(bytes, 8)),
@@ -215,7 +243,7 @@ impl FrameHeader {
             checksum: u32::from_le_bytes(part(bytes, 24)),
             id_len: outline.id_len,
             kind: outline.kind,
-            writing: outline.writing,
+            writing: outline.writing(),
             expires_ns,
         }
     }

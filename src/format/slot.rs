@@ -6,27 +6,26 @@ use crate::format::ids::{Lsn, SlotNumber, Units};
 /// Bytes of a slot.
 pub const SLOT_BYTES: usize = 32;
 
-/// What a record is.
+/// What a record is: the byte on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Kind {
     /// A version of an id: embedding and content.
-    Put,
+    Put = 1,
     /// The removal of an id.
-    Tombstone,
+    Tombstone = 2,
 }
 
 impl Kind {
     /// The byte on disk.
     #[must_use]
     pub fn byte(self) -> u8 {
-        match self {
-            Self::Put => 1,
-            Self::Tombstone => 2,
-        }
+        self as u8
     }
 
     /// The kind of a byte from disk.
     #[must_use]
+    #[inline]
     pub fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Put),

@@ -21,7 +21,7 @@
 #![expect(unsafe_code, reason = "overflow buckets and successors are published as raw pointers")]
 
 use super::OVERFLOW_BLOCK;
-use super::entry::{Entry, Spot, Word, low_bits};
+use super::entry::{Entry, Spot, Tag, Word, low_bits};
 use crate::format::ids::Lsn;
 use crate::memory::prefetch;
 use crate::sync::unmodelled::{Arc, AtomicU64 as PlainU64, Ordering as PlainOrdering};
@@ -126,6 +126,48 @@ impl<const SLOTS: usize> Bucket<SLOTS> {
         match self.link_from(frozen.err()?) {
             Link::Bucket(bucket) => Some(bucket),
             Link::Nothing | Link::Frozen => None,
+        }
+    }
+}
+
+/// Entries of one chain that have the tag that is looked for: one of them at most is the key's.
+pub struct Candidates<'a, const SLOTS: usize> {
+    bucket: &'a Bucket<SLOTS>,
+    tag: Tag,
+    words: [Word; SLOTS],
+    /// Of those words, which have the tag and were not given out yet.
+    hits: u32,
+}
+
+impl<'a, const SLOTS: usize> Candidates<'a, SLOTS> {
+    #[inline(always)]
+    fn new(bucket: &'a Bucket<SLOTS>, tag: Tag) -> Self {
+        // All words first: which of them match is one number then, not seven branches.
+        let words = bucket.slots.each_ref().map(load);
+        let mut hits = 0;
+        for (place, word) in words.iter().enumerate() {
+            hits |= u32::from(word.has_tag(tag)) << place;
+        }
+        Self { bucket, tag, words, hits }
+    }
+}
+
+impl<const SLOTS: usize> Iterator for Candidates<'_, SLOTS> {
+    type Item = Entry;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Entry> {
+        loop {
+            while let Some(word) = self.words.get(self.hits.trailing_zeros() as usize) {
+                self.hits &= self.hits.wrapping_sub(1);
+                if !word.is_empty() {
+                    return Some(word.entry());
+                }
+            }
+            if self.words[SLOTS - 1].is_empty() {
+                return None; // K3: nothing behind it
+            }
+            *self = Self::new(self.bucket.behind()?, self.tag);
         }
     }
 }
@@ -296,35 +338,16 @@ impl<const SLOTS: usize> Chunk<SLOTS> {
     /// The first bucket of a chain. The number is below [`Chunk::width`], a power of two.
     #[inline]
     pub(super) fn bucket(&self, number: usize) -> &Bucket<SLOTS> {
-        &self.buckets[number & (self.buckets.len() - 1)]
+        let place = number & self.buckets.len().wrapping_sub(1);
+        debug_assert!(place < self.buckets.len(), "a chunk has buckets, a power of two of them");
+        // SAFETY: masked by the number of buckets, a power of two and not 0 (`Index::new`).
+        unsafe { self.buckets.get_unchecked(place) }
     }
 
-    /// The key's entry, if it has one: the first with its tag that `same_key` says yes to.
-    #[inline]
-    pub(super) fn find(
-        &self,
-        spot: Spot,
-        mut same_key: impl FnMut(Entry) -> bool,
-    ) -> Option<Entry> {
-        let mut bucket = self.bucket(spot.bucket);
-        loop {
-            // All words first: which of them match is one number then, not seven branches.
-            let words = bucket.slots.each_ref().map(load);
-            let mut hits = 0u32;
-            for (place, word) in words.iter().enumerate() {
-                hits |= u32::from(word.has_tag(spot.tag)) << place;
-            }
-            while let Some(&word) = words.get(hits.trailing_zeros() as usize) {
-                if !word.is_empty() && same_key(word.entry()) {
-                    return Some(word.entry());
-                }
-                hits &= hits - 1;
-            }
-            if words[SLOTS - 1].is_empty() {
-                return None; // K3: nothing behind it
-            }
-            bucket = bucket.behind()?;
-        }
+    /// The entries with the tag of a spot, in order, until the first empty slot.
+    #[inline(always)]
+    pub(super) fn candidates(&self, spot: Spot) -> Candidates<'_, SLOTS> {
+        Candidates::new(self.bucket(spot.bucket), spot.tag)
     }
 
     /// A bucket behind `last`, the end of one of this chunk's chains: one of the chunk's blocks,

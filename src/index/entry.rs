@@ -186,11 +186,12 @@ pub(super) struct HashLayout {
 impl HashLayout {
     #[inline]
     pub(super) fn spot(self, hash: KeyHash) -> Spot {
-        let route = hash.0 >> self.bucket_bits;
+        // Both are far below 64.
+        let route = hash.0.wrapping_shr(self.bucket_bits);
         Spot {
             bucket: low_bits(hash.0, self.bucket_bits) as usize,
             route,
-            tag: Tag((route >> self.initial_depth) << ADDRESS_BITS & TAG),
+            tag: Tag(route.wrapping_shr(self.initial_depth) << ADDRESS_BITS & TAG),
         }
     }
 

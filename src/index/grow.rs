@@ -66,7 +66,22 @@ fn is_due(count: u64, limit: u64) -> bool {
     count.checked_sub(limit).is_some_and(|over| over % RETRY_EVERY == 0)
 }
 
+/// How many slots of a chunk may be in use before it is split: `split_at`, an eighth more or less
+/// of it. Which, follows from the chunk's route alone. Were it the same for all, then all would
+/// come to it at the same moment, since hashes fill them evenly; what they were replaced by and
+/// they themselves would be there together, and the allocator keep the room for both.
+pub(super) fn split_limit(split_at: u64, prefix: u64, depth: u32) -> u64 {
+    let spread = split_at / 4;
+    // The golden ratio spreads neighbours, whatever the depth, evenly over the 32 high bits.
+    let mixed = (prefix << 5 ^ u64::from(depth)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    split_at - spread / 2 + ((mixed * spread) >> 32)
+}
+
 impl<const SLOTS: usize> Index<SLOTS> {
+    fn split_limit(&self, chunk: &Chunk<SLOTS>) -> u64 {
+        split_limit(self.split_at, chunk.prefix(), chunk.depth())
+    }
+
     /// After a word of the chunk was replaced: counts it, and has the chunk replaced if need be.
     pub(super) fn after_store(
         &self,
@@ -78,7 +93,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
     ) {
         let mut due = false;
         if old.is_empty() {
-            due = is_due(chunk.count_used(), self.split_at);
+            due = is_due(chunk.count_used(), self.split_limit(chunk));
         }
         if old.is_dead() != new.is_dead() {
             let dead = chunk.count_dead(if new.is_dead() { 1 } else { -1 });
@@ -109,7 +124,10 @@ impl<const SLOTS: usize> Index<SLOTS> {
         chunk: &Chunk<SLOTS>,
         resolve: &impl Resolve,
     ) -> Result<(), Exhausted> {
-        let plan = self.plan(chunk).ok_or(Exhausted)?;
+        let Some(plan) = self.plan(chunk) else {
+            self.note_crowd();
+            return Err(Exhausted);
+        };
         self.replace(epoch, guard, chunk, plan, resolve);
         Ok(())
     }
@@ -123,11 +141,12 @@ impl<const SLOTS: usize> Index<SLOTS> {
     fn plan(&self, chunk: &Chunk<SLOTS>) -> Option<Plan> {
         let used = chunk.used();
         let dead = if self.keeps_tombstones() { 0 } else { chunk.dead() };
-        let crowded = used >= self.split_at;
+        let split_at = self.split_limit(chunk);
+        let crowded = used >= split_at;
         if !crowded && !chunk.is_starved() {
             return (dead > self.dead_limit()).then_some(Plan::Rebuild);
         }
-        let mostly_live = used.saturating_sub(dead) >= self.split_at - self.split_at / 4;
+        let mostly_live = used.saturating_sub(dead) >= split_at - split_at / 4;
         if dead > 0 && !mostly_live {
             return Some(Plan::Rebuild);
         }
@@ -247,5 +266,32 @@ pub(super) fn for_each_word<const SLOTS: usize>(
             visit(word);
         }
         bucket = now.behind();
+    }
+}
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests {
+    use super::split_limit;
+
+    #[test]
+    fn chunks_of_one_depth_do_not_come_to_their_limits_together() {
+        const SPLIT_AT: u64 = 2816;
+        for depth in [3, 8, 10, 13] {
+            let chunks = 1u64 << depth;
+            let mut parts = [0u64; 8];
+            for prefix in 0..chunks {
+                let over = split_limit(SPLIT_AT, prefix, depth) - (SPLIT_AT - SPLIT_AT / 8);
+                assert!(over < SPLIT_AT / 4, "{over} of {prefix}");
+                parts[(over * 8 / (SPLIT_AT / 4)) as usize] += 1;
+            }
+            let most = chunks / 8 + chunks / 64 + 2;
+            assert!(parts.iter().all(|part| *part <= most), "{parts:?} at depth {depth}");
+        }
+    }
+
+    #[test]
+    fn small_chunks_have_no_spread() {
+        assert!((0..64).all(|prefix| (1..4).all(|at| split_limit(at, prefix, 6) == at)));
+        assert!((0..64).all(|prefix| (7..=8).contains(&split_limit(8, prefix, 6))));
     }
 }

@@ -27,6 +27,7 @@ mod grow;
 mod tests;
 mod walk;
 
+pub use chunk::Candidates;
 pub use entry::{Decision, Entry, Exhausted, Found, KeyHash, Resolve};
 pub use walk::Walk;
 
@@ -53,7 +54,8 @@ pub const OVERFLOW_BLOCK: usize = 16;
 pub struct Shape {
     /// First buckets of a chunk, a power of two.
     pub buckets: usize,
-    /// A chunk with this many slots in use is split, or rebuilt if a quarter of them is dead.
+    /// A chunk with this many slots in use, an eighth more or less, is split, or rebuilt if a
+    /// quarter of them is dead.
     pub split_at: usize,
     /// Blocks of [`OVERFLOW_BLOCK`] further buckets that a chunk may have.
     pub overflow_blocks: usize,
@@ -72,8 +74,9 @@ impl Shape {
     #[must_use]
     pub fn for_records(n: u64) -> Self {
         let shape = Self::default();
-        // Two standard deviations below the limit: few chunks get more than that.
-        let per_chunk = (shape.split_at - 2 * shape.split_at.isqrt()) as u64;
+        // Two standard deviations below the lowest limit: few chunks get more than that.
+        let lowest = shape.split_at - shape.split_at / 8;
+        let per_chunk = (lowest - 2 * lowest.isqrt()) as u64;
         let chunks = n.div_ceil(per_chunk).max(1).checked_next_power_of_two();
         let initial_depth = chunks.map_or(MAX_DEPTH, u64::ilog2).min(MAX_DEPTH);
         Self { initial_depth, ..shape }
@@ -87,7 +90,22 @@ pub struct Index<const SLOTS: usize = 7> {
     split_at: u64,
     overflow_blocks: usize,
     keep_tombstones: AtomicBool,
+    /// A key has found no room once.
+    crowded: AtomicBool,
     meter: Arc<Meter>,
+}
+
+/// How much room a new key may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// What the shape allows.
+    Bounded,
+    /// Twice that, for who brings back what was once there: in another order, and in an index of
+    /// another size, it may take more.
+    Restoring,
+    /// As much as it takes: the record counts already. To be
+    /// [asked for before](Index::make_room_for).
+    Committed,
 }
 
 /// What became of one try to write.
@@ -116,6 +134,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
             split_at: shape.split_at.max(1) as u64,
             overflow_blocks: shape.overflow_blocks,
             keep_tombstones: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
             meter,
         }
     }
@@ -127,10 +146,17 @@ impl<const SLOTS: usize> Index<SLOTS> {
         &self,
         guard: &Guard,
         hash: KeyHash,
-        same_key: impl FnMut(Entry) -> bool,
+        mut same_key: impl FnMut(Entry) -> bool,
     ) -> Option<Entry> {
+        self.candidates(guard, hash).find(|entry| same_key(*entry))
+    }
+
+    /// The entries that may be the key's, of which one at most is. Wait-free, allocates nothing,
+    /// writes nothing shared.
+    #[inline(always)]
+    pub fn candidates<'g>(&'g self, guard: &'g Guard, hash: KeyHash) -> Candidates<'g, SLOTS> {
         let spot = self.layout.spot(hash);
-        self.directory.readable(spot.route, guard).find(spot, same_key)
+        self.directory.readable(spot.route, guard).candidates(spot)
     }
 
     /// A hint that a key with this hash will be looked up soon.
@@ -176,8 +202,82 @@ impl<const SLOTS: usize> Index<SLOTS> {
         guard: &Guard,
         hash: KeyHash,
         resolve: &impl Resolve,
+        decide: impl FnMut(Found) -> Decision,
+    ) -> Result<Option<Entry>, Exhausted> {
+        self.update_within(Room::Bounded, epoch, guard, hash, resolve, decide)
+    }
+
+    /// The same, with more room or less for a new key. Never [`Exhausted`] with
+    /// [`Room::Committed`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::update`].
+    pub fn update_within(
+        &self,
+        room: Room,
+        epoch: &Epoch,
+        guard: &Guard,
+        hash: KeyHash,
+        resolve: &impl Resolve,
         mut decide: impl FnMut(Found) -> Decision,
     ) -> Result<Option<Entry>, Exhausted> {
+        let spot = self.layout.spot(hash);
+        let mut blocks_max = match room {
+            Room::Restoring => self.overflow_blocks.saturating_mul(2),
+            Room::Bounded | Room::Committed => self.overflow_blocks,
+        };
+        loop {
+            let chunk = self.directory.current(spot.route, guard);
+            if chunk.forward().is_some() {
+                self.directory.settle(epoch, guard, chunk);
+                continue;
+            }
+            match self.attempt(chunk, spot, blocks_max, resolve, &mut decide) {
+                Attempt::Kept(seen) => return Ok(seen),
+                Attempt::Stored(seen, words) => {
+                    self.after_store(epoch, guard, chunk, resolve, words);
+                    return Ok(seen);
+                }
+                Attempt::Frozen => self.help(epoch, guard, chunk, resolve),
+                Attempt::Full => match self.make_room(epoch, guard, chunk, resolve) {
+                    Ok(()) => {}
+                    Err(Exhausted) if room == Room::Committed => blocks_max = usize::MAX,
+                    Err(Exhausted) => return Err(Exhausted),
+                },
+            }
+        }
+    }
+
+    /// Sees to it that there is room for a key whose record is about to be committed: what then
+    /// finds none is put in nevertheless. As long as no key ever found none, this is one load.
+    ///
+    /// # Errors
+    ///
+    /// [`Exhausted`]: the key would be a new one, and there is no room for it.
+    #[inline]
+    pub fn make_room_for(
+        &self,
+        epoch: &Epoch,
+        guard: &Guard,
+        hash: KeyHash,
+        resolve: &impl Resolve,
+    ) -> Result<(), Exhausted> {
+        // Relaxed: a hint. Who does not know yet puts one key too many in.
+        if !self.crowded.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.make_room_in_a_crowd(epoch, guard, hash, resolve)
+    }
+
+    #[cold]
+    fn make_room_in_a_crowd(
+        &self,
+        epoch: &Epoch,
+        guard: &Guard,
+        hash: KeyHash,
+        resolve: &impl Resolve,
+    ) -> Result<(), Exhausted> {
         let spot = self.layout.spot(hash);
         loop {
             let chunk = self.directory.current(spot.route, guard);
@@ -185,16 +285,41 @@ impl<const SLOTS: usize> Index<SLOTS> {
                 self.directory.settle(epoch, guard, chunk);
                 continue;
             }
-            match self.attempt(chunk, spot, resolve, &mut decide) {
-                Attempt::Kept(seen) => return Ok(seen),
-                Attempt::Stored(seen, words) => {
-                    self.after_store(epoch, guard, chunk, resolve, words);
-                    return Ok(seen);
-                }
-                Attempt::Frozen => self.help(epoch, guard, chunk, resolve),
-                Attempt::Full => self.make_room(epoch, guard, chunk, resolve)?,
+            match self.end_of_chain(chunk, spot, resolve) {
+                Ok(()) => return Ok(()),
+                Err(Short::Frozen) => self.help(epoch, guard, chunk, resolve),
+                Err(Short::Starved) => self.make_room(epoch, guard, chunk, resolve)?,
             }
         }
+    }
+
+    /// Whether the key is there, or an empty slot for it; if need be, a bucket is added.
+    fn end_of_chain(
+        &self,
+        chunk: &Chunk<SLOTS>,
+        spot: Spot,
+        resolve: &impl Resolve,
+    ) -> Result<(), Short> {
+        let mut bucket = chunk.bucket(spot.bucket);
+        loop {
+            for word in bucket.slots.iter().map(load) {
+                let ends = word.is_empty();
+                if ends || word.has_tag(spot.tag) && resolve.same_key(word.entry()) {
+                    return if ends && word.is_frozen() { Err(Short::Frozen) } else { Ok(()) };
+                }
+            }
+            bucket = match bucket.link() {
+                Link::Bucket(behind) => behind,
+                Link::Frozen => return Err(Short::Frozen),
+                Link::Nothing => return chunk.extend(bucket, self.overflow_blocks).map(drop),
+            };
+        }
+    }
+
+    /// Notes that a key has found no room.
+    fn note_crowd(&self) {
+        // Relaxed: as in `make_room_for`.
+        self.crowded.store(true, Ordering::Relaxed);
     }
 
     /// One try, in one chunk.
@@ -202,6 +327,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
         &self,
         chunk: &Chunk<SLOTS>,
         spot: Spot,
+        blocks_max: usize,
         resolve: &impl Resolve,
         decide: &mut impl FnMut(Found) -> Decision,
     ) -> Attempt {
@@ -220,7 +346,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
                     if decide(absent) == Decision::Keep {
                         return Attempt::Kept(None);
                     }
-                    match chunk.extend(bucket, self.overflow_blocks) {
+                    match chunk.extend(bucket, blocks_max) {
                         Ok(behind) => behind,
                         Err(Short::Frozen) => return Attempt::Frozen,
                         Err(Short::Starved) => return Attempt::Full,

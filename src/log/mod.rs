@@ -14,7 +14,10 @@
 //! until they are out of these words; and a table index is used again only after no guard is left
 //! that could have seen it in them.
 
+mod queue;
 mod table;
+#[cfg(all(test, not(stratalog_loom)))]
+pub(crate) mod tests;
 
 pub use table::SegmentTable;
 
@@ -27,51 +30,13 @@ use crate::segment::cursor::MARK_PART;
 use crate::segment::{BatchReservation, Geometry, Reservation, Segment};
 use crate::sync::unmodelled::Arc;
 use crate::sync::{AtomicU64, Ordering};
+use queue::{NONE, Queue};
 
-/// No segment, in either half of `prepared`.
-const NONE: u32 = u32::MAX;
 /// Most segments that are prepared at a time.
 pub const PREPARED_MAX: usize = 2;
 /// No segment, in `active`: the other bits are the sequence that the last one had, so that no two
 /// such words are the same.
 const NONE_AFTER: u64 = 1 << 63;
-
-/// Table indexes of the prepared segments, the next one first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Queue {
-    first: u32,
-    second: u32,
-}
-
-impl Queue {
-    const EMPTY: Self = Self { first: NONE, second: NONE };
-
-    fn from_word(word: u64) -> Self {
-        Self { first: word as u32, second: (word >> 32) as u32 }
-    }
-
-    fn word(self) -> u64 {
-        u64::from(self.first) | u64::from(self.second) << 32
-    }
-
-    fn len(self) -> usize {
-        usize::from(self.first != NONE) + usize::from(self.second != NONE)
-    }
-
-    /// With one more behind the others.
-    fn and_then(self, index: u32) -> Option<Self> {
-        match self {
-            Self { first: NONE, .. } => Some(Self { first: index, second: NONE }),
-            Self { first, second: NONE } => Some(Self { first, second: index }),
-            _ => None,
-        }
-    }
-
-    /// With one more before the others.
-    fn after(self, index: u32) -> Option<Self> {
-        (self.second == NONE).then_some(Self { first: index, second: self.first })
-    }
-}
 
 /// What room is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -442,25 +407,37 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         })
     }
 
-    /// Makes the next segment ahead of need: `finish` gets it before any writer can (to make its
-    /// pages), and says whether it is still wanted. For the maintenance thread.
+    /// Makes the next segment ahead of need: `finish` gets it before any writer can, and says
+    /// whether it is still wanted. Returns it if the writers have it now. For the maintenance
+    /// thread.
     pub fn prepare(
         &self,
         epoch: &Epoch,
         finish: impl FnOnce(&Segment<M>) -> Result<bool, Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Arc<Segment<M>>>, Error> {
         let segment = self.source.create(self.take_sequence()?, Role::Log, Need::ToGrow)?;
         let finished = finish(&segment);
         if !matches!(finished, Ok(true)) {
             self.source.discard(&segment);
-            return finished.map(drop);
+            return finished.map(|_| None);
         }
-        let index = self.adopt(Arc::new(segment))?;
+        let segment = Arc::new(segment);
+        let index = self.adopt(Arc::clone(&segment))?;
         let guard = epoch.pin();
-        if !self.change_prepared(|queue| queue.and_then(index.0)) {
-            self.discard(epoch, &guard, index);
+        if self.change_prepared(|queue| queue.and_then(index.0)) {
+            return Ok(Some(segment));
         }
-        Ok(())
+        self.discard(epoch, &guard, index);
+        Ok(None)
+    }
+
+    /// Whether a writer that finds the active segment full gets another one before it comes to one
+    /// with this sequence.
+    pub fn has_prepared_before(&self, guard: &Guard, sequence: Sequence) -> bool {
+        // Acquire: pairs with the Release in `change_prepared`; the table entry is there.
+        let queue = Queue::from_word(self.prepared.load(Ordering::Acquire));
+        let first = self.table.get(guard, TableIndex(queue.first));
+        queue.first != NONE && first.is_some_and(|first| first.sequence() < sequence)
     }
 
     /// Discards what was prepared and not used: for closing.
@@ -485,12 +462,18 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let last = |s: &Segment<M>| {
             s.slots_end().checked_sub(1).map(|n| Lsn::new(s.sequence(), SlotNumber(n)))
         };
-        // Relaxed: a statistic; read first, so that no segment is missed on its way out.
-        let gone = Lsn::from_u64(self.last_gone.load(Ordering::Relaxed));
-        self.of_log(guard).filter_map(last).max().unwrap_or(Lsn::ZERO).max(gone)
+        // First, so that no segment is missed on its way out.
+        let gone = self.last_gone();
+        self.of_log(guard).filter_map(last).fold(gone, Lsn::max)
     }
 
-    /// Notes that an LSN was given once: recovery has met it in a copy.
+    /// The highest LSN given in a segment that is not in the table any more.
+    pub fn last_gone(&self) -> Lsn {
+        // Relaxed: a statistic.
+        Lsn::from_u64(self.last_gone.load(Ordering::Relaxed))
+    }
+
+    /// Notes that an LSN was given, or may have been: recovery has met it in a copy, say.
     pub fn note_given(&self, lsn: Lsn) {
         // Relaxed: as in `remove`.
         self.last_gone.fetch_max(lsn.as_u64(), Ordering::Relaxed);
@@ -514,15 +497,27 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     /// [Those in use](Log::in_use) that are wanted, in the order of their sequences, each with a
     /// count of its own: for who works on them without a pin.
+    ///
+    /// No segment of the log is missing that is older than one of them. A walk through the table
+    /// could pass one by that is prepared, and meet the one behind it after both were used; then
+    /// another segment is active than when it began, and it begins again.
     pub fn in_use_counted(
         &self,
         guard: &Guard,
         wanted: impl Fn(&Segment<M>) -> bool,
     ) -> Vec<Arc<Segment<M>>> {
-        let segments = self.in_use(guard).filter(|segment| wanted(segment));
-        let mut segments = self.counted(guard, segments);
-        segments.sort_by_key(|segment| segment.sequence());
-        segments
+        loop {
+            // Acquire: as in `active`.
+            let before = self.active.load(Ordering::Acquire);
+            let segments = self.in_use(guard).filter(|segment| wanted(segment));
+            let mut segments = self.counted(guard, segments);
+            // Release, and a write: who sees a segment active that was installed after this has
+            // the walk behind it, so the walk has not met what it writes there.
+            if self.active.fetch_or(0, Ordering::Release) == before {
+                segments.sort_by_key(|segment| segment.sequence());
+                return segments;
+            }
+        }
     }
 
     /// Segments with a count of their own for each.

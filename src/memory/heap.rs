@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "hands out slices of cells by the rules of `Memory`")]
 
 use super::Memory;
+use crate::sync::unmodelled::{Mutex, PoisonError};
 use crate::sync::{AtomicU64, Ordering, Tracker};
 use std::cell::UnsafeCell;
 
@@ -18,6 +19,9 @@ pub struct HeapMemory {
     words: Box<[AtomicU64]>,
     lines: Box<[Line]>,
     trackers: Box<[Tracker]>,
+    /// What was streamed and is not ended yet: where, and the bytes. Kept back that long, as a
+    /// processor may, so that a model notices who publishes before.
+    streamed: Mutex<Vec<(usize, Vec<u8>)>>,
 }
 
 // SAFETY: payload is shared by the rules of `Memory`: written by one owner before an atomic
@@ -33,6 +37,7 @@ impl HeapMemory {
             words: (0..words).map(|_| AtomicU64::new(0)).collect(),
             lines: (0..words * WORD / LINE).map(|_| Line(UnsafeCell::new([0; LINE]))).collect(),
             trackers: (0..words).map(|_| Tracker::new()).collect(),
+            streamed: Mutex::default(),
         }
     }
 
@@ -60,6 +65,9 @@ impl HeapMemory {
 // SAFETY: `lines` and `words` are boxes that never change; `base` is a multiple of 64 because a
 // `Line` is; all bytes are zero at first.
 unsafe impl Memory for HeapMemory {
+    /// All of them: the models see the same steps whatever the length.
+    const STREAMS_FROM: usize = 0;
+
     fn len(&self) -> usize {
         self.words.len() * WORD
     }
@@ -78,6 +86,25 @@ unsafe impl Memory for HeapMemory {
         // SAFETY: the range lies inside (as above), it belongs to the caller (contract), and it is
         // in cells, so writing through a shared reference is allowed.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    unsafe fn stream(&self, at: usize, lines: &[u8]) {
+        let mut streamed = self.streamed.lock().unwrap_or_else(PoisonError::into_inner);
+        streamed.push((at, lines.to_vec()));
+    }
+
+    fn end_stream(&self, at: usize, len: usize) {
+        let mut streamed = self.streamed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Others' ranges stay: to each its own end.
+        let ended: Vec<_> =
+            streamed.extract_if(.., |(begin, _)| (at..at + len).contains(begin)).collect();
+        // Not held below, where a model may switch threads.
+        drop(streamed);
+        for (at, lines) in ended {
+            // SAFETY: what is kept was streamed by the rules of `write`, and the range is still
+            // its writer's alone: nothing is published before this.
+            unsafe { self.write(at, &lines) };
+        }
     }
 
     unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {

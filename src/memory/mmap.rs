@@ -5,7 +5,7 @@
 //! store's lock keeps well-meant ones away), and would show as SIGBUS.
 #![expect(unsafe_code, reason = "a mapping is raw memory")]
 
-use super::Memory;
+use super::{Memory, stream};
 use crate::sync::AtomicU64;
 use crate::sync::unmodelled::{AtomicU64 as Counter, Mutex, Ordering, PoisonError};
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
@@ -29,6 +29,8 @@ pub enum Folios {
 /// In `preferred`.
 const LARGE: u64 = 1;
 const SMALL: u64 = 2;
+/// Settled, and read singly.
+const SINGLE: u64 = 3;
 
 /// A file, mapped whole and shared.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ pub struct MmapMemory {
     map: MmapRaw,
     /// Pages from here to the end were made ahead of use.
     made_from: Counter,
-    /// What folios were asked for: 0 none, 1 large, 2 small.
+    /// What folios were asked for: 0 none, 1 large, 2 small; 3: settled, pages are read singly.
     preferred: Counter,
     /// For flushing: `fdatasync` costs two thirds of an `msync`. Given back once the memory is
     /// settled, so that a store of thousands of segments does not need as many descriptors.
@@ -145,6 +147,8 @@ impl Drop for MmapMemory {
 
 // SAFETY: M1; a mapping begins at a page, and a new file's bytes are zero.
 unsafe impl Memory for MmapMemory {
+    const STREAMS_FROM: usize = 1024;
+
     fn len(&self) -> usize {
         self.map.len()
     }
@@ -170,6 +174,21 @@ unsafe impl Memory for MmapMemory {
     }
 
     #[inline]
+    unsafe fn stream(&self, at: usize, lines: &[u8]) {
+        debug_assert!(at + lines.len() <= self.map.len());
+        // SAFETY: inside, by the caller's contract.
+        let to = unsafe { self.map.as_mut_ptr().add(at) };
+        // SAFETY: inside and the caller's alone, by its contract; lines of a mapping, which begins
+        // at a page; a slice of the caller's cannot overlap a range that nobody may have read yet.
+        unsafe { stream::copy(to, lines) };
+    }
+
+    #[inline]
+    fn end_stream(&self, _at: usize, _len: usize) {
+        stream::end();
+    }
+
+    #[inline]
     unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
         debug_assert!(at + len <= self.map.len());
         // SAFETY: inside, by the caller's contract.
@@ -181,15 +200,40 @@ unsafe impl Memory for MmapMemory {
     #[inline]
     fn prefetch(&self, at: usize) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
-        if at < self.map.len() {
+        {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: inside (above).
-            let line = unsafe { self.map.as_ptr().add(at) };
+            // Of an address outside nothing becomes but a hint that is wrong.
+            let line = self.map.as_ptr().wrapping_add(at);
             // SAFETY: part of every x86-64; loads nothing that a program could see, never faults.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _: usize = at;
+    }
+
+    fn read_singly(&self, singly: bool) {
+        let (from, to, advice) =
+            if singly { (0, SINGLE, Advice::Random) } else { (SINGLE, 0, Advice::Normal) };
+        // Relaxed: hints. One whose pages are asked for otherwise is not settled: another time.
+        let changed =
+            self.preferred.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+        if changed.is_ok() {
+            self.map.advise(advice).unwrap_or(());
+        }
+    }
+
+    #[inline]
+    fn is_read_singly(&self) -> bool {
+        // Relaxed: a hint.
+        self.preferred.load(Ordering::Relaxed) == SINGLE
+    }
+
+    fn will_read(&self, at: usize, len: usize) {
+        let len = len.min(self.map.len().saturating_sub(at));
+        if len > 0 {
+            // A kernel that cannot leaves it to the faults.
+            self.map.advise_range(Advice::WillNeed, at, len).unwrap_or(());
+        }
     }
 
     /// A flush takes the right to write to each dirty page away, page by page, each time with an
@@ -229,13 +273,41 @@ unsafe impl Memory for MmapMemory {
     fn settle(&self) {
         // From here on pages are only read, and one that has left the page cache is not to bring
         // two megabytes back with it. Relaxed: a hint.
-        let preferred = self.preferred.swap(0, Ordering::Relaxed);
-        if preferred == LARGE {
-            self.map.advise(Advice::NoHugePage).unwrap_or(());
-        }
-        if preferred != 0 {
-            self.map.advise(Advice::Normal).unwrap_or(());
+        for preferred in [LARGE, SMALL] {
+            let (to, order) = (0, Ordering::Relaxed);
+            if self.preferred.compare_exchange(preferred, to, order, order).is_ok() {
+                if preferred == LARGE {
+                    self.map.advise(Advice::NoHugePage).unwrap_or(());
+                }
+                self.map.advise(Advice::Normal).unwrap_or(());
+            }
         }
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_settled_is_read_singly_and_stays_so() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(64 << 10).unwrap();
+        let memory = MmapMemory::new(file, 64 << 10).unwrap();
+        memory.prefer(Folios::Small);
+        memory.read_singly(true);
+        assert!(!memory.is_read_singly(), "its pages are still as writers want them");
+        memory.settle();
+        memory.read_singly(true);
+        assert!(memory.is_read_singly());
+        memory.settle();
+        assert!(memory.is_read_singly(), "a flush that comes late changes nothing");
+        // Hints for what is not there, or only in part.
+        for (at, len) in [(0, 1), (60 << 10, usize::MAX), (64 << 10, 1), (usize::MAX, usize::MAX)] {
+            memory.will_read(at, len);
+        }
+        memory.read_singly(false);
+        assert!(!memory.is_read_singly());
     }
 }

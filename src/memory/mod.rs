@@ -9,6 +9,8 @@
 mod heap;
 #[cfg(not(stratalog_loom))]
 mod mmap;
+#[cfg(not(stratalog_loom))]
+mod stream;
 
 pub use heap::HeapMemory;
 #[cfg(not(stratalog_loom))]
@@ -24,6 +26,10 @@ use crate::sync::AtomicU64;
 /// there (zeros before), at addresses that stay valid and in place as long as the memory lives,
 /// offset 0 at a multiple of 64.
 pub unsafe trait Memory: Send + Sync + 'static {
+    /// Frames of so many bytes and more are streamed; shorter ones are not worth the wait for
+    /// [`Memory::end_stream`].
+    const STREAMS_FROM: usize;
+
     /// Bytes in all.
     fn len(&self) -> usize;
 
@@ -47,6 +53,19 @@ pub unsafe trait Memory: Send + Sync + 'static {
     /// an atomic operation of the caller published it.
     unsafe fn write(&self, at: usize, bytes: &[u8]);
 
+    /// Copies whole lines to `at`, a multiple of 64, past the caches if that can be done. Nothing
+    /// may be published before [`Memory::end_stream`] was called for the range. Control words in
+    /// it must never have been stored to: they are zero, and are given as zeros.
+    ///
+    /// # Safety
+    ///
+    /// As [`Memory::write`], but for such control words; the length is a multiple of 64.
+    unsafe fn stream(&self, at: usize, lines: &[u8]);
+
+    /// Orders what this thread has streamed to `at..at + len` before whatever it stores from now
+    /// on.
+    fn end_stream(&self, at: usize, len: usize);
+
     /// The payload at `at..at + len`.
     ///
     /// # Safety
@@ -56,6 +75,19 @@ pub unsafe trait Memory: Send + Sync + 'static {
 
     /// A hint that the line at `at` will be read soon. Reads nothing.
     fn prefetch(&self, _at: usize) {}
+
+    /// Whether pages that have left the page cache are to come back one by one, or, as the kernel
+    /// likes, with what lies around them. For memories that are settled.
+    fn read_singly(&self, _singly: bool) {}
+
+    /// Whether they come back one by one.
+    fn is_read_singly(&self) -> bool {
+        false
+    }
+
+    /// A hint that `at..at + len` will be read soon: begins to bring it into memory, whether it is
+    /// read singly or not.
+    fn will_read(&self, _at: usize, _len: usize) {}
 
     /// A flush comes now that has much to write, below `low` and from `high` on: whatever makes it
     /// cheaper. Changes no byte.

@@ -132,14 +132,18 @@ pub(super) fn collect(
                 // It may be well again tomorrow: it goes on being named.
                 collected.missing.extend(id);
             }
-            // Below what the manifest covers, and not in it, but with records in it: somebody put
-            // it there.
             Opened::Segment(segment, _)
-                if id.is_none()
-                    && file.sequence < manifest.next_sequence
-                    && !is_unused(&segment) =>
+                if !is_unused(&segment) && is_put_there(file.sequence, id, manifest) =>
             {
                 report.foreign_files += 1;
+                continue;
+            }
+            // Both are younger than the manifest: which of them is the store's, nothing says.
+            Opened::Segment(segment, _)
+                if seen.contains_key(&file.sequence) && !is_unused(&segment) =>
+            {
+                report.corrupt += 1;
+                collected.damage.push(damage(&file.path, "another segment has the same number"));
                 continue;
             }
             Opened::Segment(segment, flaw) => {
@@ -169,17 +173,25 @@ pub(super) fn collect(
 fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>) {
     let of = |candidate: &Candidate| candidate.segment.predecessor();
     let followed: Vec<_> = collected.candidates.iter().filter_map(of).collect();
-    let used = |segment: &Arc<Segment<MmapMemory>>| {
-        segment.sealed().is_none() && followed.contains(&segment.sequence())
-    };
-    let (used, blank): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut collected.blank).into_iter().partition(used);
-    collected.blank = blank;
-    for segment in used {
-        seen.insert(segment.sequence(), ());
-        collected.candidates.push(Candidate::new(segment, 0, None));
+    for segment in std::mem::take(&mut collected.blank) {
+        // Another file with its number may be the one that was used.
+        let used = segment.sealed().is_none()
+            && followed.contains(&segment.sequence())
+            && seen.insert(segment.sequence(), ()).is_none();
+        if used {
+            collected.candidates.push(Candidate::new(segment, 0, None));
+        } else {
+            collected.blank.push(segment);
+        }
     }
     collected.candidates.sort_by_key(|candidate| candidate.segment.sequence());
+}
+
+/// A file with records in it that the manifest does not name, below what it covers or in the place
+/// of one that it names: somebody put it there.
+fn is_put_there(sequence: Sequence, named: Option<SegmentId>, manifest: &Manifest) -> bool {
+    let taken = || manifest.segments.iter().any(|id| id.sequence == sequence);
+    named.is_none() && (sequence < manifest.next_sequence || taken())
 }
 
 fn damage(path: &Path, reason: &str) -> Damage {

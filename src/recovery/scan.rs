@@ -23,19 +23,19 @@ pub(super) fn end_of<M: Memory>(segment: &Segment<M>) -> u32 {
         return sealed.min(segment.geometry().capacity().slots_max());
     }
     let cursor = segment.slots_end();
-    let (mut end, mut blank, mut walked) = (0, 0, 0);
-    for (slot, state) in segment.slots(u32::MAX) {
-        walked = slot.0 + 1;
-        if state == SlotState::Empty && segment.slot_is_blank(slot) {
-            blank += 1;
-            if slot.0 >= cursor && blank >= BLANK_SLOTS {
-                break;
-            }
-        } else {
-            blank = 0;
-            end = walked;
+    let (mut end, mut blank) = (0, 0);
+    let mut slots = segment.slots(u32::MAX);
+    while blank < BLANK_SLOTS || slots.mark().slot < cursor {
+        let passed = slots.pass_blank(BLANK_SLOTS);
+        blank += passed;
+        if passed == BLANK_SLOTS {
+            continue;
         }
+        let Some((slot, _)) = slots.next() else { break };
+        blank = 0;
+        end = slot.0 + 1;
     }
+    let walked = slots.mark().slot;
     end.max(cursor.min(walked))
 }
 
@@ -195,6 +195,9 @@ pub(super) struct Walked {
     pub(super) undecided: bool,
 }
 
+/// A store of fewer slots is scanned sooner than a thread is made to help.
+const TINY_SLOTS: u64 = 2048;
+
 /// Records on their way into the index at a time: enough that their places in it come from memory
 /// together, few enough that those stay in the cache.
 const AT_ONCE: usize = 32;
@@ -216,7 +219,11 @@ pub(super) fn scan_all(
             walked.push((n, scan(engine, candidate, &mut mine)?));
         }
     };
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(candidates.len());
+    let slots: u64 = candidates.iter().map(|candidate| u64::from(candidate.limit)).sum();
+    let threads = match slots {
+        0..TINY_SLOTS => 1,
+        _ => thread::available_parallelism().map_or(1, usize::from).min(candidates.len()),
+    };
     let results: Vec<Result<_, Error>> = thread::scope(|scope| {
         // Where the system has no thread to give, those that there are scan alone.
         let helper = |_| thread::Builder::new().spawn_scoped(scope, worker).ok();

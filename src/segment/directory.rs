@@ -19,6 +19,9 @@ pub struct Mark {
 /// So many bytes of frames are much for one flush.
 const LONG_FLUSH_BYTES: usize = 1 << 20;
 
+/// So many slots are asked for at a time: half a mebibyte.
+const ASKED_SLOTS: u32 = 16 << 10;
+
 /// A walk through the directory. It ends where the directory meets the frames, so that a damaged
 /// or overrun cursor never makes it read one as the other.
 ///
@@ -30,6 +33,8 @@ pub struct Slots<'s, M> {
     mark: Mark,
     end: u32,
     members: u32,
+    /// Slots below this were asked for ahead.
+    asked: u32,
 }
 
 impl<M> Slots<'_, M> {
@@ -49,6 +54,31 @@ impl<M> Slots<'_, M> {
     }
 }
 
+impl<M: Memory> Slots<'_, M> {
+    /// Steps over blank slots, so many at most; how many. There is nothing to learn from them.
+    pub fn pass_blank(&mut self, most: u32) -> u32 {
+        let (first, floor) = (self.mark.slot, self.mark.floor.bytes());
+        let room = floor.saturating_sub(self.segment.slot_offset(SlotNumber(first))) / SLOT_BYTES;
+        let end = self.end.min(first.saturating_add(most.min(room as u32)));
+        let blank = |slot: &u32| self.segment.slot_is_blank(SlotNumber(*slot));
+        let passed = (first..end).take_while(blank).count() as u32;
+        self.mark.slot += passed;
+        self.members = self.members.saturating_sub(passed);
+        passed
+    }
+
+    /// Has the next part of the directory brought into memory, if it would come page by page.
+    #[cold]
+    fn ask(&mut self) {
+        self.asked = self.end.min(self.mark.slot.saturating_add(ASKED_SLOTS));
+        let memory = &self.segment.memory;
+        if memory.is_read_singly() {
+            let at = self.segment.slot_offset(SlotNumber(self.mark.slot));
+            memory.will_read(at, ASKED_SLOTS as usize * SLOT_BYTES);
+        }
+    }
+}
+
 impl<M: Memory> Iterator for Slots<'_, M> {
     type Item = (SlotNumber, SlotState);
 
@@ -57,6 +87,9 @@ impl<M: Memory> Iterator for Slots<'_, M> {
         let floor = self.mark.floor;
         if slot.0 >= self.end || self.segment.slot_offset(slot) + SLOT_BYTES > floor.bytes() {
             return None;
+        }
+        if slot.0 >= self.asked {
+            self.ask();
         }
         let (state, words) = self.segment.slot_and_words(slot);
         let (extent, summed) = match state.extent() {
@@ -131,8 +164,8 @@ impl<M: Memory> Segment<M> {
     #[must_use]
     pub fn slot_is_blank(&self, slot: SlotNumber) -> bool {
         // Relaxed: only recovery asks, when nobody writes.
-        let zero = |n| self.slot_word(slot, n).load(Ordering::Relaxed) == 0;
-        (0..4).all(zero)
+        let words = [0, 1, 2, 3].map(|n| self.slot_word(slot, n).load(Ordering::Relaxed));
+        words == [0; 4]
     }
 
     /// Notes where a reserved slot's frame will lie, so that whoever walks the directory can step
@@ -164,7 +197,7 @@ impl<M: Memory> Segment<M> {
     /// The same from a mark that an earlier walk left.
     pub fn slots_from(&self, mark: Mark, end: u32) -> Slots<'_, M> {
         let end = end.min(self.geometry.capacity().slots_max());
-        Slots { segment: self, mark, end, members: 0 }
+        Slots { segment: self, mark, end, members: 0, asked: 0 }
     }
 
     pub(super) fn write_body(&self, slot: SlotNumber, body: SlotBody) {
@@ -276,6 +309,21 @@ impl<M: Memory> Segment<M> {
         let word = header::encode_count(slots, self.salt, header::SEALED_AT);
         // Relaxed: as in `durable_end`.
         self.memory.word(header::SEALED_AT).store(word, Ordering::Relaxed);
+    }
+
+    /// The same by who can only guess, unless who knows has done so meanwhile.
+    pub fn seal_unless_sealed(&self, slots: u32) {
+        let sealed_at = self.memory.word(header::SEALED_AT);
+        // Relaxed: as in `durable_end`, here and below.
+        let found = sealed_at.load(Ordering::Relaxed);
+        if header::decode_count(found, self.salt, header::SEALED_AT).is_some() {
+            return;
+        }
+        let word = header::encode_count(slots, self.salt, header::SEALED_AT);
+        let sealed = sealed_at.compare_exchange(found, word, Ordering::Relaxed, Ordering::Relaxed);
+        if sealed.is_err() {
+            // By the reservation that found it full.
+        }
     }
 
     /// The segment of the log that this one took over from, if it did and that is known.

@@ -11,16 +11,21 @@
 //! | frame | anyone | read only, after an Acquire load saw its slot or index entry |
 //! | durable end, sealed count | the holder of the flush lock; recovery | atomic stores |
 
+mod ahead;
 mod copy;
 pub mod cursor;
 mod directory;
+mod expiry;
+mod lines;
 mod moved;
 mod reader;
 mod replica;
 mod shared;
 mod writer;
 
+pub use ahead::Ahead;
 pub use directory::{Mark, Slots};
+pub use expiry::Look;
 pub use moved::{Moves, TagTooLarge};
 pub use reader::{Frame, FrameDamage, Put};
 pub use shared::SharedFrame;
@@ -30,10 +35,12 @@ use crate::format::checksum::Salt;
 use crate::format::frame::{FrameLayout, Writing};
 use crate::format::header::{self, IDENTITY_BYTES, Identity, Role, SegmentId};
 use crate::format::ids::{Address, AddressLayout, Sequence, TableIndex, UNIT_BYTES, Units};
+use crate::format::slot::SlotState;
 use crate::memory::Memory;
 use crate::sync::unmodelled::OnceLock;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use cursor::{Capacity, Taken};
+use expiry::Expiry;
 
 /// Sizes that every segment of a store shares.
 #[derive(Clone, Copy, Debug)]
@@ -89,8 +96,12 @@ pub struct Segment<M> {
     salt: Salt,
     role: Role,
     layout: AddressLayout,
+    /// Bytes of every embedding.
+    embedding_bytes: u32,
     /// Set once, before the segment is published in the table.
     table: AtomicU32,
+    /// This process has made it, and so the checksums of all that is in it.
+    is_own: bool,
     /// One bit for each put: its checksum was checked, or made, by this process.
     verified: Box<[AtomicU64]>,
     verified_shift: u32,
@@ -115,10 +126,7 @@ struct Counts {
     done: AtomicU64,
     /// Bytes of tombstones that compaction has found to be needed.
     needed: AtomicU64,
-    /// When to look again for what has expired, nanoseconds since 1970.
-    look_at: AtomicU64,
-    /// Live bytes that had expired when that was done last.
-    expired: AtomicU64,
+    expiry: Expiry,
 }
 
 /// What is to be known of a segment, in `standing`; never taken back.
@@ -137,7 +145,7 @@ impl<M: Memory> Segment<M> {
             // Relaxed: nobody else has the segment yet; handing it over orders this.
             memory.word(n * 8).store(u64::from_le_bytes(bytes), Ordering::Relaxed);
         }
-        Self::attach(memory, identity)
+        Self { is_own: true, ..Self::attach(memory, identity) }
     }
 
     /// A segment whose identity is known, from its own header or from the manifest.
@@ -158,7 +166,10 @@ impl<M: Memory> Segment<M> {
             salt: identity.salt,
             role: identity.role,
             layout: AddressLayout::new(geometry.segment_bytes),
+            // A dimension has at most 17 bits.
+            embedding_bytes: (geometry.dimension * size_of::<f32>()) as u32,
             table: AtomicU32::new(u32::MAX),
+            is_own: false,
             verified_shift,
             limit: AtomicU32::new(u32::MAX),
             verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
@@ -171,8 +182,7 @@ impl<M: Memory> Segment<M> {
                 settled: AtomicU32::new(0),
                 done: AtomicU64::new(0),
                 needed: AtomicU64::new(0),
-                look_at: AtomicU64::new(u64::MAX),
-                expired: AtomicU64::new(0),
+                expiry: Expiry::default(),
             },
         }
     }
@@ -256,9 +266,10 @@ impl<M: Memory> Segment<M> {
     pub fn slots_end(&self) -> u32 {
         let most = self.sealed().unwrap_or(u32::MAX).min(self.geometry.capacity().slots_max());
         let taken = self.taken().slots.min(u64::from(most)) as u32;
-        // A damaged header may say less than recovery has found, a read-only handle has a limit.
+        // A damaged cursor may say less than recovery has found, a read-only handle has a limit.
         // Relaxed: set by recovery, before anybody else has the segment.
-        taken.max(self.flushed().slot).min(self.limit.load(Ordering::Relaxed))
+        let limit = self.limit.load(Ordering::Relaxed);
+        taken.max(self.flushed().slot.min(most)).min(limit)
     }
 
     /// No slot at or above this counts, whatever the cursor says: for read-only handles, which
@@ -270,27 +281,28 @@ impl<M: Memory> Segment<M> {
 
     /// Slots below this mark are on the device, this process knows.
     pub fn flushed(&self) -> Mark {
-        // Relaxed: written and relied on under the flush lock; elsewhere a statistic.
-        let word = self.counts.flushed.load(Ordering::Relaxed);
+        // Acquire: pairs with the Release in `set_flushed`; whoever sees the mark of a segment sees
+        // those of the older ones that the same flush had set before.
+        let word = self.counts.flushed.load(Ordering::Acquire);
         Mark { slot: word as u32, floor: Units((word >> 32) as u32) }
     }
 
     /// Notes that a flush has ended well.
     pub fn set_flushed(&self, mark: Mark) {
         let word = u64::from(mark.slot) | u64::from(mark.floor.0) << 32;
-        // Relaxed: as in `flushed`.
-        self.counts.flushed.store(word, Ordering::Relaxed);
+        // Release: as in `flushed`.
+        self.counts.flushed.store(word, Ordering::Release);
     }
 
     /// Whether the durable end in the header is on the device too.
     pub fn is_settled(&self) -> bool {
-        // Relaxed: as in `flushed`.
+        // Relaxed: written and relied on under the flush lock.
         self.counts.settled.load(Ordering::Relaxed) == 1
     }
 
     /// Notes whether the durable end in the header is on the device too.
     pub fn set_settled(&self, settled: bool) {
-        // Relaxed: as in `flushed`.
+        // Relaxed: as in `is_settled`.
         self.counts.settled.store(u32::from(settled), Ordering::Relaxed);
         if settled && self.is_full() {
             self.memory.settle();
@@ -337,6 +349,9 @@ impl<M: Memory> Segment<M> {
 
     /// Marks the checksum of the put at this offset as checked by this process.
     pub fn set_verified(&self, offset: Units) {
+        if self.is_own {
+            return;
+        }
         let bit = offset.0 >> self.verified_shift;
         if let Some(word) = self.verified.get(bit as usize / 64) {
             // Relaxed: a hint that saves work; whoever misses it checks again.
@@ -348,6 +363,10 @@ impl<M: Memory> Segment<M> {
     /// nothing about tombstones.
     #[inline]
     pub fn is_verified(&self, offset: Units) -> bool {
+        self.is_own || self.was_verified(offset)
+    }
+
+    fn was_verified(&self, offset: Units) -> bool {
         let bit = offset.0 >> self.verified_shift;
         // Relaxed: as in `set_verified`.
         let word = self.verified.get(bit as usize / 64).map(|word| word.load(Ordering::Relaxed));
@@ -379,32 +398,6 @@ impl<M: Memory> Segment<M> {
         self.counts.needed.store(bytes, Ordering::Relaxed);
     }
 
-    /// Notes that a record of this segment expires, at this moment.
-    pub fn note_expiry(&self, at_ns: u64) {
-        // Relaxed: a hint for compaction, which looks into the segment.
-        self.counts.look_at.fetch_min(at_ns, Ordering::Relaxed);
-    }
-
-    /// When something in it may have expired that had not when it was looked for last.
-    pub fn look_at(&self) -> u64 {
-        // Relaxed: as in `note_expiry`.
-        self.counts.look_at.load(Ordering::Relaxed)
-    }
-
-    /// Notes how much had expired, and when to look again.
-    pub fn set_expired(&self, bytes: u64, look_at: u64) {
-        // Relaxed: as in `note_expiry`.
-        self.counts.expired.store(bytes, Ordering::Relaxed);
-        // Relaxed: as above.
-        self.counts.look_at.store(look_at, Ordering::Relaxed);
-    }
-
-    /// Live bytes that had expired when that was last looked for.
-    pub fn expired_bytes(&self) -> u64 {
-        // Relaxed: as in `note_expiry`.
-        self.counts.expired.load(Ordering::Relaxed)
-    }
-
     /// Notes that writers are through with so many more slots: whatever they had to publish of
     /// them is in the index.
     pub fn add_done(&self, slots: u32) {
@@ -412,12 +405,23 @@ impl<M: Memory> Segment<M> {
         self.counts.done.fetch_add(u64::from(slots), Ordering::Release);
     }
 
-    /// Whether nobody can take a slot any more and no writer still has one in hand, so that every
-    /// record that counts is in the index.
+    /// Whether nobody can take a slot any more and no writer still has one in hand of which it may
+    /// publish something, so that every record that counts is in the index.
     pub fn is_quiet(&self) -> bool {
         // Acquire: pairs with the Release in `add_done`.
         let done = self.counts.done.load(Ordering::Acquire);
-        self.sealed().is_some_and(|granted| done >= u64::from(granted)) && self.is_full()
+        let Some(sealed) = self.sealed() else { return false };
+        self.is_full() && (done >= u64::from(sealed) || self.is_sealed_too_high(done, sealed))
+    }
+
+    /// Whether no more slots were granted than those that writers are through with, though the
+    /// sealed count is higher [C4]: all above hold nothing for good, and say no extent, which every
+    /// writer notes before it is through. (One that has not come to that finds its slot void.)
+    #[cold]
+    fn is_sealed_too_high(&self, done: u64, sealed: u32) -> bool {
+        self.slots(sealed).all(|(slot, state)| {
+            u64::from(slot.0) < done || state == SlotState::Void && self.body_words(slot)[2] == 0
+        })
     }
 
     fn stand(&self, bit: u32) {

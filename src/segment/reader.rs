@@ -1,7 +1,7 @@
 //! Frames as borrowed slices: no copy, every length bounded before use.
 #![expect(unsafe_code, reason = "reads payload by the rules of `Memory`")]
 
-use super::Segment;
+use super::{Ahead, Segment};
 use crate::format::frame::{
     EXPIRY_BYTES, FIELDS_BYTES, FrameHeader, FrameLayout, HeaderBytes, Outline, TAG_BYTES,
 };
@@ -31,21 +31,37 @@ pub enum Put<'s> {
 
 /// A frame in place: small, because a get hands it on by value. What a get does not need of the
 /// header stays where it is until somebody asks for it.
+///
+/// F1: made by [`Segment::frame`] alone, which has seen that the parts follow each other inside
+/// `bytes`: header and id before `embedding_at`, that before `content_at`, that before the end;
+/// `embedding_at` is a multiple of 64 in a frame that begins at one, and from there to `content_at`
+/// lie whole values.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'s> {
     /// From the end of the tag to the end of the content.
     bytes: &'s [u8],
     offset: Units,
+    /// Counted, as the next one, from the beginning of `bytes`.
+    content_at: u32,
     embedding_at: u16,
-    outline: Outline,
+    id_at: u8,
+    expires: bool,
+    id_len: u16,
+    kind: Kind,
 }
 
 impl<'s> Frame<'s> {
+    fn outline(&self) -> Outline {
+        // Decoded before, when the frame was made; written once.
+        let none = |_| Outline::NONE;
+        Outline::decode(self.fields()).unwrap_or_else(none)
+    }
+
     /// The header's fields.
     #[must_use]
     #[inline]
     pub fn header(&self) -> FrameHeader {
-        FrameHeader::of(self.outline, self.fields())
+        FrameHeader::of(self.outline(), self.fields())
     }
 
     /// Order of the write.
@@ -67,11 +83,24 @@ impl<'s> Frame<'s> {
         self.offset
     }
 
+    /// Put or tombstone.
+    #[must_use]
+    #[inline]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether it has an expiry.
+    #[must_use]
+    pub fn expires(&self) -> bool {
+        self.expires
+    }
+
     /// Whether its time is over. Asks the clock only if it has an expiry.
     #[must_use]
     #[inline]
     pub fn has_expired(&self) -> bool {
-        self.outline.expires && self.is_past_its_expiry()
+        self.expires && self.is_past_its_expiry()
     }
 
     #[cold]
@@ -79,67 +108,59 @@ impl<'s> Frame<'s> {
         self.header().expires_ns <= crate::clock::now_ns()
     }
 
+    fn layout(&self) -> FrameLayout {
+        FrameLayout::of(self.outline(), self.embedding_bytes().len() as u32)
+    }
+
     /// Bytes of the frame in the log.
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
-        let dimension = self.embedding_bytes().len() / size_of::<f32>();
-        layout(self.outline, dimension).bytes()
+        self.layout().bytes()
     }
 
     #[inline]
     fn part(&self, from: usize, to: usize) -> &'s [u8] {
-        // The bounds hold by construction in `Segment::frame`; a slice that did not exist would be
-        // read as empty rather than stop the host.
-        self.bytes.get(from - TAG_BYTES..to - TAG_BYTES).unwrap_or(&[])
-    }
-
-    #[inline]
-    fn content_at(&self) -> usize {
-        (self.bytes.len() + TAG_BYTES).saturating_sub(self.outline.content_len as usize)
+        debug_assert!(from <= to && to <= self.bytes.len(), "[F1]");
+        // SAFETY: [F1], which every caller goes by.
+        unsafe { self.bytes.get_unchecked(from..to) }
     }
 
     /// The id.
     #[must_use]
     #[inline]
     pub fn id(&self) -> &'s [u8] {
-        let id_at = FrameLayout::id_at(self.outline.expires);
-        self.part(id_at, id_at + usize::from(self.outline.id_len))
+        let id_at = usize::from(self.id_at);
+        self.part(id_at, id_at + usize::from(self.id_len))
     }
 
     /// The embedding; empty for a tombstone.
     #[must_use]
     #[inline]
     pub fn embedding(&self) -> &'s [f32] {
-        // The bytes begin at a multiple of 64, so the cast never fails.
-        bytemuck::try_cast_slice(self.embedding_bytes()).unwrap_or(&[])
+        let bytes = self.embedding_bytes();
+        debug_assert!(bytes.as_ptr().cast::<f32>().is_aligned(), "[F1]");
+        // SAFETY: [F1], whole values at a multiple of 64 bytes; any bits are an `f32`.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<f32>()) }
     }
 
     /// The embedding's bytes.
     #[must_use]
     #[inline]
     pub fn embedding_bytes(&self) -> &'s [u8] {
-        self.part(usize::from(self.embedding_at), self.content_at())
+        self.part(usize::from(self.embedding_at), self.content_at as usize)
     }
 
     /// The content.
     #[must_use]
     #[inline]
     pub fn content(&self) -> &'s [u8] {
-        self.part(self.content_at(), self.bytes.len() + TAG_BYTES)
+        self.part(self.content_at as usize, self.bytes.len())
     }
 
     /// Everything behind the tag, up to the end of the content.
     pub(super) fn bytes(&self) -> &'s [u8] {
         self.bytes
     }
-}
-
-/// Where the parts of a frame lie; `dimension` is that of the store.
-#[inline]
-fn layout(outline: Outline, dimension: usize) -> FrameLayout {
-    let dimension = if outline.kind == Kind::Put { dimension } else { 0 };
-    let (id_len, content_len) = (usize::from(outline.id_len), outline.content_len as usize);
-    FrameLayout::new(id_len, dimension, content_len, outline.writing, outline.expires)
 }
 
 const _: () = assert!(cfg!(target_endian = "little"), "embeddings are mapped as little-endian f32");
@@ -162,21 +183,29 @@ impl<M: Memory> Segment<M> {
         let fields = unsafe { self.memory.bytes(at + TAG_BYTES, FIELDS_BYTES + EXPIRY_BYTES) };
         let fields = fields.first_chunk().ok_or(FrameDamage("a frame header is cut"))?;
         let outline = Outline::decode(fields).map_err(FrameDamage)?;
-        let layout = layout(outline, self.geometry.dimension);
+        let layout = FrameLayout::of(outline, self.embedding_bytes);
         if layout.bytes() > room as u64 {
             return Err(FrameDamage("the frame is longer than what is left of the segment"));
         }
         // SAFETY: the whole frame lies inside (above); filled before (contract).
         let bytes = unsafe { self.memory.bytes(at + TAG_BYTES, layout.end - TAG_BYTES) };
-        // An id has at most `ID_BYTES_MAX` bytes.
-        let embedding_at = layout.embedding_at as u16;
-        Ok(Frame { bytes, offset, embedding_at, outline })
+        // [F1]: as the layout has them. A segment has at most 1 GiB, a header and an id together
+        // less than 2 KiB.
+        Ok(Frame {
+            bytes,
+            offset,
+            content_at: (layout.content_at - TAG_BYTES) as u32,
+            embedding_at: (layout.embedding_at - TAG_BYTES) as u16,
+            id_at: (layout.id_at - TAG_BYTES) as u8,
+            expires: outline.expires(),
+            id_len: outline.id_len,
+            kind: outline.kind,
+        })
     }
 
     /// The index entry whose place a pending record took, as its writer noted it.
     pub fn previous(&self, frame: &Frame<'_>) -> u64 {
-        let at =
-            frame.offset.bytes() + layout(frame.outline, self.geometry.dimension).previous_at();
+        let at = frame.offset.bytes() + frame.layout().previous_at();
         // Relaxed: stored before the index entry that led here was published with Release.
         self.memory.word(at).load(Ordering::Relaxed)
     }
@@ -187,7 +216,7 @@ impl<M: Memory> Segment<M> {
     pub fn prefetch(&self, offset: Units) {
         let embedding_at = offset.bytes() + UNIT_BYTES;
         self.memory.prefetch(embedding_at);
-        self.memory.prefetch(embedding_at + self.geometry.dimension * size_of::<f32>());
+        self.memory.prefetch(embedding_at + self.embedding_bytes as usize);
     }
 
     /// Asks for the line in which a frame begins.
@@ -223,13 +252,15 @@ impl<M: Memory> Segment<M> {
     /// Every put below `end` that is committed or pending, whether it still counts or not.
     #[inline]
     pub fn puts(&self, end: u32) -> impl Iterator<Item = Put<'_>> {
-        self.slots(end).filter_map(|(_, state)| match state {
+        let mut ahead = Ahead::new();
+        self.slots(end).filter_map(move |(_, state)| match state {
             SlotState::Committed(Kind::Put, body) | SlotState::Pending(Kind::Put, body) => {
+                self.read_on(&mut ahead, body.offset, body.len);
                 // SAFETY: the slot was loaded with Acquire; its frame was filled before [S2].
                 let frame = unsafe { self.frame(body.offset) };
                 // A tombstone has no embedding, and no slot of its kind led here.
                 match frame {
-                    Ok(frame) if frame.outline.kind == Kind::Put => Some(Put::Whole(body, frame)),
+                    Ok(frame) if frame.kind == Kind::Put => Some(Put::Whole(body, frame)),
                     Ok(_) => Some(Put::Broken(body, FrameDamage("the kind is not the slot's"))),
                     Err(damage) => Some(Put::Broken(body, damage)),
                 }
@@ -246,7 +277,8 @@ impl<M: Memory> Segment<M> {
         if sum != header.checksum {
             return Err(FrameDamage("the checksum does not match"));
         }
-        if header.kind == Kind::Put {
+        // Readers that check each time would write to what others read.
+        if header.kind == Kind::Put && !self.is_verified(frame.offset) {
             self.set_verified(frame.offset);
         }
         Ok(())

@@ -1,9 +1,10 @@
 //! Copying what a segment holds into another one with the same salt: for backups.
 #![expect(unsafe_code, reason = "writes payload by the rules of `Memory`")]
 
-use super::{Mark, Segment};
+use super::{Ahead, Mark, Segment};
 use crate::format::frame::TAG_BYTES;
-use crate::format::slot::SlotState;
+use crate::format::ids::SlotNumber;
+use crate::format::slot::{SlotBody, SlotState};
 use crate::memory::Memory;
 use crate::sync::Ordering;
 
@@ -11,32 +12,110 @@ impl<M: Memory> Segment<M> {
     /// Copies the slots below a mark, all of which are decided, and their frames, to a new segment
     /// of the same geometry and salt that nobody else has yet; seals that one there.
     pub fn replicate<N: Memory>(&self, to: &Segment<N>, mark: Mark) {
+        let mut ahead = Ahead::new();
         for (slot, _) in self.slots(mark.slot) {
+            let state = self.slot(slot);
             for n in 0..4 {
                 // Acquire: pairs with the Release in `decide`; the frame copied below is whole.
                 let word = self.slot_word(slot, n).load(Ordering::Acquire);
                 // Relaxed: the copy is not shared yet.
                 to.slot_word(slot, n).store(word, Ordering::Relaxed);
             }
-            // A void's frame may still be written to by a writer that does not know yet.
-            if let SlotState::Committed(_, body)
-            | SlotState::Member(_, body)
-            | SlotState::Copy(_, body) = self.slot(slot)
-                && let Ok(frame) = self.committed_frame(slot)
-            {
-                let at = body.offset.bytes();
-                // Acquire, Relaxed: a tag may speak of what its writer did before; as above.
-                let tag = self.memory.word(at).load(Ordering::Acquire);
-                to.memory.word(at).store(tag, Ordering::Relaxed);
-                // SAFETY: `frame` has checked that it lies inside this segment, and `to` is as
-                // large; nobody else has it yet. The bytes end before a previous word, which is a
-                // control word and means nothing any more.
-                unsafe { to.memory.write(at + TAG_BYTES, frame.bytes()) };
+            match state {
+                // A void's frame may still be written to by a writer that does not know yet.
+                SlotState::Committed(_, body) | SlotState::Member(_, body) => {
+                    self.read_on(&mut ahead, body.offset, body.len);
+                    self.replicate_frame(to, slot, body);
+                }
+                // Not in force when it was looked at, so what it was made of is copied, too, and
+                // may have been given a tag that this has not.
+                SlotState::Copy(..) => to.void(slot),
+                _ => {}
             }
         }
         let units = (self.geometry.segment_bytes / 64 - mark.floor.0 as usize) as u64;
         to.set_taken(mark.slot, units);
         to.seal(mark.slot);
         to.set_durable_end(mark.slot);
+    }
+
+    fn replicate_frame<N: Memory>(&self, to: &Segment<N>, slot: SlotNumber, body: SlotBody) {
+        let Ok(frame) = self.committed_frame(slot) else { return };
+        let at = body.offset.bytes();
+        // Acquire: pairs with the Release in `update_tag`; a tag may speak of what its writer did.
+        let tag = self.memory.word(at).load(Ordering::Acquire);
+        // Relaxed: the copy is not shared yet.
+        to.memory.word(at).store(tag, Ordering::Relaxed);
+        // SAFETY: `frame` has checked that it lies inside this segment, and `to` is as large;
+        // nobody else has it yet. The bytes end before a previous word, which is a control word and
+        // means nothing any more.
+        unsafe { to.memory.write(at + TAG_BYTES, frame.bytes()) };
+    }
+}
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests {
+    use super::*;
+    use crate::format::checksum::Salt;
+    use crate::format::frame::Writing;
+    use crate::format::header::{HEADER_END, Identity, Role, StoreId};
+    use crate::format::ids::{Lsn, Sequence, TableIndex};
+    use crate::format::slot::Kind;
+    use crate::memory::HeapMemory;
+    use crate::segment::Record;
+
+    const BYTES: usize = 1 << 12;
+
+    fn segment() -> Segment<HeapMemory> {
+        let identity = Identity {
+            store: StoreId([7; 16]),
+            sequence: Sequence(3),
+            salt: Salt(9),
+            dimension: 1,
+            segment_bytes: BYTES as u64,
+            directory_at: HEADER_END as u32,
+            role: Role::Copies,
+        };
+        let segment = Segment::create(HeapMemory::new(BYTES), &identity);
+        segment.set_table_index(TableIndex(0));
+        segment
+    }
+
+    /// Else a backup could count it, without the tag that its source passed on a moment later.
+    #[test]
+    fn a_copy_that_is_not_in_force_is_void_in_a_replica() {
+        let (segment, to) = (segment(), segment());
+        let id = |n: u8| [n; 4];
+        let mut slots = Vec::new();
+        for n in 0..3 {
+            let id = id(n);
+            let record = Record {
+                kind: Kind::Put,
+                writing: Writing::Blind,
+                id: &id,
+                key_hash: 7,
+                embedding: &[0; 4],
+                content: b"x",
+                created_ns: 1,
+                expires_ns: 0,
+            };
+            let (reservation, _) = segment.reserve(record.layout().bytes()).unwrap();
+            let lsn = Lsn::new(Sequence(2), SlotNumber(u32::from(n)));
+            slots.push(reservation.copy(&record, lsn).unwrap().0);
+        }
+        assert!(segment.decide_copy(slots[0], true) && segment.decide_copy(slots[2], true));
+        let mut walk = segment.slots(3);
+        walk.by_ref().for_each(drop);
+        segment.replicate(&to, walk.mark());
+        let found: Vec<_> = to.slots(to.slots_end()).map(|(_, state)| state).collect();
+        let [SlotState::Committed(..), SlotState::Void, SlotState::Committed(..)] = found[..]
+        else {
+            panic!("{found:?}");
+        };
+        for (slot, n) in [(slots[0], 0), (slots[2], 2)] {
+            let frame = to.committed_frame(slot).unwrap();
+            assert_eq!((frame.id(), frame.content()), (&id(n)[..], &b"x"[..]));
+            assert!(to.verify(&frame).is_ok());
+        }
     }
 }

@@ -6,14 +6,14 @@
 
 use super::Segment;
 use super::cursor::{self, Grant, Reserved, Taken};
-use crate::format::checksum::Salted;
-use crate::format::frame::{FrameHeader, FrameLayout, HEADER_BYTES, TAG_BYTES, Writing, units_of};
+use super::lines::Lines;
+use crate::format::frame::{FrameHeader, FrameLayout, TAG_BYTES, Writing, units_of};
 use crate::format::ids::{Address, Lsn, SlotNumber, UNIT_BYTES, Units};
 use crate::format::slot::{self, EMPTY_WORD, Kind, SlotBody};
 use crate::memory::Memory;
 use crate::sync::Ordering;
 
-/// What is summed and copied at a time; a multiple of a line, so that each block but the last ends
+/// What is copied and summed at a time; a multiple of a line, so that each block but the last ends
 /// where one does.
 const BLOCK_BYTES: usize = 4096;
 
@@ -168,16 +168,22 @@ impl<'s, M: Memory> Reservation<'s, M> {
             writing: record.writing,
             expires_ns: record.expires_ns,
         };
-        let sum = header.begin_sum(self.segment.salt, record.id);
-        let sum = self.write_summed(layout.embedding_at, record.embedding, sum);
-        header.checksum = self.write_summed(layout.content_at, record.content, sum).finish();
-        let fields = header.encode();
-        self.write(TAG_BYTES, &fields);
-        if header.expires() {
-            self.write(HEADER_BYTES, &header.expires_ns.to_le_bytes());
-            self.segment.note_expiry(header.expires_ns);
+        let mut sum = header.begin_sum(self.segment.salt, record.id);
+        let mut lines = Lines::new(layout.embedding_at, |at, lines| self.write_lines(at, lines));
+        for part in [record.embedding, record.content] {
+            for block in part.chunks(BLOCK_BYTES) {
+                // Copied first: the block is on its way to memory while it is summed.
+                lines.add(block);
+                sum = sum.and(block);
+            }
         }
-        self.write(layout.id_at, record.id);
+        lines.end();
+        header.checksum = sum.finish();
+        self.write_head(&header, record.id);
+        if M::STREAMS_FROM <= self.len.bytes() {
+            // [W5]: before the slot is decided, and the index knows of it.
+            self.segment.memory.end_stream(self.offset.bytes(), self.len.bytes());
+        }
         if record.kind == Kind::Put {
             // This process has just made the checksum of these very bytes.
             self.segment.set_verified(self.offset);
@@ -193,21 +199,32 @@ impl<'s, M: Memory> Reservation<'s, M> {
         body
     }
 
-    /// Sums and copies in blocks: what was summed is still in the nearest cache when it is copied.
-    fn write_summed(&mut self, at: usize, bytes: &[u8], mut sum: Salted) -> Salted {
-        for (n, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
-            sum = sum.and(block);
-            self.write(at + n * BLOCK_BYTES, block);
+    /// Tag, header, expiry and id. The tag of a new record is 0, and its word is not to be stored
+    /// to before it is published (but for a pending tombstone's previous word, which comes later).
+    fn write_head(&self, header: &FrameHeader, id: &[u8]) {
+        let mut lines = Lines::new(0, |at, lines| self.write_lines(at, lines));
+        lines.add(&[0; TAG_BYTES]);
+        lines.add(&header.encode());
+        if header.expires() {
+            lines.add(&header.expires_ns.to_le_bytes());
         }
-        sum
+        lines.add(id);
+        lines.end();
     }
 
-    fn write(&mut self, at: usize, bytes: &[u8]) {
-        assert!(at + bytes.len() <= self.len.bytes(), "a frame longer than its reservation");
-        // SAFETY: inside the frame (assertion), which the cursor gave to this reservation alone
-        // [C3] and which lies inside the segment; nothing reads it before the slot or the index
-        // entry is published with Release [S2].
-        unsafe { self.segment.memory.write(self.offset.bytes() + at, bytes) };
+    fn write_lines(&self, at: usize, lines: &[u8]) {
+        assert!(at + lines.len() <= self.len.bytes(), "a frame longer than its reservation");
+        let (memory, at) = (&self.segment.memory, self.offset.bytes() + at);
+        if M::STREAMS_FROM <= self.len.bytes() {
+            // SAFETY: as below; the frame begins at a multiple of 64, and `Lines` gives whole
+            // lines. Its control words (tag, previous) were never stored to.
+            unsafe { memory.stream(at, lines) };
+        } else {
+            // SAFETY: inside the frame (assertion), which the cursor gave to this reservation
+            // alone [C3] and which lies inside the segment; nothing reads it before the slot or
+            // the index entry is published with Release [S2].
+            unsafe { memory.write(at, lines) };
+        }
     }
 
     /// Fills the frame and commits the slot: from here on recovery finds the record.
@@ -365,3 +382,6 @@ impl<'s, M: Memory> BatchReservation<'s, M> {
         Ok(written)
     }
 }
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests;

@@ -4,6 +4,9 @@ use super::Store;
 use crate::error::Error;
 use crate::format::ids::Sequence;
 use crate::fs;
+use crate::memory::MmapMemory;
+use crate::segment::{Mark, Segment};
+use crate::sync::unmodelled::Arc;
 use std::path::Path;
 
 impl Store {
@@ -30,30 +33,53 @@ impl Store {
     /// [`Error::FlushFailed`], [`Error::ReadOnly`] (copy the directory instead).
     pub fn backup(&self, dir: impl AsRef<Path>) -> Result<(), Error> {
         let dir = dir.as_ref();
-        // Decides and flushes every slot below each segment's flushed mark: what is copied.
-        self.sync()?;
+        if self.read_only {
+            return Err(Error::ReadOnly);
+        }
+        let durability = &self.duties.durability;
+        let moment = durability.sync_and_look(self.engine(), || self.moment())?;
         let unfinished = fs::begin_directory(dir)?;
-        let copied = self.copy_into(unfinished.path());
+        let copied = self.copy_into(unfinished.path(), &moment);
         copied.and_then(|()| unfinished.finish(dir))
     }
 
-    fn copy_into(&self, directory: &Path) -> Result<(), Error> {
-        let segments = {
-            let guard = self.engine().epoch().pin();
-            let log = self.engine().log();
-            log.counted(&guard, log.in_use_at_once(&guard))
-        };
-        let named: Vec<_> = segments.iter().map(|s| s.id()).collect();
-        let next = named.last().map_or(Sequence(1), |last| last.sequence.next());
-        let source = self.engine().log().source();
-        let (files, manifest) = source.of_copy(directory, next, named)?;
-        for segment in &segments {
+    /// What counts just now. To be called while nobody flushes, after a flush: then all that was
+    /// flushed is a prefix in LSN order, across segments. What compaction has moved since is a copy
+    /// of what was flushed before, and what it moves later is still where it was.
+    fn moment(&self) -> Moment {
+        let guard = self.engine().epoch().pin();
+        let log = self.engine().log();
+        let next = log.floor(&guard);
+        let segments = log.counted(&guard, log.in_use_at_once(&guard));
+        // Read last: whatever was moved out of a segment that was gone by then is below a mark.
+        let marked = segments.into_iter().map(|segment| {
             let mark = segment.flushed();
+            (segment, mark)
+        });
+        let parts: Vec<_> = marked.filter(|(_, mark)| mark.slot > 0).collect();
+        let above = parts.last().map_or(Sequence(1), |(last, _)| last.sequence().next());
+        // No LSN is given by the copy that was given before, be its segment gone.
+        Moment { parts, next: next.max(above) }
+    }
+
+    fn copy_into(&self, directory: &Path, moment: &Moment) -> Result<(), Error> {
+        let named = moment.parts.iter().map(|(segment, _)| segment.id()).collect();
+        let source = self.engine().log().source();
+        let (files, manifest) = source.of_copy(directory, moment.next, named)?;
+        for (segment, mark) in &moment.parts {
             let copy = files.create_with(segment.id(), |copy| {
-                segment.replicate(copy, mark);
+                segment.replicate(copy, *mark);
             })?;
             drop(copy);
         }
         fs::replace(directory, fs::MANIFEST, &manifest.encode())
     }
+}
+
+/// Everything that counts at one moment.
+struct Moment {
+    /// Segments in the order of their sequences, and how far each counts.
+    parts: Vec<(Arc<Segment<MmapMemory>>, Mark)>,
+    /// The first segment that the copy makes itself.
+    next: Sequence,
 }

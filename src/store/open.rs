@@ -15,6 +15,7 @@ use crate::options::{
 };
 use crate::pacing::Pacer;
 use crate::recovery::{self, Basis, Recovered};
+use crate::residency::Residency;
 use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Mutex};
 use rustix::io::Errno;
 use std::io;
@@ -103,6 +104,7 @@ impl Options {
             pacer: Pacer::new(self.space_target.filter(|_| self.compaction == Compaction::Auto)),
         });
         let maintenance = if self.read_only {
+            Residency::new().look(&duties.engine, &duties.engine.epoch().pin());
             None
         } else {
             let how = (self.flush_interval, self.compaction);

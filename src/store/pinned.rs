@@ -1,6 +1,6 @@
 //! Reading under a pin.
 
-use super::{Store, check_id};
+use super::{Store, is_id};
 use crate::engine::{Damaged, Located};
 use crate::epoch::Guard;
 use crate::error::Error;
@@ -76,20 +76,39 @@ impl<'s> Pinned<'s> {
     /// All of a get in one function of its own.
     #[inline(never)]
     fn record(&self, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
-        Ok(self.checked(id)?.map(|at| Record::new(at.segment, at.frame)))
+        if is_id(id) { self.look(self.store.hash(id), id) } else { Ok(None) }
     }
 
     /// The same, with the id's hash.
+    #[inline(never)]
     fn record_by(&self, hash: KeyHash, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
-        if check_id(id).is_err() {
-            return Ok(None);
-        }
+        if is_id(id) { self.look(hash, id) } else { Ok(None) }
+    }
+
+    #[inline(always)]
+    fn look(&self, hash: KeyHash, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
+        let (engine, guard) = (self.store.engine(), &self.guard);
+        engine.look(
+            guard,
+            hash,
+            id,
+            |at| match self.is_to_be_checked(at.segment, &at.frame) {
+                true => self.look_closely(hash, id),
+                false => Ok(Some(Record::new(at.segment, at.frame))),
+            },
+            || Ok(None),
+            || self.look_closely(hash, id),
+        )
+    }
+
+    #[cold]
+    fn look_closely(&self, hash: KeyHash, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
         Ok(self.checked_by(hash, id)?.map(|at| Record::new(at.segment, at.frame)))
     }
 
     #[inline]
     pub(super) fn checked(&self, id: &[u8]) -> Result<Option<Located<'_, MmapMemory>>, Error> {
-        if check_id(id).is_err() { Ok(None) } else { self.checked_by(self.store.hash(id), id) }
+        if is_id(id) { self.checked_by(self.store.hash(id), id) } else { Ok(None) }
     }
 
     #[inline]

@@ -40,6 +40,14 @@ impl Store {
         stats
     }
 
+    /// Bytes of the index, and how long puts were delayed in all: what a bench asks after each put.
+    /// No part of the public contract.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn growth(&self) -> (u64, std::time::Duration) {
+        (self.engine().index().allocated_bytes(), self.duties.pacer.delayed())
+    }
+
     /// What opening found.
     #[must_use]
     pub fn recovery(&self) -> &RecoveryReport {

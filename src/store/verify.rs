@@ -7,7 +7,7 @@ use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::memory::MmapMemory;
 use crate::recovery::{check, readable_id};
 use crate::report::{Damage, VerifyReport};
-use crate::segment::Segment;
+use crate::segment::{Ahead, Segment};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -156,6 +156,7 @@ impl<P: FnMut(u64, u64)> Walk<'_, P> {
 
     fn segment(&mut self, segment: &Segment<MmapMemory>, path: PathBuf) {
         let durable = segment.flushed().slot;
+        let mut ahead = Ahead::new();
         for (slot, state) in segment.slots(segment.slots_end()) {
             self.done += 1;
             if self.done.is_multiple_of(STEP) {
@@ -171,6 +172,9 @@ impl<P: FnMut(u64, u64)> Walk<'_, P> {
                 SlotState::Invalid => (slot_at, None, "the slot's checksum does not match"),
                 SlotState::Committed(kind, body) | SlotState::Copy(kind, body) => {
                     self.report.records += 1;
+                    if self.depth != Depth::Slots {
+                        segment.read_on(&mut ahead, body.offset, body.len);
+                    }
                     match check(segment, slot, kind, body, self.depth != Depth::Slots) {
                         Ok(bytes) => {
                             self.report.bytes += bytes;
@@ -233,6 +237,10 @@ impl<P: FnMut(u64, u64)> Walk<'_, P> {
                 self.report.damaged.push(wrong("a get of its id answers something older"));
             }
             Ok(None) if kind == Kind::Tombstone => {}
+            Ok(None) if frame.has_expired() => {
+                // Since it was asked above.
+                self.found += u64::from(self.is_in_force(segment, body));
+            }
             Ok(None) => {
                 let damage = wrong("a get of its id answers nothing");
                 let newest = self.unexplained.entry(body.key_hash).or_insert((lsn, damage.clone()));
@@ -243,13 +251,16 @@ impl<P: FnMut(u64, u64)> Walk<'_, P> {
         }
     }
 
-    /// A record is rightly absent if something newer of its id is a remove, or cannot be read.
+    /// A record is rightly absent if something newer of its id is a remove, has expired, or cannot
+    /// be read.
     fn explain(&mut self, segment: &Segment<MmapMemory>) {
         for (slot, state) in segment.slots(segment.slots_end()) {
             let SlotState::Committed(kind, body) = state else { continue };
             let newer = |unexplained: &(Lsn, Damage)| unexplained.0 < body.lsn;
+            let has_expired = || segment.committed_frame(slot).is_ok_and(|f| f.has_expired());
+            let hides = || kind == Kind::Tombstone || body.expires && has_expired();
             if self.unexplained.get(&body.key_hash).is_some_and(newer)
-                && (kind == Kind::Tombstone || check(segment, slot, kind, body, true).is_err())
+                && (hides() || check(segment, slot, kind, body, true).is_err())
             {
                 self.unexplained.remove(&body.key_hash);
             }

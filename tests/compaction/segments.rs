@@ -1,6 +1,7 @@
 //! What the store says about its segments, and how far a compaction is.
 
 use super::{options, put, version};
+use std::path::Path;
 use std::time::Duration;
 use stratalog::{CompactionReport, Options, SegmentRole, SegmentState};
 
@@ -93,4 +94,28 @@ fn progress_grows_up_to_the_report_and_may_panic() {
     assert!(store.compact().unwrap().segments_removed > 0);
     assert_eq!(store.stats().dead_bytes, 0);
     assert!(store.verify().unwrap().is_clean());
+}
+
+/// Segment files that are mapped though they have no name any more.
+fn mapped_without_a_name(store: &Path) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let store = store.to_str().unwrap();
+    maps.lines().filter(|line| line.contains(store) && line.ends_with("(deleted)")).count()
+}
+
+/// What was retired waited for the next pin of a thread that had been registered with the store,
+/// and that might never come.
+#[test]
+fn nothing_stays_mapped_once_the_store_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().canonicalize().unwrap().join("s");
+    let store = options().open(&path).unwrap();
+    (0..3_000).for_each(|id| put(&store, id, 0));
+    let pinned = store.pin();
+    (0..3_000).for_each(|id| put(&store, id, 1));
+    assert!(store.compact().unwrap().segments_removed > 0);
+    assert!(mapped_without_a_name(&path) > 0, "the pin holds them");
+    drop(pinned);
+    store.close().unwrap();
+    assert_eq!(mapped_without_a_name(&path), 0);
 }

@@ -3,7 +3,7 @@
 
 use super::child::Role;
 use super::common::{self, State, assert_same, reopen, state};
-use super::{Answer, Closed, RECORDS, ask, id, read_only, walk};
+use super::{Answer, Closed, RECORDS, ask, id, read_only, tree, walk};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -318,4 +318,52 @@ fn two_segments_with_one_number_are_told_apart_by_the_manifest() {
     assert_found(closed.path(), &closed.state, &use_twice(closed.path()));
     closed.restore();
     closed.assert_whole();
+}
+
+/// Two stores that were one, each with a record that the other has not, in segments with one number
+/// that the manifest does not know yet; the files of both are in the first's directory. Where the
+/// segments are.
+fn twins(dir: &Path) -> (PathBuf, [PathBuf; 2]) {
+    let paths = [dir.join("a"), dir.join("b")];
+    let options = Options::new().dimension(RECORDS.dimension).segment_size(common::SEGMENT);
+    options.open(&paths[0]).unwrap().close().unwrap();
+    tree::copy(&paths[0], &paths[1]);
+    let manifest = std::fs::read(paths[0].join("MANIFEST")).unwrap();
+    for (path, n) in paths.iter().zip(0..) {
+        let store = common::open(path);
+        RECORDS.put(&store, &id(n), n);
+        store.close().unwrap();
+    }
+    let segments = paths.each_ref().map(|path| tree::segments(path)[0].clone());
+    let twin = paths[0].join(segments[1].file_name().unwrap());
+    std::fs::copy(&segments[1], &twin).unwrap();
+    std::fs::write(paths[0].join("MANIFEST"), manifest).unwrap();
+    (paths[0].clone(), [segments[0].clone(), twin])
+}
+
+#[track_caller]
+fn only_one_of(store: &Store) -> u32 {
+    let found: Vec<u32> = (0..2).filter(|&n| store.contains(id(n))).collect();
+    assert_eq!((found.len(), store.len()), (1, 1), "{found:?}");
+    found[0]
+}
+
+#[test]
+fn of_two_segments_with_one_number_that_no_manifest_names_one_counts_and_the_other_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, segments) = twins(dir.path());
+    let strict = Options::new().recovery(stratalog::Recovery::Strict).open(&path);
+    assert!(matches!(strict, Err(stratalog::Error::Corrupt { .. })));
+    let store = read_only(&path);
+    let counts = only_one_of(&store);
+    drop(store);
+    let other = &segments[1 - counts as usize];
+    let before = std::fs::read(other).unwrap();
+    let store = common::open(&path);
+    assert_eq!((only_one_of(&store), store.recovery().corrupt), (counts, 1));
+    assert!(store.recovery().lost.iter().any(|lost| lost.segment == *other));
+    store.close().unwrap();
+    let store = common::open(&path);
+    assert_eq!((only_one_of(&store), store.recovery().foreign_files), (counts, 1));
+    assert_eq!(std::fs::read(other).unwrap(), before, "it was changed");
 }

@@ -15,8 +15,9 @@ pub struct Tally {
     /// Images of power losses, and how many of them were of a power loss during a recovery.
     pub images: u64,
     pub of_recovery: u64,
-    /// States that a reader looked at.
+    /// States that a reader looked at, and how many were painted: some more than once.
     pub states: u64,
+    pub painted: u64,
     /// Images of kills.
     pub kills: u64,
     /// Writes that were not flushed when power was lost, and how many of them were gone.

@@ -67,8 +67,8 @@ fn play(names: &[&str], most: u64, seen: &mut Seen) -> Result<(), String> {
     for (n, capture) in captures.iter().enumerate() {
         assert!(capture.claims.durable > Lsn::default(), "nothing is promised: {names:?}");
         let mut viewer = Viewer::new(capture, &history, &mut known);
-        let states = viewer.subsets(UNIT, most, &mut dice);
-        seen.states += states.map_err(|error| format!("{names:?}, moment {n}: {error}"))?;
+        let looked = viewer.subsets(UNIT, most, &mut dice);
+        seen.states += looked.map_err(|error| format!("{names:?}, moment {n}: {error}"))?.states;
         seen.moments += 1;
     }
     seen.workloads += 1;

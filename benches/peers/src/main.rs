@@ -6,11 +6,13 @@ mod parts;
 mod plot;
 mod report;
 mod samples;
+mod targets;
 mod work;
 
 use clap::Parser;
 use engines::{
-    Bf, Dash, Engine, Failure, Feox, Fjall, Lmdb, Papaya, Redb, Scc, Sled, Sqlite, Stratalog,
+    Bf, Dash, Driver, Engine, Failure, Feox, Fjall, Lmdb, Papaya, Redb, Scc, Sled, Sqlite,
+    Stratalog,
 };
 use samples::Samples;
 use std::os::unix::process::ExitStatusExt;
@@ -115,12 +117,17 @@ fn peers(only: &[String]) -> Vec<Peer> {
     peers.extend([peer::<Fjall>(), peer::<Sled>(), peer::<Redb>(), peer::<Sqlite>()]);
     peers.extend([peer::<Bf>(), peer::<Feox>()]);
     peers.extend([peer::<Dash>(), peer::<Papaya>(), peer::<Scc>()]);
+    peers.push(Peer {
+        name: Driver::NAME,
+        keeps: "",
+        steps: vec![(BUFFERED, BUFFERED, work::driver)],
+    });
     peers.push(Peer { name: work::BARE, keeps: "", steps: vec![(DURABLE, DURABLE, work::bare)] });
     let asked = |name: &str| {
         let name = name.to_lowercase();
         only.is_empty() || only.iter().any(|beginning| name.starts_with(&beginning.to_lowercase()))
     };
-    let always = [Stratalog::NAME, work::BARE];
+    let always = [Stratalog::NAME, Driver::NAME, work::BARE];
     peers.retain(|peer| always.contains(&peer.name) || asked(peer.name));
     peers
 }
@@ -269,6 +276,7 @@ fn main() -> Result<(), Failure> {
     println!("{}\nLoad at the end: {}", about.join("\n"), line("/proc/loadavg", ""));
     let names: Vec<_> = peers.iter().map(|peer| peer.name).collect();
     print!("{}", report::markdown(&samples.all, &names)?);
+    print!("{}", targets::markdown(&samples.all, arguments.rounds)?);
     println!("\nWhat a buffered put keeps:\n\n| | |\n| --- | --- |");
     peers.retain(|peer| !peer.keeps.is_empty());
     peers.iter().for_each(|peer| println!("| {} | {} |", peer.name, peer.keeps));

@@ -1,6 +1,6 @@
 //! The same figures as pictures: medians as bars, latencies by percentile, rates by threads.
 
-use crate::engines::{Engine, Failure, Stratalog};
+use crate::engines::{Driver, Engine, Failure, Stratalog};
 use crate::parts;
 use crate::report::{TABLES, Workload, median};
 use crate::samples::{Latencies, Sample, Samples};
@@ -28,6 +28,9 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 /// Draws everything into a directory.
 pub fn all(samples: &Samples, engines: &[&str], dir: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(dir)?;
+    // No engine; beside it none would be seen.
+    let engines: Vec<_> = engines.iter().copied().filter(|name| *name != Driver::NAME).collect();
+    let engines = &engines[..];
     for ((title, workloads), file) in TABLES.iter().zip(FILES) {
         let measured = |w: &Workload| median(&samples.all, Stratalog::NAME, w.name).is_some();
         if let Some(file) = file

@@ -1,7 +1,7 @@
 //! What every engine is made to do, and how long it takes.
 
 use crate::data::{Asked, Dot, PAYLOAD, See, Touch, Values};
-use crate::engines::{Engine, Failure, Mode};
+use crate::engines::{Driver, Engine, Failure, Mode};
 use hdrhistogram::Histogram;
 use std::fs::File;
 use std::hint::black_box;
@@ -110,6 +110,17 @@ pub fn buffered<E: Engine>(setup: &Setup, done: &mut Done) -> Result<(), Failure
     batches::<E>(setup, done)
 }
 
+/// What all of these figures hold besides the engine.
+pub fn driver(setup: &Setup, done: &mut Done) -> Result<(), Failure> {
+    let driver = Driver::open(&setup.dir, Mode::Buffered, 0)?;
+    let begin = Begin::now();
+    for n in 0..setup.records {
+        driver.put(&setup.values, n)?;
+    }
+    begin.done(done, "put", setup.records);
+    gets_of(&driver, setup, done)
+}
+
 /// Half as many records again, into a fresh store, a hundred in a transaction.
 fn batches<E: Engine>(setup: &Setup, done: &mut Done) -> Result<(), Failure> {
     let dir = place(setup)?;
@@ -143,6 +154,17 @@ fn check<E: Engine>(engine: &E, setup: &Setup) -> Result<(), Failure> {
 }
 
 fn reads<E: Engine>(engine: &E, setup: &Setup, done: &mut Done) -> Result<(), Failure> {
+    gets_of(engine, setup, done)?;
+    let begin = Begin::now();
+    let (records, sum) = black_box(engine.scan(&setup.dot)?);
+    begin.done(done, "scan+dot", records);
+    if records != setup.records || !sum.is_finite() {
+        return Err(format!("{}: a scan saw {records} records, sum {sum}", E::NAME).into());
+    }
+    Ok(())
+}
+
+fn gets_of<E: Engine>(engine: &E, setup: &Setup, done: &mut Done) -> Result<(), Failure> {
     let Asked { uniform, zipf } = &setup.asked;
     let dot = &setup.dot;
     let one = |asked: &[u32], of: &mut f32| one_by_one(engine, asked, &Touch, of);
@@ -156,14 +178,7 @@ fn reads<E: Engine>(engine: &E, setup: &Setup, done: &mut Done) -> Result<(), Fa
     gets(setup, done, "get /1000", uniform, many)?;
     gets(setup, done, "get zipf /1000", zipf, many)?;
     gets(setup, done, "get+dot", uniform, one_dot)?;
-    gets(setup, done, "get+dot zipf", zipf, one_dot)?;
-    let begin = Begin::now();
-    let (records, sum) = black_box(engine.scan(dot)?);
-    begin.done(done, "scan+dot", records);
-    if records != setup.records || !sum.is_finite() {
-        return Err(format!("{}: a scan saw {records} records, sum {sum}", E::NAME).into());
-    }
-    Ok(())
+    gets(setup, done, "get+dot zipf", zipf, one_dot)
 }
 
 fn one_by_one<E: Engine>(

@@ -2,10 +2,10 @@
 //! say so, for ever. With upkeep: beside one that compacts and backs up, and now and then all of it
 //! stops for the store to be closed and opened again.
 
-use super::event::{Event, Reporter, What};
+use super::event::{Event, Reporter, UPKEEP, What};
 use super::value::{self, Found, Key, Keys, Value, Version};
 use crate::Outcome;
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +25,8 @@ const EXPIRES_ONE_IN: u8 = 8;
 const QUIET_ONE_IN: u8 = 3;
 /// One compaction in so many is followed by a backup.
 const BACKUP_ONE_IN: u8 = 4;
+/// Backups of one process that are there at the same time: a kill leaves them to be looked at.
+pub const BACKUPS_KEPT: u64 = 3;
 
 /// Write to a store until killed, reporting on stdout
 #[derive(Debug, clap::Args)]
@@ -47,14 +49,27 @@ pub struct Args {
     pub seed: u64,
     #[arg(long)]
     pub sync: bool,
+    /// How long the store is open at a time, at most, in milliseconds
+    #[arg(long)]
+    pub session: u64,
     /// Compact, back up, close and open again, too
     #[arg(long)]
     pub upkeep: bool,
 }
 
-/// Where a store's backup goes.
-pub fn backup_of(store: &Path) -> PathBuf {
-    store.with_file_name("backup")
+/// Where a backup of a store goes.
+pub fn backup_of(store: &Path, number: u64) -> PathBuf {
+    store.with_file_name(format!("backup.{number}"))
+}
+
+/// The round whose child makes backups from this number on.
+pub fn backups_from(round: u32) -> u64 {
+    u64::from(round) << 16
+}
+
+/// The round whose child has made a backup.
+pub fn round_of(backup: u64) -> u32 {
+    (backup >> 16) as u32
 }
 
 impl Args {
@@ -74,6 +89,7 @@ impl Args {
         option("shared", self.shared.into());
         option("round", self.round.into());
         option("seed", self.seed);
+        option("session", self.session);
         if self.sync {
             words.push("--sync".into());
         }
@@ -107,11 +123,15 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let mut rng = fastrand::Rng::with_seed(args.seed ^ 0xFF << 56);
     let mut versions: Vec<_> =
         (0..args.threads).map(|thread| Version::first(args.round, thread)).collect();
+    // No other process of this store's makes one of the same number.
+    let mut backups = backups_from(args.round);
+    say_thread(&reporter, UPKEEP)?;
     loop {
         let store = crate::open(&options, &args.store)?;
         say(&reporter, &Event::Opened)?;
-        let until = Instant::now() + Duration::from_millis(rng.u64(5..150));
-        session(args, &store, &reporter, &mut versions, (until, rng.u64(..)))?;
+        let until = Instant::now() + Duration::from_millis(rng.u64(5..args.session));
+        let upkeep = Upkeep { until, seed: rng.u64(..), backups: &mut backups };
+        session(args, &store, &reporter, &mut versions, upkeep)?;
         say(&reporter, &Event::Closing)?;
         store.close()?;
         say(&reporter, &Event::Closed)?;
@@ -124,14 +144,31 @@ fn say(reporter: &Reporter, event: &Event) -> anyhow::Result<()> {
     reporter.report(&line)
 }
 
+/// Whoever traces this process knows its threads by the system's numbers.
+fn say_thread(reporter: &Reporter, thread: u8) -> anyhow::Result<()> {
+    let link = fs::read_link("/proc/thread-self")?;
+    let number =
+        link.file_name().and_then(|name| name.to_str()).context("a thread has a number")?;
+    say(reporter, &Event::Thread { thread, number: number.parse()? })
+}
+
+/// What the thread that writes nothing does, if there is one.
+struct Upkeep<'a> {
+    until: Instant,
+    seed: u64,
+    /// Number of the last backup.
+    backups: &'a mut u64,
+}
+
 /// All threads at work on an open store: for ever, or with upkeep until then.
 fn session(
     args: &Args,
     store: &Store,
     reporter: &Reporter,
     versions: &mut [Version],
-    (until, seed): (Instant, u64),
+    upkeep: Upkeep<'_>,
 ) -> anyhow::Result<()> {
+    let seed = upkeep.seed;
     let stop = &AtomicBool::new(false);
     thread::scope(|scope| {
         let mut writers = Vec::new();
@@ -150,13 +187,13 @@ fn session(
                 lines: String::new(),
             };
             writers.push(scope.spawn(move || {
-                let done = writer.run();
+                let done = say_thread(reporter, thread).and_then(|()| writer.run());
                 *version = writer.version;
                 done
             }));
         }
         if args.upkeep {
-            let done = keep_up(args, store, reporter, (until, seed));
+            let done = keep_up(args, store, reporter, upkeep);
             // Relaxed: a flag.
             stop.store(true, Ordering::Relaxed);
             done?;
@@ -172,8 +209,9 @@ fn keep_up(
     args: &Args,
     store: &Store,
     reporter: &Reporter,
-    (until, seed): (Instant, u64),
+    upkeep: Upkeep<'_>,
 ) -> anyhow::Result<()> {
+    let Upkeep { until, seed, backups } = upkeep;
     let mut rng = fastrand::Rng::with_seed(seed);
     if rng.u8(..QUIET_ONE_IN) == 0 {
         thread::sleep(until.saturating_duration_since(Instant::now()));
@@ -185,20 +223,24 @@ fn keep_up(
         let (segments, moved) = (report.segments_removed, report.moved_records);
         say(reporter, &Event::Compacted { segments, moved })?;
         if rng.u8(..BACKUP_ONE_IN) == 0 {
-            say(reporter, &Event::BackingUp)?;
-            let copy = backup_of(&args.store);
-            // The one before stayed until now: a later kill has left it to be looked at. Half
-            // removed, it is not to be taken for one that is whole.
-            if copy.exists() {
-                let old = copy.with_extension("old");
-                fs::rename(&copy, &old)?;
-                fs::remove_dir_all(old)?;
-            }
-            store.backup(&copy)?;
-            say(reporter, &Event::BackedUp)?;
+            *backups += 1;
+            back_up(args, store, reporter, *backups)?;
         }
     }
     Ok(())
+}
+
+fn back_up(args: &Args, store: &Store, reporter: &Reporter, number: u64) -> anyhow::Result<()> {
+    say(reporter, &Event::BackingUp(number))?;
+    let past = backup_of(&args.store, number.saturating_sub(BACKUPS_KEPT));
+    if past.exists() {
+        // Half removed, it is not to be taken for one that is whole.
+        let old = past.with_extension("old");
+        fs::rename(&past, &old)?;
+        fs::remove_dir_all(old)?;
+    }
+    store.backup(backup_of(&args.store, number))?;
+    say(reporter, &Event::BackedUp(number))
 }
 
 impl Writer<'_> {

@@ -11,6 +11,9 @@ use std::os::fd::AsFd;
 /// Below this a write to a pipe is not mixed with another (POSIX's least `PIPE_BUF`).
 const ATOMIC_BYTES: usize = 512;
 
+/// The thread that opens, compacts, backs up and closes.
+pub const UPKEEP: u8 = u8::MAX;
+
 /// What an operation is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
@@ -50,10 +53,17 @@ pub enum Event {
         /// Records that it moved.
         moved: u64,
     },
-    /// A backup begins.
-    BackingUp,
+    /// A backup begins: its number.
+    BackingUp(u64),
     /// A backup has returned.
-    BackedUp,
+    BackedUp(u64),
+    /// Which thread of the system does what a writer says, or with `UPKEEP` all the rest.
+    Thread {
+        /// As in its versions.
+        thread: u8,
+        /// Its number in the system.
+        number: u64,
+    },
     /// An operation begins.
     Begin {
         /// Its number.
@@ -151,8 +161,9 @@ impl Event {
             Self::Closed => writeln!(out, "closed"),
             Self::Compacting => writeln!(out, "compacting"),
             Self::Compacted { segments, moved } => writeln!(out, "compacted {segments} {moved}"),
-            Self::BackingUp => writeln!(out, "backing-up"),
-            Self::BackedUp => writeln!(out, "backed-up"),
+            Self::BackingUp(copy) => writeln!(out, "backing-up {copy}"),
+            Self::BackedUp(copy) => writeln!(out, "backed-up {copy}"),
+            Self::Thread { thread, number } => writeln!(out, "thread {thread} {number}"),
             Self::Begin { version, key, what, expires } => {
                 writeln!(out, "begin {} {} {} {expires}", version.0, key.0, *what as u8)
             }
@@ -205,8 +216,9 @@ impl Event {
             "closed" => Self::Closed,
             "compacting" => Self::Compacting,
             "compacted" => Self::Compacted { segments: number()?, moved: number()? },
-            "backing-up" => Self::BackingUp,
-            "backed-up" => Self::BackedUp,
+            "backing-up" => Self::BackingUp(number()?),
+            "backed-up" => Self::BackedUp(number()?),
+            "thread" => Self::Thread { thread: u8::try_from(number()?)?, number: number()? },
             "batch" => Self::Batch { first: Version(number()?), count: number()? },
             "wrote" => Self::Wrote { first: Version(number()?), count: number()? },
             "refused" => Self::Refused { version: Version(number()?) },
@@ -270,8 +282,9 @@ mod tests {
             Event::Closed,
             Event::Compacting,
             Event::Compacted { segments: 3, moved: u64::MAX },
-            Event::BackingUp,
-            Event::BackedUp,
+            Event::BackingUp(3),
+            Event::BackedUp(u64::MAX),
+            Event::Thread { thread: UPKEEP, number: 7 },
             Event::Begin { version, key, what: What::Remove, expires: 0 },
             Event::Begin { version, key, what: What::Put, expires: u64::MAX },
             Event::Begin { version, key, what: What::PutIfAbsent, expires: 0 },

@@ -21,11 +21,15 @@
 //! A get while the child runs is judged as the opening after the kill is, except that only what was
 //! acknowledged before the get began binds it.
 //!
+//! Backups: see `copies`.
+//!
 //! What was found is the past of the next round: a version from before it must not come back.
+
+mod copies;
 
 use super::event::{Event, What};
 use super::value::{Found, Key, Keys, Span, Version};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 /// No acknowledgement came.
@@ -78,6 +82,8 @@ struct Op {
     effect: Effect,
     begin: u64,
     end: u64,
+    /// What was found proves that it had happened, whenever it was acknowledged.
+    proven: bool,
     /// Of a put that was acknowledged, or found.
     lsn: Option<u64>,
     /// The tag that it was found with.
@@ -93,6 +99,7 @@ impl Op {
         effect: Effect::Remove,
         begin: 0,
         end: 0,
+        proven: false,
         lsn: None,
         tag: 0,
         expires: 0,
@@ -105,6 +112,11 @@ impl Op {
 
     fn is_put(&self) -> bool {
         self.effect == Effect::Put
+    }
+
+    /// Whether it had happened before a position.
+    fn binds(&self, before: u64) -> bool {
+        (self.end < before || self.proven) && self.effect != Effect::None
     }
 
     fn has_expired(&self, now: u64) -> bool {
@@ -137,7 +149,7 @@ impl fmt::Display for Op {
 }
 
 /// What is known of every key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Oracle {
     keys: Keys,
     /// Of each key: what was found last, and all operations since.
@@ -151,6 +163,10 @@ pub struct Oracle {
     /// Updates that have not returned, and batches: how many operations they have.
     bumping: HashMap<Version, Key>,
     batches: HashMap<Version, u64>,
+    /// Batches that have returned since the last opening.
+    wrote: HashMap<Version, u64>,
+    /// Backups since then: when each began and ended.
+    copies: BTreeMap<u64, (u64, u64)>,
     /// Of each key: see `may_linger`.
     lingers: Vec<bool>,
     position: u64,
@@ -163,8 +179,21 @@ impl Oracle {
         let bumps = keys.all().map(|_| Vec::new()).collect();
         let (open, looks) = (HashMap::new(), HashMap::new());
         let (bumping, batches) = (HashMap::new(), HashMap::new());
+        let (wrote, copies) = (HashMap::new(), BTreeMap::new());
         let lingers = vec![false; keys.len() as usize];
-        Self { keys, ops, open, looks, bumps, bumping, batches, lingers, position: 0 }
+        Self {
+            keys,
+            ops,
+            open,
+            looks,
+            bumps,
+            bumping,
+            batches,
+            wrote,
+            copies,
+            lingers,
+            position: 0,
+        }
     }
 
     fn ops_mut(&mut self, key: Key) -> Result<&mut Vec<Op>, Violation> {
@@ -187,8 +216,15 @@ impl Oracle {
             | Event::Closed
             | Event::Compacting
             | Event::Compacted { .. }
-            | Event::BackingUp
-            | Event::BackedUp => Ok(()),
+            | Event::Thread { .. } => Ok(()),
+            Event::BackingUp(copy) => {
+                self.copies.insert(copy, (position, PENDING));
+                Ok(())
+            }
+            Event::BackedUp(copy) => {
+                self.copies.entry(copy).or_insert((position, position)).1 = position;
+                Ok(())
+            }
             Event::Begin { version, key, what, expires } => {
                 let ops = self.ops_mut(key)?;
                 ops.push(Op::begun(version, what, position, expires));
@@ -211,6 +247,7 @@ impl Oracle {
             }
             Event::Wrote { first, count } => {
                 self.batches.remove(&first);
+                self.wrote.insert(first, count);
                 (0..count).try_for_each(|n| self.end(Version(first.0 + n), None).map(drop))
             }
             Event::Bump { bump, key } => {
@@ -323,6 +360,8 @@ impl Oracle {
             }
         }
         self.batches.clear();
+        self.wrote.clear();
+        self.copies.clear();
     }
 
     fn end(&mut self, version: Version, lsn: Option<u64>) -> Result<(Key, usize), Violation> {
@@ -377,7 +416,7 @@ impl Oracle {
     }
 
     fn acknowledged(&self, key: Key, before: u64) -> impl Iterator<Item = &Op> {
-        self.ops(key).iter().filter(move |op| op.end < before && op.effect != Effect::None)
+        self.ops(key).iter().filter(move |op| op.binds(before))
     }
 
     /// The acknowledged operation on the key that began last, if it began after `end`.

@@ -1,5 +1,7 @@
 //! A round: start a child that writes, kill it, open what it left, compare with the oracle.
 
+mod backups;
+
 use super::child;
 use super::event::Event;
 use super::oracle::{Kind, Oracle, Violation};
@@ -7,7 +9,6 @@ use super::step::Step;
 use super::tally::{Place, Tally, pending};
 use super::value::{self, Found, Key, Keys, PREFIX, Span, Value};
 use anyhow::{Context, anyhow, bail, ensure};
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -22,10 +23,9 @@ const SIGKILL: i32 = 9;
 /// A child that has not opened the store after this long never will.
 const OPENING_MAX: Duration = Duration::from_secs(600);
 /// For how long a child is waited for to do what it does now and then only.
-const MARK_MAX: Duration = Duration::from_millis(1_500);
-
+const MARK_MAX: Duration = Duration::from_millis(500);
 /// For how long one is waited for to come to the step that it is to be killed at.
-const STEP_MAX: Duration = Duration::from_millis(900);
+const STEP_MAX: Duration = Duration::from_millis(500);
 
 /// What is written, and how.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,8 @@ pub struct Plan {
     pub upkeep: bool,
     /// Some children are killed at a step, see `step`.
     pub steps: bool,
+    /// For how long a store is open at a time, at most, with upkeep.
+    pub session: Duration,
 }
 
 /// When a child is killed.
@@ -60,6 +62,7 @@ pub enum Mark {
     Compacting,
     Compacted,
     BackingUp,
+    BackedUp,
     Closing,
     Closed,
 }
@@ -70,7 +73,8 @@ impl Mark {
             Event::Opened => Self::Opened,
             Event::Compacting => Self::Compacting,
             Event::Compacted { .. } => Self::Compacted,
-            Event::BackingUp => Self::BackingUp,
+            Event::BackingUp(_) => Self::BackingUp,
+            Event::BackedUp(_) => Self::BackedUp,
             Event::Closing => Self::Closing,
             Event::Closed => Self::Closed,
             _ => return None,
@@ -153,35 +157,18 @@ impl Rig {
         }
         for event in &events {
             self.tally.count(event);
+        }
+        self.note(&events)
+    }
+
+    /// Tells the oracle what a child reported, and judges the backups that it has left.
+    fn note(&mut self, events: &[Event]) -> anyhow::Result<()> {
+        for event in events {
             if let Err(violation) = self.oracle.note(event) {
                 self.violation(&violation);
             }
         }
-        Ok(())
-    }
-
-    /// What a killed child has left of a backup: nothing under its name, or all of it.
-    fn check_backup(&mut self) -> anyhow::Result<()> {
-        let copy = child::backup_of(&self.store);
-        let name = copy.file_name().context("a backup has a name")?.to_owned();
-        if copy.join("MANIFEST").exists() {
-            let options = Options::new().create(false).read_only(true);
-            let store = options.open(&copy).context("opening a backup")?;
-            let (report, verified) = (store.recovery().clone(), store.verify()?);
-            if !report.is_clean() || !verified.is_clean() {
-                self.wrong(format!("a backup is not clean: {report:?} {:?}", verified.damaged));
-            }
-            self.tally.backups_checked += 1;
-        }
-        for entry in fs::read_dir(copy.parent().context("a backup lies in a directory")?)? {
-            let path = entry?.path();
-            let begins =
-                |n: &std::ffi::OsStr| n.as_encoded_bytes().starts_with(name.as_encoded_bytes());
-            if path.file_name().is_some_and(begins) {
-                fs::remove_dir_all(path)?;
-            }
-        }
-        Ok(())
+        if self.plan.upkeep { self.check_backups() } else { Ok(()) }
     }
 
     /// Kills a child that should be opening the store, or have just opened it.
@@ -192,12 +179,7 @@ impl Rig {
         };
         let events = self.kill(moment)?;
         self.tally.kills_reopening += 1;
-        for event in &events {
-            if let Err(violation) = self.oracle.note(event) {
-                self.violation(&violation);
-            }
-        }
-        Ok(())
+        self.note(&events)
     }
 
     /// Starts a child, waits, kills it; what it reported.
@@ -214,6 +196,7 @@ impl Rig {
             seed: self.rng.u64(..),
             sync: self.rng.u8(..3) == 0,
             upkeep: self.plan.upkeep,
+            session: self.plan.session.as_millis() as u64,
         };
         let (program, trace) = (std::env::current_exe()?, self.store.with_file_name("trace"));
         let mut command = match moment {
@@ -241,10 +224,7 @@ impl Rig {
         waited?;
         if let (Moment::At(_), Ok(events)) = (moment, &heard) {
             // The tracer held the pipe's other end, so it has ended, too.
-            self.tally.steps.note(&trace, Place::of(events))?;
-        }
-        if self.plan.upkeep {
-            self.check_backup()?;
+            self.tally.steps.note(&trace, events)?;
         }
         heard
     }
@@ -275,15 +255,25 @@ impl Rig {
     pub fn compare_open(&mut self, store: &Store) -> anyhow::Result<()> {
         self.tally.openings += 1;
         self.judge_reports(store)?;
-        let mut found = Vec::new();
-        for key in self.plan.keys.all() {
-            found.push(self.look(store, key)?);
+        let found = self.look_at_all(store);
+        for (_, found, _) in &found {
+            self.tally.records += u64::from(*found != Found::Nothing);
+            if let Found::Version { tag, expires, .. } = found {
+                self.tally.tags += tag;
+                self.tally.expiring += u64::from(*expires > 0);
+            }
         }
-        self.oracle.conclude(self.plan.keys.all().zip(found.iter().map(|(found, _)| *found)));
-        for (key, (state, span)) in self.plan.keys.all().zip(&found) {
-            self.judge(key, *state, *span);
+        self.oracle.conclude(found.iter().map(|(key, found, _)| (*key, *found)));
+        for (key, state, span) in &found {
+            self.judge(*key, *state, *span);
         }
-        self.judge_iteration(store, &found)
+        let [live, lingering] = self.judge_iteration(store, &found)?;
+        // The store may still count what has expired.
+        if !(live..=live + lingering).contains(&(store.len() as u64)) {
+            let of = format!("{live} are there, {lingering} may have expired");
+            self.wrong(format!("len() is {}, {of}", store.len()));
+        }
+        Ok(())
     }
 
     fn judge_reports(&mut self, store: &Store) -> anyhow::Result<()> {
@@ -301,28 +291,28 @@ impl Rig {
         Ok(())
     }
 
-    fn look(&mut self, store: &Store, key: Key) -> anyhow::Result<(Found, Span)> {
+    /// What a store has of every key.
+    fn look_at_all(&mut self, store: &Store) -> Vec<(Key, Found, Span)> {
+        let mut scratch = Value::default();
+        let keys = self.plan.keys.all();
+        keys.map(|key| self.look(store, key, &mut scratch)).collect()
+    }
+
+    fn look(&mut self, store: &Store, key: Key, scratch: &mut Value) -> (Key, Found, Span) {
         let pinned = store.pin();
         let from = value::nanoseconds(SystemTime::now());
         let record = pinned.get(value::id_of(key));
         let span = Span { from, to: value::nanoseconds(SystemTime::now()) };
         let found = match record {
-            Ok(None) => return Ok((Found::Nothing, span)),
-            Ok(Some(record)) => {
-                self.tally.records += 1;
-                Found::of(key, &record, &mut Value::default())
-            }
+            Ok(None) => return (key, Found::Nothing, span),
+            Ok(Some(record)) => Found::of(key, &record, scratch),
             Err(error) => Err(error.to_string()),
         };
-        if let Ok(Found::Version { tag, expires, .. }) = found {
-            self.tally.tags += tag;
-            self.tally.expiring += u64::from(expires > 0);
-        }
         let found = found.unwrap_or_else(|what| {
             self.wrong(format!("key {}: {what}", key.0));
             Found::Nothing
         });
-        Ok((found, span))
+        (key, found, span)
     }
 
     fn judge(&mut self, key: Key, found: Found, span: Span) {
@@ -334,8 +324,12 @@ impl Rig {
     }
 
     /// An iteration sees the same keys as the gets did, each once, but for what has expired
-    /// meanwhile. The store may still count what has expired.
-    fn judge_iteration(&mut self, store: &Store, found: &[(Found, Span)]) -> anyhow::Result<()> {
+    /// meanwhile. How many records there are, and how many more may have expired.
+    fn judge_iteration(
+        &mut self,
+        store: &Store,
+        found: &[(Key, Found, Span)],
+    ) -> anyhow::Result<[u64; 2]> {
         let mut seen = vec![0_u32; found.len()];
         let (mut others, pinned) = (0, store.pin());
         for record in &pinned {
@@ -351,20 +345,17 @@ impl Rig {
         }
         let now = value::nanoseconds(SystemTime::now());
         let (mut live, mut lingering) = (others, 0);
-        for (key, (&times, (state, _))) in seen.iter().zip(found).enumerate() {
+        for (&times, (key, state, _)) in seen.iter().zip(found) {
             let expected = u32::from(*state != Found::Nothing);
             live += u64::from(expected);
-            lingering += u64::from(self.oracle.may_linger(Key(key as u32)));
+            lingering += u64::from(self.oracle.may_linger(*key));
             let went = times == 0 && state.has_expired(now);
             if times != expected && !went {
-                self.wrong(format!("key {key}: get finds {expected}, iteration {times}"));
+                let of = format!("get finds {expected}, iteration {times}");
+                self.wrong(format!("key {}: {of}", key.0));
             }
         }
-        if !(live..=live + lingering).contains(&(store.len() as u64)) {
-            let of = format!("{live} are there, {lingering} may have expired");
-            self.wrong(format!("len() is {}, {of}", store.len()));
-        }
-        Ok(())
+        Ok([live, lingering])
     }
 
     fn wrong(&mut self, what: String) {

@@ -1,7 +1,8 @@
 //! Kills at a step: `strace` ends the child as one of its threads makes a certain system call, the
 //! so-manieth of that thread's, before the kernel has done anything about it.
 
-use super::tally::Place;
+use super::event::Event;
+use super::tally::doing;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,25 +11,24 @@ use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// The calls by which a store changes what others see of it, and what it holds of the kernel.
-const CALLS: &[&str] = &[
-    "fallocate",
-    "fdatasync",
-    "flock",
-    "fsync",
-    "ftruncate",
-    "madvise",
-    "mkdir",
-    "mmap",
-    "munmap",
-    "openat",
-    "pwrite64",
-    "rename",
-    "unlink",
-    "unlinkat",
+/// The calls by which a store changes what others see of it, and what it holds of the kernel; and
+/// how often a thread makes one in the time that it has, about: few come to a much later one.
+const CALLS: &[(&str, u32)] = &[
+    ("fallocate", 6),
+    ("fdatasync", 4),
+    ("flock", 3),
+    ("fsync", 8),
+    ("ftruncate", 3),
+    ("madvise", 24),
+    ("mkdir", 3),
+    ("mmap", 60),
+    ("munmap", 24),
+    ("openat", 60),
+    ("pwrite64", 4),
+    ("rename", 8),
+    ("unlink", 8),
+    ("unlinkat", 3),
 ];
-/// Where a call is made at most; half of the time below 4.
-const NTH_BITS_MAX: u32 = 6;
 
 /// A system call of one thread.
 #[derive(Clone, Copy, Debug)]
@@ -37,24 +37,25 @@ pub struct Step {
     nth: u32,
 }
 
-/// How many children were killed where: of each step, by what they were at.
+/// How many children were killed where: of each step, by what the thread was at that came to it.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(transparent)]
-pub struct Steps(BTreeMap<String, BTreeMap<Place, u64>>);
+pub struct Steps(BTreeMap<String, BTreeMap<&'static str, u64>>);
 
 /// Whether there is a tracer here that may trace.
 pub fn can_be_chosen() -> bool {
     let mut strace = Command::new("strace");
-    strace.args(["-D", "-f", "-o", "/dev/null", "-e", "trace=none", "true"]);
+    strace.args(["-D", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=none", "true"]);
     strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     strace.status().is_ok_and(|status| status.success())
 }
 
 impl Step {
     pub fn choose(rng: &mut fastrand::Rng) -> Self {
-        let call = CALLS[rng.usize(..CALLS.len())];
-        let below = 2_u32 << rng.u32(..NTH_BITS_MAX);
-        Self { call, nth: rng.u32(1..=below) }
+        let (call, often) = CALLS[rng.usize(..CALLS.len())];
+        // Early ones more often: a child may not get to a later one.
+        let most = rng.u32(1..=often);
+        Self { call, nth: rng.u32(1..=most) }
     }
 
     /// A process that runs this and is killed at the step, if it comes to it. The tracer is not its
@@ -62,7 +63,9 @@ impl Step {
     pub fn command(self, trace: &Path, program: OsString) -> Command {
         let Self { call, nth } = self;
         let mut strace = Command::new("strace");
-        strace.args(["-D", "-f", "-qq", "-y", "-e", "signal=none", "-o"]).arg(trace);
+        strace
+            .args(["-D", "-f", "--seccomp-bpf", "-qq", "-y", "-e", "signal=none", "-o"])
+            .arg(trace);
         strace.args(["-e", &format!("trace={call}")]);
         strace.args(["-e", &format!("inject={call}:signal=SIGKILL:when={nth}")]);
         strace.arg("--").arg(program);
@@ -73,15 +76,15 @@ impl Step {
 impl Steps {
     /// Reads what the tracer wrote, which is complete: at which call the child was killed. Nothing
     /// if it did not come to the step.
-    pub fn note(&mut self, trace: &Path, place: Place) -> anyhow::Result<()> {
+    pub fn note(&mut self, trace: &Path, events: &[Event]) -> anyhow::Result<()> {
         let text = match fs::read_to_string(trace) {
             // Killed before the tracer had begun.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             text => text?,
         };
         fs::remove_file(trace)?;
-        if let Some(step) = text.lines().find_map(step_of) {
-            *self.0.entry(step).or_default().entry(place).or_default() += 1;
+        if let Some((thread, step)) = text.lines().find_map(step_of) {
+            *self.0.entry(step).or_default().entry(doing(events, thread)).or_default() += 1;
         }
         Ok(())
     }
@@ -90,23 +93,37 @@ impl Steps {
         self.0.values().flat_map(BTreeMap::values).sum()
     }
 
-    /// A line for each step: its name, and the kills at each place.
+    pub fn add(&mut self, other: &Self) {
+        for (step, kills) in &other.0 {
+            let sums = self.0.entry(step.clone()).or_default();
+            for (doing, kills) in kills {
+                *sums.entry(doing).or_default() += kills;
+            }
+        }
+    }
+
+    /// A line for each step: its name, and how many kills while what.
     pub fn lines(&self) -> Vec<String> {
-        let head = Place::ALL.map(|place| format!("{:>11}", place.to_string())).concat();
-        let mut lines = vec![format!("{:<36}{head}", "killed at, while")];
+        let mut lines = vec![format!("{:<32}{:>6}  while", "killed at", "kills")];
         for (step, kills) in &self.0 {
-            let of = |place: &Place| format!("{:>11}", kills.get(place).copied().unwrap_or(0));
-            lines.push(format!("{step:<36}{}", Place::ALL.each_ref().map(of).concat()));
+            let while_ = kills.iter().map(|(doing, kills)| format!("{doing} {kills}"));
+            let while_ = while_.collect::<Vec<_>>().join(", ");
+            lines.push(format!("{step:<32}{:>6}  {while_}", kills.values().sum::<u64>()));
         }
         lines
     }
 }
 
-/// The call of a line, if the call never returned: what it is done to decides its name.
-fn step_of(line: &str) -> Option<String> {
-    let (_thread, rest) = line.split_once(char::is_whitespace)?;
+/// The thread and the call of a line, if the call never returned: what it is done to decides its
+/// name.
+fn step_of(line: &str) -> Option<(u64, String)> {
+    let (thread, rest) = line.split_once(char::is_whitespace)?;
     let (call, arguments) = rest.trim_start().strip_suffix(" = ?")?.split_once('(')?;
-    CALLS.contains(&call).then(|| format!("{call} {}", object_of(call, arguments)))
+    let step = CALLS
+        .iter()
+        .any(|(known, _)| *known == call)
+        .then(|| format!("{call} {}", object_of(call, arguments)))?;
+    Some((thread.parse().ok()?, step))
 }
 
 fn object_of(call: &str, arguments: &str) -> String {
@@ -139,9 +156,14 @@ fn object_of(call: &str, arguments: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::torture::event::{UPKEEP, What};
+    use crate::torture::value::{Key, Version};
 
     fn named(call: &str) -> Option<String> {
-        step_of(&format!("16880 {call}"))
+        step_of(&format!("16880 {call}")).map(|(thread, step)| {
+            assert_eq!(thread, 16880);
+            step
+        })
     }
 
     #[test]
@@ -172,21 +194,36 @@ mod tests {
     }
 
     #[test]
-    fn kills_are_counted_by_step_and_place() {
+    fn kills_are_counted_by_step_and_by_what_its_thread_was_at() {
         let dir = tempfile::tempdir().unwrap();
         let (trace, mut steps) = (dir.path().join("trace"), Steps::default());
-        for place in [Place::Closing, Place::Closing, Place::Writing] {
-            fs::write(&trace, "1 fsync(5</w/store>) = 0\n2 unlink(\"/w/store/1.seg\") = ?\n")
-                .unwrap();
-            steps.note(&trace, place).unwrap();
+        let version = Version::first(1, 2);
+        let begin = Event::Begin { version, key: Key(5), what: What::Put, expires: 0 };
+        let thread = |thread, number| Event::Thread { thread, number };
+        let writing = vec![thread(UPKEEP, 1), Event::Opened, thread(2, 2), begin];
+        let backing = [&writing[..], &[Event::Compacting, Event::BackingUp(1)]].concat();
+        let batch = [Event::Batch { first: version, count: 2 }];
+        for (number, events, doing) in [
+            (2, writing.clone(), "put"),
+            (1, writing.clone(), "between"),
+            (9, writing.clone(), "a thread of the engine's"),
+            (1, writing[..1].to_vec(), "opening"),
+            (1, backing.clone(), "backup"),
+            (2, backing, "put"),
+            (2, [&writing[..3], &batch[..], &writing[3..]].concat(), "batch"),
+            (1, [&writing[..], &[Event::Closing]].concat(), "closing"),
+        ] {
+            let of = format!("1 fsync(5</w/store>) = 0\n{number} unlink(\"/w/store/1.seg\") = ?\n");
+            fs::write(&trace, of).unwrap();
+            let mut steps = Steps::default();
+            steps.note(&trace, &events).unwrap();
+            assert_eq!((steps.kills(), trace.exists()), (1, false));
+            assert!(steps.lines()[1].ends_with(&format!("1  {doing} 1")), "{:?}", steps.lines());
         }
         fs::write(&trace, "1 fsync(5</w/store>) = 0\n").unwrap();
-        steps.note(&trace, Place::Writing).unwrap();
-        assert_eq!((steps.kills(), trace.exists()), (3, false));
-        let lines = steps.lines();
-        let words: Vec<_> = lines[1].split_whitespace().collect();
-        assert_eq!(words, ["unlink", "segment", "0", "1", "0", "0", "2", "0"]);
-        steps.note(&trace, Place::Writing).unwrap();
-        assert_eq!(steps.kills(), 3, "there is no trace");
+        steps.note(&trace, &writing).unwrap();
+        assert_eq!(steps.kills(), 0);
+        steps.note(&trace, &writing).unwrap();
+        assert_eq!(steps.kills(), 0, "there is no trace");
     }
 }

@@ -1,6 +1,6 @@
 //! What is counted: kills by what they interrupted, and all that was done and judged besides.
 
-use super::event::Event;
+use super::event::{Event, UPKEEP};
 use super::step::Steps;
 use super::value::Version;
 use serde::Serialize;
@@ -21,22 +21,13 @@ pub enum Place {
 }
 
 impl Place {
-    pub const ALL: [Self; 6] = [
-        Self::Opening,
-        Self::Writing,
-        Self::Compacting,
-        Self::BackingUp,
-        Self::Closing,
-        Self::Reopening,
-    ];
-
     pub fn of(events: &[Event]) -> Self {
         let (mut store, mut upkeep) = (None, None);
         for event in events {
             match event {
                 Event::Opened | Event::Closing | Event::Closed => store = Some(event),
-                Event::Compacting | Event::BackingUp => upkeep = Some(event),
-                Event::Compacted { .. } | Event::BackedUp => upkeep = None,
+                Event::Compacting | Event::BackingUp(_) => upkeep = Some(event),
+                Event::Compacted { .. } | Event::BackedUp(_) => upkeep = None,
                 _ => {}
             }
         }
@@ -90,8 +81,11 @@ pub struct Tally {
     pub segments_removed: u64,
     pub records_moved: u64,
     pub backups: u64,
-    /// Backups that were whole when a process was killed, and were checked.
+    /// Backups that were whole when a process was killed, and how many of them had not returned;
+    /// each was judged, and had so many records.
     pub backups_checked: u64,
+    pub backups_unfinished: u64,
+    pub backup_records: u64,
     /// Openings by this process, each compared with the oracle.
     pub openings: u64,
     pub judged: u64,
@@ -116,6 +110,54 @@ impl Tally {
         self.lost + self.wrong
     }
 
+    /// Adds what another rig has counted.
+    pub fn add(&mut self, other: &Self) {
+        for (place, kills) in &other.kills_while {
+            *self.kills_while.entry(*place).or_default() += kills;
+        }
+        for (what, kills) in &other.kills_during {
+            *self.kills_during.entry(what).or_default() += kills;
+        }
+        self.steps.add(&other.steps);
+        for (sum, more) in self.sums().into_iter().zip(other.clone().sums()) {
+            *sum += *more;
+        }
+        self.opening_max = self.opening_max.max(other.opening_max);
+        self.disk_bytes_max = self.disk_bytes_max.max(other.disk_bytes_max);
+    }
+
+    fn sums(&mut self) -> [&mut u64; 27] {
+        [
+            &mut self.kills,
+            &mut self.kills_reopening,
+            &mut self.begun,
+            &mut self.acknowledged,
+            &mut self.batches,
+            &mut self.refused,
+            &mut self.tags_begun,
+            &mut self.tags_acknowledged,
+            &mut self.gets,
+            &mut self.syncs,
+            &mut self.compactions,
+            &mut self.segments_removed,
+            &mut self.records_moved,
+            &mut self.backups,
+            &mut self.backups_checked,
+            &mut self.backups_unfinished,
+            &mut self.backup_records,
+            &mut self.openings,
+            &mut self.judged,
+            &mut self.records,
+            &mut self.tags,
+            &mut self.expiring,
+            &mut self.expired,
+            &mut self.verified,
+            &mut self.torn,
+            &mut self.lost,
+            &mut self.wrong,
+        ]
+    }
+
     pub fn count(&mut self, event: &Event) {
         match event {
             Event::Begin { .. } => self.begun += 1,
@@ -137,7 +179,7 @@ impl Tally {
                 self.segments_removed += segments;
                 self.records_moved += moved;
             }
-            Event::BackedUp => self.backups += 1,
+            Event::BackedUp(_) => self.backups += 1,
             _ => {}
         }
     }
@@ -164,4 +206,46 @@ pub fn pending(events: &[Event]) -> BTreeSet<&'static str> {
         }
     }
     begun.into_values().collect()
+}
+
+/// What a thread of the system was at when it was killed.
+pub fn doing(events: &[Event], number: u64) -> &'static str {
+    let place = Place::of(events);
+    let threads = events.iter().filter_map(|event| match *event {
+        Event::Thread { thread, number } => Some((number, thread)),
+        _ => None,
+    });
+    // Numbers of the system come again.
+    let Some((_, thread)) = threads.rev().find(|(of, _)| *of == number) else {
+        return "a thread of the engine's";
+    };
+    match place {
+        Place::Opening => "opening",
+        Place::Closing => "closing",
+        Place::Reopening => "reopening",
+        Place::Compacting if thread == UPKEEP => "compaction",
+        Place::BackingUp if thread == UPKEEP => "backup",
+        _ if thread == UPKEEP => "between",
+        _ => last_begun(events, thread),
+    }
+}
+
+/// The last operation that a writer has begun: it says so right before.
+fn last_begun(events: &[Event], thread: u8) -> &'static str {
+    let begun = events.iter().rev().find_map(|event| {
+        let (version, name) = match *event {
+            Event::Batch { first, .. } => (first, "batch"),
+            Event::Begin { version, what, .. } => (version, what.name()),
+            Event::Bump { bump, .. } => (bump, "update_tag"),
+            Event::Look { look, .. } => (look, "get"),
+            _ => return None,
+        };
+        (version.thread() == thread).then_some((version, name))
+    });
+    let Some((version, name)) = begun else { return "between" };
+    let in_batch = events.iter().any(|event| {
+        matches!(*event, Event::Batch { first, count }
+            if (first.0..first.0 + count).contains(&version.0))
+    });
+    if in_batch { "batch" } else { name }
 }

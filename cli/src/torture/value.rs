@@ -31,6 +31,11 @@ impl Version {
         Self(round | u64::from(thread) << Self::COUNT_BITS | 1)
     }
 
+    /// Whose it is.
+    pub fn thread(self) -> u8 {
+        (self.0 >> Self::COUNT_BITS) as u8
+    }
+
     /// The thread's next.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
@@ -121,6 +126,20 @@ pub enum Found {
 }
 
 impl Found {
+    pub fn version(self) -> Option<Version> {
+        match self {
+            Self::Nothing => None,
+            Self::Version { version, .. } => Some(version),
+        }
+    }
+
+    pub fn lsn(self) -> Option<u64> {
+        match self {
+            Self::Nothing => None,
+            Self::Version { lsn, .. } => Some(lsn),
+        }
+    }
+
     /// Whether it is a version that is there no more by then.
     pub fn has_expired(self, now: u64) -> bool {
         matches!(self, Self::Version { expires, .. } if expires != 0 && expires <= now)
@@ -275,5 +294,6 @@ mod tests {
         assert!(last < Version::first(8, 0));
         assert!(Version::first(7, 3) < Version::first(7, 4));
         assert_eq!(Version::first(7, 3).next().to_string(), "7.3.2");
+        assert_eq!(Version::first(7, 3).next().thread(), 3);
     }
 }

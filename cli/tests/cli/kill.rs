@@ -3,12 +3,15 @@
 use crate::{expect, json};
 use std::fs;
 
+/// `STRATALOG_KILLS=n` for more of them.
 #[test]
-fn ten_kills_lose_nothing() {
+fn kills_of_two_stores_at_once_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let work = dir.path().join("work");
-    let report = json(0, ["torture", work.to_str().unwrap(), "--kills=10", "--seed=7", "--json"]);
-    assert_eq!(report["kills"], 10);
+    let kills = std::env::var("STRATALOG_KILLS").map_or(12, |n| n.parse::<u64>().unwrap());
+    let (many, place) = (format!("--kills={kills}"), work.to_str().unwrap());
+    let report = json(0, ["torture", place, &many, "--stores=2", "--seed=7", "--json"]);
+    assert_eq!(report["kills"], kills);
     assert_eq!(report["seed"], 7);
     assert_eq!((&report["lost"], &report["wrong"]), (&0.into(), &0.into()));
     assert!(report["acknowledged"].as_u64().unwrap() > 0, "{report}");

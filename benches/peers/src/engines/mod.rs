@@ -1,6 +1,7 @@
 //! The engines behind one face. Each file says with which settings its engine is run, and why.
 
 mod bf;
+mod driver;
 mod feox;
 mod fjall;
 mod lmdb;
@@ -17,6 +18,7 @@ pub use self::redb::Redb;
 pub use self::sled::Sled;
 pub use self::stratalog::Stratalog;
 pub use bf::Bf;
+pub use driver::Driver;
 pub use feox::Feox;
 pub use lmdb::Lmdb;
 pub use maps::{Dash, Papaya, Scc};

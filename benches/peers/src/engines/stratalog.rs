@@ -7,11 +7,21 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use stratalog::{Batch, Durability, Options, Record, Store};
 
-/// So long is waited for a segment that is prepared.
+/// So long at most is waited for a segment that is prepared, and then for its pages.
 const PREPARED: Duration = Duration::from_secs(1);
+const PAGES: Duration = Duration::from_secs(10);
+/// Pages that did not become more for so long are all there.
+const STEADY: Duration = Duration::from_millis(300);
 
 /// The engine under test.
 pub struct Stratalog(Store);
+
+/// Kilobytes of files that are in this process's page table.
+fn mapped() -> Result<u64, Failure> {
+    let text = std::fs::read_to_string("/proc/self/status")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("RssFile:"));
+    Ok(line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or("no RssFile")?.trim().parse()?)
+}
 
 fn look(record: &Record<'_>, see: &impl See) -> f32 {
     see.see(bytemuck::cast_slice(record.embedding()), record.content())
@@ -40,8 +50,15 @@ impl Engine for Stratalog {
         while !ahead() && begin.elapsed() < PREPARED {
             std::thread::sleep(Duration::from_millis(1));
         }
-        // Its pages are made after its file.
-        std::thread::sleep(Duration::from_millis(300));
+        // Its pages are made after its file. `put prepared faults` shows whether they were.
+        let (begin, mut pages) = (Instant::now(), mapped()?);
+        while begin.elapsed() < PAGES {
+            std::thread::sleep(STEADY);
+            let before = std::mem::replace(&mut pages, mapped()?);
+            if before == pages {
+                break;
+            }
+        }
         Ok(())
     }
 

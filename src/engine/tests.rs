@@ -1,0 +1,117 @@
+//! Ids that share a hash: the index has room for so many, and what it has no room for leaves
+//! nothing that recovery could find.
+#![cfg(test)]
+
+use super::*;
+use crate::format::frame::Writing;
+use crate::format::header::HEADER_END;
+use crate::format::ids::Sequence;
+use crate::format::slot::Kind;
+use crate::log::tests::{Heap, SEGMENT_BYTES};
+use crate::memory::HeapMemory;
+use crate::segment::Geometry;
+use std::collections::BTreeMap;
+
+type Small = Engine<HeapMemory, Heap, 7>;
+
+fn engine() -> Small {
+    let geometry =
+        Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
+    let log = Log::new(Heap, geometry, Sequence(1));
+    let shape = Shape { buckets: 1, split_at: 20, overflow_blocks: 1, initial_depth: 0 };
+    Engine::new(log, shape)
+}
+
+fn record(id: &[u8], writing: Writing) -> Record<'_> {
+    Record {
+        kind: Kind::Put,
+        writing,
+        id,
+        key_hash: 7,
+        embedding: &[0; 4],
+        content: &[],
+        created_ns: 1,
+        expires_ns: 0,
+    }
+}
+
+fn put(engine: &Small, id: u32) -> Result<Lsn, Error> {
+    engine.put(&record(&id.to_le_bytes(), Writing::Blind))
+}
+
+/// Ids for which a get finds something, and those of committed slots.
+fn assert_memory_is_log(engine: &Small) -> usize {
+    let guard = engine.epoch().pin();
+    let mut newest = BTreeMap::new();
+    for segment in engine.log().table().iter(&guard) {
+        for (slot, state) in segment.slots(segment.slots_end()) {
+            let SlotState::Committed(kind, body) = state else { continue };
+            let frame = segment.committed_frame(slot).unwrap();
+            let at = newest.entry(frame.id().to_vec()).or_insert((body.lsn, kind));
+            if at.0 < body.lsn {
+                *at = (body.lsn, kind);
+            }
+        }
+    }
+    for (id, (_, kind)) in &newest {
+        let found = engine.get(&guard, KeyHash(7), id).unwrap().is_some();
+        assert_eq!(found, *kind == Kind::Put, "memory and log disagree about {id:?}");
+    }
+    newest.values().filter(|(_, kind)| *kind == Kind::Put).count()
+}
+
+/// A put was committed before the index was asked for room: the one that was refused would have
+/// been there after recovery.
+#[test]
+fn a_put_for_which_there_is_no_room_leaves_nothing() {
+    let engine = engine();
+    let room = (0..).take_while(|&id| put(&engine, id).is_ok()).count();
+    assert!(room >= 7 * 17, "{room}");
+    assert_eq!(assert_memory_is_log(&engine), room);
+    for id in 1_000..1_010u32 {
+        assert!(put(&engine, id).is_err());
+        let bytes = id.to_le_bytes();
+        let written =
+            engine.write_if(&record(&bytes, Writing::Conditional), |_, now| now.is_none());
+        assert!(written.is_err());
+    }
+    assert_eq!(assert_memory_is_log(&engine), room);
+    // What is there can be overwritten, and removed, which makes room.
+    put(&engine, 3).unwrap();
+    let gone = 5u32.to_le_bytes();
+    let (embedding, kind) = (&[][..], Kind::Tombstone);
+    let tombstone = Record { kind, embedding, ..record(&gone, Writing::Conditional) };
+    engine.remove(&tombstone).unwrap().unwrap();
+    assert_eq!(assert_memory_is_log(&engine), room - 1);
+    let more = (2_000..).take_while(|&id| put(&engine, id).is_ok()).count();
+    assert!(more <= 1, "{more} for the room of one");
+    assert_eq!(assert_memory_is_log(&engine), room - 1 + more);
+}
+
+/// It may be so when recovery begins, too: in whatever order they come.
+#[test]
+fn all_that_was_put_finds_room_again() {
+    let before = engine();
+    let room = (0..).take_while(|&id| put(&before, id).is_ok()).count();
+    let again = Engine::<HeapMemory, Heap, 7>::new(
+        before.into_log(),
+        Shape { buckets: 1, split_at: 20, overflow_blocks: 1, initial_depth: 0 },
+    );
+    let guard = again.epoch().pin();
+    for segment in again.log().table().iter(&guard) {
+        for (_, state) in segment.slots(segment.slots_end()) {
+            let SlotState::Committed(kind, body) = state else { continue };
+            again.restore(segment, kind, body).unwrap();
+        }
+    }
+    assert_eq!(assert_memory_is_log(&again), room);
+}
+
+#[test]
+fn a_batch_of_ids_with_hashes_that_end_alike_is_refused_before_anything_is_written() {
+    let engine = engine();
+    let ids: Vec<_> = (0..2_000u32).map(u32::to_le_bytes).collect();
+    let records: Vec<_> = ids.iter().map(|id| record(id, Writing::Blind)).collect();
+    assert!(engine.write_batch(&records).is_err());
+    assert_eq!(assert_memory_is_log(&engine), 0);
+}

@@ -1,0 +1,64 @@
+//! What walks through the table see while the log rolls.
+
+#![cfg(test)]
+
+use super::*;
+use crate::format::checksum::Salt;
+use crate::format::header::{HEADER_END, Identity, StoreId};
+use crate::memory::HeapMemory;
+use std::cell::Cell;
+
+/// Of segments on the heap.
+pub(crate) const SEGMENT_BYTES: usize = 1 << 12;
+
+/// Segments on the heap.
+pub(crate) struct Heap;
+
+impl Source<HeapMemory> for Heap {
+    fn create(&self, s: Sequence, role: Role, _: Need) -> Result<Segment<HeapMemory>, Error> {
+        let identity = Identity {
+            store: StoreId([7; 16]),
+            sequence: s,
+            salt: Salt(s.0),
+            dimension: 1,
+            segment_bytes: SEGMENT_BYTES as u64,
+            directory_at: HEADER_END as u32,
+            role,
+        };
+        Ok(Segment::create(HeapMemory::new(SEGMENT_BYTES), &identity))
+    }
+    fn discard(&self, _: &Segment<HeapMemory>) {}
+    fn wake(&self) {}
+}
+
+/// A flush would take the younger one for durable, and with it all that lies before it.
+#[test]
+fn no_segment_is_passed_by_that_is_older_than_one_in_use() {
+    let geometry =
+        Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
+    let (log, epoch) = (Log::new(Heap, geometry, Sequence(1)), Epoch::new());
+    let guard = epoch.pin();
+    let roll = || {
+        let active = log.active(&guard).map(Segment::sequence);
+        while log.active(&guard).map(Segment::sequence) == active {
+            drop(log.reserve(&epoch, &guard, 1 << 10, Need::ToGrow).unwrap());
+        }
+    };
+    roll();
+    roll();
+    let first = log.table().iter(&guard).next().unwrap().table_index();
+    log.table().remove(&epoch, &guard, first);
+    // In the table the next one lies before the active one, and the one after that behind it.
+    log.prepare(&epoch, |_| Ok(true)).unwrap();
+    log.prepare(&epoch, |_| Ok(true)).unwrap();
+    let begun = Cell::new(false);
+    let found = log.in_use_counted(&guard, |_| {
+        if !begun.replace(true) {
+            roll();
+            roll();
+        }
+        true
+    });
+    let found: Vec<_> = found.iter().map(|segment| segment.sequence().0).collect();
+    assert_eq!(found, [2, 3, 4]);
+}
