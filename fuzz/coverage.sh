@@ -43,7 +43,7 @@ export RUSTFLAGS=-Cinstrument-coverage CARGO_INCREMENTAL=0 RUST_BACKTRACE=0
 binary=$(cargo test --no-run --release --test corpus --message-format=json |
     sed -n 's/.*"executable":"\([^"]*\/corpus-[^"]*\)".*/\1/p' | tail -n 1)
 for inputs in fuzz/corpus "$@"; do
-    STRATALOG_CORPUS=$inputs "$binary" --quiet --ignored --exact replay
+    STRATALOG_CORPUS=$inputs "$binary" --quiet --exact a_folder_that_is_named_is_replayed
 done
 "$profdata" merge -sparse "$home"/*.profraw -o "$home/all.profdata"
 

@@ -113,12 +113,13 @@ fn any_sequence_of_calls_does_what_a_map_would_do() {
     assert!(inputs.len() > 60);
 }
 
-/// For `fuzz/coverage.sh`: what lies in the folder `STRATALOG_CORPUS`, and nothing else.
+/// For `fuzz/coverage.sh`: what lies in the folder `STRATALOG_CORPUS`, if it names one, and nothing
+/// else.
 #[test]
-#[ignore = "measured, not judged"]
-fn replay() {
-    let folder = std::env::var("STRATALOG_CORPUS").unwrap();
+fn a_folder_that_is_named_is_replayed() {
+    let Some(folder) = std::env::var_os("STRATALOG_CORPUS") else { return };
     let folder = Path::new(&folder);
+    assert!(folder.is_dir(), "no folder {}", folder.display());
     for (target, parser) in PARSERS {
         kept(folder, target).iter().for_each(|input| parser(input));
     }
