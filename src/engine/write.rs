@@ -67,7 +67,11 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             }
             let reservation = self.log.reserve(&self.epoch, &guard, bytes, need)?;
             let (segment, lsn) = (reservation.segment(), reservation.lsn());
-            let Ok((address, _claim)) = reservation.commit(record) else { continue };
+            // A new id goes behind all that share its bucket: two lines, half of the time.
+            let hint = || self.index.prefetch_behind(&guard, KeyHash(record.key_hash));
+            let Ok((address, _claim)) = reservation.commit_meanwhile(record, hint) else {
+                continue;
+            };
             let entry = Entry { address, tomb, pending: false };
             segment.add_live(live_bytes);
             let published = self.publish(&guard, record, lsn, entry);

@@ -166,6 +166,12 @@ impl<const SLOTS: usize> Index<SLOTS> {
         prefetch(self.directory.readable(spot.route, guard).bucket(spot.bucket));
     }
 
+    /// The same, for the bucket behind its first, which should have come.
+    #[inline]
+    pub fn prefetch_behind(&self, guard: &Guard, hash: KeyHash) {
+        self.prefetch_step(guard, hash, Self::PREFETCH_STEPS - 1);
+    }
+
     /// Asks for the lines that a call for this hash will need: `step` 0 for the chunk's head, 1 for
     /// its bucket, 2 for the bucket behind that. For who has several hashes to go through: this is
     /// called for all of them before the next step, so that their lines come together.

@@ -148,12 +148,18 @@ impl<'s, M: Memory> Reservation<'s, M> {
     }
 
     fn fill(&mut self, record: &Record<'_>) -> SlotBody {
-        self.fill_as(record, self.lsn())
+        self.fill_as(record, self.lsn(), || ())
     }
 
     /// Copies the record into its frame and its slot's words 1-3. The record must have the length
-    /// that was reserved.
-    pub(super) fn fill_as(&mut self, record: &Record<'_>, lsn: Lsn) -> SlotBody {
+    /// that was reserved. `meanwhile` is done while the frame is on its way to memory: the moment
+    /// to ask for lines that are read next.
+    pub(super) fn fill_as(
+        &mut self,
+        record: &Record<'_>,
+        lsn: Lsn,
+        meanwhile: impl FnOnce(),
+    ) -> SlotBody {
         let layout = record.layout();
         debug_assert_eq!(units_of(layout.bytes()), Some(self.len));
         let mut header = FrameHeader {
@@ -180,6 +186,7 @@ impl<'s, M: Memory> Reservation<'s, M> {
         lines.end();
         header.checksum = sum.finish();
         self.write_head(&header, record.id);
+        meanwhile();
         if M::STREAMS_FROM <= self.len.bytes() {
             // [W5]: before the slot is decided, and the index knows of it.
             self.segment.memory.end_stream(self.offset.bytes(), self.len.bytes());
@@ -229,11 +236,17 @@ impl<'s, M: Memory> Reservation<'s, M> {
 
     /// Fills the frame and commits the slot: from here on recovery finds the record.
     /// The claim is to be kept until the record is in the index, or never will be.
-    pub fn commit(
+    pub fn commit(self, record: &Record<'_>) -> Result<(Address, Option<Claim<'s, M>>), Voided> {
+        self.commit_meanwhile(record, || ())
+    }
+
+    /// The same; `meanwhile` is done while the frame is on its way to memory.
+    pub fn commit_meanwhile(
         mut self,
         record: &Record<'_>,
+        meanwhile: impl FnOnce(),
     ) -> Result<(Address, Option<Claim<'s, M>>), Voided> {
-        let body = self.fill(record);
+        let body = self.fill_as(record, self.lsn(), meanwhile);
         let word = slot::committed_word(record.kind, body, self.segment.salt, self.slot);
         self.decide_with(word)?;
         Ok((self.address(), self.claim.take()))
