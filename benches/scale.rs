@@ -170,10 +170,10 @@ fn svg(points: &[(u64, f64, f64)]) -> Result<String, Failure> {
         let (x, y) = (x(records), HEIGHT - BOTTOM + 20.0);
         writeln!(out, r#"<text x="{x}" y="{y}" text-anchor="middle">{text}</text>"#)?;
     }
-    type Series = (&'static str, &'static str, f64, fn(&(u64, f64, f64)) -> f64);
+    type Series = (&'static str, &'static str, fn(&(u64, f64, f64)) -> f64);
     let series: [Series; 2] =
-        [("put", "firebrick", 18.0, |point| point.1), ("get", "steelblue", -8.0, |point| point.2)];
-    for (name, colour, beside, of) in series {
+        [("put", "firebrick", |point| point.1), ("get", "steelblue", |point| point.2)];
+    for (name, colour, of) in series {
         let places: Vec<_> = points
             .iter()
             .map(|point| format!("{:.1},{:.1}", x(point.0 as f64), y(of(point))))
@@ -184,6 +184,8 @@ fn svg(points: &[(u64, f64, f64)]) -> Result<String, Failure> {
             r#"<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>"#
         )?;
         if let Some(last) = points.last() {
+            // Outside the two lines.
+            let beside = if of(last) < last.1.max(last.2) { 18.0 } else { -8.0 };
             let (x, y) = (x(last.0 as f64) - 4.0, y(of(last)) + beside);
             writeln!(
                 out,

@@ -71,7 +71,7 @@ fn threads(samples: &[Sample], engines: &[&str], file: &Path) -> Result<(), Fail
             .margin(8)
             .x_label_area_size(36)
             .y_label_area_size(70)
-            .build_cartesian_2d((1.0..8.0).log_scale().base(2.0), (10.0..most * 1.2).log_scale())?;
+            .build_cartesian_2d((1.0..8.0).log_scale().base(2.0), (2.0..most * 1.2).log_scale())?;
         chart
             .configure_mesh()
             .x_labels(4)
@@ -90,7 +90,8 @@ fn threads(samples: &[Sample], engines: &[&str], file: &Path) -> Result<(), Fail
                     .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
             }
         }
-        let labels = SeriesLabelPosition::UpperLeft;
+        // Room below the slowest, for the names.
+        let labels = SeriesLabelPosition::LowerRight;
         chart.configure_series_labels().position(labels).background_style(WHITE.mix(0.8)).draw()?;
     }
     Ok(whole.present()?)
@@ -154,6 +155,7 @@ fn bar_panel(
         .configure_mesh()
         .disable_y_mesh()
         .x_labels(5)
+        .y_labels(values.len() + 1)
         .x_label_formatter(&number)
         .y_label_formatter(&name)
         .draw()?;
