@@ -234,11 +234,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
             Room::Bounded | Room::Committed => self.overflow_blocks,
         };
         loop {
-            let chunk = self.directory.current(spot.route, guard);
-            if chunk.forward().is_some() {
-                self.directory.settle(epoch, guard, chunk);
-                continue;
-            }
+            let chunk = self.current_chunk(epoch, guard, spot);
             match self.attempt(chunk, spot, blocks_max, resolve, &mut decide) {
                 Attempt::Kept(seen) => return Ok(seen),
                 Attempt::Stored(seen, words) => {
@@ -252,6 +248,23 @@ impl<const SLOTS: usize> Index<SLOTS> {
                     Err(Exhausted) => return Err(Exhausted),
                 },
             }
+        }
+    }
+
+    /// The chunk of a spot that was not replaced when it was looked at.
+    #[inline]
+    fn current_chunk<'g>(
+        &'g self,
+        epoch: &Epoch,
+        guard: &'g Guard,
+        spot: Spot,
+    ) -> &'g Chunk<SLOTS> {
+        loop {
+            let chunk = self.directory.current(spot.route, guard);
+            if chunk.forward().is_none() {
+                return chunk;
+            }
+            self.directory.settle(epoch, guard, chunk);
         }
     }
 
@@ -286,11 +299,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
     ) -> Result<(), Exhausted> {
         let spot = self.layout.spot(hash);
         loop {
-            let chunk = self.directory.current(spot.route, guard);
-            if chunk.forward().is_some() {
-                self.directory.settle(epoch, guard, chunk);
-                continue;
-            }
+            let chunk = self.current_chunk(epoch, guard, spot);
             match self.end_of_chain(chunk, spot, resolve) {
                 Ok(()) => return Ok(()),
                 Err(Short::Frozen) => self.help(epoch, guard, chunk, resolve),

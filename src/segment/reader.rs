@@ -83,13 +83,6 @@ impl<'s> Frame<'s> {
         self.offset
     }
 
-    /// Put or tombstone.
-    #[must_use]
-    #[inline]
-    pub fn kind(&self) -> Kind {
-        self.kind
-    }
-
     /// Whether it has an expiry.
     #[must_use]
     pub fn expires(&self) -> bool {
