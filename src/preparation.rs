@@ -225,6 +225,8 @@ impl Preparer<'_> {
                 // Zeroing takes half of the memory's bandwidth, which is the writers'.
                 thread::park_timeout(NAP);
             }
+            // A burst makes the index grow as well; what it outgrew is not to wait for all pages.
+            self.engine.epoch().reclaim();
             // Looked at again each time: the writers may be faster.
             let taken = segment.frame_bytes() as usize;
             if at < bytes - taken {
