@@ -26,6 +26,8 @@ mod common;
 mod device;
 #[path = "common/dice.rs"]
 mod dice;
+#[path = "power_loss/gaps.rs"]
+mod gaps;
 #[path = "power_loss/judge.rs"]
 mod judge;
 #[path = "power_loss/life.rs"]

@@ -86,6 +86,8 @@ impl Canvas {
 
     /// One of the states, units and bytes as the dice fall.
     fn paint(&mut self, cut: Cut, dice: &mut Dice) {
+        // What is written to all the time may be written back last.
+        let old_headers = dice.one_in(6);
         for sheet in &mut self.sheets {
             // Some files are written back sooner than others.
             let new = [cut.new, cut.new, 0, 100][dice.below(4) as usize];
@@ -98,6 +100,9 @@ impl Canvas {
                 let version = pick(versions.len(), cut, dice);
                 unit.copy_from_slice(versions[version]);
             });
+            if old_headers {
+                sheet.paint_header_old();
+            }
         }
     }
 
@@ -160,6 +165,14 @@ impl Sheet {
                     choose(&mut painted[from..from + unit], &parts);
                 }
             }
+        }
+    }
+
+    /// The first page of a segment as it was flushed last.
+    fn paint_header_old(&mut self) {
+        let is_segment = self.path.extension().is_some_and(|ending| ending == "seg");
+        if let Some((0, all)) = self.pages.first().filter(|_| is_segment) {
+            self.painted[0] = all[0];
         }
     }
 
