@@ -170,11 +170,7 @@ pub(super) fn collect(
 
 /// A segment is blank and not named, but another one took over from it, or may have: power loss has
 /// taken all that was in it, and so what lies behind it is behind a gap.
-fn take_back_used(
-    collected: &mut Collected,
-    seen: &mut BTreeMap<Sequence, ()>,
-    boot_id: [u64; 2],
-) {
+fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>, boot_id: [u64; 2]) {
     let blank = std::mem::take(&mut collected.blank);
     let used = |segment: &Segment<MmapMemory>| {
         let follows = |candidate: &Candidate| may_follow(candidate, segment.sequence(), boot_id);

@@ -4,7 +4,7 @@
 //! was written, zeros or garbage. Of 8 bytes that were written before, old or new: a device that
 //! loses what it rewrites is not survived (DESIGN.md 11).
 
-use super::claims::{Contents, Held, History, apply, contents_at, fits, shape};
+use super::claims::{Contents, Held, History, apply, contents_at, fits, prefix_of, shape};
 use super::device::{Capture, Cut, Names, PAGE, pick};
 use super::dice::Dice;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -231,6 +231,8 @@ pub struct Viewer<'a> {
     /// those they are.
     prefixes: Vec<Contents>,
     by_sum: HashMap<u64, Vec<usize>>,
+    /// States in which a write counted by its first copy.
+    pub by_first_copies: u64,
 }
 
 /// Of states: how many were painted, and how many of them were new and looked at.
@@ -250,16 +252,16 @@ impl<'a> Viewer<'a> {
     pub fn new(capture: &'a Capture, history: &'a History, known: &'a mut Known) -> Self {
         let durable = capture.claims.durable;
         let mut prefixes = vec![contents_at(history, durable)];
-        for (_, writes) in history.range(durable..).filter(|(lsn, _)| **lsn > durable) {
+        for (_, call) in history.range(durable..).filter(|(lsn, _)| **lsn > durable) {
             let mut next = prefixes[prefixes.len() - 1].clone();
-            apply(&mut next, writes);
+            apply(&mut next, &call.writes);
             prefixes.push(next);
         }
         let mut by_sum: HashMap<u64, Vec<usize>> = HashMap::new();
         for (n, contents) in prefixes.iter().enumerate() {
             by_sum.entry(sum_of(contents)).or_default().push(n);
         }
-        Self { capture, history, known, prefixes, by_sum }
+        Self { capture, history, known, prefixes, by_sum, by_first_copies: 0 }
     }
 
     /// So many states, under some choices of names.
@@ -330,6 +332,10 @@ impl<'a> Viewer<'a> {
         if alike.iter().any(|n| fits(&found, &self.prefixes[*n])) {
             return Ok(());
         }
+        if prefix_of(self.history, self.capture.claims.durable, &found).is_some() {
+            self.by_first_copies += 1;
+            return Ok(());
+        }
         let durable = &self.prefixes[0];
         let ids: BTreeSet<_> = found.keys().chain(durable.keys()).collect();
         let lost = ids.into_iter().filter(|id| found.get(*id) != durable.get(*id)).map(|id| {
@@ -339,7 +345,7 @@ impl<'a> Viewer<'a> {
         let lost: Vec<_> = lost.collect();
         let claims = &self.capture.claims;
         let behind = self.history.range(claims.durable..).take(9);
-        let behind: Vec<_> = behind.map(|(lsn, writes)| format!("{lsn}: {writes:?}")).collect();
+        let behind: Vec<_> = behind.map(|(lsn, call)| format!("{lsn}: {call:?}")).collect();
         let (lost, behind) = (lost.join("\n"), behind.join("\n"));
         Err(format!("no prefix, {claims:?}: {lost}\nfrom there on was written {behind}"))
     }
