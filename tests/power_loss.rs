@@ -36,6 +36,8 @@ mod gaps;
 mod judge;
 #[path = "power_loss/life.rs"]
 mod life;
+#[path = "stopped/signal.rs"]
+mod signal;
 #[path = "power_loss/states.rs"]
 mod states;
 #[path = "power_loss/witness.rs"]

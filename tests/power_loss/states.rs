@@ -231,8 +231,6 @@ pub struct Viewer<'a> {
     /// those they are.
     prefixes: Vec<Contents>,
     by_sum: HashMap<u64, Vec<usize>>,
-    /// States in which a write counted by its first copy.
-    pub by_first_copies: u64,
 }
 
 /// Of states: how many were painted, and how many of them were new and looked at.
@@ -261,7 +259,7 @@ impl<'a> Viewer<'a> {
         for (n, contents) in prefixes.iter().enumerate() {
             by_sum.entry(sum_of(contents)).or_default().push(n);
         }
-        Self { capture, history, known, prefixes, by_sum, by_first_copies: 0 }
+        Self { capture, history, known, prefixes, by_sum }
     }
 
     /// So many states, under some choices of names.
@@ -333,7 +331,6 @@ impl<'a> Viewer<'a> {
             return Ok(());
         }
         if prefix_of(self.history, self.capture.claims.durable, &found).is_some() {
-            self.by_first_copies += 1;
             return Ok(());
         }
         let durable = &self.prefixes[0];
