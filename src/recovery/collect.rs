@@ -192,14 +192,17 @@ fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>, 
 }
 
 /// Whether a segment took over from the one with this sequence, as far as is known. After power
-/// loss, and before its first flush, a segment may have records and a header that does not say yet
-/// whom it follows, or names an older one that it was to follow first.
+/// loss, a segment that was never flushed may have records and a header that does not say yet whom
+/// it follows, or names an older one that it was to follow first [D8].
 fn may_follow(candidate: &Candidate, sequence: Sequence, boot_id: [u64; 2]) -> bool {
     let segment = &candidate.segment;
+    if segment.sequence() <= sequence || candidate.holds_copies() {
+        return false;
+    }
+    let rebooted = segment.boot_id() != boot_id;
     match segment.predecessor() {
-        _ if segment.sequence() <= sequence || candidate.holds_copies() => false,
         Some(before) if before >= sequence => before == sequence,
-        _ => candidate.trusted == 0 && candidate.limit > 0 && segment.boot_id() != boot_id,
+        _ => rebooted && candidate.limit > 0 && !segment.has_settled_predecessor(),
     }
 }
 
