@@ -199,10 +199,11 @@ fn may_follow(candidate: &Candidate, sequence: Sequence, boot_id: [u64; 2]) -> b
     if segment.sequence() <= sequence || candidate.holds_copies() {
         return false;
     }
-    let rebooted = segment.boot_id() != boot_id;
+    // Records that may have reached the device before the header did.
+    let loose = segment.boot_id() != boot_id && candidate.trusted == 0 && candidate.limit > 0;
     match segment.predecessor() {
         Some(before) if before >= sequence => before == sequence,
-        _ => rebooted && candidate.limit > 0 && !segment.has_settled_predecessor(),
+        _ => loose && !segment.has_settled_predecessor(),
     }
 }
 
