@@ -462,6 +462,9 @@ impl Durability {
             segment.seal_unless_sealed(mark.slot);
         }
         if mark.slot > segment.flushed().slot {
+            if segment.flushed().slot == 0 {
+                segment.settle_predecessor();
+            }
             segment.prepare_flush(mark);
             self.flush(segment)?;
             segment.set_flushed(mark);

@@ -19,6 +19,10 @@
 //! begins with another life.
 #![cfg(test)]
 
+#[path = "power_loss/again.rs"]
+mod again;
+#[path = "power_loss/again_tests.rs"]
+mod again_tests;
 #[path = "power_loss/claims.rs"]
 mod claims;
 mod common;
@@ -26,10 +30,14 @@ mod common;
 mod device;
 #[path = "common/dice.rs"]
 mod dice;
+#[path = "power_loss/gaps.rs"]
+mod gaps;
 #[path = "power_loss/judge.rs"]
 mod judge;
 #[path = "power_loss/life.rs"]
 mod life;
+#[path = "stopped/signal.rs"]
+mod signal;
 #[path = "power_loss/states.rs"]
 mod states;
 #[path = "power_loss/witness.rs"]
@@ -116,7 +124,7 @@ impl Life<'_> {
     /// Runs a store until its power is lost. The moments at which that may be.
     fn generation(&mut self, device: &Arc<Device>, root: &Path) -> Vec<Capture> {
         let threads = if self.dice.one_in(4) { 3 } else { 1 };
-        let large = self.dice.one_in(2);
+        let (large, lazy) = (self.dice.one_in(2), self.dice.one_in(4));
         let writer = (threads == 1).then(|| std::thread::current().id());
         device.watch(if large { 16 } else { 8 }, writer);
         let path = root.join("store");
@@ -126,7 +134,7 @@ impl Life<'_> {
             .map(|name| {
                 let dice = Dice(self.dice.roll());
                 let mut writer = Writer::new(device, &self.book, name, dice, large);
-                writer.among_others = threads > 1;
+                (writer.among_others, writer.lazy) = (threads > 1, lazy);
                 writer
             })
             .collect();

@@ -122,7 +122,8 @@ pub fn forge_count(segment: &mut [u8], which: Count, value: u64) {
         Count::Durable => count(header::DURABLE_AT),
         Count::Sealed => count(header::SEALED_AT),
         Count::Predecessor => {
-            let word = header::encode_predecessor(Sequence(value & Sequence::MAX.0), salt);
+            let (sequence, settled) = (Sequence(value & Sequence::MAX.0), value >> 63 == 0);
+            let word = header::encode_predecessor(sequence, settled, salt);
             (header::PREDECESSOR_AT, word)
         }
     };

@@ -84,8 +84,8 @@ pub fn segment_header(data: &[u8]) {
             assert_eq!(header::encode_count(count, salt, at), word);
         }
     }
-    if let Some(sequence) = header::decode_predecessor(word, salt) {
-        assert_eq!(header::encode_predecessor(sequence, salt), word);
+    if let Some((sequence, settled)) = header::decode_predecessor(word, salt) {
+        assert_eq!(header::encode_predecessor(sequence, settled, salt), word);
     }
 }
 

@@ -176,25 +176,28 @@ pub fn decode_count(word: u64, salt: Salt, at: usize) -> Option<u32> {
     (word != 0 && (word >> 32) as u32 == count_sum(count, salt, at)).then_some(count)
 }
 
-/// A sequence with its checksum, in one word.
+/// A sequence with its checksum, in one word. `settled`: it is the last that is written there.
 #[must_use]
-pub fn encode_predecessor(sequence: Sequence, salt: Salt) -> u64 {
-    sequence.0 << 24 | u64::from(predecessor_sum(sequence, salt))
+pub fn encode_predecessor(sequence: Sequence, settled: bool, salt: Salt) -> u64 {
+    sequence.0 << 24 | u64::from(predecessor_sum(sequence, settled, salt))
 }
 
-/// The sequence of such a word; `None` if it was never written, or damaged.
+/// The sequence of such a word, and whether it is settled; `None` if it was never written, or
+/// damaged.
 #[must_use]
-pub fn decode_predecessor(word: u64, salt: Salt) -> Option<Sequence> {
+pub fn decode_predecessor(word: u64, salt: Salt) -> Option<(Sequence, bool)> {
     let sequence = Sequence(word >> 24);
-    let sum = u64::from(predecessor_sum(sequence, salt));
-    (word != 0 && word & 0xFF_FFFF == sum).then_some(sequence)
+    let is = |settled| word & 0xFF_FFFF == u64::from(predecessor_sum(sequence, settled, salt));
+    let settled = [true, false].into_iter().find(|settled| is(*settled));
+    settled.filter(|_| word != 0).map(|settled| (sequence, settled))
 }
 
-fn predecessor_sum(sequence: Sequence, salt: Salt) -> u32 {
+fn predecessor_sum(sequence: Sequence, settled: bool, salt: Salt) -> u32 {
     let mut bytes = [0; 24];
     bytes[..8].copy_from_slice(&sequence.0.to_le_bytes());
     bytes[8..16].copy_from_slice(&salt.0.to_le_bytes());
     bytes[16..].copy_from_slice(&(PREDECESSOR_AT as u64).to_le_bytes());
+    bytes[23] = u8::from(!settled);
     checksum::plain(&bytes) >> 8
 }
 
@@ -246,10 +249,12 @@ mod tests {
     #[test]
     fn a_predecessor_is_known_by_its_own_segment_only() {
         for sequence in [Sequence(1), Sequence(77), Sequence::MAX] {
-            let word = encode_predecessor(sequence, Salt(9));
-            assert_eq!(decode_predecessor(word, Salt(9)), Some(sequence));
-            assert_eq!(decode_predecessor(word, Salt(8)), None);
-            assert_eq!(decode_predecessor(word ^ 1 << 30, Salt(9)), None);
+            for settled in [false, true] {
+                let word = encode_predecessor(sequence, settled, Salt(9));
+                assert_eq!(decode_predecessor(word, Salt(9)), Some((sequence, settled)));
+                assert_eq!(decode_predecessor(word, Salt(8)), None);
+                assert_eq!(decode_predecessor(word ^ 1 << 30, Salt(9)), None);
+            }
         }
         assert_eq!(decode_predecessor(0, Salt(9)), None);
     }

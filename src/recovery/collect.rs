@@ -3,7 +3,7 @@
 use super::Candidate;
 use crate::error::Error;
 use crate::files::Files;
-use crate::format::header::{HeaderError, Identity, SegmentId};
+use crate::format::header::{HeaderError, Identity, Role, SegmentId};
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::manifest::Manifest;
 use crate::fs::{self, SegmentFile};
@@ -159,7 +159,7 @@ pub(super) fn collect(
             collected.next_sequence = collected.next_sequence.max(file.sequence.next());
         }
     }
-    take_back_used(&mut collected, &mut seen);
+    take_back_used(&mut collected, &mut seen, files.boot_id());
     for id in listed.into_values().filter(|id| !seen.contains_key(&id.sequence)) {
         let path = files.path_of(id.sequence, id.salt);
         collected.damage.push(damage(&path, "the manifest names it, and it is not there"));
@@ -168,23 +168,43 @@ pub(super) fn collect(
     Ok(collected)
 }
 
-/// A segment is blank and not named, but another one took over from it: power loss has taken all
-/// that was in it, and so what lies behind it is behind a gap.
-fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>) {
-    let of = |candidate: &Candidate| candidate.segment.predecessor();
-    let followed: Vec<_> = collected.candidates.iter().filter_map(of).collect();
-    for segment in std::mem::take(&mut collected.blank) {
+/// A segment is blank and not named, but another one took over from it, or may have: power loss has
+/// taken all that was in it, and so what lies behind it is behind a gap.
+fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>, boot_id: [u64; 2]) {
+    let blank = std::mem::take(&mut collected.blank);
+    let used = |segment: &Segment<MmapMemory>| {
+        let follows = |candidate: &Candidate| may_follow(candidate, segment.sequence(), boot_id);
+        segment.sealed().is_none()
+            && segment.role() == Role::Log
+            && collected.candidates.iter().any(follows)
+    };
+    let (used, blank): (Vec<_>, _) = blank.into_iter().partition(|segment| used(segment));
+    collected.blank = blank;
+    for segment in used {
         // Another file with its number may be the one that was used.
-        let used = segment.sealed().is_none()
-            && followed.contains(&segment.sequence())
-            && seen.insert(segment.sequence(), ()).is_none();
-        if used {
+        if seen.insert(segment.sequence(), ()).is_none() {
             collected.candidates.push(Candidate::new(segment, 0, None));
         } else {
             collected.blank.push(segment);
         }
     }
     collected.candidates.sort_by_key(|candidate| candidate.segment.sequence());
+}
+
+/// Whether a segment took over from the one with this sequence, as far as is known. After power
+/// loss, a segment that was never flushed may have records and a header that does not say yet whom
+/// it follows, or names an older one that it was to follow first [D8].
+fn may_follow(candidate: &Candidate, sequence: Sequence, boot_id: [u64; 2]) -> bool {
+    let segment = &candidate.segment;
+    if segment.sequence() <= sequence || candidate.holds_copies() {
+        return false;
+    }
+    // Records that may have reached the device before the header did.
+    let loose = segment.boot_id() != boot_id && candidate.trusted == 0 && candidate.limit > 0;
+    match segment.predecessor() {
+        Some(before) if before >= sequence => before == sequence,
+        _ => loose && !segment.has_settled_predecessor(),
+    }
 }
 
 /// A file with records in it that the manifest does not name, below what it covers or in the place

@@ -326,19 +326,41 @@ impl<M: Memory> Segment<M> {
         }
     }
 
-    /// The segment of the log that this one took over from, if it did and that is known.
-    #[must_use]
-    pub fn predecessor(&self) -> Option<Sequence> {
+    fn predecessor_word(&self) -> Option<(Sequence, bool)> {
         // Relaxed: as in `durable_end`.
         let word = self.memory.word(header::PREDECESSOR_AT).load(Ordering::Relaxed);
         header::decode_predecessor(word, self.salt)
     }
 
-    /// Notes which segment this one takes over from: before it takes its first record.
-    pub fn set_predecessor(&self, sequence: Sequence) {
-        let word = header::encode_predecessor(sequence, self.salt);
+    fn set_predecessor_word(&self, sequence: Sequence, settled: bool) {
+        let word = header::encode_predecessor(sequence, settled, self.salt);
         // Relaxed: as in `durable_end`.
         self.memory.word(header::PREDECESSOR_AT).store(word, Ordering::Relaxed);
+    }
+
+    /// The segment of the log that this one took over from, if it did and that is known.
+    #[must_use]
+    pub fn predecessor(&self) -> Option<Sequence> {
+        self.predecessor_word().map(|(sequence, _)| sequence)
+    }
+
+    /// Whether that is certain. What was never flushed may have reached the device before its
+    /// header, or with the name of an older one that it was to follow, and did not.
+    #[must_use]
+    pub fn has_settled_predecessor(&self) -> bool {
+        self.predecessor_word().is_some_and(|(_, settled)| settled)
+    }
+
+    /// Notes which segment this one is to take over from: before it can.
+    pub fn set_predecessor(&self, sequence: Sequence) {
+        self.set_predecessor_word(sequence, false);
+    }
+
+    /// It has taken over: before anything of it is flushed.
+    pub fn settle_predecessor(&self) {
+        if let Some((sequence, false)) = self.predecessor_word() {
+            self.set_predecessor_word(sequence, true);
+        }
     }
 
     /// The boot id under which the segment was last opened for writing.

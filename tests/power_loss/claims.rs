@@ -11,15 +11,32 @@ use stratalog::{Lsn, Store};
 pub struct Write {
     pub id: Vec<u8>,
     /// `None`: a member of a batch. One that had to be appended again has another LSN than its
-    /// place says, until power loss takes that and leaves the first.
+    /// place says, until power loss takes that and leaves the first (`again`).
     pub lsn: Option<Lsn>,
     /// `None`: removed.
     pub version: Option<u32>,
 }
 
-/// All writes in the order of their LSNs. Those of a batch stay together, under the highest that
-/// they were reserved with.
-pub type History = BTreeMap<Lsn, Vec<Write>>;
+/// What one call wrote.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub writes: Vec<Write>,
+    /// No lower LSN was given to it: the tail when it began.
+    pub begun: Lsn,
+    /// It answers for what was there before it, so that others append again above it: a removal, a
+    /// conditional put.
+    pub answers: bool,
+}
+
+impl Call {
+    /// One that no other ran beside.
+    pub fn alone(writes: Vec<Write>, begun: Lsn) -> Self {
+        Self { writes, begun, answers: false }
+    }
+}
+
+/// All calls in the order of their LSNs: of a batch the highest that it was reserved with.
+pub type History = BTreeMap<Lsn, Call>;
 
 /// What is there of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,23 +80,31 @@ pub fn apply(contents: &mut Contents, writes: &[Write]) {
 /// What a store holds after the writes up to an LSN.
 pub fn contents_at(history: &History, last: Lsn) -> Contents {
     let mut contents = Contents::new();
-    history.range(..=last).for_each(|(_, writes)| apply(&mut contents, writes));
+    history.range(..=last).for_each(|(_, call)| apply(&mut contents, &call.writes));
     contents
 }
 
-/// How far the history goes that ends in these contents, and includes at least what is durable.
-pub fn prefix_of(history: &History, durable: Lsn, found: &Contents) -> Option<Lsn> {
+/// The part of the history that ends in these contents, and includes at least what is durable; up
+/// to which LSN it goes.
+pub fn prefix_of(history: &History, durable: Lsn, found: &Contents) -> Option<(Lsn, History)> {
     let mut contents = contents_at(history, durable);
+    let upto = |last: Lsn| history.range(..=last).map(|(l, call)| (*l, call.clone())).collect();
     if fits(found, &contents) {
-        return Some(durable);
+        return Some((durable, upto(durable)));
     }
-    for (lsn, writes) in history.range(durable..).filter(|(lsn, _)| **lsn > durable) {
-        apply(&mut contents, writes);
+    let behind = || history.range(durable..).filter(|(lsn, _)| **lsn > durable);
+    for (lsn, call) in behind() {
+        apply(&mut contents, &call.writes);
         if fits(found, &contents) {
-            return Some(*lsn);
+            return Some((*lsn, upto(*lsn)));
         }
     }
-    None
+    let mut ends = std::iter::once(durable).chain(behind().map(|(lsn, _)| *lsn));
+    ends.find_map(|last| {
+        let explained = super::again::with_first_copies(history, last, found)?;
+        let (last, _) = explained.last_key_value()?;
+        fits(found, &contents_at(&explained, *last)).then_some((*last, explained))
+    })
 }
 
 /// One version in so many is a large one: some of these fill a segment.

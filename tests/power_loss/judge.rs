@@ -1,6 +1,6 @@
 //! The judgement of an image: what was promised is there, and nothing that must not be.
 
-use super::claims::{Book, Contents, History, Write, contents, contents_at, fits, prefix_of};
+use super::claims::{Book, Call, Contents, History, Write, contents, contents_at, fits, prefix_of};
 use super::device::{self, Capture, Claims, Cut, Device, Honesty, Image};
 use super::{Dice, common};
 use std::path::Path;
@@ -93,7 +93,7 @@ impl<'a> Judge<'a> {
             }
         };
         let last = if killed { claims.given } else { claims.durable };
-        let last =
+        let (last, explained) =
             prefix_of(history, last, &shown).ok_or_else(|| difference(&shown, history, claims))?;
         must(!killed || last == claims.given, || "a kill has taken something".to_owned())?;
         let given = history.keys().filter(|lsn| **lsn <= claims.given);
@@ -114,8 +114,7 @@ impl<'a> Judge<'a> {
             }
         };
         device.capture();
-        let history: History = history.range(..=last).map(|(l, w)| (*l, w.clone())).collect();
-        Ok(Some(Opened { store, history, device }))
+        Ok(Some(Opened { store, history: explained, device }))
     }
 
     fn open_for_writing(
@@ -181,7 +180,8 @@ impl<'a> Judge<'a> {
         let (id, given) = (b"later".to_vec(), capture.claims.given);
         let lsn = super::claims::shape(1).put(&store, &id, 1);
         must(lsn > given, || format!("{lsn} comes again after {given}"))?;
-        history.insert(lsn, vec![Write { id, lsn: Some(lsn), version: Some(1) }]);
+        let write = Write { id, lsn: Some(lsn), version: Some(1) };
+        history.insert(lsn, Call::alone(vec![write], lsn));
         device.claims.lock().unwrap().given = lsn;
         device.capture();
         store.close().map_err(|error| error.to_string())?;

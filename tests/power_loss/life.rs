@@ -1,7 +1,7 @@
 //! The life of a store before power is lost: random calls of every kind, noted in a book.
 
 use super::Dice;
-use super::claims::{Book, Contents, LARGE_IN, Write, contents_at, shape};
+use super::claims::{Book, Call, Contents, LARGE_IN, Write, contents_at, shape};
 use super::device::Device;
 use std::path::Path;
 use stratalog::{Batch, Compaction, Condition, Error, Lsn, Options, Store};
@@ -25,8 +25,12 @@ pub struct Writer<'a> {
     pub large: bool,
     /// Whether other threads write, too.
     pub among_others: bool,
+    /// Whether it never asks for a flush: then whole segments are at stake.
+    pub lazy: bool,
     own: Contents,
     last: Lsn,
+    /// The tail when the call that is being made began.
+    begun: Lsn,
 }
 
 impl<'a> Writer<'a> {
@@ -35,8 +39,9 @@ impl<'a> Writer<'a> {
             contents_at(&book.history.lock().unwrap(), stratalog::internals::lsn(u64::MAX));
         own.retain(|id, _| id[0] == name);
         let version = own.values().map(|held| held.version).max().unwrap_or(0) + 1;
-        let last = Lsn::default();
-        Self { device, book, dice, name, version, large, among_others: false, own, last }
+        let (last, begun) = (Lsn::default(), Lsn::default());
+        let (among_others, lazy) = (false, false);
+        Self { device, book, dice, name, version, large, among_others, lazy, own, last, begun }
     }
 
     /// One call of some kind.
@@ -46,6 +51,7 @@ impl<'a> Writer<'a> {
             58..68 => self.remove(store),
             68..78 => self.put_if(store),
             78..87 => self.batch(store),
+            87..94 | 97 if self.lazy => self.put(store),
             87..91 => {
                 store.sync().unwrap();
                 assert!(store.durable_lsn() >= self.last);
@@ -89,14 +95,16 @@ impl<'a> Writer<'a> {
 
     /// Notes one write.
     fn note(&mut self, id: Vec<u8>, lsn: Lsn, version: Option<u32>) {
-        self.note_all(vec![Write { id, lsn: Some(lsn), version }], lsn, lsn);
+        self.note_all(vec![Write { id, lsn: Some(lsn), version }], lsn, lsn, version.is_none());
     }
 
-    /// Notes writes that belong at some place of the history; the highest LSN given for them.
-    fn note_all(&mut self, writes: Vec<Write>, place: Lsn, last: Lsn) {
+    /// Notes writes that belong at some place of the history; the highest LSN given for them;
+    /// whether they answer for what was there.
+    fn note_all(&mut self, writes: Vec<Write>, place: Lsn, last: Lsn, answers: bool) {
         super::claims::apply(&mut self.own, &writes);
         self.last = last;
-        self.book.history.lock().unwrap().insert(place, writes);
+        let call = Call { writes, begun: self.begun, answers };
+        self.book.history.lock().unwrap().insert(place, call);
         let mut claims = self.device.claims.lock().unwrap();
         claims.given = claims.given.max(last);
     }
@@ -109,6 +117,7 @@ impl<'a> Writer<'a> {
     }
 
     fn put_to(&mut self, store: &Store, id: Vec<u8>, version: u32) {
+        self.begun = store.stats().tail;
         let lsn = shape(version).put(store, &id, version);
         self.note(id, lsn, Some(version));
     }
@@ -140,6 +149,7 @@ impl<'a> Writer<'a> {
     }
 
     fn remove_from(&mut self, store: &Store, id: Vec<u8>) {
+        self.begun = store.stats().tail;
         if self.among_others {
             // The answer of a batch tells its LSN.
             let mut batch = Batch::new();
@@ -168,8 +178,12 @@ impl<'a> Writer<'a> {
         };
         let record = shape(version);
         let (embedding, content) = (record.embedding(&id, version), record.content(&id, version));
+        self.begun = store.stats().tail;
         match store.put_if(&id, &embedding, content, condition) {
-            Ok(lsn) if holds => self.note(id, lsn, Some(version)),
+            Ok(lsn) if holds => {
+                let write = Write { id, lsn: Some(lsn), version: Some(version) };
+                self.note_all(vec![write], lsn, lsn, true);
+            }
             Err(Error::ConditionFailed { current: found }) if !holds => assert_eq!(found, current),
             other => panic!("{condition:?} with {current:?}: {other:?}"),
         }
@@ -190,9 +204,11 @@ impl<'a> Writer<'a> {
                 writes.push(Write { id, lsn: None, version: Some(version) });
             }
         }
+        self.begun = store.stats().tail;
         let last = store.write(batch).unwrap();
         let place = self.place_of(store, &writes).unwrap_or(last);
-        self.note_all(writes, place, last);
+        let answers = writes.iter().any(|write| write.version.is_none());
+        self.note_all(writes, place, last, answers);
     }
 
     /// The highest LSN that a batch was reserved with. Its members were neighbours; those that were

@@ -4,7 +4,7 @@
 //! was written, zeros or garbage. Of 8 bytes that were written before, old or new: a device that
 //! loses what it rewrites is not survived (DESIGN.md 11).
 
-use super::claims::{Contents, Held, History, apply, contents_at, fits, shape};
+use super::claims::{Contents, Held, History, apply, contents_at, fits, prefix_of, shape};
 use super::device::{Capture, Cut, Names, PAGE, pick};
 use super::dice::Dice;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -86,6 +86,8 @@ impl Canvas {
 
     /// One of the states, units and bytes as the dice fall.
     fn paint(&mut self, cut: Cut, dice: &mut Dice) {
+        // What is written to all the time may be written back last.
+        let old_headers = dice.one_in(6);
         for sheet in &mut self.sheets {
             // Some files are written back sooner than others.
             let new = [cut.new, cut.new, 0, 100][dice.below(4) as usize];
@@ -98,6 +100,9 @@ impl Canvas {
                 let version = pick(versions.len(), cut, dice);
                 unit.copy_from_slice(versions[version]);
             });
+            if old_headers {
+                sheet.paint_header_old();
+            }
         }
     }
 
@@ -160,6 +165,14 @@ impl Sheet {
                     choose(&mut painted[from..from + unit], &parts);
                 }
             }
+        }
+    }
+
+    /// The first page of a segment as it was flushed last.
+    fn paint_header_old(&mut self) {
+        let is_segment = self.path.extension().is_some_and(|ending| ending == "seg");
+        if let Some((0, all)) = self.pages.first().filter(|_| is_segment) {
+            self.painted[0] = all[0];
         }
     }
 
@@ -237,9 +250,9 @@ impl<'a> Viewer<'a> {
     pub fn new(capture: &'a Capture, history: &'a History, known: &'a mut Known) -> Self {
         let durable = capture.claims.durable;
         let mut prefixes = vec![contents_at(history, durable)];
-        for (_, writes) in history.range(durable..).filter(|(lsn, _)| **lsn > durable) {
+        for (_, call) in history.range(durable..).filter(|(lsn, _)| **lsn > durable) {
             let mut next = prefixes[prefixes.len() - 1].clone();
-            apply(&mut next, writes);
+            apply(&mut next, &call.writes);
             prefixes.push(next);
         }
         let mut by_sum: HashMap<u64, Vec<usize>> = HashMap::new();
@@ -317,6 +330,9 @@ impl<'a> Viewer<'a> {
         if alike.iter().any(|n| fits(&found, &self.prefixes[*n])) {
             return Ok(());
         }
+        if prefix_of(self.history, self.capture.claims.durable, &found).is_some() {
+            return Ok(());
+        }
         let durable = &self.prefixes[0];
         let ids: BTreeSet<_> = found.keys().chain(durable.keys()).collect();
         let lost = ids.into_iter().filter(|id| found.get(*id) != durable.get(*id)).map(|id| {
@@ -326,7 +342,7 @@ impl<'a> Viewer<'a> {
         let lost: Vec<_> = lost.collect();
         let claims = &self.capture.claims;
         let behind = self.history.range(claims.durable..).take(9);
-        let behind: Vec<_> = behind.map(|(lsn, writes)| format!("{lsn}: {writes:?}")).collect();
+        let behind: Vec<_> = behind.map(|(lsn, call)| format!("{lsn}: {call:?}")).collect();
         let (lost, behind) = (lost.join("\n"), behind.join("\n"));
         Err(format!("no prefix, {claims:?}: {lost}\nfrom there on was written {behind}"))
     }
