@@ -96,8 +96,8 @@ fn progress_grows_up_to_the_report_and_may_panic() {
     assert!(store.verify().unwrap().is_clean());
 }
 
-/// Segment files that are mapped though they have no name any more. (Under a sanitizer what is given
-/// up stays, and may not be touched: that is none.)
+/// Segment files that are mapped though they have no name any more. (Under a sanitizer what is
+/// given up stays, and may not be touched: that is none.)
 fn mapped_without_a_name(store: &Path) -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let store = store.to_str().unwrap();
