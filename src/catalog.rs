@@ -4,6 +4,7 @@
 //! calls next. So one for copies is named before it holds any, and segments leave in one step: the
 //! manifest that names them no more, and tells to remove their files, replaces the one that did.
 
+use crate::durability::Covered;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::files::Files;
@@ -11,6 +12,7 @@ use crate::format::header::{Role, SegmentId};
 use crate::format::ids::Sequence;
 use crate::format::manifest::Manifest;
 use crate::fs;
+use crate::log::Source;
 use crate::memory::MmapMemory;
 use crate::segment::Segment;
 use crate::sync::lock;
@@ -85,13 +87,14 @@ impl Catalog {
     }
 
     /// Gives segments up for good: in one durable step the manifest names them no more. Then their
-    /// files are removed. Nothing in them may be needed any more, and that must be durable.
+    /// files are removed. Nothing in them may be needed any more, and that must be durable [D9].
     ///
     /// After an error they may be gone from the manifest or not; they stay in the log.
     pub fn drop_segments(
         &self,
         engine: &FileEngine,
         victims: &[Arc<Segment<MmapMemory>>],
+        _covered: Covered,
     ) -> Result<(), Error> {
         let mut state = lock(&self.state);
         let gone: Vec<_> = victims.iter().map(|segment| segment.id()).collect();
@@ -113,15 +116,22 @@ impl Catalog {
     fn retain(&self, engine: &FileEngine, victims: &[Arc<Segment<MmapMemory>>]) {
         let since = Instant::now();
         let files = engine.log().source();
-        let dropped = victims.iter().map(|victim| Dropped {
-            segment: Arc::downgrade(victim),
-            since,
-            disk_bytes: fs::allocated_bytes(&files.path_of(victim.sequence(), victim.salt())),
+        let dropped = victims.iter().map(|victim| {
+            let disk_bytes = files.disk_bytes(victim);
+            engine.log().count_out(victim);
+            Dropped { segment: Arc::downgrade(victim), since, disk_bytes }
         });
         let dropped: Vec<_> = dropped.collect();
         let mut retained = lock(&self.retained);
         retained.retain(|dropped| dropped.segment.strong_count() > 0);
         retained.extend(dropped);
+    }
+
+    /// Calls back while no segment leaves: what is read of the log meanwhile holds all of a dropped
+    /// group, or nothing of it.
+    pub fn while_none_leaves<R>(&self, read: impl FnOnce() -> R) -> R {
+        let _state = lock(&self.state);
+        read()
     }
 
     /// The segments that were given up and that somebody still has mapped.

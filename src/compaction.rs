@@ -13,8 +13,8 @@
 //! 3. *Flush* the copies.
 //! 4. *Move*: for each record the tag, then the slot's word, then the index entry. Who writes the
 //!    id meanwhile wins; then the copy is dead.
-//! 5. *Sync*: what made the rest dead is on the device now, so none of it will be needed again. The
-//!    next group is begun meanwhile.
+//! 5. *Cover*: one more flush of the copies, now in force, and of what made the rest dead; so
+//!    nothing of the victims will be needed again. The next group is begun meanwhile.
 //! 6. *Drop*: one replacement of the manifest gives all victims up; then their files are removed.
 //! 7. *Retire*: when no reader can hold an address in a victim any more, it leaves the table, and
 //!    its mapping goes when nobody reads it.
@@ -30,7 +30,7 @@ pub use choose::{Scope, space};
 
 use crate::catalog::{Catalog, FileEngine};
 use crate::clock;
-use crate::durability::Durability;
+use crate::durability::{Covered, Durability};
 use crate::error::Error;
 use crate::format::ids::Lsn;
 use crate::log::Source;
@@ -53,8 +53,10 @@ const RECORDS_A_PIN: usize = 64;
 const WAITING_MAX: usize = 8;
 /// So many do not wait until the segment that made them dead is full.
 const WAITING_MANY: usize = 4;
-/// How often the epoch is asked to move on before the background is left to see to it.
-const RECLAIMS_MAX: u32 = 20;
+/// How many sweeps a compaction by hand waits for, before the background is left to see to it.
+const SWEEPS: u64 = 4;
+/// How long, should there be none.
+const RECLAIM_MAX: Duration = Duration::from_secs(1);
 /// How long it sleeps for its rate before it looks whether it is to stop.
 const LOOK_UP: Duration = Duration::from_millis(100);
 /// How long a compaction by hand waits for writers that are just at work in the segment it ends.
@@ -160,30 +162,50 @@ impl Compactor<'_> {
             self.end_active();
             // So that every segment that is full is on the device.
             self.durability.sync(self.engine)?;
-            let mut left = self.choose_all();
-            while !left.is_empty() && !self.stopped() {
-                let group = choose::take_group(&mut left, self.capacity());
-                if let Some(emptied) = self.empty_group(group, outputs)? {
-                    self.durability.sync(self.engine)?;
-                    self.give_up(vec![emptied], outputs, report)?;
-                    self.reclaim();
-                }
-                tell(report);
+            let mut removed = self.empty_all(self.choose_all(), outputs, report, tell)?;
+            let mut needed = u64::MAX;
+            // A tombstone stays while an older version of its id may stand in another segment, which
+            // this run may have emptied later: then it goes in one more pass.
+            while removed > 0 && (1..needed).contains(&self.needed_bytes()) {
+                needed = self.needed_bytes();
+                self.close_tombstones(outputs)?;
+                removed = match self.empty_all(self.choose_needed(), outputs, report, tell) {
+                    // Without room for them they stay, as after a run that needs no such pass.
+                    Err(Error::StorageFull) => 0,
+                    removed => removed?,
+                };
             }
             return Ok(());
         }
         let mut waiting = VecDeque::new();
         let emptied = self.empty_what_pays(&mut waiting, outputs, report);
-        // What was emptied is given up, whatever has ended the work.
-        if !waiting.is_empty() {
-            self.durability.sync(self.engine)?;
-        }
-        self.give_up(waiting.into(), outputs, report)?;
+        // What was emptied is dropped, whatever has ended the work.
+        self.drop_groups(waiting.into(), outputs, report)?;
         emptied
     }
 
-    /// Empties group after group; they are given up as soon as what made them dead is on the
-    /// device, which the next one does not wait for.
+    /// Empties and drops all of these segments, group by group. How many were dropped.
+    fn empty_all(
+        &self,
+        mut left: Vec<Arc<FileSegment>>,
+        outputs: &mut Outputs,
+        report: &mut CompactionReport,
+        tell: &mut dyn FnMut(&mut CompactionReport),
+    ) -> Result<u64, Error> {
+        let before = report.segments_removed;
+        while !left.is_empty() && !self.stopped() {
+            let group = choose::take_group(&mut left, self.capacity());
+            if let Some(emptied) = self.empty_group(group, outputs)? {
+                self.drop_groups(vec![emptied], outputs, report)?;
+                self.reclaim();
+            }
+            tell(report);
+        }
+        Ok(report.segments_removed - before)
+    }
+
+    /// Empties group after group; they are dropped as soon as what made them dead is on the device,
+    /// which the next one does not wait for.
     fn empty_what_pays(
         &self,
         waiting: &mut VecDeque<Emptied>,
@@ -199,10 +221,10 @@ impl Compactor<'_> {
             }
             let durable = self.durability.durable();
             let ready = waiting.iter().take_while(|group| group.needs <= durable).count();
-            self.give_up(waiting.drain(..ready).collect(), outputs, report)?;
+            self.drop_groups(waiting.drain(..ready).collect(), outputs, report)?;
             self.pace(false);
             let pays = self.pays();
-            let mut group = self.choose_group(pays, waiting);
+            let mut group = self.choose_group(pays);
             if group.is_empty() && waiting.is_empty() && !pays {
                 return Ok(());
             }
@@ -210,13 +232,13 @@ impl Compactor<'_> {
                 // So that what waits can be given up, and every segment that is full is on the
                 // device and may be emptied.
                 self.durability.sync(self.engine)?;
-                self.give_up(waiting.drain(..).collect(), outputs, report)?;
-                group = self.choose_group(self.pays(), waiting);
+                self.drop_groups(waiting.drain(..).collect(), outputs, report)?;
+                group = self.choose_group(self.pays());
             }
             if group.is_empty() {
                 return Ok(());
             }
-            let Some(emptied) = self.empty_group(group, outputs)? else { return Ok(()) };
+            let Some(emptied) = self.empty_group(group, outputs)? else { continue };
             waiting.push_back(emptied);
             if waiting.len() >= WAITING_MANY {
                 self.durability.ask();
@@ -259,56 +281,85 @@ impl Compactor<'_> {
         }
     }
 
-    /// Steps 2 to 4 for one group, all or nothing.
+    /// Steps 2 to 4 for one group. A victim in which something is damaged stays as it is, and the
+    /// others go without it. `None`: nothing could be emptied.
     fn empty_group(
         &self,
-        victims: Vec<Arc<FileSegment>>,
+        group: Vec<Arc<FileSegment>>,
         outputs: &mut Outputs,
     ) -> Result<Option<Emptied>, Error> {
-        let mut group = Group::default();
-        let ready = self.copy_group(&victims, outputs, &mut group);
-        let ready = ready.and_then(|()| self.flush_outputs(outputs).map_err(Stopped::Failed));
-        if let Err(stopped) = ready {
-            copy::take_back(&group.copied);
-            return match stopped {
-                Stopped::Failed(error) => Err(error),
-                Stopped::Asked | Stopped::Damaged => Ok(None),
-            };
+        let mut victims: Vec<_> =
+            group.into_iter().filter(|victim| victim.become_victim()).collect();
+        while !victims.is_empty() {
+            match self.try_to_empty(&victims, outputs) {
+                Ok(Some((moved_records, moved_bytes))) => {
+                    // What took the place of the dead has to be on the device before the dead are
+                    // dropped. It was there before the dead were found to be dead.
+                    let needs = self.engine.log().last_given(&self.engine.epoch().pin());
+                    return Ok(Some(Emptied { victims, needs, moved_records, moved_bytes }));
+                }
+                Ok(None) => break,
+                Err(Stopped::Damaged) => {
+                    let (damaged, whole) =
+                        victims.into_iter().partition(|victim| victim.is_quarantined());
+                    victims = whole;
+                    stay(&damaged);
+                }
+                Err(Stopped::Asked) => break,
+                Err(Stopped::Failed(error)) => {
+                    stay(&victims);
+                    return Err(error);
+                }
+            }
         }
-        self.move_all(&victims, &group);
-        if !self.forget(&victims) {
-            return Ok(None);
-        }
-        // What took the place of the dead has to be on the device before the dead are given up. It
-        // was there before the dead were found to be dead.
-        let needs = self.engine.log().last_given(&self.engine.epoch().pin());
-        let copied = group.copied;
-        let moved_bytes = copied.iter().map(|copied| copied.copy.len.bytes() as u64).sum();
-        Ok(Some(Emptied { victims, needs, moved_records: copied.len() as u64, moved_bytes }))
+        stay(&victims);
+        Ok(None)
     }
 
-    /// Step 6, once step 5 is done, and the beginning of step 7: for as many groups as are ready.
-    fn give_up(
+    /// The same, all or nothing: how many records and bytes were moved. `None`: the index still
+    /// leads to something in a victim.
+    fn try_to_empty(
+        &self,
+        victims: &[Arc<FileSegment>],
+        outputs: &mut Outputs,
+    ) -> Result<Option<(u64, u64)>, Stopped> {
+        let mut group = Group::default();
+        let copied = self.copy_group(victims, outputs, &mut group);
+        let flushed = copied.and_then(|()| self.flush_outputs(outputs).map_err(Stopped::Failed));
+        if let Err(stopped) = flushed {
+            copy::take_back(&group.copied);
+            return Err(stopped);
+        }
+        self.move_all(victims, &group);
+        outputs.note_in_force(&group.copied);
+        if !self.forget(victims) {
+            return Ok(None);
+        }
+        let bytes = group.copied.iter().map(|copied| copied.copy.len.bytes() as u64).sum();
+        Ok(Some((group.copied.len() as u64, bytes)))
+    }
+
+    /// Steps 5 and 6, and the beginning of step 7: for as many groups as are ready.
+    fn drop_groups(
         &self,
         groups: Vec<Emptied>,
-        outputs: &Outputs,
+        outputs: &mut Outputs,
         report: &mut CompactionReport,
     ) -> Result<(), Error> {
-        if groups.is_empty() {
-            return Ok(());
-        }
+        let Some(needs) = groups.iter().map(|group| group.needs).max() else { return Ok(()) };
         let moved: u64 = groups.iter().map(|group| group.moved_bytes).sum();
         let moved_records: u64 = groups.iter().map(|group| group.moved_records).sum();
         let victims: Vec<_> = groups.into_iter().flat_map(|group| group.victims).collect();
-        self.flush_outputs(outputs)?;
         let before: u64 = victims.iter().map(|victim| victim.frame_bytes()).sum();
-        self.catalog.drop_segments(self.engine, &victims)?;
-        for victim in &victims {
-            let guard = self.engine.epoch().pin();
-            self.engine.log().let_go(self.engine.epoch(), &guard, Arc::clone(victim));
+        let covered = self.durability.cover(self.engine, needs);
+        let dropped = covered.and_then(|covered| self.drop_segments(&victims, covered));
+        if let Err(error) = dropped {
+            // They stay in use, if the manifest did not drop them.
+            stay(&victims);
+            return Err(error);
         }
-        // The maintenance thread takes them out.
-        self.engine.log().source().wake();
+        // A segment that is full takes no more copies, and was flushed with the others.
+        self.finish_ended(outputs)?;
         self.totals.add(moved, victims.len() as u64);
         report.segments_removed += victims.len() as u64;
         report.moved_records += moved_records;
@@ -318,15 +369,31 @@ impl Compactor<'_> {
         Ok(())
     }
 
-    /// Has the room of emptied segments given back: the next group may need it. Does not wait for
-    /// readers that stay.
+    /// Drops segments from the manifest, and lets the log go of them.
+    fn drop_segments(&self, victims: &[Arc<FileSegment>], covered: Covered) -> Result<(), Error> {
+        self.catalog.drop_segments(self.engine, victims, covered)?;
+        for victim in victims {
+            let guard = self.engine.epoch().pin();
+            self.engine.log().let_go(self.engine.epoch(), &guard, Arc::clone(victim));
+        }
+        // The maintenance thread takes them out of the table.
+        self.engine.log().source().wake();
+        Ok(())
+    }
+
+    /// Has the room of emptied segments returned: the next group may need it. Waits for the thread
+    /// that takes them out of the table, and not for readers that stay.
     fn reclaim(&self) {
-        for _ in 0..RECLAIMS_MAX {
-            self.engine.epoch().reclaim();
-            self.engine.log().take_out(self.engine.epoch(), &self.engine.epoch().pin());
-            if self.engine.epoch().pending() == 0 {
+        let (log, epoch) = (self.engine.log(), self.engine.epoch());
+        let (first, began) = (log.sweeps(), Instant::now());
+        // Without a pin, the sweep after the first takes them out, and the one after that lets the
+        // mappings go.
+        while log.sweeps() - first < SWEEPS && began.elapsed() < RECLAIM_MAX && !self.stopped() {
+            epoch.reclaim();
+            if log.leaving() == 0 && epoch.pending() == 0 {
                 return;
             }
+            log.source().wake();
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -346,6 +413,11 @@ impl Compactor<'_> {
             thread::sleep(early.min(LOOK_UP));
         }
     }
+}
+
+/// Victims that are not dropped are in use as before.
+fn stay(victims: &[Arc<FileSegment>]) {
+    victims.iter().for_each(|victim| victim.stay());
 }
 
 /// How much a group has copied, and since when.

@@ -21,10 +21,16 @@
 //! D5: the seal of a segment that is full is stored before the flush that makes it durable, and so
 //! before anything in a younger one is. A segment without a seal after power loss, which is not the
 //! youngest, was not wholly durable, and nothing behind it was.
+//!
+//! Copies that compaction makes are flushed here too, by the compactor, and never while somebody
+//! waits for the log: the two touch different segments and share nothing but the first failure. D9:
+//! a segment is dropped only by who shows a [`Covered`], which is made after a flush that began
+//! once its records had been moved, and that covered every segment for copies that is not settled,
+//! whichever process made it.
 
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::format::header::Role;
+use crate::format::header::{FlushNote, Role};
 use crate::format::ids::{Lsn, SlotNumber};
 use crate::format::slot::SlotState;
 use crate::log::Source;
@@ -45,12 +51,19 @@ const GATHER_YIELDS: u32 = 32;
 /// The flush state of a store.
 #[derive(Debug, Default)]
 pub struct Durability {
+    /// Under which flushes are noted in the segments.
+    boot_id: [u64; 2],
     turns: Mutex<Turns>,
     /// The flusher has something to do.
     flusher: Condvar,
     failed: OnceLock<String>,
     durable: AtomicU64,
 }
+
+/// Shows that what dropped segments leave behind is on the device [D9].
+#[derive(Debug)]
+#[must_use = "it is needed to drop segments"]
+pub struct Covered(());
 
 /// Whose turn it is to flush.
 #[derive(Debug, Default)]
@@ -160,6 +173,12 @@ impl Drop for Turn<'_> {
 }
 
 impl Durability {
+    /// The flush state of a store that is open under this boot.
+    #[must_use]
+    pub fn new(boot_id: [u64; 2]) -> Self {
+        Self { boot_id, ..Self::default() }
+    }
+
     /// Refuses once a flush has failed: for everything that writes.
     pub fn check(&self) -> Result<(), Error> {
         match self.failed.get() {
@@ -305,7 +324,7 @@ impl Durability {
     ) -> Result<(), Error> {
         self.check()?;
         // In LSN order, and none behind one that is not full [D5].
-        for segment in unflushed(engine).into_iter().take_while(|segment| segment.is_full()) {
+        for segment in to_flush(engine).into_iter().take_while(|segment| segment.is_full()) {
             self.sync_segment(&segment)?;
         }
         Ok(())
@@ -317,7 +336,7 @@ impl Durability {
     ) -> Result<(), Error> {
         self.check()?;
         let gone = engine.log().last_gone();
-        for segment in unflushed(engine) {
+        for segment in to_flush(engine) {
             self.sync_segment(&segment)?;
         }
         // Who was given one of those may still wait for it; all that came before is durable now.
@@ -443,8 +462,8 @@ impl Durability {
         let mut turns = lock(&self.turns);
         let turn = self.take_turn(&mut turns);
         drop(turns);
-        for segment in unflushed(engine) {
-            self.flush(&segment)?;
+        for segment in to_flush(engine) {
+            self.flush_header(&segment)?;
             segment.set_settled(true);
         }
         drop(turn);
@@ -472,32 +491,95 @@ impl Durability {
             segment.set_settled(false);
             self.advance(segment, mark.slot);
         } else if full && !segment.is_settled() {
-            self.flush(segment)?;
+            self.flush_header(segment)?;
             segment.set_settled(true);
         }
         Ok(())
     }
 
-    /// One flush. The first failure is the last one [D3].
+    /// Brings copies to the device that nothing leads to yet: before records are moved to them [R3].
+    pub fn flush_copies<M: Memory>(&self, segment: &Segment<M>) -> Result<(), Error> {
+        segment.prepare_flush(end_mark(segment));
+        self.flush(segment)
+    }
+
+    /// Brings everything to the device that dropping segments relies on: the log up to `needs`, and
+    /// every segment for copies that is not settled [D9]. For the compactor, after it has moved
+    /// what it means to move.
+    pub fn cover<M: Memory, S: Source<M>, const N: usize>(
+        &self,
+        engine: &Engine<M, S, N>,
+        needs: Lsn,
+    ) -> Result<Covered, Error> {
+        self.wait(engine, needs)?;
+        let copies = {
+            let guard = engine.epoch().pin();
+            let copies = engine.log().table().unsettled(&guard);
+            let copies = copies.filter(|s| s.role() == Role::Copies && !s.is_dropped());
+            engine.log().counted(&guard, copies)
+        };
+        for segment in copies {
+            self.sync_copies(&segment)?;
+        }
+        Ok(Covered(()))
+    }
+
+    /// Flushes a segment for copies after records were moved to it, and records that. A closed one
+    /// returns the space between its slots and its frames, and is settled.
+    pub fn sync_copies<M: Memory>(&self, segment: &Segment<M>) -> Result<(), Error> {
+        if segment.is_settled() {
+            return Ok(());
+        }
+        let mark = end_mark(segment);
+        segment.prepare_flush(mark);
+        self.flush(segment)?;
+        segment.set_durable_end(mark.slot);
+        segment.set_flushed(mark);
+        if segment.is_full() {
+            let from = segment.slot_offset(SlotNumber(mark.slot));
+            // Where the file system cannot do it, the space stays allocated. Nothing may be stored
+            // after it: a store to a large folio allocates all of that again.
+            segment.memory().give_back(from, mark.floor.bytes()).unwrap_or(());
+            self.flush_header(segment)?;
+            segment.set_settled(true);
+        }
+        Ok(())
+    }
+
+    /// A flush of new records. The first failure is the last one [D3]. The segment says meanwhile
+    /// that a flush has begun: a process that is killed inside the call may be the only one that the
+    /// kernel tells of a failure.
     pub fn flush<M: Memory>(&self, segment: &Segment<M>) -> Result<(), Error> {
+        self.check()?;
+        segment.note_flush(FlushNote::Begun, self.boot_id);
+        self.flush_header(segment)?;
+        segment.note_flush(FlushNote::Ended, self.boot_id);
+        Ok(())
+    }
+
+    /// A flush where only control words of the header are new, which an opening can do without.
+    fn flush_header<M: Memory>(&self, segment: &Segment<M>) -> Result<(), Error> {
+        self.check()?;
         segment.memory().flush().map_err(|error| {
+            segment.note_flush(FlushNote::Failed, self.boot_id);
             let reason = self.failed.get_or_init(|| error.to_string());
             Error::FlushFailed(reason.clone())
         })
     }
 }
 
-/// The segments that a flush has something to do in, in LSN order, with counts of their own: a
-/// flush is no reason to hold a pin.
-fn unflushed<M: Memory, S: Source<M>, const N: usize>(
+fn to_flush<M: Memory, S: Source<M>, const N: usize>(
     engine: &Engine<M, S, N>,
 ) -> Vec<Arc<Segment<M>>> {
     let guard = engine.epoch().pin();
-    engine.log().in_use_counted(&guard, |segment| {
-        // Compaction flushes its copies itself.
-        segment.role() == Role::Log
-            && (!segment.is_settled() || segment.flushed().slot < segment.slots_end())
-    })
+    engine.log().to_flush(&guard)
+}
+
+/// Where the slots taken so far end, and their frames begin.
+fn end_mark<M: Memory>(segment: &Segment<M>) -> Mark {
+    let mut walk = segment.slots_from(segment.flushed(), segment.slots_end());
+    walk.by_ref().for_each(drop);
+    walk.mark()
 }
 
 /// Sees to it that every granted slot from a mark on is decided; how far it came.

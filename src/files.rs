@@ -266,6 +266,10 @@ impl Source<MmapMemory> for Files {
         self.bell.ring();
     }
 
+    fn disk_bytes(&self, segment: &Segment<MmapMemory>) -> u64 {
+        fs::allocated_bytes(&self.path_of(segment.sequence(), segment.salt()))
+    }
+
     fn keep_room(&self) {
         // If it is locked somebody else is just at it.
         if let Ok(mut spares) = self.spares.try_lock() {

@@ -192,7 +192,7 @@ fn run(duties: &Duties, leftovers: Leftovers, stop: &AtomicBool) {
         for _ in 0..EPOCHS {
             engine.epoch().reclaim();
         }
-        engine.log().take_out(engine.epoch(), &engine.epoch().pin());
+        engine.log().sweep(engine.epoch(), &engine.epoch().pin());
         residency.look(engine, &engine.epoch().pin());
         if !more {
             bell.wait(heard, if engine.epoch().pending() > 0 { SHORT_NAP } else { NAP });

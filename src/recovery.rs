@@ -30,10 +30,10 @@ use crate::format::ids::{Lsn, Sequence, SlotNumber, TableIndex};
 use crate::format::manifest::Manifest;
 use crate::index::Shape;
 use crate::log::Log;
-use crate::memory::MmapMemory;
+use crate::memory::{Memory, MmapMemory};
 use crate::options::Recovery;
 use crate::report::{Damage, RecoveryReport};
-use crate::segment::{Geometry, Segment};
+use crate::segment::{Geometry, Mark, Segment};
 use crate::sync::unmodelled::Arc;
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -90,17 +90,26 @@ impl Candidate {
     }
 
     /// What the segment is to know about itself.
-    fn note_state(&self, writable: bool) {
+    fn note_state(&self, engine: &FileEngine, writable: bool) {
         self.segment.set_flushed(self.walked.durable);
         self.segment.add_done(self.limit);
         if self.flaw.is_some() {
-            self.segment.quarantine();
+            engine.log().quarantine(&self.segment);
         }
         if !writable {
             self.segment.set_limit(self.limit);
             // The cursor of a full segment counts overruns, that of a live one goes on.
             self.segment.set_frames_begin(self.walked.end.floor);
         }
+    }
+
+    /// Whether nothing of it is left to flush: every slot lies below the durable end that its header
+    /// states, which reached the header after the flush that it speaks of. In a segment for copies
+    /// it is stated only once records were moved there, so this covers what puts them in force [D9].
+    fn is_settled(&self) -> bool {
+        let all = self.durable() == self.limit && !self.cut && self.segment.sealed().is_some();
+        // What has a flaw is never written to.
+        all || self.flaw.is_some()
     }
 
     /// Slots below this were decided and flushed once. Of a flawed segment nothing is known, and
@@ -154,8 +163,8 @@ pub fn recover(
     scan::name_cut(&engine, &candidates, &mut report);
     report.lost.sort_by(|a, b| (&a.segment, a.offset).cmp(&(&b.segment, b.offset)));
 
-    candidates.iter().for_each(|candidate| candidate.note_state(writable));
-    let durability = Durability::default();
+    candidates.iter().for_each(|candidate| candidate.note_state(&engine, writable));
+    let durability = Durability::new(engine.log().source().boot_id());
     let catalog = Catalog::new(missing, manifest, basis.rebuilt);
     let mut leftovers = Leftovers::default();
     if writable {
@@ -238,6 +247,7 @@ fn make_index(
     for candidate in &*candidates {
         candidate.segment.forget_live();
     }
+    engine.log().forget_live();
     let mut again = RecoveryReport::default();
     let engine = scan_into(engine.into_log(), live, candidates, &mut again)?;
     report.scanned_bytes += again.scanned_bytes;
@@ -321,25 +331,25 @@ fn decide_segment(
     let sealed = segment.sealed().is_some();
     if candidate.holds_copies() {
         scan::decide_copies(engine, segment, candidate.limit);
-        if !sealed && candidate.flaw.is_none() {
+        if !candidate.is_settled() && candidate.flaw.is_none() {
             // Nobody goes on with it. Where the file system cannot do this, the space stays taken.
             let end = candidate.walked.end;
             let from = segment.slot_offset(SlotNumber(end.slot));
-            drop(segment.memory().give_back(from, end.floor.bytes()));
+            segment.memory().give_back(from, end.floor.bytes()).unwrap_or(());
         }
     } else if candidate.walked.undecided
         && (!rebooted && !candidate.cut || candidate.flaw.is_some())
     {
         scan::void_undecided(segment, candidate.durable(), candidate.limit);
     }
-    if !goes_on && candidate.flaw.is_none() && (!sealed || candidate.cut) {
+    let closed = sealed && segment.is_full();
+    if !goes_on && candidate.flaw.is_none() && (!closed || candidate.cut) {
         // Power loss may have taken slots without a trace, and the LSNs given with them must not be
         // given again; and no segment but the active one is without a seal [D5].
-        segment.close_cursor(candidate.limit);
-        segment.seal(candidate.limit);
+        segment.seal_at(Mark { slot: candidate.limit, floor: candidate.walked.end.floor });
     }
     segment.set_frames_begin_if_full(candidate.walked.end.floor);
-    segment.set_settled(candidate.durable() == candidate.limit && !candidate.cut && sealed);
+    segment.set_settled(candidate.is_settled());
     if !rebooted {
         return Ok(());
     }

@@ -17,9 +17,9 @@ pub use upkeep::lock_holder;
 use crate::catalog::FileEngine;
 use crate::engine::Damaged;
 use crate::error::Error;
-use crate::format::checksum::Salt;
 use crate::format::frame::ID_BYTES_MAX;
-use crate::format::ids::Sequence;
+use crate::format::header::SegmentId;
+use crate::format::ids::TableIndex;
 use crate::fs::DirectoryLock;
 use crate::index::KeyHash;
 use crate::maintenance::{Duties, Maintenance};
@@ -162,11 +162,11 @@ impl Store {
         Error::Corrupt { segment, offset: at.offset, reason: at.damage.0.to_owned() }
     }
 
-    /// Sequence and salt of every segment in use, in order.
-    fn segment_keys(&self) -> Vec<(Sequence, Salt)> {
+    /// Every segment in use, in order, and its place in the table.
+    fn segment_places(&self) -> Vec<(TableIndex, SegmentId)> {
         let guard = self.engine().epoch().pin();
         let segments = self.engine().log().in_use_at_once(&guard);
-        segments.iter().map(|segment| (segment.sequence(), segment.salt())).collect()
+        segments.iter().map(|segment| (segment.table_index(), segment.id())).collect()
     }
 }
 

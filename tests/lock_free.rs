@@ -342,7 +342,8 @@ fn a_segment_names_the_one_before_it_also_when_that_was_ended_by_hand() {
     }
     heap::put(&engine, b"b", b"2");
     let guard = engine.epoch().pin();
-    let named = |s: &Segment<_>| (s.sequence().0, s.predecessor().map(|before| before.0));
+    let before = |s: &Segment<_>| s.predecessor().map(|(before, _)| before.0);
+    let named = |s: &Segment<_>| (s.sequence().0, before(s));
     let mut chain: Vec<_> = engine.log().in_use(&guard).map(named).collect();
     chain.sort_unstable();
     assert_eq!(chain.len(), 2);

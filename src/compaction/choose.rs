@@ -1,13 +1,12 @@
 //! Which segments are worth emptying.
 
-use super::{Compactor, Emptied, FileSegment};
+use super::{Compactor, FileSegment};
 use crate::catalog::FileEngine;
 use crate::clock;
 use crate::format::header::Role;
-use crate::format::slot::SLOT_BYTES;
 use crate::pacing::Space;
+use crate::segment::Reclaiming;
 use crate::sync::unmodelled::Arc;
-use std::collections::VecDeque;
 
 /// How much to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +42,9 @@ fn live_and_dead(segment: &FileSegment) -> (u64, u64) {
     (live, segment.frame_bytes().saturating_sub(live + segment.needed_bytes()))
 }
 
-/// A segment for copies that a process left before it held any.
+/// A segment that was ended, or left, before it held any record.
 fn is_blank(measured: &Measured) -> bool {
-    measured.segment.role() == Role::Copies && measured.segment.slots_end() == 0
+    measured.segment.slots_end() == 0
 }
 
 /// Takes the next group off a list: about as much live data as one segment holds.
@@ -67,28 +66,14 @@ pub(super) fn take_group(left: &mut Vec<Arc<FileSegment>>, capacity: u64) -> Vec
 /// tombstones that it found to be needed, left out.
 #[must_use]
 pub fn space(engine: &FileEngine) -> Space {
-    let guard = engine.epoch().pin();
-    let segment_bytes = engine.log().geometry().segment_bytes as u64;
-    let mut space = Space { held: 0, live: 0, segment: segment_bytes };
-    for segment in engine.log().in_use(&guard).filter(|s| !s.is_quarantined()) {
-        space.held += held_bytes(segment, segment_bytes).saturating_sub(segment.needed_bytes());
-        space.live += live_and_dead(segment).0;
+    let held = engine.log().held(&engine.epoch().pin());
+    let segment = engine.log().geometry().segment_bytes as u64;
+    let out_of_reach = held.needed_bytes + held.quarantined * segment;
+    Space {
+        held: held.held_bytes.saturating_sub(out_of_reach),
+        live: held.live_bytes.saturating_sub(held.expired_bytes),
+        segment,
     }
-    space
-}
-
-/// What a segment takes on disk. Of the one that takes records, what is taken: so that it does not
-/// come in leaps. Copies that are closed have given back what they did not need.
-fn held_bytes(segment: &FileSegment, segment_bytes: u64) -> u64 {
-    let by_content = match segment.role() {
-        Role::Log => !segment.is_full(),
-        Role::Copies => segment.is_full(),
-    };
-    if !by_content {
-        return segment_bytes;
-    }
-    let slots = u64::from(segment.slots_end()) * SLOT_BYTES as u64;
-    (segment.frame_bytes() + slots).min(segment_bytes)
 }
 
 impl Compactor<'_> {
@@ -99,7 +84,8 @@ impl Compactor<'_> {
         let log = self.engine.log();
         let ready = |segment: &FileSegment| {
             let settled = segment.sealed().is_some_and(|end| segment.flushed().slot >= end);
-            settled && segment.is_quiet() && !segment.is_quarantined()
+            let free = segment.reclaiming() == Reclaiming::None && !segment.is_quarantined();
+            free && settled && segment.is_quiet()
         };
         let measure = |segment: Arc<FileSegment>| {
             let ((live, dead), total) = (live_and_dead(&segment), segment.frame_bytes());
@@ -122,18 +108,22 @@ impl Compactor<'_> {
         chosen.into_iter().map(|m| m.segment).collect()
     }
 
+    /// Bytes of tombstones that were found to be needed.
+    pub(super) fn needed_bytes(&self) -> u64 {
+        self.engine.log().held(&self.engine.epoch().pin()).needed_bytes
+    }
+
+    /// Every segment with tombstones that were found to be needed: they may not be any more.
+    pub(super) fn choose_needed(&self) -> Vec<Arc<FileSegment>> {
+        let mut chosen = self.measure();
+        chosen.retain(|m| m.segment.needed_bytes() > 0);
+        chosen.into_iter().map(|m| m.segment).collect()
+    }
+
     /// The next group that pays, if there is one: segments without anything live at once; the
     /// others by their share of the dead, when it [pays](Compactor::pays).
-    pub(super) fn choose_group(
-        &self,
-        pays: bool,
-        waiting: &VecDeque<Emptied>,
-    ) -> Vec<Arc<FileSegment>> {
-        let mut measured = self.measure();
-        measured.retain(|m| {
-            let waits = |victim: &Arc<FileSegment>| Arc::ptr_eq(victim, &m.segment);
-            !waiting.iter().any(|group| group.victims.iter().any(waits))
-        });
+    pub(super) fn choose_group(&self, pays: bool) -> Vec<Arc<FileSegment>> {
+        let measured = self.measure();
         let empty = |m: &&Measured| m.live == 0 && (m.dead > 0 || is_blank(m));
         let empty: Vec<_> = measured.iter().filter(empty).take(GROUP_MAX).collect();
         if !empty.is_empty() {
@@ -195,9 +185,7 @@ impl Compactor<'_> {
     /// Whether so many emptied segments wait for readers to let go of them that emptying more would
     /// only cost more space: a pin that stays holds back this much, and no more.
     pub(super) fn holds_back_too_much(&self) -> bool {
-        let guard = self.engine.epoch().pin();
-        let waiting = self.engine.log().table().iter(&guard).filter(|s| s.is_dropped()).count();
-        let live = self.totals().0 / self.capacity().max(1);
-        waiting as u64 > GROUP_MAX as u64 + live / 2
+        let live = space(self.engine).live / self.capacity().max(1);
+        self.engine.log().leaving() > GROUP_MAX as u64 + live / 2
     }
 }

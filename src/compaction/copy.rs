@@ -5,13 +5,14 @@ use super::{Compactor, FileSegment, Group, Pace, RECORDS_A_PIN, Stopped, togethe
 use crate::engine::{Key, Relocation};
 use crate::epoch::Guard;
 use crate::error::Error;
-use crate::format::ids::SlotNumber;
+use crate::format::ids::{Lsn, Sequence, SlotNumber};
 use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::index::KeyHash;
 use crate::memory::MmapMemory;
-use crate::segment::{Ahead, Frame, Mark, Moves, Slots};
+use crate::segment::{Ahead, Frame, Moves, Slots};
 use crate::sync::lock;
 use crate::sync::unmodelled::{Arc, Mutex};
+use std::collections::BTreeSet;
 
 /// The segments that copies go to: open from one group to the next.
 #[derive(Debug, Default)]
@@ -21,8 +22,10 @@ pub(super) struct Outputs {
     /// For tombstones, apart from the records, so that looking again whether they are still needed
     /// moves nothing else.
     tombstones: Option<Arc<FileSegment>>,
-    /// Full, or closed, and not yet flushed for the last time.
+    /// Full, and not known to be flushed for the last time.
     ended: Vec<Arc<FileSegment>>,
+    /// Segments of these in which a copy came into force. All others hold nothing.
+    in_force: BTreeSet<Sequence>,
 }
 
 /// A copy without force, and where it came from.
@@ -65,12 +68,6 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Something in a segment is damaged that may count: it stays as it is.
-pub(super) fn damaged(victim: &FileSegment) -> Stopped {
-    victim.quarantine();
-    Stopped::Damaged
-}
-
 /// Gives up copies that no source will name.
 pub(super) fn take_back(copied: &[Copied]) {
     for copy in copied {
@@ -79,6 +76,12 @@ pub(super) fn take_back(copied: &[Copied]) {
 }
 
 impl Compactor<'_> {
+    /// Something in a segment is damaged that may count: it stays as it is.
+    pub(super) fn damaged(&self, victim: &FileSegment) -> Stopped {
+        self.engine.log().quarantine(victim);
+        Stopped::Damaged
+    }
+
     /// Step 2.
     pub(super) fn copy_group(
         &self,
@@ -134,7 +137,7 @@ impl Compactor<'_> {
         for (slot, state) in part {
             let body = match state {
                 SlotState::Committed(Kind::Put, body) => body,
-                SlotState::Invalid => return Err(damaged(victim)),
+                SlotState::Invalid => return Err(self.damaged(victim)),
                 _ => continue,
             };
             let Some(frame) = self.current(&guard, victim, slot, body)? else { continue };
@@ -142,6 +145,8 @@ impl Compactor<'_> {
                 mine.expired.push(Candidate { victim: number, slot, body });
                 continue;
             }
+            // Before there is a copy [M2].
+            victim.clear_forward(body.offset);
             let copy = self.copy_frame(&frame, (Kind::Put, body), outputs)?;
             mine.copied.push(Copied { victim: number, ..copy });
         }
@@ -164,7 +169,7 @@ impl Compactor<'_> {
         let Ok(frame) = victim.committed_frame(slot) else {
             // Its id cannot be read; but if it is in the index, it counts.
             let counts = self.engine.leads_to(guard, victim, body);
-            return if counts { Err(damaged(victim)) } else { Ok(None) };
+            return if counts { Err(self.damaged(victim)) } else { Ok(None) };
         };
         if !self.engine.is_current(guard, Key { hash, id: frame.id() }, address) {
             return Ok(None);
@@ -172,7 +177,7 @@ impl Compactor<'_> {
         // The copy gets a checksum of its own, so what it is made of has to be right. And a segment
         // is emptied once: who was there before has left nothing that counts.
         if victim.has_moves() || victim.verify(&frame).is_err() {
-            return Err(damaged(victim));
+            return Err(self.damaged(victim));
         }
         Ok(Some(frame))
     }
@@ -214,16 +219,9 @@ impl Compactor<'_> {
         Ok(made)
     }
 
-    /// Step 3, and its like in step 5: what was copied is on the device, and known to be.
+    /// Step 3: what was copied is on the device before anything leads to it.
     pub(super) fn flush_outputs(&self, outputs: &Outputs) -> Result<(), Error> {
-        for output in outputs.all() {
-            let mark = end_mark(output);
-            output.prepare_flush(mark);
-            self.durability.flush(output)?;
-            output.set_durable_end(mark.slot);
-            output.set_flushed(mark);
-        }
-        Ok(())
+        outputs.all().try_for_each(|output| self.durability.flush_copies(output))
     }
 
     /// Step 4. Nothing in it can fail.
@@ -259,33 +257,42 @@ impl Compactor<'_> {
         });
     }
 
-    /// Closes the segments that took copies: what is empty between their slots and their frames
-    /// goes back to the file system, and they take no more.
+    /// Closes the segments that took copies: they take no more, and return what is empty between
+    /// their slots and their frames.
     pub(super) fn finish_outputs(&self, outputs: &mut Outputs) -> Result<(), Error> {
         let open = [outputs.records.take(), outputs.tombstones.take()];
         outputs.ended.extend(open.into_iter().flatten());
-        outputs.ended.sort_by_key(|output| output.sequence());
-        outputs.ended.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        for output in outputs.ended.drain(..) {
-            output.close();
-            let mark = end_mark(&output);
-            if mark.slot == 0 {
-                self.catalog.drop_segments(self.engine, &[Arc::clone(&output)])?;
-                let guard = self.engine.epoch().pin();
-                self.engine.log().let_go(self.engine.epoch(), &guard, output);
-                continue;
+        self.finish_ended(outputs)
+    }
+
+    /// The same for the segment of tombstones alone, so that it can be looked through again.
+    pub(super) fn close_tombstones(&self, outputs: &mut Outputs) -> Result<(), Error> {
+        outputs.ended.extend(outputs.tombstones.take());
+        self.finish_ended(outputs)
+    }
+
+    /// The same for those that are full. One in which no copy came into force is dropped.
+    pub(super) fn finish_ended(&self, outputs: &mut Outputs) -> Result<(), Error> {
+        while let Some(output) = outputs.ended.last().cloned() {
+            let shared = outputs.open_ones().any(|open| Arc::ptr_eq(open, &output));
+            if !shared {
+                self.finish_one(&output, outputs.in_force.contains(&output.sequence()))?;
             }
-            output.set_frames_begin(mark.floor);
-            self.durability.flush(&output)?;
-            output.set_durable_end(mark.slot);
-            output.set_flushed(mark);
-            // Space that nobody will use; where the file system cannot, it stays allocated.
-            let from = output.slot_offset(SlotNumber(mark.slot));
-            drop(output.memory().give_back(from, mark.floor.bytes()));
-            self.durability.flush(&output)?;
-            output.set_settled(true);
+            outputs.ended.retain(|ended| !Arc::ptr_eq(ended, &output));
         }
         Ok(())
+    }
+
+    fn finish_one(&self, output: &Arc<FileSegment>, in_force: bool) -> Result<(), Error> {
+        if output.is_dropped() {
+            return Ok(());
+        }
+        output.close();
+        if in_force {
+            return self.durability.sync_copies(output);
+        }
+        let covered = self.durability.cover(self.engine, Lsn::ZERO)?;
+        self.drop_segments(&[Arc::clone(output)], covered)
     }
 }
 
@@ -299,18 +306,19 @@ impl Outputs {
 
     /// One that is open, whichever.
     fn open(&self) -> Option<Arc<FileSegment>> {
-        let mut open = self.records.iter().chain(&self.tombstones);
-        open.find(|output| !output.is_full()).cloned()
+        self.open_ones().find(|output| !output.is_full()).cloned()
+    }
+
+    /// Notes where copies came into force.
+    pub(super) fn note_in_force(&mut self, copied: &[Copied]) {
+        self.in_force.extend(copied.iter().map(|copied| copied.output.sequence()));
+    }
+
+    fn open_ones(&self) -> impl Iterator<Item = &Arc<FileSegment>> {
+        self.records.iter().chain(&self.tombstones)
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<FileSegment>> {
-        self.records.iter().chain(&self.tombstones).chain(&self.ended)
+        self.open_ones().chain(&self.ended)
     }
-}
-
-/// Where the slots taken so far end, and their frames begin.
-fn end_mark(segment: &FileSegment) -> Mark {
-    let mut walk = segment.slots_from(segment.flushed(), segment.slots_end());
-    walk.by_ref().for_each(drop);
-    walk.mark()
 }

@@ -5,7 +5,7 @@
 //! group's tombstones. 32 bytes a record, read in order; a record with an equal hash keeps the
 //! tombstone, be it another id's.
 
-use super::copy::{Outputs, damaged};
+use super::copy::Outputs;
 use super::{Compactor, FileSegment, Group, RECORDS_A_PIN, Stopped, together};
 use crate::engine::Key;
 use crate::epoch::Guard;
@@ -50,7 +50,7 @@ impl Compactor<'_> {
             let what = (Kind::Tombstone, candidate.body);
             let mut copy = self.copy_frame(&frame, what, outputs)?;
             copy.victim = candidate.victim;
-            copy.output.set_needed(copy.output.needed_bytes() + copy.copy.len.bytes() as u64);
+            self.engine.log().count_needed(&copy.output, copy.copy.len.bytes() as u64);
             group.copied.push(copy);
         }
         Ok(())
@@ -67,10 +67,10 @@ impl Compactor<'_> {
                     guard = self.engine.epoch().pin();
                 }
                 let Ok(frame) = segment.committed_frame(slot) else {
-                    return Err(damaged(segment));
+                    return Err(self.damaged(segment));
                 };
                 if segment.verify(&frame).is_err() {
-                    return Err(damaged(segment));
+                    return Err(self.damaged(segment));
                 }
                 let key = Key { hash: KeyHash(body.key_hash), id: frame.id() };
                 if !self.is_superseded(&guard, key, segment, body) {

@@ -80,7 +80,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
         match published {
             Published::Installed(before) => {
-                self.account(guard, record.kind, before);
+                self.account(guard, counted.map_or(0, |_| bytes), before);
                 counted.inspect(|segment| note_expiry(segment, record));
                 Ok(lsn)
             }

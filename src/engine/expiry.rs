@@ -35,7 +35,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             }
         }
         // Not for each single record that expires.
-        look.finish(bytes, next.max(now_ns.saturating_add(LOOK_AGAIN_NS)));
+        self.log.count_expired(segment, bytes);
+        look.finish(next.max(now_ns.saturating_add(LOOK_AGAIN_NS)));
     }
 
     /// Whether the index leads to the record of a slot, or may be led back to it: by a pending

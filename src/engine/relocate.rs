@@ -209,7 +209,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let keys = self.keys_of(guard, key);
         let updated = self.index.update(&self.epoch, guard, key.hash, &keys, decide);
         if expired && updated.is_ok() {
-            segment.sub_live(body.len.bytes() as u64);
+            let bytes = body.len.bytes() as u64;
+            segment.sub_live(bytes);
+            self.log.count_live(0, bytes);
+            self.log.count_expired(segment, segment.expired_bytes().saturating_sub(bytes));
             self.add_live(-1);
         }
     }

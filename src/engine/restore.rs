@@ -133,7 +133,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             .update(&self.epoch, &guard, KeyHash(body.key_hash), &keys, decide)
             .map_err(|Exhausted| exhausted())?;
         if let Some(old) = before.filter(|_| gone) {
-            self.sub_live_of(&guard, old);
+            self.log.count_live(0, self.sub_live_of(&guard, old));
             self.add_live(-1);
         }
         Ok(())
@@ -147,13 +147,11 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         body: SlotBody,
         before: Option<Entry>,
     ) -> i64 {
-        if !tomb {
-            segment.add_live(body.len.bytes() as u64);
-        }
+        let live_bytes = if tomb { 0 } else { body.len.bytes() as u64 };
+        segment.add_live(live_bytes);
         let old = before.filter(|old| !old.tomb);
-        if let Some(old) = old {
-            self.sub_live_of(guard, old);
-        }
+        let bytes_before = old.map_or(0, |old| self.sub_live_of(guard, old));
+        self.log.count_live(live_bytes, bytes_before);
         i64::from(!tomb) - i64::from(old.is_some())
     }
 }

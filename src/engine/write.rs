@@ -80,7 +80,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             }
             match published {
                 Published::Installed(before) => {
-                    self.account(&guard, record.kind, before);
+                    self.account(&guard, live_bytes, before);
                     note_expiry(segment, record);
                     self.call_for_reclaim();
                     return Ok(lsn);
@@ -167,26 +167,27 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
     }
 
-    /// After a record took the place of what counted before.
-    pub(super) fn account(&self, guard: &Guard, kind: Kind, before: Option<Entry>) {
+    /// After a record with so many live bytes, none for a tombstone, replaced what counted before.
+    pub(super) fn account(&self, guard: &Guard, live_bytes: u64, before: Option<Entry>) {
         let live_before = before.filter(|old| !old.tomb);
-        if let Some(old) = live_before {
-            self.sub_live_of(guard, old);
-        }
-        self.add_live(i64::from(kind == Kind::Put) - i64::from(live_before.is_some()));
+        let bytes_before = live_before.map_or(0, |old| self.sub_live_of(guard, old));
+        self.log.count_live(live_bytes, bytes_before);
+        self.add_live(i64::from(live_bytes > 0) - i64::from(live_before.is_some()));
     }
 
-    pub(super) fn sub_live_of(&self, guard: &Guard, old: Entry) {
-        match self.locate(guard, old) {
-            Ok(at) => at.segment.sub_live(at.frame.len_bytes()),
+    /// The index points at this record no more; how many bytes its frame has.
+    pub(super) fn sub_live_of(&self, guard: &Guard, old: Entry) -> u64 {
+        let (segment, bytes) = match self.locate(guard, old) {
+            Ok(at) => (Some(at.segment), at.frame.len_bytes()),
             Err(at) => {
-                if let Some(segment) = at.segment
-                    && let Some(body) = slot_of_frame(segment, at.offset)
-                {
-                    segment.sub_live(body.len.bytes() as u64);
-                }
+                let body = at.segment.and_then(|segment| slot_of_frame(segment, at.offset));
+                (at.segment, body.map_or(0, |body| body.len.bytes() as u64))
             }
-        }
+        };
+        segment.map_or(0, |segment| {
+            segment.sub_live(bytes);
+            bytes
+        })
     }
 
     /// Removes an id, if it is there. `record` is the tombstone.
@@ -222,10 +223,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                         self.take_back(&guard, record, entry, before)?;
                         continue;
                     }
-                    if record.kind == Kind::Put {
-                        segment.add_live(bytes);
-                    }
-                    self.account(&guard, record.kind, before);
+                    let live_bytes = if record.kind == Kind::Put { bytes } else { 0 };
+                    segment.add_live(live_bytes);
+                    self.account(&guard, live_bytes, before);
                     self.replace(&guard, record, entry, Entry { pending: false, ..entry })?;
                     note_expiry(segment, record);
                     self.call_for_reclaim();

@@ -19,6 +19,8 @@ pub const BOOT_AT: usize = 192;
 pub const SEALED_AT: usize = 208;
 /// Where the sequence lies of the segment that this one took over from.
 pub const PREDECESSOR_AT: usize = 216;
+/// Where it is noted how the last flush stands.
+pub const FLUSH_AT: usize = 224;
 /// First byte that a directory may begin at: everything above must come before it.
 pub const HEADER_END: usize = 256;
 
@@ -190,6 +192,50 @@ pub fn decode_predecessor(word: u64, salt: Salt) -> Option<(Sequence, bool)> {
     let is = |settled| word & 0xFF_FFFF == u64::from(predecessor_sum(sequence, settled, salt));
     let settled = [true, false].into_iter().find(|settled| is(*settled));
     settled.filter(|_| word != 0).map(|settled| (sequence, settled))
+}
+
+/// How a flush of a segment stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushNote {
+    /// None is under way, and none has failed.
+    Ended,
+    /// One is under way; or the process was killed inside it.
+    Begun,
+    /// One has failed: what the page cache shows may never reach the device.
+    Failed,
+}
+
+/// The note of a flush under a boot.
+#[must_use]
+pub fn encode_flush(flush: FlushNote, boot: [u64; 2], salt: Salt) -> u64 {
+    let code = match flush {
+        FlushNote::Ended => return 0,
+        FlushNote::Begun => 1,
+        FlushNote::Failed => 2,
+    };
+    code << 32 | u64::from(boot_sum(boot, salt))
+}
+
+/// The note in such a word. One of another boot, or damaged, says nothing.
+#[must_use]
+pub fn decode_flush(word: u64, boot: [u64; 2], salt: Salt) -> FlushNote {
+    if word as u32 != boot_sum(boot, salt) {
+        return FlushNote::Ended;
+    }
+    match word >> 32 {
+        1 => FlushNote::Begun,
+        2 => FlushNote::Failed,
+        _ => FlushNote::Ended,
+    }
+}
+
+fn boot_sum(boot: [u64; 2], salt: Salt) -> u32 {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&boot[0].to_le_bytes());
+    bytes[8..16].copy_from_slice(&boot[1].to_le_bytes());
+    bytes[16..24].copy_from_slice(&salt.0.to_le_bytes());
+    bytes[24..].copy_from_slice(&(FLUSH_AT as u64).to_le_bytes());
+    checksum::plain(&bytes)
 }
 
 fn predecessor_sum(sequence: Sequence, settled: bool, salt: Salt) -> u32 {

@@ -14,10 +14,12 @@
 //! until they are out of these words; and a table index is used again only after no guard is left
 //! that could have seen it in them.
 
+mod in_use;
 mod queue;
 mod table;
 #[cfg(all(test, not(stratalog_loom)))]
 pub(crate) mod tests;
+mod totals;
 
 pub use table::SegmentTable;
 
@@ -31,6 +33,7 @@ use crate::segment::{BatchReservation, Geometry, Reservation, Segment};
 use crate::sync::unmodelled::Arc;
 use crate::sync::{AtomicU64, Ordering};
 use queue::{NONE, Queue};
+use totals::Totals;
 
 /// Most segments that are prepared at a time.
 pub const PREPARED_MAX: usize = 2;
@@ -59,6 +62,10 @@ pub trait Source<M: Memory>: Send + Sync {
     /// A writer is about to make a segment itself: the room that is to be kept back goes first.
     /// Must not wait for another thread.
     fn keep_room(&self) {}
+    /// Bytes allocated to what stands behind a segment.
+    fn disk_bytes(&self, _segment: &Segment<M>) -> u64 {
+        0
+    }
 }
 
 /// A segment that is out of the index, on its way through the epoch: its drop says that no guard
@@ -67,7 +74,7 @@ struct Leaving<M: Memory>(Arc<Segment<M>>);
 
 impl<M: Memory> Drop for Leaving<M> {
     fn drop(&mut self) {
-        self.0.set_left();
+        self.0.set_released();
     }
 }
 
@@ -85,6 +92,10 @@ pub struct Log<M: Memory, S> {
     next_sequence: AtomicU64,
     /// The highest LSN given in a segment that is not in the table any more.
     last_gone: AtomicU64,
+    /// Segments that were let go of and are still in the table.
+    leaving: AtomicU64,
+    sweeps: AtomicU64,
+    totals: Totals,
 }
 
 impl<M: Memory, S: Source<M>> Log<M, S> {
@@ -102,6 +113,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             first: floor,
             next_sequence: AtomicU64::new(floor.0),
             last_gone: AtomicU64::new(0),
+            leaving: AtomicU64::new(0),
+            sweeps: AtomicU64::new(0),
+            totals: Totals::default(),
         }
     }
 
@@ -166,27 +180,57 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     /// Lets go of a segment that no entry of the index leads into any more. It stays in the table
     /// until no guard is left that could hold an address in it.
     pub fn let_go(&self, epoch: &Epoch, guard: &Guard, segment: Arc<Segment<M>>) {
+        // Relaxed: a hint for `sweep`, and for who waits for it.
+        self.leaving.fetch_add(1, Ordering::Relaxed);
         epoch.retire(guard, Box::new(Leaving(segment)));
     }
 
-    /// Takes out of the table what was let go of and no reader can have an address in.
-    pub fn take_out(&self, epoch: &Epoch, guard: &Guard) {
-        for segment in self.table.iter(guard).filter(|s| s.is_left()) {
-            self.remove(epoch, guard, segment.table_index());
+    /// How many sweeps have begun.
+    pub fn sweeps(&self) -> u64 {
+        // Relaxed: as in `sweep`.
+        self.sweeps.load(Ordering::Relaxed)
+    }
+
+    /// How many segments were let go of and are still in the table.
+    pub fn leaving(&self) -> u64 {
+        // Relaxed: as in `let_go`.
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Takes the segments out of the table that were dropped and in which no reader can have an
+    /// address, and clears the marks of those that are settled. For the one thread that owns this
+    /// [T3]: the maintenance thread of a store.
+    pub fn sweep(&self, epoch: &Epoch, guard: &Guard) {
+        // Relaxed: a count of beginnings, for who waits for one.
+        self.sweeps.fetch_add(1, Ordering::Relaxed);
+        for segment in self.table.unsettled(guard) {
+            if segment.is_settled() && segment.is_full() && !segment.is_dropped() {
+                self.count_in(segment);
+                self.table.clear_unsettled(segment);
+            }
+        }
+        if self.leaving() == 0 {
+            return;
+        }
+        for segment in self.table.iter(guard).filter(|segment| segment.is_released()) {
+            self.note_gone(segment);
+            self.table.clear_unsettled(segment);
+            if self.table.remove(epoch, guard, segment) {
+                // Relaxed: as in `let_go`.
+                self.leaving.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 
-    /// Takes an emptied segment out of the table, once no reader can hold an address in it.
-    fn remove(&self, epoch: &Epoch, guard: &Guard, index: TableIndex) {
-        if let Some(segment) = self.table.get(guard, index)
-            && segment.role() == Role::Log
+    /// A segment leaves the table: the LSNs that were given in it stay known.
+    fn note_gone(&self, segment: &Segment<M>) {
+        if segment.role() == Role::Log
             && let Some(last) = segment.slots_end().checked_sub(1)
         {
             let lsn = Lsn::new(segment.sequence(), SlotNumber(last));
             // Relaxed: a statistic, told to who asks for the highest LSN.
             self.last_gone.fetch_max(lsn.as_u64(), Ordering::Relaxed);
         }
-        self.table.remove(epoch, guard, index);
     }
 
     /// Where segments come from.
@@ -387,8 +431,8 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     fn discard(&self, epoch: &Epoch, guard: &Guard, index: TableIndex) {
         if let Some(segment) = self.table.get(guard, index) {
             self.source.discard(segment);
+            self.table.remove(epoch, guard, segment);
         }
-        self.table.remove(epoch, guard, index);
     }
 
     /// How many segments are prepared.
@@ -493,78 +537,6 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     fn of_log<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Segment<M>> {
         self.table.iter(guard).filter(|s| s.role() == Role::Log)
-    }
-
-    /// [Those in use](Log::in_use) that are wanted, in the order of their sequences, each with a
-    /// count of its own: for who works on them without a pin.
-    ///
-    /// No segment of the log is missing that is older than one of them. A walk through the table
-    /// could pass one by that is prepared, and meet the one behind it after both were used; then
-    /// another segment is active than when it began, and it begins again.
-    pub fn in_use_counted(
-        &self,
-        guard: &Guard,
-        wanted: impl Fn(&Segment<M>) -> bool,
-    ) -> Vec<Arc<Segment<M>>> {
-        loop {
-            // Acquire: as in `active`.
-            let before = self.active.load(Ordering::Acquire);
-            let segments = self.in_use(guard).filter(|segment| wanted(segment));
-            let mut segments = self.counted(guard, segments);
-            // Release, and a write: who sees a segment active that was installed after this has
-            // the walk behind it, so the walk has not met what it writes there.
-            if self.active.fetch_or(0, Ordering::Release) == before {
-                segments.sort_by_key(|segment| segment.sequence());
-                return segments;
-            }
-        }
-    }
-
-    /// Segments with a count of their own for each.
-    pub fn counted<'g>(
-        &self,
-        guard: &Guard,
-        segments: impl IntoIterator<Item = &'g Segment<M>>,
-    ) -> Vec<Arc<Segment<M>>>
-    where
-        M: 'g,
-    {
-        let counted = |s: &Segment<M>| self.table.get_counted(guard, s.table_index());
-        segments.into_iter().filter_map(counted).collect()
-    }
-
-    /// [Those in use](Log::in_use) such that every record that is live now has a copy in one of
-    /// them, in the order of their sequences.
-    ///
-    /// A walk through the table alone is not that: a record may be moved to a segment that came
-    /// into the table behind the walk, and its old segment be given up before the walk is there.
-    /// Both have happened between two readings then, and the second finds the new segment; so the
-    /// set is good once it was read twice alike. Whoever counts their slots later counts what was
-    /// moved out of a segment that was gone.
-    pub fn in_use_at_once<'g>(&'g self, guard: &'g Guard) -> Vec<&'g Segment<M>> {
-        let read = || self.in_use(guard).collect::<Vec<_>>();
-        let is_same = |(a, b): (&&Segment<M>, &&Segment<M>)| std::ptr::eq(*a, *b);
-        let mut segments = read();
-        loop {
-            let again = read();
-            if again.len() == segments.len() && again.iter().zip(&segments).all(is_same) {
-                break;
-            }
-            segments = again;
-        }
-        segments.sort_by_key(|segment| segment.sequence());
-        segments
-    }
-
-    /// Segments that hold records or are about to: all but the prepared, the discarded and the
-    /// dropped.
-    pub fn in_use<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Segment<M>> {
-        let active = self.active(guard).map(Segment::table_index);
-        let used = move |s: &&'g Segment<M>| {
-            let holds = s.slots_end() > 0 || s.role() == Role::Copies;
-            (holds || Some(s.table_index()) == active) && !s.is_dropped()
-        };
-        self.table.iter(guard).filter(used)
     }
 }
 

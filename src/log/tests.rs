@@ -31,6 +31,11 @@ impl Source<HeapMemory> for Heap {
     fn wake(&self) {}
 }
 
+/// A segment of the log on the heap.
+pub(crate) fn segment(sequence: u64) -> Segment<HeapMemory> {
+    Heap.create(Sequence(sequence), Role::Log, Need::ToGrow).unwrap()
+}
+
 /// A flush would take the younger one for durable, and with it all that lies before it.
 #[test]
 fn no_segment_is_passed_by_that_is_older_than_one_in_use() {
@@ -47,7 +52,8 @@ fn no_segment_is_passed_by_that_is_older_than_one_in_use() {
     roll();
     roll();
     let first = log.table().iter(&guard).next().unwrap().table_index();
-    log.table().remove(&epoch, &guard, first);
+    let first = log.table().get(&guard, first).unwrap();
+    assert!(log.table().remove(&epoch, &guard, first));
     // In the table the next one lies before the active one, and the one after that behind it.
     log.prepare(&epoch, |_| Ok(true)).unwrap();
     log.prepare(&epoch, |_| Ok(true)).unwrap();

@@ -79,20 +79,6 @@ impl MmapMemory {
         Self { map, made_from, preferred: Counter::new(0), file: Mutex::new(file) }
     }
 
-    /// Gives the blocks behind the whole pages of `from..to` back to the file system: they read as
-    /// zeros from now on. Nothing may be stored there any more.
-    pub fn give_back(&self, from: usize, to: usize) -> io::Result<()> {
-        let (from, to) = (from.next_multiple_of(PAGE), to / PAGE * PAGE);
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = file.as_ref()
-            && from < to
-        {
-            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            rustix::fs::fallocate(file, hole, from as u64, (to - from) as u64)?;
-        }
-        Ok(())
-    }
-
     /// Says what pages are to be made in. A hint: a kernel that cannot do it makes some.
     pub fn prefer(&self, folios: Folios) {
         // Without read-ahead folios do not grow.
@@ -268,6 +254,18 @@ unsafe impl Memory for MmapMemory {
                 result => return result,
             }
         }
+    }
+
+    fn give_back(&self, from: usize, to: usize) -> io::Result<()> {
+        let (from, to) = (from.next_multiple_of(PAGE), to / PAGE * PAGE);
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = file.as_ref()
+            && from < to
+        {
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(file, hole, from as u64, (to - from) as u64)?;
+        }
+        Ok(())
     }
 
     fn settle(&self) {

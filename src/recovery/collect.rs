@@ -202,8 +202,9 @@ fn may_follow(candidate: &Candidate, sequence: Sequence, boot_id: [u64; 2]) -> b
     // Records that may have reached the device before the header did.
     let loose = segment.boot_id() != boot_id && candidate.trusted == 0 && candidate.limit > 0;
     match segment.predecessor() {
-        Some(before) if before >= sequence => before == sequence,
-        _ => loose && !segment.has_settled_predecessor(),
+        Some((before, _)) if before >= sequence => before == sequence,
+        Some((_, true)) => false,
+        _ => loose,
     }
 }
 

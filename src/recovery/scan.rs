@@ -76,8 +76,8 @@ pub(super) fn limit(
 }
 
 /// Of each segment, whether power loss may have taken its end without a trace: it has no seal,
-/// though another one took over from it. If anything in a younger one is known to be durable, it
-/// was wholly durable before that [D5], and its seal is damaged.
+/// though another one took over from it. If a younger one is known to have been flushed, it was
+/// wholly durable before that [D5] [D8], and its seal was lost or is damaged.
 fn open_ended(candidates: &[Candidate]) -> Vec<bool> {
     let (mut younger, mut durable) = (false, false);
     let mut found: Vec<_> = candidates
@@ -89,7 +89,8 @@ fn open_ended(candidates: &[Candidate]) -> Vec<bool> {
             }
             let open_ended = candidate.segment.sealed().is_none() && younger && !durable;
             younger |= candidate.limit > 0;
-            durable |= candidate.segment.durable_end() > 0;
+            let begun = candidate.segment.predecessor().is_some_and(|(_, settled)| settled);
+            durable |= candidate.segment.durable_end() > 0 || begun;
             open_ended
         })
         .collect();

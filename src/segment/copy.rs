@@ -37,11 +37,4 @@ impl<M: Memory> Segment<M> {
         };
         self.decide(slot, word0, word).is_ok()
     }
-
-    /// Lets no further reservation succeed, as if one had not fitted: for a segment that is to be
-    /// emptied, and for one that has taken its last copy.
-    pub fn close(&self) {
-        let units = (self.geometry.segment_bytes / crate::format::ids::UNIT_BYTES) as u32;
-        self.refuse(Units(units));
-    }
 }

@@ -1,8 +1,7 @@
-//! The directory: reading slots, deciding them, and the counts in the header that speak of them.
+//! The directory: reading slots, and deciding them.
 
 use super::Segment;
-use crate::format::header;
-use crate::format::ids::{Lsn, Sequence, SlotNumber, UNIT_BYTES, Units};
+use crate::format::ids::{Lsn, SlotNumber, UNIT_BYTES, Units};
 use crate::format::slot::{self, EMPTY_WORD, SLOT_BYTES, SlotBody, SlotState};
 use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering};
@@ -269,112 +268,5 @@ impl<M: Memory> Segment<M> {
         let void = slot::void_word(self.salt, slot);
         // Release: as in `decide`; plain store, because recovery is alone [S1].
         self.slot_word(slot, 0).store(void, Ordering::Release);
-    }
-
-    /// The durable end: every slot below it survives power loss. 0 if never stored, or damaged.
-    #[must_use]
-    pub fn durable_end(&self) -> u32 {
-        // Relaxed: a number of its own, checked by its checksum.
-        let word = self.memory.word(header::DURABLE_AT).load(Ordering::Relaxed);
-        header::decode_count(word, self.salt, header::DURABLE_AT).unwrap_or(0)
-    }
-
-    /// Stores the durable end; the flush that makes it so has ended well.
-    pub fn set_durable_end(&self, slots: u32) {
-        let word = header::encode_count(slots, self.salt, header::DURABLE_AT);
-        // Relaxed: as in `durable_end`.
-        self.memory.word(header::DURABLE_AT).store(word, Ordering::Relaxed);
-    }
-
-    /// The sealed slot count: no slot at or above it ever counts. `None`: not sealed.
-    #[must_use]
-    pub fn sealed(&self) -> Option<u32> {
-        // Relaxed: as in `durable_end`.
-        let word = self.memory.word(header::SEALED_AT).load(Ordering::Relaxed);
-        header::decode_count(word, self.salt, header::SEALED_AT)
-    }
-
-    /// Whether the durable end and the sealed count are what was stored, or were never stored.
-    #[must_use]
-    pub fn counts_hold(&self) -> bool {
-        [header::DURABLE_AT, header::SEALED_AT].into_iter().all(|at| {
-            // Relaxed: as in `durable_end`.
-            let word = self.memory.word(at).load(Ordering::Relaxed);
-            word == 0 || header::decode_count(word, self.salt, at).is_some()
-        })
-    }
-
-    /// Seals the segment at so many slots.
-    pub fn seal(&self, slots: u32) {
-        let word = header::encode_count(slots, self.salt, header::SEALED_AT);
-        // Relaxed: as in `durable_end`.
-        self.memory.word(header::SEALED_AT).store(word, Ordering::Relaxed);
-    }
-
-    /// The same by who can only guess, unless who knows has done so meanwhile.
-    pub fn seal_unless_sealed(&self, slots: u32) {
-        let sealed_at = self.memory.word(header::SEALED_AT);
-        // Relaxed: as in `durable_end`, here and below.
-        let found = sealed_at.load(Ordering::Relaxed);
-        if header::decode_count(found, self.salt, header::SEALED_AT).is_some() {
-            return;
-        }
-        let word = header::encode_count(slots, self.salt, header::SEALED_AT);
-        let sealed = sealed_at.compare_exchange(found, word, Ordering::Relaxed, Ordering::Relaxed);
-        if sealed.is_err() {
-            // By the reservation that found it full.
-        }
-    }
-
-    fn predecessor_word(&self) -> Option<(Sequence, bool)> {
-        // Relaxed: as in `durable_end`.
-        let word = self.memory.word(header::PREDECESSOR_AT).load(Ordering::Relaxed);
-        header::decode_predecessor(word, self.salt)
-    }
-
-    fn set_predecessor_word(&self, sequence: Sequence, settled: bool) {
-        let word = header::encode_predecessor(sequence, settled, self.salt);
-        // Relaxed: as in `durable_end`.
-        self.memory.word(header::PREDECESSOR_AT).store(word, Ordering::Relaxed);
-    }
-
-    /// The segment of the log that this one took over from, if it did and that is known.
-    #[must_use]
-    pub fn predecessor(&self) -> Option<Sequence> {
-        self.predecessor_word().map(|(sequence, _)| sequence)
-    }
-
-    /// Whether that is certain. What was never flushed may have reached the device before its
-    /// header, or with the name of an older one that it was to follow, and did not.
-    #[must_use]
-    pub fn has_settled_predecessor(&self) -> bool {
-        self.predecessor_word().is_some_and(|(_, settled)| settled)
-    }
-
-    /// Notes which segment this one is to take over from: before it can.
-    pub fn set_predecessor(&self, sequence: Sequence) {
-        self.set_predecessor_word(sequence, false);
-    }
-
-    /// It has taken over: before anything of it is flushed.
-    pub fn settle_predecessor(&self) {
-        if let Some((sequence, false)) = self.predecessor_word() {
-            self.set_predecessor_word(sequence, true);
-        }
-    }
-
-    /// The boot id under which the segment was last opened for writing.
-    #[must_use]
-    pub fn boot_id(&self) -> [u64; 2] {
-        // Relaxed: only recovery reads and writes it, alone.
-        [0, 8].map(|at| self.memory.word(header::BOOT_AT + at).load(Ordering::Relaxed))
-    }
-
-    /// Notes the boot id of this opening.
-    pub fn set_boot_id(&self, boot: [u64; 2]) {
-        for (n, half) in boot.into_iter().enumerate() {
-            // Relaxed: as in `boot_id`.
-            self.memory.word(header::BOOT_AT + n * 8).store(half, Ordering::Relaxed);
-        }
     }
 }

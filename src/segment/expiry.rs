@@ -39,11 +39,9 @@ pub struct Look<'s> {
 }
 
 impl Look<'_> {
-    /// Notes how much had expired, and when to look again.
-    pub fn finish(mut self, bytes: u64, look_at: u64) {
-        // Relaxed: statistics.
-        self.expiry.bytes.store(bytes, Ordering::Relaxed);
-        // Relaxed: what was noted meanwhile stays if it is earlier.
+    /// Notes when to look again.
+    pub fn finish(mut self, look_at: u64) {
+        // Relaxed: a note that was made meanwhile stays if it is earlier.
         self.expiry.look_at.fetch_min(look_at, Ordering::Relaxed);
         self.finished = true;
     }
@@ -85,6 +83,12 @@ impl<M: Memory> Segment<M> {
     pub fn look_at(&self) -> u64 {
         // Relaxed: a hint; `begin_look` decides.
         self.counts.expiry.look_at.load(Ordering::Relaxed)
+    }
+
+    /// Notes how many live bytes have expired; how many had before.
+    pub fn set_expired(&self, bytes: u64) -> u64 {
+        // Relaxed: statistics.
+        self.counts.expiry.bytes.swap(bytes, Ordering::Relaxed)
     }
 
     /// Live bytes that had expired when that was last looked for.

@@ -11,8 +11,8 @@
 //! 4. the copy's slot is committed, then the index entry swings.
 //!
 //! M2: FORWARD is set in a tag word only after the segment's table of moves, which names the copy.
-//! A word with FORWARD and without a table was moved by an earlier process, to a place that is not
-//! there any more: it counts as it is.
+//! A FORWARD of an earlier process is never followed. Without a table it counts as it is, and it is
+//! cleared before this process copies the record, so before there is a table.
 
 use super::{Frame, Segment};
 use crate::format::frame::FORWARD;
@@ -152,6 +152,14 @@ impl<M: Memory> Segment<M> {
                 return;
             }
         }
+    }
+
+    /// Clears the FORWARD of an earlier process, which leads nowhere [M2]: before the record is
+    /// copied. Else a copy that is not in force yet would count after a kill, without its tag, and
+    /// readers would follow this segment's new table to it too early.
+    pub fn clear_forward(&self, at: Units) {
+        // Relaxed: no table of moves is set, so nobody follows; the tag stays as it is.
+        self.memory.word(at.bytes()).fetch_and(!FORWARD, Ordering::Relaxed);
     }
 
     /// Whether the tag of the frame at an offset says that its record was moved: for recovery.

@@ -4,7 +4,7 @@
 use super::{Ahead, Mark, Segment};
 use crate::format::frame::TAG_BYTES;
 use crate::format::ids::SlotNumber;
-use crate::format::slot::{SlotBody, SlotState};
+use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::memory::Memory;
 use crate::sync::Ordering;
 
@@ -23,9 +23,9 @@ impl<M: Memory> Segment<M> {
             }
             match state {
                 // A void's frame may still be written to by a writer that does not know yet.
-                SlotState::Committed(_, body) | SlotState::Member(_, body) => {
+                SlotState::Committed(kind, body) | SlotState::Member(kind, body) => {
                     self.read_on(&mut ahead, body.offset, body.len);
-                    self.replicate_frame(to, slot, body);
+                    self.replicate_frame(to, slot, (kind, body));
                 }
                 // Not in force when it was looked at, so what it was made of is copied, too, and
                 // may have been given a tag that this has not.
@@ -33,17 +33,21 @@ impl<M: Memory> Segment<M> {
                 _ => {}
             }
         }
-        let units = (self.geometry.segment_bytes / 64 - mark.floor.0 as usize) as u64;
-        to.set_taken(mark.slot, units);
-        to.seal(mark.slot);
+        to.seal_at(mark);
         to.set_durable_end(mark.slot);
     }
 
-    fn replicate_frame<N: Memory>(&self, to: &Segment<N>, slot: SlotNumber, body: SlotBody) {
+    fn replicate_frame<N: Memory>(
+        &self,
+        to: &Segment<N>,
+        slot: SlotNumber,
+        (kind, body): (Kind, SlotBody),
+    ) {
         let Ok(frame) = self.committed_frame(slot) else { return };
         let at = body.offset.bytes();
-        // Acquire: pairs with the Release in `update_tag`; a tag may speak of what its writer did.
-        let tag = self.memory.word(at).load(Ordering::Acquire);
+        // Wherever the record is now, and without FORWARD: the replica carries no half-made move.
+        // A tombstone's word is its previous one, which means nothing any more.
+        let tag = if kind == Kind::Put { self.tag(&frame) } else { 0 };
         // Relaxed: the copy is not shared yet.
         to.memory.word(at).store(tag, Ordering::Relaxed);
         // SAFETY: `frame` has checked that it lies inside this segment, and `to` is as large;
@@ -60,7 +64,6 @@ mod tests {
     use crate::format::frame::Writing;
     use crate::format::header::{HEADER_END, Identity, Role, StoreId};
     use crate::format::ids::{Lsn, Sequence, TableIndex};
-    use crate::format::slot::Kind;
     use crate::memory::HeapMemory;
     use crate::segment::Record;
 

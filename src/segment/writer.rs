@@ -5,10 +5,10 @@
 #![expect(unsafe_code, reason = "writes payload by the rules of `Memory`")]
 
 use super::Segment;
-use super::cursor::{self, Grant, Reserved, Taken};
+use super::cursor::{self, Grant, Reserved};
 use super::lines::Lines;
 use crate::format::frame::{FrameHeader, FrameLayout, TAG_BYTES, Writing, units_of};
-use crate::format::ids::{Address, Lsn, SlotNumber, UNIT_BYTES, Units};
+use crate::format::ids::{Address, Lsn, SlotNumber, Units};
 use crate::format::slot::{self, EMPTY_WORD, Kind, SlotBody};
 use crate::memory::Memory;
 use crate::sync::Ordering;
@@ -78,15 +78,6 @@ pub struct Reservation<'s, M: Memory> {
 }
 
 impl<M: Memory> Segment<M> {
-    /// By the one reservation that found the segment full first.
-    fn note_full(&self, granted: Option<Taken>) {
-        if let Some(granted) = granted {
-            let units = (self.geometry.segment_bytes / UNIT_BYTES) as u64;
-            self.set_frames_begin(Units((units - granted.units) as u32));
-            self.seal(granted.slots as u32);
-        }
-    }
-
     /// Reserves a slot and the space for a frame of `bytes`, or `None` if the segment is full. The
     /// flag says that this reservation took the segment past its mark.
     pub fn reserve(&self, bytes: u64) -> Option<(Reservation<'_, M>, bool)> {
@@ -106,15 +97,6 @@ impl<M: Memory> Segment<M> {
         self.write_extent(slot, offset, len);
         let claim = Some(Claim(self));
         Reservation { segment: self, slot, offset, len, decided: false, claim }
-    }
-
-    /// A reservation that cannot fit, so that none does any more.
-    pub(super) fn refuse(&self, units: Units) {
-        let reserved = cursor::reserve(self.cursor_word(), self.geometry.capacity(), 1, units);
-        debug_assert!(matches!(reserved, Reserved::Full { .. }), "a whole segment never fits");
-        if let Reserved::Full { granted } = reserved {
-            self.note_full(granted);
-        }
     }
 }
 

@@ -36,8 +36,11 @@ impl Store {
         if self.read_only {
             return Err(Error::ReadOnly);
         }
-        let durability = &self.duties.durability;
-        let moment = durability.sync_and_look(self.engine(), || self.moment())?;
+        let catalog = &self.duties.catalog;
+        // Two victims of one group may need each other: one removed what the other holds.
+        let moment = catalog.while_none_leaves(|| {
+            self.duties.durability.sync_and_look(self.engine(), || self.moment())
+        })?;
         let unfinished = fs::begin_directory(dir)?;
         let copied = self.copy_into(unfinished.path(), &moment);
         copied.and_then(|()| unfinished.finish(dir))

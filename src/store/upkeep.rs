@@ -14,8 +14,13 @@ impl Store {
     pub fn stats(&self) -> Stats {
         let engine = self.engine();
         let guard = engine.epoch().pin();
+        let held = engine.log().held(&guard);
         let mut stats = Stats {
             live_records: engine.live(),
+            segments: held.segments,
+            live_bytes: held.live_bytes,
+            dead_bytes: held.frame_bytes.saturating_sub(held.live_bytes),
+            lag: held.unflushed_slots,
             index_bytes: engine.index().allocated_bytes(),
             disk_bytes: fs::disk_bytes(self.path()).unwrap_or(0),
             durable: self.duties.durability.durable(),
@@ -29,13 +34,6 @@ impl Store {
         for retained in self.duties.catalog.retained() {
             stats.retained_bytes += retained.disk_bytes;
             stats.retained_age = stats.retained_age.max(retained.age);
-        }
-        for segment in engine.log().in_use(&guard) {
-            let live = segment.live_bytes();
-            stats.segments += 1;
-            stats.live_bytes += live;
-            stats.lag += u64::from(segment.slots_end().saturating_sub(segment.flushed().slot));
-            stats.dead_bytes += segment.frame_bytes().saturating_sub(live);
         }
         stats
     }

@@ -145,11 +145,12 @@ impl<P: FnMut(u64, u64)> Walk<'_, P> {
         mut visit: impl FnMut(&mut Self, &Segment<MmapMemory>, PathBuf) -> u64,
     ) -> u64 {
         let (engine, mut sum) = (self.store.engine(), 0);
-        for (sequence, salt) in self.store.segment_keys() {
+        for (index, id) in self.store.segment_places() {
             let guard = engine.epoch().pin();
-            let mut in_use = engine.log().in_use(&guard);
-            let Some(segment) = in_use.find(|s| s.sequence() == sequence) else { continue };
-            sum += visit(self, segment, engine.log().source().path_of(sequence, salt));
+            let there = engine.log().table().get(&guard, index);
+            let same = |s: &&Segment<MmapMemory>| s.id() == id && !s.is_dropped();
+            let Some(segment) = there.filter(same) else { continue };
+            sum += visit(self, segment, engine.log().source().path_of(id.sequence, id.salt));
         }
         sum
     }

@@ -12,6 +12,7 @@ use crate::log::Log;
 use crate::log::tests::{Heap, SEGMENT_BYTES};
 use crate::memory::HeapMemory;
 use crate::segment::Geometry;
+use crate::segment::cursor::Taken;
 
 fn engine() -> Engine<HeapMemory, Heap> {
     let geometry =

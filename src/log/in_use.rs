@@ -1,0 +1,108 @@
+//! Walks over the segments that are in use: of one moment as far as each walk's user needs.
+
+use super::{Log, Source};
+use crate::epoch::Guard;
+use crate::format::header::Role;
+use crate::format::ids::TableIndex;
+use crate::memory::Memory;
+use crate::segment::Segment;
+use crate::sync::Ordering;
+use crate::sync::unmodelled::Arc;
+
+impl<M: Memory, S: Source<M>> Log<M, S> {
+    /// Those segments of the log that have something to flush, in the order of their sequences, each
+    /// with a count of its own: a flush is no reason to hold a pin.
+    ///
+    /// None is missing that is older than one of them [D7]. A walk through the table could pass one
+    /// by that is prepared, and meet the one behind it after both were used; then another segment is
+    /// active than when it began, and it begins again. An empty one that was ended is among them: what
+    /// follows it is cut if its seal is not on the device [D5].
+    pub fn to_flush(&self, guard: &Guard) -> Vec<Arc<Segment<M>>> {
+        let wanted = |s: &&Segment<M>| {
+            s.role() == Role::Log && (!s.is_settled() || s.flushed().slot < s.slots_end())
+        };
+        self.while_none_rolls(guard, || self.table.unsettled(guard).filter(wanted).collect())
+    }
+
+    /// [Those in use](Log::in_use) that are wanted, in the same way.
+    pub fn in_use_counted(
+        &self,
+        guard: &Guard,
+        wanted: impl Fn(&Segment<M>) -> bool,
+    ) -> Vec<Arc<Segment<M>>> {
+        self.while_none_rolls(guard, || self.in_use(guard).filter(|s| wanted(s)).collect())
+    }
+
+    /// Reads the table until no other segment has become active meanwhile; then those in use, in
+    /// the order of their sequences.
+    fn while_none_rolls<'g>(
+        &'g self,
+        guard: &'g Guard,
+        read: impl Fn() -> Vec<&'g Segment<M>>,
+    ) -> Vec<Arc<Segment<M>>> {
+        loop {
+            // Acquire: as in `active`.
+            let before = self.active.load(Ordering::Acquire);
+            let active = self.segment_of_word(guard, before).map(Segment::table_index);
+            let mut segments = self.counted(guard, read());
+            // Release, and a write: who sees a segment active that was installed after this has
+            // the walk behind it, so the walk has not met what it writes there.
+            if self.active.fetch_or(0, Ordering::Release) == before {
+                segments.retain(|segment| self.is_in_use(segment, active));
+                segments.sort_by_key(|segment| segment.sequence());
+                return segments;
+            }
+        }
+    }
+
+    /// Segments with a count of their own for each.
+    pub fn counted<'g>(
+        &self,
+        guard: &Guard,
+        segments: impl IntoIterator<Item = &'g Segment<M>>,
+    ) -> Vec<Arc<Segment<M>>>
+    where
+        M: 'g,
+    {
+        let counted = |s: &Segment<M>| self.table.get_counted(guard, s.table_index());
+        segments.into_iter().filter_map(counted).collect()
+    }
+
+    /// [Those in use](Log::in_use) such that every record that is live now has a copy in one of
+    /// them, in the order of their sequences.
+    ///
+    /// A walk through the table alone is not that: a record may be moved to a segment that came
+    /// into the table behind the walk, and its old segment be given up before the walk is there.
+    /// Both have happened between two readings then, and the second finds the new segment; so the
+    /// set is good once it was read twice alike. Whoever counts their slots later counts what was
+    /// moved out of a segment that was gone.
+    pub fn in_use_at_once<'g>(&'g self, guard: &'g Guard) -> Vec<&'g Segment<M>> {
+        let read = || self.in_use(guard).collect::<Vec<_>>();
+        let is_same = |(a, b): (&&Segment<M>, &&Segment<M>)| std::ptr::eq(*a, *b);
+        let mut segments = read();
+        loop {
+            let again = read();
+            if again.len() == segments.len() && again.iter().zip(&segments).all(is_same) {
+                break;
+            }
+            segments = again;
+        }
+        segments.sort_by_key(|segment| segment.sequence());
+        segments
+    }
+
+    /// Segments that hold records, are about to, or were ended: all but the prepared, the discarded
+    /// and the dropped.
+    pub fn in_use<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Segment<M>> {
+        let active = self.active(guard).map(Segment::table_index);
+        self.table.iter(guard).filter(move |segment| self.is_in_use(segment, active))
+    }
+
+    pub(super) fn is_in_use(&self, segment: &Segment<M>, active: Option<TableIndex>) -> bool {
+        let begun = segment.role() == Role::Copies
+            || segment.is_full()
+            || segment.slots_end() > 0
+            || Some(segment.table_index()) == active;
+        begun && !segment.is_dropped()
+    }
+}

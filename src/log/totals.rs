@@ -1,0 +1,183 @@
+//! Running totals over all segments, so that nobody walks thousands of them to know a sum.
+//!
+//! A settled segment never changes what it holds, so it is added once, when its unsettled mark is
+//! cleared, and subtracted once, when it is dropped. The segments that are not settled are few and
+//! are looked at. Live, expired and needed bytes change in settled segments too, and have counts
+//! of their own. Everything here is a statistic: nothing is decided by it that a later, exact look
+//! would not decide again.
+
+use super::{Log, Source};
+use crate::epoch::Guard;
+use crate::format::header::Role;
+use crate::format::slot::SLOT_BYTES;
+use crate::memory::Memory;
+use crate::segment::Segment;
+use crate::sync::unmodelled::{AtomicU64, Ordering};
+
+/// Counts that writers share, on a line of their own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(super) struct Totals {
+    /// Bytes of frames that the index points at.
+    live_bytes: AtomicU64,
+    /// Of those, bytes that had expired when that was last looked for.
+    expired_bytes: AtomicU64,
+    /// Bytes of tombstones that compaction has found to be needed.
+    needed_bytes: AtomicU64,
+    /// Segments that compaction keeps away from.
+    quarantined: AtomicU64,
+    settled: Settled,
+}
+
+/// Sums over the settled segments.
+#[derive(Debug, Default)]
+struct Settled {
+    segments: AtomicU64,
+    frame_bytes: AtomicU64,
+    held_bytes: AtomicU64,
+    disk_bytes: AtomicU64,
+}
+
+/// What the log holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Segments in use.
+    pub segments: u64,
+    /// Bytes of all frames taken.
+    pub frame_bytes: u64,
+    /// Bytes of frames that the index points at.
+    pub live_bytes: u64,
+    /// Of those, bytes that had expired when that was last looked for.
+    pub expired_bytes: u64,
+    /// Bytes of tombstones that compaction has found to be needed.
+    pub needed_bytes: u64,
+    /// Bytes that the segments take, as far as they hold anything or will.
+    pub held_bytes: u64,
+    /// Bytes allocated to the files of the segments in use.
+    pub disk_bytes: u64,
+    /// Slots that are not known to survive power loss.
+    pub unflushed_slots: u64,
+    /// Segments that compaction keeps away from.
+    pub quarantined: u64,
+}
+
+fn add(total: &AtomicU64, by: u64) {
+    // Relaxed: statistics.
+    total.fetch_add(by, Ordering::Relaxed);
+}
+
+fn sub(total: &AtomicU64, by: u64) {
+    // Relaxed: statistics. In passing it may wrap below zero; `read` takes that for none.
+    total.fetch_sub(by, Ordering::Relaxed);
+}
+
+fn read(total: &AtomicU64) -> u64 {
+    // Relaxed: statistics.
+    let value = total.load(Ordering::Relaxed);
+    if value > i64::MAX as u64 { 0 } else { value }
+}
+
+/// What a segment takes on disk. Of the one that takes records, what is taken: so that it does not
+/// come in leaps. Copies that are closed have returned what they did not need.
+fn held_bytes<M: Memory>(segment: &Segment<M>) -> u64 {
+    let segment_bytes = segment.geometry().segment_bytes as u64;
+    let by_content = match segment.role() {
+        Role::Log => !segment.is_full(),
+        Role::Copies => segment.is_full(),
+    };
+    if !by_content {
+        return segment_bytes;
+    }
+    let slots = u64::from(segment.slots_end()) * SLOT_BYTES as u64;
+    (segment.frame_bytes() + slots).min(segment_bytes)
+}
+
+impl<M: Memory, S: Source<M>> Log<M, S> {
+    /// What the log holds now: by the running totals, and a look at what is not settled.
+    pub fn held(&self, guard: &Guard) -> Held {
+        let (totals, settled) = (&self.totals, &self.totals.settled);
+        let mut held = Held {
+            segments: read(&settled.segments),
+            frame_bytes: read(&settled.frame_bytes),
+            live_bytes: read(&totals.live_bytes),
+            expired_bytes: read(&totals.expired_bytes),
+            needed_bytes: read(&totals.needed_bytes),
+            held_bytes: read(&settled.held_bytes),
+            disk_bytes: read(&settled.disk_bytes),
+            unflushed_slots: 0,
+            quarantined: read(&totals.quarantined),
+        };
+        let active = self.active(guard).map(Segment::table_index);
+        for segment in self.table().unsettled(guard) {
+            if self.is_in_use(segment, active) && !segment.is_counted() {
+                held.segments += 1;
+                held.frame_bytes += segment.frame_bytes();
+                held.held_bytes += held_bytes(segment);
+                let flushed = segment.flushed().slot;
+                held.unflushed_slots += u64::from(segment.slots_end().saturating_sub(flushed));
+            }
+        }
+        held
+    }
+
+    /// A settled segment goes into the totals; by the thread that clears its unsettled mark.
+    pub(super) fn count_in(&self, segment: &Segment<M>) {
+        let disk_bytes = self.source().disk_bytes(segment);
+        if segment.count_in(disk_bytes) {
+            let settled = &self.totals.settled;
+            add(&settled.segments, 1);
+            add(&settled.frame_bytes, segment.frame_bytes());
+            add(&settled.held_bytes, held_bytes(segment));
+            add(&settled.disk_bytes, disk_bytes);
+        }
+    }
+
+    /// A dropped segment leaves the totals, with everything in it that was counted.
+    pub fn count_out(&self, segment: &Segment<M>) {
+        let totals = &self.totals;
+        if let Some(disk_bytes) = segment.count_out() {
+            let settled = &totals.settled;
+            sub(&settled.segments, 1);
+            sub(&settled.frame_bytes, segment.frame_bytes());
+            sub(&settled.held_bytes, held_bytes(segment));
+            sub(&settled.disk_bytes, disk_bytes);
+        }
+        sub(&totals.live_bytes, segment.live_bytes());
+        sub(&totals.expired_bytes, segment.expired_bytes());
+        sub(&totals.needed_bytes, segment.needed_bytes());
+    }
+
+    /// The index points at more or fewer bytes of frames. Costs nothing where a version replaces
+    /// one of its length.
+    #[inline]
+    pub fn count_live(&self, more: u64, fewer: u64) {
+        if more != fewer {
+            add(&self.totals.live_bytes, more.wrapping_sub(fewer));
+        }
+    }
+
+    /// The index that the count spoke of is gone.
+    pub fn forget_live(&self) {
+        // Relaxed: statistics; recovery is alone.
+        self.totals.live_bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes how many live bytes of a segment have expired.
+    pub fn count_expired(&self, segment: &Segment<M>, bytes: u64) {
+        let before = segment.set_expired(bytes);
+        add(&self.totals.expired_bytes, bytes.wrapping_sub(before));
+    }
+
+    /// Notes that more bytes of tombstones of a segment are needed.
+    pub fn count_needed(&self, segment: &Segment<M>, bytes: u64) {
+        segment.add_needed(bytes);
+        add(&self.totals.needed_bytes, bytes);
+    }
+
+    /// Keeps compaction away from a damaged segment.
+    pub fn quarantine(&self, segment: &Segment<M>) {
+        if segment.quarantine() {
+            add(&self.totals.quarantined, 1);
+        }
+    }
+}
