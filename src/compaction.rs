@@ -54,7 +54,7 @@ const WAITING_MAX: usize = 8;
 /// So many do not wait until the segment that made them dead is full.
 const WAITING_MANY: usize = 4;
 /// How many sweeps a compaction by hand waits for, before the background is left to see to it.
-const SWEEPS: u64 = 4;
+const SWEEPS: u64 = 10;
 /// How long, should there be none.
 const RECLAIM_MAX: Duration = Duration::from_secs(1);
 /// How long it sleeps for its rate before it looks whether it is to stop.
@@ -238,7 +238,7 @@ impl Compactor<'_> {
             if group.is_empty() {
                 return Ok(());
             }
-            let Some(emptied) = self.empty_group(group, outputs)? else { continue };
+            let Some(emptied) = self.empty_group(group, outputs)? else { return Ok(()) };
             waiting.push_back(emptied);
             if waiting.len() >= WAITING_MANY {
                 self.durability.ask();
