@@ -30,12 +30,13 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Io`] of kind `AlreadyExists`: something is in `dir`. [`Error::StorageFull`],
-    /// [`Error::FlushFailed`], [`Error::ReadOnly`] (copy the directory instead).
+    /// [`Error::FlushFailed`], [`Error::Forked`], [`Error::ReadOnly`] (copy the directory instead).
     pub fn backup(&self, dir: impl AsRef<Path>) -> Result<(), Error> {
         let dir = dir.as_ref();
         if self.read_only {
             return Err(Error::ReadOnly);
         }
+        self.owner.check()?;
         let durability = &self.duties.durability;
         let moment = durability.sync_and_look(self.engine(), || self.moment())?;
         let unfinished = fs::begin_directory(dir)?;
