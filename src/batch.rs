@@ -54,7 +54,7 @@ impl Batch {
         Self::default()
     }
 
-    /// Adds a put. Of several writes of one id, the last one wins.
+    /// Adds a put. Of several writes of one id in a batch only the last is written.
     pub fn put(
         &mut self,
         id: impl AsRef<[u8]>,

@@ -89,6 +89,13 @@ pub enum Error {
     /// The handle was opened read-only.
     #[error("the store was opened read-only")]
     ReadOnly,
+    /// A write, or anything else that needs the store's threads, in a child process that inherited
+    /// the store by `fork`. Reads work there. Nothing was changed.
+    #[error(
+        "this process inherited the store by fork and may only read it; use the store in the \
+             process that opened it, or close it there and open it here"
+    )]
+    Forked,
     /// The file system has no room for another segment. Nothing acknowledged is lost; writes work
     /// again once there is room.
     #[error(

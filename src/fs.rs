@@ -409,17 +409,28 @@ pub struct DirectoryLock {
     file: File,
     /// The file has another name, too.
     linked: bool,
+    /// The lock is the parent process's.
+    inherited: bool,
 }
 
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
         // By name, not by closing the file alone: a process that is being started just now has it
         // open, too, until its exec. Closing does it all the same if this fails.
-        drop(self.file.unlock());
+        if !self.inherited {
+            drop(self.file.unlock());
+        }
     }
 }
 
 impl DirectoryLock {
+    /// Closes the copy that a child process has inherited. Parent and child share the lock, so the
+    /// child must not unlock it; it is released when the parent unlocks it, or when neither has the
+    /// file open.
+    pub fn leave_to_parent(mut self) {
+        self.inherited = true;
+    }
+
     /// The file's text is for people: who holds it.
     pub fn name_holder(&mut self) {
         if self.linked {
@@ -459,7 +470,7 @@ pub fn lock(directory: &Path) -> Result<DirectoryLock, Error> {
         Err(TryLockError::WouldBlock) => return Err(Error::Locked(directory.to_owned())),
         Err(TryLockError::Error(error)) => return Err(Error::Io(error)),
     }
-    Ok(DirectoryLock { file, linked: metadata.nlink() > 1 })
+    Ok(DirectoryLock { file, linked: metadata.nlink() > 1, inherited: false })
 }
 
 fn holder_text() -> String {

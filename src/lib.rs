@@ -72,6 +72,8 @@ mod pacing;
 #[cfg(not(stratalog_loom))]
 mod preparation;
 #[cfg(not(stratalog_loom))]
+mod process;
+#[cfg(not(stratalog_loom))]
 mod record;
 #[cfg(not(stratalog_loom))]
 mod recovery;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Wake, Waker};
 use stratalog::internals::format::header::{HEADER_END, Role};
-use stratalog::internals::format::ids::Sequence;
+use stratalog::internals::format::ids::{Sequence, SlotNumber};
 use stratalog::internals::index::Shape;
 use stratalog::internals::segment::{Geometry, Segment};
 use stratalog::internals::{Durability, Engine, Log, Need, Source};
@@ -140,6 +140,19 @@ fn a_flush_that_began_before_a_commit_does_not_count_for_it() {
         w.check_acknowledged(w.first);
     };
     explore(World::new, [other, World::put_and_sync], |w| assert!(w.flushes() <= 3));
+}
+
+/// The next flush walks on from the mark that this one leaves, and so must not meet frames there.
+#[test]
+fn a_flush_leaves_its_mark_below_the_frames_of_all_slots_it_covered() {
+    let other = |w: &World| assert!(w.durability.sync(&w.engine).is_ok());
+    explore(World::new, [other, World::put_and_sync], |w| {
+        let guard = w.engine.epoch().pin();
+        let segment = w.engine.log().active(&guard).expect("it took the records");
+        let mark = segment.flushed();
+        let covered = (0..mark.slot).map(|n| segment.body_of(SlotNumber(n)).offset);
+        assert_eq!(covered.min(), Some(mark.floor));
+    });
 }
 
 #[test]

@@ -14,7 +14,7 @@ mod stream;
 
 pub use heap::HeapMemory;
 #[cfg(not(stratalog_loom))]
-pub use mmap::{Folios, MmapMemory};
+pub use mmap::{Folios, MmapMemory, page_wiped_on_fork};
 
 use crate::sync::AtomicU64;
 

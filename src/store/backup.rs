@@ -30,12 +30,13 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Io`] of kind `AlreadyExists`: something is in `dir`. [`Error::StorageFull`],
-    /// [`Error::FlushFailed`], [`Error::ReadOnly`] (copy the directory instead).
+    /// [`Error::FlushFailed`], [`Error::Forked`], [`Error::ReadOnly`] (copy the directory instead).
     pub fn backup(&self, dir: impl AsRef<Path>) -> Result<(), Error> {
         let dir = dir.as_ref();
         if self.read_only {
             return Err(Error::ReadOnly);
         }
+        self.owner.check()?;
         let catalog = &self.duties.catalog;
         // Two victims of one group may need each other: one removed what the other holds.
         let moment = catalog.while_none_leaves(|| {

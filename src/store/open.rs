@@ -120,6 +120,7 @@ impl Options {
             report: recovered.report,
             damage: recovered.damage,
             closed: false,
+            owner: Arc::default(),
             lock,
         })
     }

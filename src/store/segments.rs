@@ -25,7 +25,7 @@ impl Store {
     /// ```
     #[must_use]
     pub fn segments(&self) -> Vec<SegmentStats> {
-        let (engine, catalog) = (self.engine(), &self.duties.catalog);
+        let engine = self.engine();
         let guard = engine.epoch().pin();
         let log = engine.log();
         let active = log.active(&guard).map(Segment::table_index);
@@ -39,7 +39,7 @@ impl Store {
         };
         let mut all: Vec<_> =
             log.in_use(&guard).map(|segment| self.segment_stats(segment, state(segment))).collect();
-        for retained in catalog.retained() {
+        for retained in self.retained() {
             let stats = self.segment_stats(&retained.segment, SegmentState::Retained);
             all.push(SegmentStats { disk_bytes: retained.disk_bytes, ..stats });
         }
