@@ -168,6 +168,10 @@ pub fn recover(
         }
         leftovers.dropped.clone_from(&manifest.dropped);
         let at_once = basis.rebuilt || mode == Recovery::Salvage || rebooted(&engine, &candidates);
+        let gives_up = mode == Recovery::Salvage || candidates.iter().any(|c| c.cut);
+        if gives_up && !basis.rebuilt {
+            catalog.begin_incarnation(engine.log().source(), manifest)?;
+        }
         decide(&engine, &durability, &candidates, tail)?;
         note_gone(&engine, &candidates, &collected.blank);
         if at_once {

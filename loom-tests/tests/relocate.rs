@@ -104,7 +104,7 @@ impl World {
 }
 
 fn small() -> World {
-    World::new(512)
+    World::new(1024)
 }
 
 fn roomy() -> World {
@@ -276,7 +276,7 @@ fn an_updater_with_the_first_frame_follows_two_moves() {
 
 /// An engine whose active segment holds nothing yet, and that segment.
 fn open_segment() -> (loom::sync::Arc<SmallEngine>, Arc<HeapSegment>) {
-    let engine = engine(512);
+    let engine = engine(1024);
     let guard = engine.epoch().pin();
     drop(engine.log().reserve(engine.epoch(), &guard, 64, Need::ToGrow).expect("room"));
     let segment = engine.log().table().get_counted(&guard, TableIndex(0)).expect("it is there");
@@ -361,7 +361,7 @@ fn a_put_beside_the_end_of_the_active_segment_lands_in_it_or_in_a_later_one() {
 #[test]
 fn after_an_end_no_older_segment_becomes_the_active_one() {
     let make = || {
-        let engine = engine(512);
+        let engine = engine(1024);
         let guard = engine.epoch().pin();
         drop(engine.log().reserve(engine.epoch(), &guard, 64, Need::ToGrow).expect("room"));
         assert!(engine.log().end_active(&guard));
