@@ -5,6 +5,8 @@
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "opening/format.rs"]
+mod format;
 #[path = "opening/read_only.rs"]
 mod read_only;
 #[path = "common/torn.rs"]

@@ -156,5 +156,16 @@ mod tests {
             }
             prop_assert_eq!(sum.finish(), hasher.finalize());
         }
+
+        #[test]
+        fn a_frame_at_another_offset_has_another_sum(
+            salt: u64, slot in 0..SlotNumber::LIMIT, offsets: [u32; 2],
+            bytes in vec(any::<u8>(), 0..300),
+        ) {
+            let (salt, slot) = (Salt(salt), SlotNumber(slot));
+            let sums = offsets.map(|at| Salted::of_frame(salt, slot, Units(at)).and(&bytes));
+            let [one, other] = sums.map(Salted::finish);
+            prop_assert_eq!(one == other, offsets[0] == offsets[1]);
+        }
     }
 }

@@ -14,7 +14,7 @@
 //! | 80 | 8 | incarnation |
 //! | 88 | 4 | length of the fixed part: 128 or, by a later version, more |
 //! | 92 | | reserved, up to the length of the fixed part; kept as it is found |
-//! | then | 24 each | sequence (8), salt (8), role (4), reserved (4); the segments, then the dropped |
+//! | then | 24 each | sequence (8), salt (8), role (4), reserved (4): segments, then the dropped |
 //! | end | 4 | CRC-32 of all before it |
 
 use crate::format::checksum::{self, Salt};

@@ -34,9 +34,9 @@ impl Options {
     ///
     /// [`Error::InvalidOption`], [`Error::DimensionMismatch`]: the options contradict themselves or
     /// the store. [`Error::NotFound`], [`Error::NotAStore`], [`Error::Locked`],
-    /// [`Error::UnsupportedVersion`], [`Error::UnsupportedFeatures`]: what the path holds. [`Error::Corrupt`]: the manifest is
-    /// damaged, or with [`Recovery::Strict`] anything is; else damage costs the records it hit, and
-    /// is in [`Store::recovery`].
+    /// [`Error::UnsupportedVersion`], [`Error::UnsupportedFeatures`]: what the path holds.
+    /// [`Error::Corrupt`]: the manifest is damaged, or with [`Recovery::Strict`] anything is; else
+    /// damage costs the records it hit, and is in [`Store::recovery`].
     /// [`Error::StorageFull`], [`Error::FlushFailed`], [`Error::Io`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store, Error> {
         let path = path.as_ref();
