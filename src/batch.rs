@@ -94,6 +94,7 @@ impl Batch {
                 embedding: &self.embeddings[embedding_from..operation.embedding_end],
                 content: &self.bytes[operation.id_end..operation.content_end],
                 expiry: operation.expiry,
+                created_ns: None,
             };
             (bytes_from, embedding_from) = (operation.content_end, operation.embedding_end);
             (operation.kind, record)

@@ -82,6 +82,16 @@ pub enum Error {
         /// Highest version known here.
         supported: u32,
     },
+    /// The store uses features of a newer version of the format that this program does not know.
+    #[error(
+        "the store uses features that this program does not know (bits {bits:#x}); open it with \
+             the program that wrote it, or a newer one; if they concern only writing, it can still \
+             be opened for reading"
+    )]
+    UnsupportedFeatures {
+        /// The features that forbid this opening, a bit each.
+        bits: u64,
+    },
     /// Another handle or process has the store open for writing.
     #[error("{} is open for writing in another handle or process (its LOCK file names which); \
              close that one, or open with read_only(true)", .0.display())]

@@ -2,9 +2,9 @@
 
 use crate::error::Error;
 use crate::format::checksum::Salt;
-use crate::format::header::{DIRECTORY_AT, Identity, Role, SegmentId, StoreId};
+use crate::format::header::{DIRECTORY_AT, Features, Identity, Role, SegmentId, StoreId};
 use crate::format::ids::Sequence;
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, Nature};
 use crate::fs;
 use crate::log::{Need, Source};
 use crate::memory::{Folios, MmapMemory};
@@ -66,6 +66,8 @@ pub struct Files {
     store: StoreId,
     dimension: u32,
     segment_bytes: u64,
+    /// What the next manifest is to say besides the segments.
+    nature: Mutex<Nature>,
     boot_id: [u64; 2],
     /// Room kept back on a disk that is nearly full: for removals, and for what compaction copies.
     spares: Mutex<Spares>,
@@ -81,6 +83,7 @@ impl Files {
             store: manifest.store,
             dimension: manifest.dimension,
             segment_bytes: manifest.segment_bytes,
+            nature: Mutex::new(manifest.nature.clone()),
             boot_id: fs::boot_id()?,
             spares: Mutex::default(),
             bell: Bell::default(),
@@ -117,7 +120,20 @@ impl Files {
             segment_bytes: self.segment_bytes,
             directory_at: DIRECTORY_AT as u32,
             role,
+            features: Features::default(),
         }
+    }
+
+    /// The incarnation that the next manifest names.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        lock(&self.nature).incarnation
+    }
+
+    /// Has the next manifest name a new incarnation.
+    pub fn begin_incarnation(&self) {
+        let mut nature = lock(&self.nature);
+        nature.incarnation = nature.incarnation.wrapping_add(1);
     }
 
     /// The file of a segment.
@@ -140,6 +156,7 @@ impl Files {
             next_sequence,
             segments,
             dropped,
+            nature: lock(&self.nature).clone(),
         };
         fs::replace(&self.directory, fs::MANIFEST, &manifest.encode())
     }
@@ -168,6 +185,8 @@ impl Files {
             next_sequence,
             segments,
             dropped: Vec::new(),
+            // A store of its own, written by this version.
+            nature: Nature::default(),
         };
         Ok((Self::new(directory, &manifest)?, manifest))
     }

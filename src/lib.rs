@@ -122,6 +122,16 @@ pub mod internals {
     pub use crate::log::{Log, Need, SegmentTable, Source};
     pub use crate::memory::{HeapMemory, Memory};
 
+    /// The same record with another time of creation: for `stratalog salvage`, which writes records
+    /// anew. Not for batches.
+    #[cfg(not(stratalog_loom))]
+    pub fn with_created(
+        record: crate::NewRecord<'_>,
+        created: std::time::SystemTime,
+    ) -> crate::NewRecord<'_> {
+        record.created_at(created)
+    }
+
     /// An LSN from its number.
     #[must_use]
     pub fn lsn(raw: u64) -> crate::Lsn {

@@ -168,7 +168,7 @@ pub fn recover(
     let catalog = Catalog::new(missing, manifest, basis.rebuilt);
     let mut leftovers = Leftovers::default();
     if writable {
-        crate::fs::remove_temporaries(engine.log().source().directory())?;
+        begin_writing(&engine, (basis, mode), &candidates, &catalog)?;
         if mode == Recovery::Salvage {
             salvage::void_torn(&candidates);
         } else {
@@ -190,6 +190,23 @@ pub fn recover(
     report.missing_segments = catalog.missing().len() as u64;
     report.elapsed = started.elapsed();
     Ok(Some(Recovered { engine, durability, report, damage, catalog, leftovers }))
+}
+
+/// What comes before the first change of a segment: temporary files are removed, and a new
+/// incarnation begins if this opening gives up a write that a reader may have seen. A rebuilt
+/// manifest has a new one already.
+fn begin_writing(
+    engine: &FileEngine,
+    (basis, mode): (&Basis, Recovery),
+    candidates: &[Candidate],
+    catalog: &Catalog,
+) -> Result<(), Error> {
+    crate::fs::remove_temporaries(engine.log().source().directory())?;
+    let gives_up = mode == Recovery::Salvage || candidates.iter().any(|candidate| candidate.cut);
+    if gives_up && !basis.rebuilt {
+        catalog.begin_incarnation(engine.log().source(), &basis.manifest)?;
+    }
+    Ok(())
 }
 
 /// Whether the power may have failed since the store was open for writing.

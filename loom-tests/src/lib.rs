@@ -17,12 +17,21 @@ use std::sync::Arc;
 use stratalog::Error;
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::Writing;
-use stratalog::internals::format::header::{HEADER_END, Identity, Role, StoreId};
+use stratalog::internals::format::header::{Features, HEADER_END, Identity, Role, StoreId};
 use stratalog::internals::format::ids::{Lsn, Sequence};
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::{KeyHash, Shape};
 use stratalog::internals::segment::{Geometry, Moves, Record, Segment};
 use stratalog::internals::{Engine, HeapMemory, Key, Log, Need, Source};
+
+/// Where the directory begins in a segment of a model, so that few records fill it: a segment of
+/// 1,024 bytes has room for one record and a tombstone.
+#[must_use]
+pub const fn directory_at(segment_bytes: u64) -> usize {
+    let at = segment_bytes as usize / 2 + 256;
+    assert!(at >= HEADER_END && at <= segment_bytes as usize);
+    at
+}
 
 /// Segments on the heap, all of one small size.
 #[derive(Debug)]
@@ -41,7 +50,8 @@ impl Heap {
             salt: Salt(0x5EED_0000 + sequence.0),
             dimension: 1,
             segment_bytes: self.segment_bytes,
-            directory_at: HEADER_END as u32,
+            directory_at: directory_at(self.segment_bytes) as u32,
+            features: Features::default(),
             role: Role::Log,
         }
     }
@@ -77,8 +87,11 @@ pub type SmallEngine = Engine<HeapMemory, Heap, 2>;
 /// An empty engine over segments of this size, with an index of one bucket.
 #[must_use]
 pub fn engine(segment_bytes: u64) -> Arc<SmallEngine> {
-    let geometry =
-        Geometry { segment_bytes: segment_bytes as usize, directory_at: HEADER_END, dimension: 1 };
+    let geometry = Geometry {
+        segment_bytes: segment_bytes as usize,
+        directory_at: directory_at(segment_bytes),
+        dimension: 1,
+    };
     let log = Log::new(Heap { segment_bytes }, geometry, Sequence(1));
     let shape = Shape { buckets: 1, split_at: 8, overflow_blocks: 1, initial_depth: 0 };
     Arc::new(Engine::new(log, shape))

@@ -3,7 +3,7 @@
 
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
-use stratalog::internals::format::header::{HEADER_END, Role};
+use stratalog::internals::format::header::Role;
 use stratalog::internals::format::ids::Sequence;
 use stratalog::internals::format::slot::SLOT_BYTES;
 use stratalog::internals::segment::Segment;
@@ -45,7 +45,8 @@ impl Watched {
     }
 
     fn decided(&self) -> u64 {
-        let word = |slot: usize| self.inner.word(HEADER_END + slot * SLOT_BYTES);
+        let begin = crate::directory_at(self.inner.len() as u64);
+        let word = |slot: usize| self.inner.word(begin + slot * SLOT_BYTES);
         // Acquire: as a walk through the directory would.
         let slots = (0..3).take_while(|&slot| word(slot).load(Ordering::Acquire) != 0);
         slots.count() as u64

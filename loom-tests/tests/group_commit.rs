@@ -8,18 +8,18 @@
 
 use loom::sync::{Condvar, Mutex};
 use loom_tests::watched::{Watch, Watched};
-use loom_tests::{explore, put};
+use loom_tests::{directory_at, explore, put};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Wake, Waker};
-use stratalog::internals::format::header::{HEADER_END, Role};
+use stratalog::internals::format::header::Role;
 use stratalog::internals::format::ids::{Sequence, SlotNumber};
 use stratalog::internals::index::Shape;
 use stratalog::internals::segment::{Geometry, Segment};
 use stratalog::internals::{Durability, Engine, Log, Need, Source};
 use stratalog::{Error, Lsn};
 
-const SEGMENT_BYTES: u64 = 1024;
+const SEGMENT_BYTES: u64 = 2048;
 
 struct Heap(Arc<Watch>);
 
@@ -44,7 +44,7 @@ impl World {
         let watch = Arc::new(Watch::default());
         let geometry = Geometry {
             segment_bytes: SEGMENT_BYTES as usize,
-            directory_at: HEADER_END,
+            directory_at: directory_at(SEGMENT_BYTES),
             dimension: 1,
         };
         let log = Log::new(Heap(Arc::clone(&watch)), geometry, Sequence(1));

@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::format::checksum::Salt;
-use crate::format::header::{HEADER_END, Identity, StoreId};
+use crate::format::header::{Features, HEADER_END, Identity, StoreId};
 use crate::memory::HeapMemory;
 use std::cell::Cell;
 
@@ -23,6 +23,7 @@ impl Source<HeapMemory> for Heap {
             dimension: 1,
             segment_bytes: SEGMENT_BYTES as u64,
             directory_at: HEADER_END as u32,
+            features: Features::default(),
             role,
         };
         Ok(Segment::create(HeapMemory::new(SEGMENT_BYTES), &identity))

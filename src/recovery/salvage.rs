@@ -8,7 +8,7 @@ use crate::format::header::{
     StoreId,
 };
 use crate::format::ids::Sequence;
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, Nature};
 use crate::format::slot::{Kind, SLOT_BYTES, SlotState};
 use crate::fs::{self, SegmentFile};
 use crate::options::{DIMENSION_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
@@ -63,6 +63,10 @@ pub fn prove(directory: &Path, read: Result<Manifest, Error>) -> Result<Basis, E
         Ok(manifest) if agrees(&manifest, &starts) => return Ok(Basis::found(manifest)),
         Ok(_) => "it is another store's".to_owned(),
         Err(Error::Corrupt { reason, .. }) => reason,
+        // The version is under no checksum of its own: the segments tell damage from another one.
+        Err(Error::UnsupportedVersion { found, .. }) if contradicts(&starts, found) => {
+            format!("its format version is {found}, and that of the segments is {FORMAT_VERSION}")
+        }
         Err(error) => return Err(error),
     };
     let path = directory.join(fs::MANIFEST);
@@ -73,6 +77,13 @@ pub fn prove(directory: &Path, read: Result<Manifest, Error>) -> Result<Basis, E
     )];
     damage.extend(starts.iter().filter_map(|(file, start)| left_out(&manifest, file, start)));
     Ok(Basis { manifest, rebuilt: true, damage })
+}
+
+/// Whether segments of this version are there, and none of another one.
+fn contradicts(starts: &[(SegmentFile, Start)], version: u32) -> bool {
+    let is_other = |start: &Start| matches!(start, Start::Version(found) if *found == version);
+    starts.iter().any(|(_, start)| matches!(start, Start::Whole { .. }))
+        && !starts.iter().any(|(_, start)| is_other(start))
 }
 
 fn damage(segment: PathBuf, reason: String) -> Damage {
@@ -191,6 +202,8 @@ fn rebuild(path: &Path, reason: &str, starts: &[(SegmentFile, Start)]) -> Result
         next_sequence,
         segments: segments.into_iter().map(|(id, _)| id).collect(),
         dropped: Vec::new(),
+        // Which incarnations there were is not known; a random one is none of them.
+        nature: Nature::of_incarnation(u64::from_le_bytes(fs::random()?)),
     })
 }
 

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::files::Files;
 use crate::format::header::{FORMAT_VERSION, HeaderError};
 use crate::format::ids::Sequence;
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, Nature};
 use crate::fs::{self, Place};
 use crate::maintenance::{Duties, Maintenance};
 use crate::options::{
@@ -34,9 +34,9 @@ impl Options {
     ///
     /// [`Error::InvalidOption`], [`Error::DimensionMismatch`]: the options contradict themselves or
     /// the store. [`Error::NotFound`], [`Error::NotAStore`], [`Error::Locked`],
-    /// [`Error::UnsupportedVersion`]: what the path holds. [`Error::Corrupt`]: the manifest is
-    /// damaged, or with [`Recovery::Strict`] anything is; else damage costs the records it hit, and
-    /// is in [`Store::recovery`].
+    /// [`Error::UnsupportedVersion`], [`Error::UnsupportedFeatures`]: what the path holds.
+    /// [`Error::Corrupt`]: the manifest is damaged, or with [`Recovery::Strict`] anything is; else
+    /// damage costs the records it hit, and is in [`Store::recovery`].
     /// [`Error::StorageFull`], [`Error::FlushFailed`], [`Error::Io`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store, Error> {
         let path = path.as_ref();
@@ -151,8 +151,17 @@ impl Options {
         }
     }
 
-    /// What the store is: by its manifest or, in a salvage, by its segments if need be.
+    /// What the store is, by its manifest or, in a salvage, by its segments if need be; and that
+    /// this program may open it.
     fn basis(&self, path: &Path) -> Result<Basis, Error> {
+        let basis = self.any_basis(path)?;
+        match basis.manifest.nature.features.forbidding(!self.read_only) {
+            0 => Ok(basis),
+            bits => Err(Error::UnsupportedFeatures { bits }),
+        }
+    }
+
+    fn any_basis(&self, path: &Path) -> Result<Basis, Error> {
         let read = read_manifest(path);
         if self.recovery != Recovery::Salvage {
             return Ok(Basis::found(read?));
@@ -184,6 +193,7 @@ impl Options {
             next_sequence: Sequence(1),
             segments: Vec::new(),
             dropped: Vec::new(),
+            nature: Nature::default(),
         };
         fs::replace(path, fs::MANIFEST, &manifest.encode())
     }
@@ -219,6 +229,7 @@ fn read_manifest(path: &Path) -> Result<Manifest, Error> {
         HeaderError::Version(found) => {
             Error::UnsupportedVersion { found, supported: FORMAT_VERSION }
         }
+        HeaderError::Features(bits) => Error::UnsupportedFeatures { bits },
         HeaderError::Foreign => manifest_error(path, "it is not a manifest"),
         HeaderError::Damaged => manifest_error(path, "its checksum or a field does not hold"),
     })?;

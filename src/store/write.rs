@@ -205,8 +205,8 @@ impl Store {
         record: NewRecord<'a>,
         writing: Writing,
     ) -> Result<Record<'a>, Error> {
-        let NewRecord { id, embedding, content, expiry } = record;
-        let created_ns = now_ns();
+        let NewRecord { id, embedding, content, expiry, created_ns } = record;
+        let created_ns = created_ns.unwrap_or_else(now_ns);
         self.check_writable()?;
         check_id(id)?;
         self.check_embedding(embedding)?;
