@@ -39,9 +39,9 @@
 //!
 //! # Child processes
 //!
-//! A child process that inherits an open store by `fork` may read it, and sees the records as of the
-//! fork. Its writes are [`Error::Forked`] and change nothing. Dropping its copy of the store leaves
-//! the parent's lock, files and threads alone.
+//! A child process that inherits an open store by `fork` may read it, and sees the records as of
+//! the fork. Its writes are [`Error::Forked`] and change nothing. Dropping its copy of the store
+//! leaves the parent's lock, files and threads alone.
 
 #[cfg(not(stratalog_loom))]
 mod batch;
