@@ -36,6 +36,12 @@
 //! The files belong to the store while it is open. Another program that truncates one makes the
 //! next touch of the lost pages a SIGBUS, as does a medium that cannot be read; the lock keeps
 //! other writers of this crate away, and permissions (directories 0700, files 0600) other users.
+//!
+//! # Child processes
+//!
+//! A child process that inherits an open store by `fork` may read it, and sees the records as of
+//! the fork. Its writes are [`Error::Forked`] and change nothing. Dropping its copy of the store
+//! leaves the parent's lock, files and threads alone.
 
 #[cfg(not(stratalog_loom))]
 mod batch;

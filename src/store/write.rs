@@ -241,12 +241,17 @@ impl Store {
         Ok(lsn)
     }
 
+    #[inline]
     fn check_writable(&self) -> Result<(), Error> {
-        if self.read_only {
-            return Err(Error::ReadOnly);
+        if self.read_only || !self.owner.is_current() {
+            return Err(self.refusal());
         }
-        self.owner.check()?;
         self.duties.durability.check()
+    }
+
+    #[cold]
+    fn refusal(&self) -> Error {
+        if self.read_only { Error::ReadOnly } else { Error::Forked }
     }
 
     fn check_embedding(&self, embedding: &[f32]) -> Result<(), Error> {
