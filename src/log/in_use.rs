@@ -100,7 +100,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     pub(super) fn is_in_use(&self, segment: &Segment<M>, active: Option<TableIndex>) -> bool {
         let begun = segment.role() == Role::Copies
-            || segment.is_full()
+            || segment.is_full() && segment.is_own()
             || segment.slots_end() > 0
             || Some(segment.table_index()) == active;
         begun && !segment.is_dropped()
