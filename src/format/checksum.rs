@@ -93,8 +93,8 @@ impl Salted {
         Self::new(salt, slot, slot.0)
     }
 
-    /// The sum of the frame at an offset, with nothing summed yet. The frame's header names the
-    /// slot once more. Of one frame at two offsets the sums always differ: a CRC sees every
+    /// The sum of the frame at an offset [F2], with nothing summed yet. The slot is summed with the
+    /// frame's header. Of one frame at two offsets the sums always differ: a CRC sees every
     /// difference within 32 bits.
     #[inline]
     pub fn of_frame(salt: Salt, slot: SlotNumber, offset: Units) -> Self {

@@ -270,9 +270,9 @@ impl<M: Memory> Segment<M> {
         sum == header.checksum
     }
 
-    /// The frame at an offset, if one lies there that proves itself: its checksum covers the
-    /// segment, its slot number and its place, so nothing written elsewhere passes. For scans of a
-    /// segment whose directory is damaged.
+    /// The frame at an offset, if one lies there that proves itself [F3]: its checksum covers the
+    /// segment, its slot number and its place [F2], so nothing written elsewhere passes. For scans
+    /// of a segment whose directory is damaged.
     ///
     /// # Safety
     ///
