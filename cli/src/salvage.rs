@@ -19,8 +19,8 @@ use tempfile::TempDir;
 /// Opens the store read-only, also without a MANIFEST, checks every record, and changes nothing
 /// there; so it may be repeated. What is lost is named, a missing or damaged MANIFEST too. In the
 /// new store each record has a new LSN; it keeps its tag, its expiry and its time of creation.
-/// Records that have expired are left out. From a failing disk, copy the files first (with ddrescue,
-/// say): an unreadable sector would end this program with SIGBUS.
+/// Records that have expired are left out. From a failing disk, copy the files first (with
+/// ddrescue, say): an unreadable sector would end this program with SIGBUS.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Directory of the damaged store
