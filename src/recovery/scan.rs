@@ -417,9 +417,12 @@ fn damage_at(
     }
 }
 
-/// The id of a damaged record, as far as its bytes can be read.
+/// The id of a damaged record, as far as its bytes can be read. A frame that names another slot or
+/// another LSN was written for another place, and its id is another record's.
 pub fn readable_id<M: Memory>(segment: &Segment<M>, slot: SlotNumber) -> Option<Vec<u8>> {
-    segment.committed_frame(slot).ok().map(|frame| frame.id().to_vec())
+    let (frame, lsn) = (segment.committed_frame(slot).ok()?, segment.body_of(slot).lsn);
+    let header = frame.header();
+    (header.slot == slot && header.lsn == lsn).then(|| frame.id().to_vec())
 }
 
 /// Names the records that a cut after power loss has cost.
