@@ -138,7 +138,8 @@ pub fn check<M: Memory>(
     deep: bool,
 ) -> Result<u64, &'static str> {
     let end = u64::from(body.offset.0) + u64::from(body.len.0);
-    let inside = segment.slot_offset(slot) < body.offset.bytes()
+    let inside = body.len.0 > 0
+        && segment.slot_offset(slot) < body.offset.bytes()
         && end * 64 <= segment.geometry().segment_bytes as u64;
     if !inside {
         return Err("the slot names a frame outside the segment");
