@@ -164,8 +164,8 @@ impl Compactor<'_> {
             self.durability.sync(self.engine)?;
             let mut removed = self.empty_all(self.choose_all(), outputs, report, tell)?;
             let mut needed = u64::MAX;
-            // A tombstone stays while an older version of its id may stand in another segment, which
-            // this run may have emptied later: then it goes in one more pass.
+            // A tombstone stays while an older version of its id may stand in another segment,
+            // which this run may have emptied later: then it goes in one more pass.
             while removed > 0 && (1..needed).contains(&self.needed_bytes()) {
                 needed = self.needed_bytes();
                 self.close_tombstones(outputs)?;

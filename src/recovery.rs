@@ -103,9 +103,9 @@ impl Candidate {
         }
     }
 
-    /// Whether nothing of it is left to flush: every slot lies below the durable end that its header
-    /// states, which reached the header after the flush that it speaks of. In a segment for copies
-    /// it is stated only once records were moved there, so this covers what puts them in force [D9].
+    /// Whether nothing of it is left to flush: every slot lies below the durable end that its
+    /// header states, which was stored after the flush that it speaks of. In a segment for copies
+    /// it is stored only once records were moved there, so it covers what puts them in force [D9].
     fn is_settled(&self) -> bool {
         let all = self.durable() == self.limit && !self.cut && self.segment.sealed().is_some();
         // What has a flaw is never written to.
