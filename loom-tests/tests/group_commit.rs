@@ -8,18 +8,18 @@
 
 use loom::sync::{Condvar, Mutex};
 use loom_tests::watched::{Watch, Watched};
-use loom_tests::{directory_at, explore, put};
+use loom_tests::{explore, geometry, put};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Wake, Waker};
 use stratalog::internals::format::header::Role;
 use stratalog::internals::format::ids::{Sequence, SlotNumber};
 use stratalog::internals::index::Shape;
-use stratalog::internals::segment::{Geometry, Segment};
+use stratalog::internals::segment::Segment;
 use stratalog::internals::{Durability, Engine, Log, Need, Source};
 use stratalog::{Error, Lsn};
 
-const SEGMENT_BYTES: u64 = 2048;
+const SEGMENT_BYTES: u64 = 1024;
 
 struct Heap(Arc<Watch>);
 
@@ -42,12 +42,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let watch = Arc::new(Watch::default());
-        let geometry = Geometry {
-            segment_bytes: SEGMENT_BYTES as usize,
-            directory_at: directory_at(SEGMENT_BYTES),
-            dimension: 1,
-        };
-        let log = Log::new(Heap(Arc::clone(&watch)), geometry, Sequence(1));
+        let log = Log::new(Heap(Arc::clone(&watch)), geometry(SEGMENT_BYTES), Sequence(1));
         let shape = Shape { buckets: 1, split_at: 8, overflow_blocks: 1, initial_depth: 0 };
         let engine = Engine::new(log, shape);
         let first = engine.put(&put(b"a", b"0000")).expect("room");

@@ -18,7 +18,7 @@ use stratalog::internals::format::slot::SlotState;
 #[test]
 fn a_reader_sees_nothing_or_the_whole_record() {
     loom::model(|| {
-        let engine = engine(1024);
+        let engine = engine(512);
         let reader = {
             let engine = Arc::clone(&engine);
             loom::thread::spawn(move || {
@@ -37,7 +37,7 @@ fn a_reader_sees_nothing_or_the_whole_record() {
 #[test]
 fn a_walk_through_the_directory_sees_whole_records_only() {
     loom::model(|| {
-        let segment = Arc::new(Heap { segment_bytes: 1024 }.segment(Sequence(1)));
+        let segment = Arc::new(Heap { segment_bytes: 512 }.segment(Sequence(1)));
         segment.set_table_index(stratalog::internals::format::ids::TableIndex(0));
         let reader = {
             let segment = Arc::clone(&segment);
@@ -62,7 +62,7 @@ fn a_walk_through_the_directory_sees_whole_records_only() {
 #[test]
 fn a_stalled_slot_is_committed_or_void_and_its_writer_knows_which() {
     loom::model(|| {
-        let segment = Arc::new(Heap { segment_bytes: 1024 }.segment(Sequence(1)));
+        let segment = Arc::new(Heap { segment_bytes: 512 }.segment(Sequence(1)));
         segment.set_table_index(stratalog::internals::format::ids::TableIndex(0));
         let record = put(b"a", b"1111");
         let (reservation, _) = segment.reserve(record.layout().bytes()).expect("room for one");

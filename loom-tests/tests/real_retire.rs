@@ -10,12 +10,11 @@
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
-use loom_tests::directory_at;
 use loom_tests::watched::{Watch, Watched};
 use stratalog::Error;
 use stratalog::internals::format::header::Role;
 use stratalog::internals::format::ids::{Address, Sequence, TableIndex, Units};
-use stratalog::internals::segment::{Geometry, Segment};
+use stratalog::internals::segment::Segment;
 use stratalog::internals::{Epoch, Log, Need, SegmentTable, Source};
 
 #[test]
@@ -23,7 +22,7 @@ fn no_segment_is_freed_under_a_guard_and_it_is_freed_at_last() {
     loom::model(|| {
         let watch = std::sync::Arc::new(Watch::default());
         let (epoch, table) = (Arc::new(Epoch::new()), Arc::new(SegmentTable::new(4)));
-        let segment = Watched::segment(512, Sequence(1), &watch);
+        let segment = Watched::segment(256, Sequence(1), &watch);
         let index = table.insert(std::sync::Arc::new(segment)).expect("room for one");
 
         let remover = {
@@ -77,7 +76,7 @@ struct Store {
 
 impl Store {
     fn adopt(&self, sequence: u64, watch: &std::sync::Arc<Watch>) -> Address {
-        let segment = Watched::segment(512, Sequence(sequence), watch);
+        let segment = Watched::segment(256, Sequence(sequence), watch);
         let index = self.log.adopt(std::sync::Arc::new(segment)).expect("room");
         let guard = self.epoch.pin();
         self.log.table().get(&guard, index).expect("it was put there").address(Units(3))
@@ -102,12 +101,10 @@ fn an_address_from_the_index_leads_to_its_segment_for_as_long_as_the_guard_lives
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(2));
     builder.check(|| {
-        let geometry =
-            Geometry { segment_bytes: 512, directory_at: directory_at(512), dimension: 1 };
         let (watch, other) = <(std::sync::Arc<Watch>, std::sync::Arc<Watch>)>::default();
         let store = Arc::new(Store {
             epoch: Epoch::new(),
-            log: Log::new(Nowhere, geometry, Sequence(9)),
+            log: Log::new(Nowhere, loom_tests::geometry(256), Sequence(9)),
             entry: AtomicU64::new(0),
             watch,
         });

@@ -105,7 +105,7 @@ impl World {
 }
 
 fn small() -> World {
-    World::new(1024)
+    World::new(512)
 }
 
 fn roomy() -> World {
@@ -384,7 +384,7 @@ fn an_updater_with_the_first_frame_follows_two_moves() {
 
 /// An engine whose active segment holds nothing yet, and that segment.
 fn open_segment() -> (loom::sync::Arc<SmallEngine>, Arc<HeapSegment>) {
-    let engine = engine(1024);
+    let engine = engine(512);
     let guard = engine.epoch().pin();
     drop(engine.log().reserve(engine.epoch(), &guard, 64, Need::ToGrow).expect("room"));
     let segment = engine.log().table().get_counted(&guard, TableIndex(0)).expect("it is there");
@@ -490,7 +490,7 @@ fn a_writer_that_finds_no_active_segment_finds_the_ended_one_closed() {
 #[test]
 fn after_an_end_no_older_segment_becomes_the_active_one() {
     let make = || {
-        let engine = engine(1024);
+        let engine = engine(512);
         let guard = engine.epoch().pin();
         drop(engine.log().reserve(engine.epoch(), &guard, 64, Need::ToGrow).expect("room"));
         assert!(engine.log().end_active(&guard));

@@ -11,7 +11,7 @@ use loom_tests::{check_at_rest, engine, put};
 fn writers_that_meet_a_full_segment_lose_nothing() {
     loom::model(|| {
         // One put a segment.
-        let engine = engine(1024);
+        let engine = engine(512);
         engine.put(&put(b"x", b"0000")).unwrap();
         let ids: [(&[u8], [u8; 4]); 2] = [(b"a", *b"1111"), (b"b", *b"2222")];
         let writers = ids.map(|(id, value)| {
@@ -35,7 +35,7 @@ fn writers_that_meet_a_full_segment_lose_nothing() {
 #[test]
 fn a_prepared_segment_is_used_or_discarded() {
     loom::model(|| {
-        let engine = engine(1024);
+        let engine = engine(512);
         engine.put(&put(b"x", b"0000")).unwrap();
         let preparer = {
             let engine = Arc::clone(&engine);

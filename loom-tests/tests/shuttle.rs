@@ -184,7 +184,7 @@ fn a_growing_index_hides_nothing_and_shows_nothing_twice() {
 #[test]
 fn a_roll_loses_nothing_with_and_without_a_prepared_segment() {
     explore(|| {
-        let engine = engine(1024);
+        let engine = engine(512);
         let prepare: Actor = |e| {
             for _ in 0..3 {
                 e.log().prepare(e.epoch(), |_| Ok(true)).expect("room");
