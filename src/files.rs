@@ -12,7 +12,7 @@ use crate::segment::Segment;
 use crate::sync::lock;
 use crate::sync::unmodelled::{AtomicU64, Mutex, Ordering};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Wakes the background threads. A writer only adds to a counter and unparks them.
@@ -62,7 +62,7 @@ type Spares = [Option<(fs::NewSegmentFile, File)>; 2];
 /// Makes segment files, and knows their names.
 #[derive(Debug)]
 pub struct Files {
-    directory: PathBuf,
+    directory: fs::Directory,
     store: StoreId,
     dimension: u32,
     segment_bytes: u64,
@@ -77,9 +77,9 @@ pub struct Files {
 
 impl Files {
     /// The files of one store.
-    pub fn new(directory: &Path, manifest: &Manifest) -> Result<Self, Error> {
+    pub fn new(directory: &fs::Directory, manifest: &Manifest) -> Result<Self, Error> {
         Ok(Self {
-            directory: directory.to_owned(),
+            directory: directory.clone(),
             store: manifest.store,
             dimension: manifest.dimension,
             segment_bytes: manifest.segment_bytes,
@@ -98,7 +98,7 @@ impl Files {
 
     /// The store's directory.
     #[must_use]
-    pub fn directory(&self) -> &Path {
+    pub fn directory(&self) -> &fs::Directory {
         &self.directory
     }
 
@@ -136,10 +136,10 @@ impl Files {
         nature.incarnation = nature.incarnation.wrapping_add(1);
     }
 
-    /// The file of a segment.
+    /// The path of a segment's file, for messages only [F1].
     #[must_use]
     pub fn path_of(&self, sequence: Sequence, salt: Salt) -> PathBuf {
-        self.directory.join(fs::segment_name(sequence, salt))
+        self.directory.path().join(fs::segment_name(sequence, salt))
     }
 
     /// Replaces the manifest: these segments, and all that are younger; and none of these.
@@ -158,15 +158,15 @@ impl Files {
             dropped,
             nature: lock(&self.nature).clone(),
         };
-        fs::replace(&self.directory, fs::MANIFEST, &manifest.encode())
+        self.directory.replace(fs::MANIFEST, &manifest.encode())
     }
 
     /// Removes the files of segments, and makes that durable.
     pub fn remove_files(&self, segments: &[SegmentId]) -> std::io::Result<()> {
         for segment in segments {
-            fs::remove_if_there(&self.path_of(segment.sequence, segment.salt))?;
+            self.directory.remove_if_there(&fs::segment_name(segment.sequence, segment.salt))?;
         }
-        fs::sync_directory(&self.directory)
+        self.directory.sync()
     }
 }
 
@@ -174,7 +174,7 @@ impl Files {
     /// The files of a copy of this store, in another directory, and its manifest.
     pub fn of_copy(
         &self,
-        directory: &Path,
+        directory: &fs::Directory,
         next_sequence: Sequence,
         segments: Vec<SegmentId>,
     ) -> Result<(Self, Manifest), Error> {
@@ -233,7 +233,7 @@ impl Files {
     }
 
     fn keep_spares_in(&self, spares: &mut Spares) -> Result<bool, Error> {
-        let free = fs::free_bytes(&self.directory)?;
+        let free = self.directory.free_bytes()?;
         let near = self.segment_bytes.saturating_mul(NEARLY_FULL);
         for (spare, name) in spares.iter_mut().zip(fs::SPARES) {
             if free > near.saturating_mul(2) {
@@ -278,7 +278,7 @@ impl Source<MmapMemory> for Files {
     fn discard(&self, segment: &Segment<MmapMemory>) {
         let name = fs::segment_name(segment.sequence(), segment.salt());
         // A file that stays is blank; the next opening removes it.
-        drop(fs::remove_segment(&self.directory, &name));
+        drop(self.directory.remove_segment(&name));
     }
 
     fn wake(&self) {
@@ -286,7 +286,7 @@ impl Source<MmapMemory> for Files {
     }
 
     fn disk_bytes(&self, segment: &Segment<MmapMemory>) -> u64 {
-        fs::allocated_bytes(&self.path_of(segment.sequence(), segment.salt()))
+        self.directory.allocated_bytes(&fs::segment_name(segment.sequence(), segment.salt()))
     }
 
     fn keep_room(&self) {

@@ -201,7 +201,7 @@ fn begin_writing(
     candidates: &[Candidate],
     catalog: &Catalog,
 ) -> Result<(), Error> {
-    crate::fs::remove_temporaries(engine.log().source().directory())?;
+    engine.log().source().directory().remove_temporaries()?;
     let gives_up = mode == Recovery::Salvage || candidates.iter().any(|candidate| candidate.cut);
     if gives_up && !basis.rebuilt {
         catalog.begin_incarnation(engine.log().source(), &basis.manifest)?;
@@ -331,7 +331,7 @@ pub fn tidy_up(engine: &FileEngine, catalog: &Catalog, leftovers: Leftovers) -> 
     }
     for id in leftovers.blank {
         let name = crate::fs::segment_name(id.sequence, id.salt);
-        crate::fs::remove_segment(files.directory(), &name)?;
+        files.directory().remove_segment(&name)?;
     }
     catalog::remove_dropped(files, &leftovers.dropped)
 }

@@ -152,7 +152,7 @@ impl Store {
     /// The store's directory.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.engine().log().source().directory()
+        self.engine().log().source().directory().path()
     }
 
     #[cold]

@@ -108,7 +108,7 @@ pub(super) fn collect(
     (mode, writable): (Recovery, bool),
     report: &mut RecoveryReport,
 ) -> Result<Collected, Error> {
-    let (found, foreign) = fs::list_segments(files.directory())?;
+    let (found, foreign) = files.directory().list_segments()?;
     report.foreign_files = foreign;
     let listed: BTreeMap<Sequence, SegmentId> =
         manifest.segments.iter().map(|id| (id.sequence, *id)).collect();
@@ -254,9 +254,9 @@ fn open(
     (mode, writable): (Recovery, bool),
 ) -> Result<Opened, Error> {
     let expected = listed.map(|id| files.identity(id));
-    let (handle, len) = match fs::open_segment(&file.path, writable) {
+    let (handle, len) = match files.directory().open_segment(&file.name, writable) {
         Ok(Some(opened)) => opened,
-        Ok(None) if fs::is_gone(&file.path) => return Ok(Opened::Gone),
+        Ok(None) if files.directory().is_gone(&file.name) => return Ok(Opened::Gone),
         Ok(None) if expected.is_some() => return Ok(Opened::Broken("it is not a regular file")),
         Ok(None) => return Ok(Opened::Foreign),
         Err(error) if expected.is_none() && error.kind() == io::ErrorKind::PermissionDenied => {

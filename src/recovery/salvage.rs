@@ -10,7 +10,7 @@ use crate::format::header::{
 use crate::format::ids::Sequence;
 use crate::format::manifest::{Manifest, Nature};
 use crate::format::slot::{Kind, SLOT_BYTES, SlotState};
-use crate::fs::{self, SegmentFile};
+use crate::fs::{self, Directory, SegmentFile};
 use crate::options::{DIMENSION_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::report::{Damage, RecoveryReport};
 use std::collections::BTreeMap;
@@ -53,10 +53,10 @@ enum Start {
 
 /// What a store is, if its manifest cannot be read or is another store's: what most of its segments
 /// say. A readable manifest counts if any segment is of its store, or if none says otherwise.
-pub fn prove(directory: &Path, read: Result<Manifest, Error>) -> Result<Basis, Error> {
+pub fn prove(directory: &Directory, read: Result<Manifest, Error>) -> Result<Basis, Error> {
     let mut starts = Vec::new();
-    for file in fs::list_segments(directory)?.0 {
-        let start = start_of(&file)?;
+    for file in directory.list_segments()?.0 {
+        let start = start_of(directory, &file)?;
         starts.push((file, start));
     }
     let reason = match read {
@@ -69,7 +69,7 @@ pub fn prove(directory: &Path, read: Result<Manifest, Error>) -> Result<Basis, E
         }
         Err(error) => return Err(error),
     };
-    let path = directory.join(fs::MANIFEST);
+    let path = directory.path().join(fs::MANIFEST);
     let manifest = rebuild(&path, &reason, &starts)?;
     let mut damage = vec![damage(
         path,
@@ -96,8 +96,8 @@ pub(super) fn is_the_files(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::ACCESS | Errno::PERM | Errno::IO))
 }
 
-fn start_of(file: &SegmentFile) -> Result<Start, Error> {
-    let bytes = match fs::segment_start(&file.path, (DIRECTORY_AT + SLOT_BYTES) as u64) {
+fn start_of(directory: &Directory, file: &SegmentFile) -> Result<Start, Error> {
+    let bytes = match directory.segment_start(&file.name, (DIRECTORY_AT + SLOT_BYTES) as u64) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(Start::Unreadable("it is not a regular file".to_owned())),
         Err(error) if is_the_files(&error) => {

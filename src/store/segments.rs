@@ -2,7 +2,7 @@
 
 use super::Store;
 use crate::format::header::Role;
-use crate::fs;
+use crate::log::Source;
 use crate::memory::MmapMemory;
 use crate::report::{SegmentRole, SegmentState, SegmentStats};
 use crate::segment::Segment;
@@ -50,7 +50,7 @@ impl Store {
     }
 
     fn segment_stats(&self, segment: &Segment<MmapMemory>, state: SegmentState) -> SegmentStats {
-        let path = self.engine().log().source().path_of(segment.sequence(), segment.salt());
+        let files = self.engine().log().source();
         let (live_bytes, needed) = (segment.live_bytes(), segment.needed_bytes());
         let rest = segment.frame_bytes().saturating_sub(live_bytes);
         SegmentStats {
@@ -60,8 +60,8 @@ impl Store {
                 Role::Copies => SegmentRole::Copies,
             },
             state,
-            disk_bytes: fs::allocated_bytes(&path),
-            path,
+            disk_bytes: files.disk_bytes(segment),
+            path: files.path_of(segment.sequence(), segment.salt()),
             slots: segment.slots_end(),
             durable_slots: segment.flushed().slot,
             live_bytes,
