@@ -28,7 +28,11 @@ fn no_segment_is_freed_under_a_guard_and_it_is_freed_at_last() {
         let remover = {
             let (epoch, table) = (Arc::clone(&epoch), Arc::clone(&table));
             loom::thread::spawn(move || {
-                table.remove(&epoch, &epoch.pin(), index);
+                {
+                    let guard = epoch.pin();
+                    let segment = table.get(&guard, index).expect("nobody else removes it");
+                    assert!(table.remove(&epoch, &guard, segment));
+                }
                 epoch.reclaim();
             })
         };
