@@ -84,7 +84,7 @@ impl Files {
             dimension: manifest.dimension,
             segment_bytes: manifest.segment_bytes,
             nature: Mutex::new(manifest.nature.clone()),
-            boot_id: fs::boot_id()?,
+            boot_id: fs::boot_id(),
             spares: Mutex::default(),
             bell: Bell::default(),
         })
@@ -102,7 +102,7 @@ impl Files {
         &self.directory
     }
 
-    /// The boot under which this handle runs.
+    /// The boot under which this handle runs; zeros where the kernel does not tell.
     #[must_use]
     pub fn boot_id(&self) -> [u64; 2] {
         self.boot_id
@@ -189,6 +189,11 @@ impl Files {
             nature: Nature::default(),
         };
         Ok((Self::new(directory, &manifest)?, manifest))
+    }
+
+    /// A new file that will replace the segment file of this name.
+    pub fn new_file(&self, name: &str) -> Result<(fs::NewSegmentFile, File), Error> {
+        fs::NewSegmentFile::create(&self.directory, name, self.segment_bytes)
     }
 
     /// A new segment with this salt; `fill` writes to it before it gets its name.

@@ -116,15 +116,18 @@ fn start_of(file: File, len: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The boot id where the kernel does not tell it.
+pub const UNKNOWN_BOOT: [u64; 2] = [0; 2];
+
 /// The running system's boot id: changes with every boot, so it tells a kill from a power loss.
-/// Random where the system has none: then every restart is taken for a power loss.
-pub fn boot_id() -> Result<[u64; 2], Error> {
+/// Zeros where the kernel does not tell it: they equal no boot id, themselves included.
+pub fn boot_id() -> [u64; 2] {
     let text =
         fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| String::new());
     let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     match (hex.len(), u128::from_str_radix(&hex, 16)) {
-        (32, Ok(id)) => Ok([(id >> 64) as u64, id as u64]),
-        _ => Ok([u64::from_le_bytes(random()?), u64::from_le_bytes(random()?)]),
+        (32, Ok(id)) => [(id >> 64) as u64, id as u64],
+        _ => UNKNOWN_BOOT,
     }
 }
 

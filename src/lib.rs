@@ -107,8 +107,8 @@ pub use options::{Compaction, Condition, Durability, Options, Recovery, Verify};
 pub use record::{OwnedRecord, Record, SharedRecord};
 #[cfg(not(stratalog_loom))]
 pub use report::{
-    CompactionReport, Damage, RecoveryReport, SegmentRole, SegmentState, SegmentStats, Stats,
-    VerifyReport,
+    CompactionReport, Counted, Damage, RecoveryReport, SegmentRole, SegmentState, SegmentStats,
+    Stats, VerifyReport,
 };
 #[cfg(not(stratalog_loom))]
 pub use search::Metric;

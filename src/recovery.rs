@@ -14,6 +14,7 @@
 //!    the cut ever comes back, and the youngest segment goes on if it is whole.
 
 mod collect;
+mod rewrite;
 mod salvage;
 mod scan;
 
@@ -32,7 +33,7 @@ use crate::index::Shape;
 use crate::log::Log;
 use crate::memory::{Memory, MmapMemory};
 use crate::options::Recovery;
-use crate::report::{Damage, RecoveryReport};
+use crate::report::{Counted, Damage, RecoveryReport};
 use crate::segment::{Geometry, Mark, Segment};
 use crate::sync::unmodelled::Arc;
 use std::collections::BTreeSet;
@@ -71,6 +72,10 @@ struct Candidate {
     trusted: u32,
     /// The limit came from a cut after power loss.
     cut: bool,
+    /// Each record stands for itself ([`Counted::Each`]).
+    each: bool,
+    /// Slots below the limit that do not count because of that, in order.
+    unproven: Vec<u32>,
     /// Something is wrong with it as a whole.
     flaw: Option<collect::Flaw>,
     /// Since step 3.
@@ -80,7 +85,9 @@ struct Candidate {
 impl Candidate {
     fn new(segment: Arc<Segment<MmapMemory>>, limit: u32, flaw: Option<collect::Flaw>) -> Self {
         let trusted = segment.durable_end().min(limit);
-        Self { segment, limit, trusted, cut: false, flaw, walked: scan::Walked::default() }
+        let walked = scan::Walked::default();
+        let (cut, each, unproven) = (false, false, Vec::new());
+        Self { segment, limit, trusted, cut, each, unproven, flaw, walked }
     }
 
     /// It holds copies of records, each of which stands for itself: nothing before or behind it is
@@ -154,7 +161,16 @@ pub fn recover(
             tail = Some(index);
         }
     }
-    let engine = make_index(log, &mut candidates, &mut report)?;
+    let before = report.clone();
+    let mut engine = make_index(log, &mut candidates, &mut report)?;
+    if mode != Recovery::Salvage && scan::has_lost_its_cache(&mut candidates) {
+        // Without their other members, members of a batch do not count.
+        report = RecoveryReport { counted: Counted::Each, ..before };
+        let log = engine.into_log();
+        log.forget_live();
+        candidates.iter().for_each(|candidate| candidate.segment.forget_live());
+        engine = make_index(log, &mut candidates, &mut report)?;
+    }
     match mode {
         Recovery::Strict => salvage::refuse_damage(&engine, &candidates, &report)?,
         Recovery::Salvage => salvage::shadow_damaged(&engine, &candidates, &report)?,
@@ -202,7 +218,8 @@ fn begin_writing(
     catalog: &Catalog,
 ) -> Result<(), Error> {
     engine.log().source().directory().remove_temporaries()?;
-    let gives_up = mode == Recovery::Salvage || candidates.iter().any(|candidate| candidate.cut);
+    let given_up = |candidate: &Candidate| candidate.cut || candidate.each;
+    let gives_up = mode == Recovery::Salvage || candidates.iter().any(given_up);
     if gives_up && !basis.rebuilt {
         catalog.begin_incarnation(engine.log().source(), &basis.manifest)?;
     }
@@ -212,7 +229,7 @@ fn begin_writing(
 /// Whether the power may have failed since the store was open for writing.
 fn rebooted(engine: &FileEngine, candidates: &[Candidate]) -> bool {
     let boot_id = engine.log().source().boot_id();
-    candidates.iter().any(|candidate| candidate.segment.boot_id() != boot_id)
+    candidates.iter().any(|candidate| !scan::is_of_boot(&candidate.segment, boot_id))
 }
 
 /// If the last segment of the log is gone, because compaction has emptied it, or missing, nobody
@@ -299,7 +316,8 @@ fn decide(
     let goes_on = |last: &Candidate| {
         last.flaw.is_none()
             && !last.cut
-            && last.segment.boot_id() == boot_id
+            && !last.each
+            && scan::is_of_boot(&last.segment, boot_id)
             && last.segment.sealed().is_none()
             && scan::cursor_is_sound(last)
     };
@@ -344,7 +362,7 @@ fn decide_segment(
 ) -> Result<(), Error> {
     let boot_id = engine.log().source().boot_id();
     let segment = &*candidate.segment;
-    let rebooted = segment.boot_id() != boot_id;
+    let rebooted = !scan::is_of_boot(segment, boot_id);
     let sealed = segment.sealed().is_some();
     if candidate.holds_copies() {
         scan::decide_copies(engine, segment, candidate.limit);
@@ -358,6 +376,9 @@ fn decide_segment(
         && (!rebooted && !candidate.cut || candidate.flaw.is_some())
     {
         scan::void_undecided(segment, candidate.durable(), candidate.limit);
+    }
+    for slot in &candidate.unproven {
+        segment.void(SlotNumber(*slot));
     }
     let closed = sealed && segment.is_full();
     if !goes_on && candidate.flaw.is_none() && (!closed || candidate.cut) {

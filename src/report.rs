@@ -121,6 +121,8 @@ pub struct RecoveryReport {
     pub foreign_files: u64,
     /// Bytes read: directories, and frames whose checksum was checked.
     pub scanned_bytes: u64,
+    /// Which of the writes that were not known to be durable were counted.
+    pub counted: Counted,
     /// Whether a checkpoint made opening faster.
     pub from_checkpoint: bool,
     /// Time that opening took.
@@ -130,6 +132,21 @@ pub struct RecoveryReport {
     pub lost: Vec<Damage>,
     /// How many more there are than are listed.
     pub lost_unlisted: u64,
+}
+
+/// By which rule opening counted the writes that were not known to be durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Counted {
+    /// All of them: the system has not booted since they were made, or there were none.
+    #[default]
+    All,
+    /// A prefix in the order of LSNs: the system has booted since, so power may have failed.
+    Prefix,
+    /// Each that proves itself by its checksum, and batches only whole. The kernel does not tell
+    /// whether the system has booted since, or the page cache was lost without that. The writes
+    /// that are there need not be a prefix.
+    Each,
 }
 
 /// No report lists more, however damaged the files are.

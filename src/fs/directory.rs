@@ -118,6 +118,16 @@ impl Directory {
         if file.metadata()?.is_file() { Ok(file) } else { Err(no_regular_file()) }
     }
 
+    /// Opens a segment's file to read it through the page cache.
+    pub fn open_to_read(&self, name: &str) -> io::Result<File> {
+        self.open_regular(name, false)
+    }
+
+    /// Opens a segment's file to read it past the page cache, where the file system can.
+    pub fn open_direct(&self, name: &str) -> io::Result<File> {
+        self.open_at(name, OFlags::RDONLY | OFlags::DIRECT | OFlags::NOFOLLOW)
+    }
+
     /// Creates a file that is not there yet.
     pub(super) fn create_new(&self, name: &str) -> io::Result<File> {
         self.open_at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)

@@ -120,7 +120,7 @@ pub(super) fn collect(
     for file in found.iter().filter(|file| !dropped(file)) {
         let id = listed.get(&file.sequence).copied();
         let id = id.filter(|id| file.is_of(*id));
-        match open(files, file, id, (mode, writable))? {
+        match open_certain(files, file, id, (mode, writable))? {
             Opened::Gone => continue,
             Opened::Newer(bits) => return Err(Error::UnsupportedFeatures { bits }),
             Opened::Foreign => {
@@ -203,7 +203,8 @@ fn may_follow(candidate: &Candidate, sequence: Sequence, boot_id: [u64; 2]) -> b
         return false;
     }
     // Records that may have reached the device before the header did.
-    let loose = segment.boot_id() != boot_id && candidate.trusted == 0 && candidate.limit > 0;
+    let loose =
+        !super::scan::is_of_boot(segment, boot_id) && candidate.trusted == 0 && candidate.limit > 0;
     match segment.predecessor() {
         Some((before, _)) if before >= sequence => before == sequence,
         Some((_, true)) => false,
@@ -245,6 +246,26 @@ fn take(
     seen.insert(file.sequence, ());
     let limit = super::scan::end_of(&segment);
     collected.candidates.push(Candidate::new(Arc::new(segment), limit, flaw));
+}
+
+/// As [`open`]; a file that the process before could not bring to the device for certain is copied
+/// to a new one first.
+fn open_certain(
+    files: &Files,
+    file: &SegmentFile,
+    listed: Option<SegmentId>,
+    how: (Recovery, bool),
+) -> Result<Opened, Error> {
+    let opened = open(files, file, listed, how)?;
+    if let (Opened::Segment(segment, None), (_, true)) = (&opened, how)
+        && !is_unused(segment)
+        && super::rewrite::is_uncertain(files, segment)
+    {
+        drop(opened);
+        super::rewrite::copy_file(files, &file.name)?;
+        return open(files, file, listed, how);
+    }
+    Ok(opened)
 }
 
 fn open(

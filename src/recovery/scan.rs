@@ -5,9 +5,10 @@ use crate::error::Error;
 use crate::format::header::Role;
 use crate::format::ids::{Lsn, SlotNumber};
 use crate::format::slot::{Kind, SlotBody, SlotState};
+use crate::fs::UNKNOWN_BOOT;
 use crate::memory::{Memory, MmapMemory};
 use crate::options::Recovery;
-use crate::report::{Damage, RecoveryReport};
+use crate::report::{Counted, Damage, RecoveryReport};
 use crate::segment::{Frame, Mark, Segment};
 use crate::sync::unmodelled::{AtomicU64, Ordering, thread};
 
@@ -46,6 +47,19 @@ pub(super) fn limit(
     mode: Recovery,
     report: &mut RecoveryReport,
 ) {
+    if mode != Recovery::Salvage && is_unknown(candidates, boot) {
+        report.counted = Counted::Each;
+        for candidate in candidates.iter_mut().filter(|candidate| candidate.flaw.is_none()) {
+            candidate.each = true;
+            if !candidate.holds_copies() {
+                candidate.unproven = unproven(candidate, true);
+                report.torn += candidate.unproven.len() as u64;
+                // Checked just now.
+                candidate.trusted = candidate.limit;
+            }
+        }
+        return;
+    }
     let mut cutting = false;
     let open_ended = open_ended(candidates);
     for (candidate, open_ended) in candidates.iter_mut().zip(open_ended) {
@@ -59,9 +73,10 @@ pub(super) fn limit(
         if candidate.holds_copies() {
             continue;
         }
-        if candidate.segment.boot_id() == boot && !cutting || wholly_durable && !open_ended {
+        if is_of_boot(&candidate.segment, boot) && !cutting || wholly_durable && !open_ended {
             continue;
         }
+        report.counted = Counted::Prefix;
         let valid = if cutting { candidate.trusted } else { valid_prefix(candidate) };
         report.scanned_bytes += u64::from(candidate.limit) * 32;
         if valid < candidate.limit {
@@ -73,6 +88,76 @@ pub(super) fn limit(
         // Checked just now.
         candidate.trusted = candidate.limit;
     }
+}
+
+/// Whether a segment was last open for writing under this boot. An unknown boot is none.
+pub(super) fn is_of_boot<M: Memory>(segment: &Segment<M>, boot: [u64; 2]) -> bool {
+    boot != UNKNOWN_BOOT && segment.boot_id() == boot
+}
+
+/// Whether something was not known to be durable, and nobody knows whether the system has booted
+/// since: now, or when it was written, the kernel did not tell the boot id.
+fn is_unknown(candidates: &[Candidate], boot: [u64; 2]) -> bool {
+    let log = || candidates.iter().filter(|c| c.flaw.is_none() && !c.holds_copies());
+    let unknown = || log().any(|candidate| candidate.segment.boot_id() == UNKNOWN_BOOT);
+    (boot == UNKNOWN_BOOT || unknown())
+        && log().any(|candidate| candidate.trusted < candidate.limit)
+}
+
+/// Whether a record above a durable end was found unsound though the system has not booted since:
+/// the page cache was lost, and what is there came from the device. Then batches count only whole.
+pub(super) fn has_lost_its_cache(candidates: &mut [Candidate]) -> bool {
+    if !candidates.iter().any(|candidate| candidate.walked.unsound && !candidate.each) {
+        return false;
+    }
+    for candidate in candidates.iter_mut().filter(|c| c.flaw.is_none() && !c.holds_copies()) {
+        candidate.each = true;
+        candidate.unproven = unproven(candidate, false);
+    }
+    true
+}
+
+/// Slots above the durable end that do not count where each record stands for itself: those of
+/// batches that are not whole, and with `singles` also single ones that do not hold.
+fn unproven(candidate: &Candidate, singles: bool) -> Vec<u32> {
+    let segment = &*candidate.segment;
+    let mut unproven = Vec::new();
+    // Of the batch that the walk is in: where it begins, and how many of its slots are to come.
+    let (mut head, mut members, mut whole) = (0, 0u32, true);
+    let end_batch = |head: u32, end: u32, whole: bool, unproven: &mut Vec<u32>| {
+        if !whole {
+            unproven.retain(|slot| *slot < head);
+            unproven.extend(head..end);
+        }
+    };
+    for (slot, state) in segment.slots(candidate.limit) {
+        if let SlotState::Batch(n, _) = state {
+            (head, members, whole) = (slot.0, n, true);
+            continue;
+        }
+        if slot.0 < candidate.durable() {
+            members = members.saturating_sub(1);
+            continue;
+        }
+        let holds = match state {
+            SlotState::Void => members == 0,
+            SlotState::Committed(kind, body) => check_once(segment, slot, kind, body).is_ok(),
+            _ => false,
+        };
+        if members > 0 {
+            whole &= holds;
+            members -= 1;
+            if members == 0 {
+                end_batch(head, slot.0 + 1, whole, &mut unproven);
+            }
+        } else if !holds && singles {
+            unproven.push(slot.0);
+        }
+    }
+    if members > 0 {
+        end_batch(head, candidate.limit, false, &mut unproven);
+    }
+    unproven
 }
 
 /// Of each segment, whether power loss may have taken its end without a trace: it has no seal,
@@ -195,6 +280,8 @@ pub(super) struct Walked {
     pub(super) end: Mark,
     /// There are slots that nobody has decided about.
     pub(super) undecided: bool,
+    /// A record that was not known to be durable does not hold.
+    pub(super) unsound: bool,
 }
 
 /// A store of fewer slots is scanned sooner than a thread is made to help.
@@ -287,6 +374,8 @@ fn scan(
             }
             Verdict::Nothing => {}
             Verdict::Lost(at, reason) => {
+                let committed = matches!(state, SlotState::Committed(..));
+                walked.unsound |= committed && slot.0 >= durable && !candidate.holds_copies();
                 report.corrupt += 1;
                 report.lose(damage_at(engine, segment, slot, (at, reason)));
             }
@@ -316,6 +405,9 @@ fn judge(
     report: &mut RecoveryReport,
 ) -> Verdict {
     let segment = &*candidate.segment;
+    if candidate.unproven.binary_search(&slot.0).is_ok() {
+        return Verdict::Nothing;
+    }
     // A copy that is not whole: what it was to be copied from still counts.
     let unfinished = candidate.holds_copies() && slot.0 >= decided;
     let trusted = slot.0 < candidate.trusted;
@@ -428,6 +520,15 @@ pub fn readable_id<M: Memory>(segment: &Segment<M>, slot: SlotNumber) -> Option<
 
 /// Names the records that a cut after power loss has cost.
 pub(super) fn name_cut(engine: &FileEngine, candidates: &[Candidate], report: &mut RecoveryReport) {
+    for candidate in candidates {
+        for slot in candidate.unproven.iter().map(|slot| SlotNumber(*slot)) {
+            if let SlotState::Committed(_, body) = candidate.segment.slot(slot) {
+                let why = "it does not prove itself, or its batch is not whole";
+                let at = body.offset.bytes();
+                report.lose(damage_at(engine, &candidate.segment, slot, (at, why)));
+            }
+        }
+    }
     for candidate in candidates.iter().filter(|candidate| candidate.cut) {
         let segment = &*candidate.segment;
         for (slot, state) in segment.slots(end_of(segment)) {

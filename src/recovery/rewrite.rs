@@ -1,0 +1,108 @@
+//! Segments that the process before this one could not bring to the device for certain.
+//!
+//! After a failed write-back the kernel marks the pages clean: the page cache shows data that is
+//! not on the device, later flushes of the file end well, and dirtying the pages again is not
+//! enough everywhere. The failure is reported once to each open file, so an opening may not hear
+//! of it. Hence the note in the header ([D10], DESIGN 8), and what an opening for writing under
+//! the same boot does about it, before it promises anything:
+//!
+//! - *Failed*: everything that the page cache shows is copied to a new file, which is synced and
+//!   takes the name of the old one.
+//! - *Begun*: the process was killed inside a flush, which may have failed. The file is flushed,
+//!   and everything above the durable end is read from the device, past the page cache, and
+//!   compared. If that cannot be done, or shows other bytes, the file is copied as above.
+
+use super::scan;
+use crate::error::Error;
+use crate::files::Files;
+use crate::format::header::{DIRECTORY_AT, FLUSH_AT, FlushNote};
+use crate::format::ids::SlotNumber;
+use crate::memory::{Memory, MmapMemory};
+use crate::segment::Segment;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// What is copied or compared at a time, and what reads past the page cache are aligned to.
+const BLOCK_BYTES: usize = 1 << 20;
+const ALIGNMENT: usize = 4096;
+
+/// Whether the segment's file must be copied before anything in it is promised. For a segment of
+/// which nobody has a reference yet.
+pub(super) fn is_uncertain(files: &Files, segment: &Segment<MmapMemory>) -> bool {
+    match segment.flush_note(files.boot_id()) {
+        FlushNote::Ended => false,
+        FlushNote::Failed => true,
+        FlushNote::Begun => {
+            let certain = segment.memory().flush().is_ok() && is_on_device(files, segment);
+            if certain {
+                segment.note_flush(FlushNote::Ended, files.boot_id());
+            }
+            !certain
+        }
+    }
+}
+
+/// Whether the device holds what the page cache shows of the slots above the durable end, and of
+/// their frames. `false` also where it cannot be asked.
+fn is_on_device(files: &Files, segment: &Segment<MmapMemory>) -> bool {
+    let name = crate::fs::segment_name(segment.sequence(), segment.salt());
+    let directory = files.directory();
+    let (Ok(cached), Ok(direct)) = (directory.open_to_read(&name), directory.open_direct(&name))
+    else {
+        return false;
+    };
+    let (from, end) = (segment.durable_end(), scan::end_of(segment));
+    let mut walk = segment.slots(end);
+    let mut top = walk.mark().floor.bytes();
+    while walk.mark().slot < end && walk.next().is_some() {
+        if walk.mark().slot <= from {
+            top = walk.mark().floor.bytes();
+        }
+    }
+    let slots = segment.slot_offset(SlotNumber(from))..segment.slot_offset(SlotNumber(end));
+    let frames = walk.mark().floor.bytes()..top;
+    [slots, frames].into_iter().all(|range| {
+        let from = range.start.max(DIRECTORY_AT) / ALIGNMENT * ALIGNMENT;
+        let to = range.end.next_multiple_of(ALIGNMENT).min(segment.memory().len());
+        is_equal(&cached, &direct, from..to).is_ok_and(|equal| equal)
+    })
+}
+
+fn is_equal(cached: &File, direct: &File, range: std::ops::Range<usize>) -> std::io::Result<bool> {
+    // A mapping begins at a page, as such reads demand.
+    let mut aligned = memmap2::MmapOptions::new().len(BLOCK_BYTES).map_anon()?;
+    let mut bytes = vec![0; BLOCK_BYTES];
+    for at in range.clone().step_by(BLOCK_BYTES) {
+        let len = BLOCK_BYTES.min(range.end - at);
+        direct.read_exact_at(&mut aligned[..len], at as u64)?;
+        cached.read_exact_at(&mut bytes[..len], at as u64)?;
+        if aligned[..len] != bytes[..len] {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Copies a segment's file as the page cache shows it, without the note of the flush, to a new one
+/// that is synced and takes its name. A crash leaves the old file or the new one. Stretches of
+/// zeros are allocated and not written.
+pub(super) fn copy_file(files: &Files, name: &str) -> Result<(), Error> {
+    let from = files.directory().open_to_read(name)?;
+    let (new, to) = files.new_file(name)?;
+    let mut bytes = vec![0; BLOCK_BYTES];
+    let end = files.segment_bytes() as usize;
+    for at in (0..end).step_by(BLOCK_BYTES) {
+        let part = &mut bytes[..BLOCK_BYTES.min(end - at)];
+        from.read_exact_at(part, at as u64)?;
+        if at == 0 {
+            part[FLUSH_AT..FLUSH_AT + 8].fill(0);
+        }
+        for (n, page) in part.chunks(ALIGNMENT).enumerate() {
+            if page.iter().any(|&byte| byte != 0) {
+                let at = (at + n * ALIGNMENT) as u64;
+                to.write_all_at(page, at).map_err(crate::fs::no_room)?;
+            }
+        }
+    }
+    new.finish(&to)
+}

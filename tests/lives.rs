@@ -1,0 +1,261 @@
+//! What an opening may rely on of the process before it: flushes that failed or were cut short, a
+//! kernel that does not tell the boot id, a page cache that was lost. Invariant: what is promised is
+//! on the device, and what survived is not given up without need.
+#![cfg(test)]
+
+#[path = "common/child.rs"]
+mod child;
+#[path = "lives/disk.rs"]
+mod disk;
+
+use child::{Role, role, say, wait};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use stratalog::internals::format::checksum::Salt;
+use stratalog::internals::format::header::{BOOT_AT, FLUSH_AT, FlushNote, Identity, encode_flush};
+use stratalog::{Batch, Compaction, Counted, Error, Options, Store};
+
+fn options() -> Options {
+    Options::new()
+        .dimension(16)
+        .segment_size(1 << 20)
+        .compaction(Compaction::Manual)
+        .flush_interval(None)
+}
+
+fn id(n: usize) -> String {
+    format!("id-{n}")
+}
+
+fn put(store: &Store, n: usize) -> stratalog::Lsn {
+    store.put(id(n), &[n as f32; 16], vec![n as u8 + 1; 5000]).unwrap()
+}
+
+fn put_all(store: &Store, ids: std::ops::Range<usize>) {
+    for n in ids {
+        put(store, n);
+    }
+}
+
+fn has(store: &Store, n: usize) -> bool {
+    let found = store.get_owned(id(n));
+    matches!(found, Ok(Some(record)) if record.content == vec![n as u8 + 1; 5000])
+}
+
+fn segments(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<_> = entries.filter(|p| p.extension().is_some_and(|e| e == "seg")).collect();
+    found.sort();
+    found
+}
+
+/// Copies an open store's files: the state that a kill at this moment leaves.
+fn killed(store: &Store, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(store.path()).unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, to.join(from.file_name().unwrap())).unwrap();
+    }
+}
+
+fn edit(path: &Path, at: usize, bytes: &[u8]) {
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(bytes, at as u64).unwrap();
+}
+
+fn read<const N: usize>(path: &Path, at: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    std::fs::File::open(path).unwrap().read_exact_at(&mut bytes, at as u64).unwrap();
+    bytes
+}
+
+fn salt_of(segment: &Path) -> Salt {
+    Identity::decode(&read(segment, 0)).unwrap().salt
+}
+
+fn boot_of(segment: &Path) -> [u64; 2] {
+    [0, 8].map(|at| u64::from_le_bytes(read(segment, BOOT_AT + at)))
+}
+
+/// Damages one byte of a record's content, wherever its frame lies.
+fn damage(segment: &Path, n: usize) {
+    let bytes = std::fs::read(segment).unwrap();
+    let needle = vec![n as u8 + 1; 4000];
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    edit(segment, at + 100, &[0xFF]);
+}
+
+/// Records 0 to 9, then a batch of 10 to 12, then 13 to 19; nothing flushed.
+fn unflushed(path: &Path) -> Store {
+    let store = options().open(path).unwrap();
+    put_all(&store, 0..10);
+    let mut batch = Batch::new();
+    for n in 10..13 {
+        batch.put(id(n), &[n as f32; 16], vec![n as u8 + 1; 5000]);
+    }
+    store.write(batch).unwrap();
+    put_all(&store, 13..20);
+    store
+}
+
+/// H7: with the boot id hidden each kill looked like power loss, and survivors were cut.
+#[test]
+fn under_an_unknown_boot_each_record_that_proves_itself_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = unflushed(&dir.path().join("s"));
+    for (damaged, lost) in [(None, vec![]), (Some(3), vec![3]), (Some(11), vec![10, 11, 12])] {
+        let copy = dir.path().join(format!("copy-{damaged:?}"));
+        killed(&store, &copy);
+        let segment = segments(&copy).remove(0);
+        edit(&segment, BOOT_AT, &[0; 16]);
+        if let Some(n) = damaged {
+            damage(&segment, n);
+        }
+        let before = store.stats().tail;
+        for read_only in [true, false, false] {
+            let store = options().read_only(read_only).open(&copy).unwrap();
+            for n in 0..20 {
+                assert_eq!(has(&store, n), !lost.contains(&n), "{n}, {damaged:?} was damaged");
+                assert_eq!(store.contains(id(n)), !lost.contains(&n), "{n}");
+            }
+        }
+        let store = options().open(&copy).unwrap();
+        assert!(put(&store, 99) >= before, "an LSN is given twice");
+        store.close().unwrap();
+        assert_eq!(options().open(&copy).unwrap().recovery().counted, Counted::All);
+    }
+}
+
+#[test]
+fn an_opening_says_by_which_rule_it_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = unflushed(&dir.path().join("s"));
+    let boot = |copy: &Path, id: [u8; 16]| edit(&segments(copy)[0], BOOT_AT, &id);
+    for (name, expected) in [("a", Counted::All), ("b", Counted::Each), ("c", Counted::Prefix)] {
+        let copy = dir.path().join(name);
+        killed(&store, &copy);
+        match expected {
+            Counted::Each => boot(&copy, [0; 16]),
+            Counted::Prefix => boot(&copy, [7; 16]),
+            _ => {}
+        }
+        let store = options().open(&copy).unwrap();
+        assert_eq!(store.recovery().counted, expected);
+        assert_eq!(store.len(), 20);
+    }
+}
+
+/// An unsound record above the durable end, in the same boot: the page cache was lost.
+#[test]
+fn a_page_cache_that_was_lost_without_a_reboot_cuts_nothing_and_no_lsn_is_given_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = unflushed(&dir.path().join("s"));
+    let copy = dir.path().join("copy");
+    killed(&store, &copy);
+    damage(&segments(&copy)[0], 11);
+    let before = store.stats().tail;
+    let store = options().open(&copy).unwrap();
+    assert_eq!(store.recovery().counted, Counted::Each);
+    for n in 0..20 {
+        assert_eq!(store.contains(id(n)), !(10..13).contains(&n), "{n}: a batch counts whole");
+    }
+    assert!(put(&store, 99).as_u64() >> 24 > before.as_u64() >> 24, "slots may have been lost");
+}
+
+/// C3, the note: the file is copied if a flush has failed, and kept if the device has it all.
+#[test]
+fn a_file_whose_flush_failed_is_copied_and_one_whose_flush_was_cut_short_is_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = unflushed(&dir.path().join("s"));
+    for (note, same_boot, copied) in [
+        (FlushNote::Failed, true, true),
+        (FlushNote::Failed, false, false),
+        (FlushNote::Begun, true, false),
+    ] {
+        let copy = dir.path().join(format!("{note:?} {same_boot}"));
+        killed(&store, &copy);
+        let segment = segments(&copy).remove(0);
+        let boot = if same_boot { boot_of(&segment) } else { [5, 5] };
+        let word = encode_flush(note, boot, salt_of(&segment));
+        edit(&segment, FLUSH_AT, &word.to_le_bytes());
+        let inode = std::fs::metadata(&segment).unwrap().ino();
+        let read_only = options().read_only(true).open(&copy).unwrap();
+        assert_eq!(read_only.len(), 20);
+        drop(read_only);
+        assert_eq!(std::fs::metadata(&segment).unwrap().ino(), inode, "a reader changes nothing");
+        let store = options().open(&copy).unwrap();
+        let is_new = std::fs::metadata(&segment).unwrap().ino() != inode;
+        assert_eq!(is_new, copied, "{note:?} {same_boot}");
+        assert!((0..20).all(|n| has(&store, n)), "{note:?} {same_boot}");
+        assert!(store.verify().unwrap().is_clean());
+        store.sync().unwrap();
+        drop(store);
+        assert_eq!(segments(&copy).len(), 1);
+    }
+}
+
+/// Children of these tests.
+#[test]
+fn roles() {
+    let Some((role, place)) = role() else { return };
+    assert_eq!(role, "writer");
+    wait();
+    let store = options().open(&place).unwrap();
+    put_all(&store, 0..20);
+    say("written");
+    wait();
+}
+
+/// C3 on a file system whose device fails for a while.
+#[test]
+fn after_a_failed_flush_and_reopening_what_is_promised_is_on_the_device() {
+    let Some(disk) = disk::Failing::new() else { return };
+    let path = disk.path().join("s");
+    let store = options().open(&path).unwrap();
+    put_all(&store, 0..10);
+    store.sync().unwrap();
+    store.sync().unwrap();
+    disk.fail(true);
+    put_all(&store, 10..30);
+    assert!(matches!(store.sync(), Err(Error::FlushFailed(_))), "the device did not fail");
+    assert!(matches!(store.put("x", &[1.0; 16], "x"), Err(Error::FlushFailed(_))));
+    assert!(store.close().is_err());
+    disk.fail(false);
+    let store = options().open(&path).unwrap();
+    assert!((0..30).all(|n| has(&store, n)), "the page cache has it");
+    store.sync().unwrap();
+    store.close().unwrap();
+    disk.lose_the_page_cache();
+    let store = options().open(&path).unwrap();
+    let lost: Vec<_> = (0..30).filter(|n| !has(&store, *n)).collect();
+    assert!(lost.is_empty(), "{lost:?} were promised and are gone: {:?}", store.recovery());
+    drop(store);
+}
+
+/// C3: the process is killed before any flush, and the kernel fails to write back by itself.
+#[test]
+fn a_write_back_error_that_nobody_has_seen_reaches_the_next_opening() {
+    let Some(disk) = disk::Failing::new() else { return };
+    let path = disk.path().join("s");
+    let store = options().open(&path).unwrap();
+    store.put("first", &[0.0; 16], "x").unwrap();
+    store.close().unwrap();
+    let mut child = Role::play("writer", &path, 1024);
+    child.go_on();
+    assert_eq!(child.hear().as_deref(), Some("written"));
+    disk.fail(true);
+    disk.write_back();
+    child.kill();
+    disk.fail(false);
+    let store = options().open(&path).unwrap();
+    let told = store.sync();
+    drop(store);
+    let store = options().open(&path).unwrap();
+    store.sync().unwrap();
+    store.close().unwrap();
+    disk.lose_the_page_cache();
+    let store = options().open(&path).unwrap();
+    let lost: Vec<_> = (0..20).filter(|n| !has(&store, *n)).collect();
+    assert!(lost.is_empty(), "{lost:?} are gone; the first sync said {told:?}");
+    drop(store);
+}
