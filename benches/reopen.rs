@@ -38,7 +38,7 @@ const SUM_STEP: usize = 1 << 18;
 
 /// Where a segment's header says what is durable. Without that, a closed store is as one whose
 /// process was killed before its first flush.
-const DURABLE_AT: u64 = 128;
+const DURABLE_AT: u64 = 192;
 
 fn segments(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     let entries = std::fs::read_dir(path)?.collect::<Result<Vec<_>, _>>()?;

@@ -44,7 +44,8 @@ for target in "${targets[@]}"; do
     mkdir -p "$new"
     # No longer than what the target reads; more would only be slower to mutate.
     case $target in
-        slot | frame | segment_header) longest=80 ;;
+        slot | frame) longest=80 ;;
+        segment_header) longest=144 ;;
         store | calls) longest=96 ;;
         manifest) longest=512 ;;
         *) longest=1024 ;;

@@ -54,7 +54,7 @@ impl Batch {
         Self::default()
     }
 
-    /// Adds a put. Of several writes of one id, the last one wins.
+    /// Adds a put. Of several writes of one id in a batch only the last is written.
     pub fn put(
         &mut self,
         id: impl AsRef<[u8]>,
@@ -94,6 +94,7 @@ impl Batch {
                 embedding: &self.embeddings[embedding_from..operation.embedding_end],
                 content: &self.bytes[operation.id_end..operation.content_end],
                 expiry: operation.expiry,
+                created_ns: None,
             };
             (bytes_from, embedding_from) = (operation.content_end, operation.embedding_end);
             (operation.kind, record)

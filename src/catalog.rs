@@ -58,6 +58,8 @@ struct State {
     floor: Sequence,
     /// Dropped, and their files may still come back with a power cut.
     dropped: Vec<SegmentId>,
+    /// The incarnation that it named last.
+    incarnation: u64,
 }
 
 impl Catalog {
@@ -67,7 +69,8 @@ impl Catalog {
     pub fn new(missing: Vec<SegmentId>, manifest: &Manifest, rebuilt: bool) -> Self {
         let floor = if rebuilt { Sequence(0) } else { manifest.next_sequence };
         let (named, dropped) = (manifest.segments.clone(), manifest.dropped.clone());
-        let state = Mutex::new(State { named, floor, dropped });
+        let incarnation = manifest.nature.incarnation;
+        let state = Mutex::new(State { named, floor, dropped, incarnation });
         Self { missing, state, retained: Mutex::default() }
     }
 
@@ -80,8 +83,25 @@ impl Catalog {
     pub fn update(&self, engine: &FileEngine) -> Result<(), Error> {
         let mut state = lock(&self.state);
         let (floor, named) = self.names(engine, &[]);
-        if state.named != named || state.floor != floor {
+        let is_new = state.incarnation != engine.log().source().incarnation();
+        if is_new || state.named != named || state.floor != floor {
             Self::write(engine, &mut state, (floor, named), &[])?;
+        }
+        Ok(())
+    }
+
+    /// Begins a new incarnation: for a recovery that is about to give up writes that a reader may
+    /// have seen, before it makes that permanent. Otherwise a crash in between would hide that
+    /// they were given up. `manifest` is the one that was found.
+    ///
+    /// If the disk is full the next manifest names the new incarnation.
+    pub fn begin_incarnation(&self, files: &Files, manifest: &Manifest) -> Result<(), Error> {
+        files.begin_incarnation();
+        let (segments, dropped) = (manifest.segments.clone(), manifest.dropped.clone());
+        match files.write_manifest(manifest.next_sequence, segments, dropped) {
+            Ok(()) => lock(&self.state).incarnation = files.incarnation(),
+            Err(Error::StorageFull) => {}
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -168,8 +188,10 @@ impl Catalog {
         gone: &[SegmentId],
     ) -> Result<(), Error> {
         let dropped = state.dropped.iter().chain(gone).copied().collect();
-        engine.log().source().write_manifest(floor, named.clone(), dropped)?;
-        (state.named, state.floor) = (named, floor);
+        let files = engine.log().source();
+        let incarnation = files.incarnation();
+        files.write_manifest(floor, named.clone(), dropped)?;
+        *state = State { named, floor, dropped: std::mem::take(&mut state.dropped), incarnation };
         Ok(())
     }
 }

@@ -54,7 +54,7 @@ const WAITING_MAX: usize = 8;
 /// So many do not wait until the segment that made them dead is full.
 const WAITING_MANY: usize = 4;
 /// How many sweeps a compaction by hand waits for, before the background is left to see to it.
-const SWEEPS: u64 = 4;
+const SWEEPS: u64 = 10;
 /// How long, should there be none.
 const RECLAIM_MAX: Duration = Duration::from_secs(1);
 /// How long it sleeps for its rate before it looks whether it is to stop.
@@ -164,8 +164,8 @@ impl Compactor<'_> {
             self.durability.sync(self.engine)?;
             let mut removed = self.empty_all(self.choose_all(), outputs, report, tell)?;
             let mut needed = u64::MAX;
-            // A tombstone stays while an older version of its id may stand in another segment, which
-            // this run may have emptied later: then it goes in one more pass.
+            // A tombstone stays while an older version of its id may stand in another segment,
+            // which this run may have emptied later: then it goes in one more pass.
             while removed > 0 && (1..needed).contains(&self.needed_bytes()) {
                 needed = self.needed_bytes();
                 self.close_tombstones(outputs)?;
@@ -238,7 +238,7 @@ impl Compactor<'_> {
             if group.is_empty() {
                 return Ok(());
             }
-            let Some(emptied) = self.empty_group(group, outputs)? else { continue };
+            let Some(emptied) = self.empty_group(group, outputs)? else { return Ok(()) };
             waiting.push_back(emptied);
             if waiting.len() >= WAITING_MANY {
                 self.durability.ask();

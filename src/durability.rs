@@ -21,16 +21,14 @@
 //! D5: the seal of a segment that is full is stored before the flush that makes it durable, and so
 //! before anything in a younger one is. A segment without a seal after power loss, which is not the
 //! youngest, was not wholly durable, and nothing behind it was.
-//!
-//! Copies that compaction makes are flushed here too, by the compactor, and never while somebody
-//! waits for the log: the two touch different segments and share nothing but the first failure. D9:
-//! a segment is dropped only by who shows a [`Covered`], which is made after a flush that began
-//! once its records had been moved, and that covered every segment for copies that is not settled,
-//! whichever process made it.
+
+mod copies;
+
+pub use copies::Covered;
 
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::format::header::{FlushNote, Role};
+use crate::format::header::FlushNote;
 use crate::format::ids::{Lsn, SlotNumber};
 use crate::format::slot::SlotState;
 use crate::log::Source;
@@ -59,11 +57,6 @@ pub struct Durability {
     failed: OnceLock<String>,
     durable: AtomicU64,
 }
-
-/// Shows that what dropped segments leave behind is on the device [D9].
-#[derive(Debug)]
-#[must_use = "it is needed to drop segments"]
-pub struct Covered(());
 
 /// Whose turn it is to flush.
 #[derive(Debug, Default)]
@@ -497,58 +490,9 @@ impl Durability {
         Ok(())
     }
 
-    /// Brings copies to the device that nothing leads to yet: before records are moved to them [R3].
-    pub fn flush_copies<M: Memory>(&self, segment: &Segment<M>) -> Result<(), Error> {
-        segment.prepare_flush(end_mark(segment));
-        self.flush(segment)
-    }
-
-    /// Brings everything to the device that dropping segments relies on: the log up to `needs`, and
-    /// every segment for copies that is not settled [D9]. For the compactor, after it has moved
-    /// what it means to move.
-    pub fn cover<M: Memory, S: Source<M>, const N: usize>(
-        &self,
-        engine: &Engine<M, S, N>,
-        needs: Lsn,
-    ) -> Result<Covered, Error> {
-        self.wait(engine, needs)?;
-        let copies = {
-            let guard = engine.epoch().pin();
-            let copies = engine.log().table().unsettled(&guard);
-            let copies = copies.filter(|s| s.role() == Role::Copies && !s.is_dropped());
-            engine.log().counted(&guard, copies)
-        };
-        for segment in copies {
-            self.sync_copies(&segment)?;
-        }
-        Ok(Covered(()))
-    }
-
-    /// Flushes a segment for copies after records were moved to it, and records that. A closed one
-    /// returns the space between its slots and its frames, and is settled.
-    pub fn sync_copies<M: Memory>(&self, segment: &Segment<M>) -> Result<(), Error> {
-        if segment.is_settled() {
-            return Ok(());
-        }
-        let mark = end_mark(segment);
-        segment.prepare_flush(mark);
-        self.flush(segment)?;
-        segment.set_durable_end(mark.slot);
-        segment.set_flushed(mark);
-        if segment.is_full() {
-            let from = segment.slot_offset(SlotNumber(mark.slot));
-            // Where the file system cannot do it, the space stays allocated. Nothing may be stored
-            // after it: a store to a large folio allocates all of that again.
-            segment.memory().give_back(from, mark.floor.bytes()).unwrap_or(());
-            self.flush_header(segment)?;
-            segment.set_settled(true);
-        }
-        Ok(())
-    }
-
     /// A flush of new records. The first failure is the last one [D3]. The segment says meanwhile
-    /// that a flush has begun: a process that is killed inside the call may be the only one that the
-    /// kernel tells of a failure.
+    /// that a flush has begun: a process that is killed inside the call may be the only one that
+    /// the kernel tells of a failure.
     pub fn flush<M: Memory>(&self, segment: &Segment<M>) -> Result<(), Error> {
         self.check()?;
         segment.note_flush(FlushNote::Begun, self.boot_id);
@@ -573,13 +517,6 @@ fn to_flush<M: Memory, S: Source<M>, const N: usize>(
 ) -> Vec<Arc<Segment<M>>> {
     let guard = engine.epoch().pin();
     engine.log().to_flush(&guard)
-}
-
-/// Where the slots taken so far end, and their frames begin.
-fn end_mark<M: Memory>(segment: &Segment<M>) -> Mark {
-    let mut walk = segment.slots_from(segment.flushed(), segment.slots_end());
-    walk.by_ref().for_each(drop);
-    walk.mark()
 }
 
 /// Sees to it that every granted slot from a mark on is decided; how far it came.

@@ -82,6 +82,16 @@ pub enum Error {
         /// Highest version known here.
         supported: u32,
     },
+    /// The store uses features of a newer version of the format that this program does not know.
+    #[error(
+        "the store uses features that this program does not know (bits {bits:#x}); open it with \
+             the program that wrote it, or a newer one; if they concern only writing, it can still \
+             be opened for reading"
+    )]
+    UnsupportedFeatures {
+        /// The features that forbid this opening, a bit each.
+        bits: u64,
+    },
     /// Another handle or process has the store open for writing.
     #[error("{} is open for writing in another handle or process (its LOCK file names which); \
              close that one, or open with read_only(true)", .0.display())]
@@ -89,6 +99,13 @@ pub enum Error {
     /// The handle was opened read-only.
     #[error("the store was opened read-only")]
     ReadOnly,
+    /// A write, or anything else that needs the store's threads, in a child process that inherited
+    /// the store by `fork`. Reads work there. Nothing was changed.
+    #[error(
+        "this process inherited the store by fork and may only read it; use the store in the \
+             process that opened it, or close it there and open it here"
+    )]
+    Forked,
     /// The file system has no room for another segment. Nothing acknowledged is lost; writes work
     /// again once there is room.
     #[error(

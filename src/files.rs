@@ -2,9 +2,9 @@
 
 use crate::error::Error;
 use crate::format::checksum::Salt;
-use crate::format::header::{DIRECTORY_AT, Identity, Role, SegmentId, StoreId};
+use crate::format::header::{DIRECTORY_AT, Features, Identity, Role, SegmentId, StoreId};
 use crate::format::ids::Sequence;
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, Nature};
 use crate::fs;
 use crate::log::{Need, Source};
 use crate::memory::{Folios, MmapMemory};
@@ -12,7 +12,7 @@ use crate::segment::Segment;
 use crate::sync::lock;
 use crate::sync::unmodelled::{AtomicU64, Mutex, Ordering};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Wakes the background threads. A writer only adds to a counter and unparks them.
@@ -62,10 +62,12 @@ type Spares = [Option<(fs::NewSegmentFile, File)>; 2];
 /// Makes segment files, and knows their names.
 #[derive(Debug)]
 pub struct Files {
-    directory: PathBuf,
+    directory: fs::Directory,
     store: StoreId,
     dimension: u32,
     segment_bytes: u64,
+    /// What the next manifest is to say besides the segments.
+    nature: Mutex<Nature>,
     boot_id: [u64; 2],
     /// Room kept back on a disk that is nearly full: for removals, and for what compaction copies.
     spares: Mutex<Spares>,
@@ -75,12 +77,13 @@ pub struct Files {
 
 impl Files {
     /// The files of one store.
-    pub fn new(directory: &Path, manifest: &Manifest) -> Result<Self, Error> {
+    pub fn new(directory: &fs::Directory, manifest: &Manifest) -> Result<Self, Error> {
         Ok(Self {
-            directory: directory.to_owned(),
+            directory: directory.clone(),
             store: manifest.store,
             dimension: manifest.dimension,
             segment_bytes: manifest.segment_bytes,
+            nature: Mutex::new(manifest.nature.clone()),
             boot_id: fs::boot_id()?,
             spares: Mutex::default(),
             bell: Bell::default(),
@@ -95,7 +98,7 @@ impl Files {
 
     /// The store's directory.
     #[must_use]
-    pub fn directory(&self) -> &Path {
+    pub fn directory(&self) -> &fs::Directory {
         &self.directory
     }
 
@@ -117,13 +120,26 @@ impl Files {
             segment_bytes: self.segment_bytes,
             directory_at: DIRECTORY_AT as u32,
             role,
+            features: Features::default(),
         }
     }
 
-    /// The file of a segment.
+    /// The incarnation that the next manifest names.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        lock(&self.nature).incarnation
+    }
+
+    /// Has the next manifest name a new incarnation.
+    pub fn begin_incarnation(&self) {
+        let mut nature = lock(&self.nature);
+        nature.incarnation = nature.incarnation.wrapping_add(1);
+    }
+
+    /// The path of a segment's file, for messages only [F1].
     #[must_use]
     pub fn path_of(&self, sequence: Sequence, salt: Salt) -> PathBuf {
-        self.directory.join(fs::segment_name(sequence, salt))
+        self.directory.path().join(fs::segment_name(sequence, salt))
     }
 
     /// Replaces the manifest: these segments, and all that are younger; and none of these.
@@ -140,16 +156,17 @@ impl Files {
             next_sequence,
             segments,
             dropped,
+            nature: lock(&self.nature).clone(),
         };
-        fs::replace(&self.directory, fs::MANIFEST, &manifest.encode())
+        self.directory.replace(fs::MANIFEST, &manifest.encode())
     }
 
     /// Removes the files of segments, and makes that durable.
     pub fn remove_files(&self, segments: &[SegmentId]) -> std::io::Result<()> {
         for segment in segments {
-            fs::remove_if_there(&self.path_of(segment.sequence, segment.salt))?;
+            self.directory.remove_if_there(&fs::segment_name(segment.sequence, segment.salt))?;
         }
-        fs::sync_directory(&self.directory)
+        self.directory.sync()
     }
 }
 
@@ -157,7 +174,7 @@ impl Files {
     /// The files of a copy of this store, in another directory, and its manifest.
     pub fn of_copy(
         &self,
-        directory: &Path,
+        directory: &fs::Directory,
         next_sequence: Sequence,
         segments: Vec<SegmentId>,
     ) -> Result<(Self, Manifest), Error> {
@@ -168,6 +185,8 @@ impl Files {
             next_sequence,
             segments,
             dropped: Vec::new(),
+            // A store of its own, written by this version.
+            nature: Nature::default(),
         };
         Ok((Self::new(directory, &manifest)?, manifest))
     }
@@ -214,7 +233,7 @@ impl Files {
     }
 
     fn keep_spares_in(&self, spares: &mut Spares) -> Result<bool, Error> {
-        let free = fs::free_bytes(&self.directory)?;
+        let free = self.directory.free_bytes()?;
         let near = self.segment_bytes.saturating_mul(NEARLY_FULL);
         for (spare, name) in spares.iter_mut().zip(fs::SPARES) {
             if free > near.saturating_mul(2) {
@@ -259,7 +278,7 @@ impl Source<MmapMemory> for Files {
     fn discard(&self, segment: &Segment<MmapMemory>) {
         let name = fs::segment_name(segment.sequence(), segment.salt());
         // A file that stays is blank; the next opening removes it.
-        drop(fs::remove_segment(&self.directory, &name));
+        drop(self.directory.remove_segment(&name));
     }
 
     fn wake(&self) {
@@ -267,7 +286,7 @@ impl Source<MmapMemory> for Files {
     }
 
     fn disk_bytes(&self, segment: &Segment<MmapMemory>) -> u64 {
-        fs::allocated_bytes(&self.path_of(segment.sequence(), segment.salt()))
+        self.directory.allocated_bytes(&fs::segment_name(segment.sequence(), segment.salt()))
     }
 
     fn keep_room(&self) {

@@ -36,6 +36,12 @@
 //! The files belong to the store while it is open. Another program that truncates one makes the
 //! next touch of the lost pages a SIGBUS, as does a medium that cannot be read; the lock keeps
 //! other writers of this crate away, and permissions (directories 0700, files 0600) other users.
+//!
+//! # Child processes
+//!
+//! A child process that inherits an open store by `fork` may read it, and sees the records as of
+//! the fork. Its writes are [`Error::Forked`] and change nothing. Dropping its copy of the store
+//! leaves the parent's lock, files and threads alone.
 
 #[cfg(not(stratalog_loom))]
 mod batch;
@@ -71,6 +77,8 @@ mod options;
 mod pacing;
 #[cfg(not(stratalog_loom))]
 mod preparation;
+#[cfg(not(stratalog_loom))]
+mod process;
 #[cfg(not(stratalog_loom))]
 mod record;
 #[cfg(not(stratalog_loom))]
@@ -119,6 +127,16 @@ pub mod internals {
     pub use crate::levels::Levels;
     pub use crate::log::{Log, Need, SegmentTable, Source};
     pub use crate::memory::{HeapMemory, Memory};
+
+    /// The same record with another time of creation: for `stratalog salvage`, which writes records
+    /// anew. Not for batches.
+    #[cfg(not(stratalog_loom))]
+    pub fn with_created(
+        record: crate::NewRecord<'_>,
+        created: std::time::SystemTime,
+    ) -> crate::NewRecord<'_> {
+        record.created_at(created)
+    }
 
     /// An LSN from its number.
     #[must_use]

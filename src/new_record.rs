@@ -52,6 +52,8 @@ pub struct NewRecord<'a> {
     pub(crate) embedding: &'a [f32],
     pub(crate) content: &'a [u8],
     pub(crate) expiry: Expiry,
+    /// Nanoseconds since 1970, if it is not created now.
+    pub(crate) created_ns: Option<u64>,
 }
 
 impl<'a> NewRecord<'a> {
@@ -62,7 +64,12 @@ impl<'a> NewRecord<'a> {
         content: &'a (impl AsRef<[u8]> + ?Sized),
     ) -> Self {
         let (id, content) = (id.as_ref(), content.as_ref());
-        Self { id, embedding, content, expiry: Expiry::AsStore }
+        Self { id, embedding, content, expiry: Expiry::AsStore, created_ns: None }
+    }
+
+    pub(crate) fn created_at(mut self, moment: SystemTime) -> Self {
+        self.created_ns = Some(clock::nanoseconds(moment));
+        self
     }
 
     /// It is there no more after this time.

@@ -103,9 +103,9 @@ impl Candidate {
         }
     }
 
-    /// Whether nothing of it is left to flush: every slot lies below the durable end that its header
-    /// states, which reached the header after the flush that it speaks of. In a segment for copies
-    /// it is stated only once records were moved there, so this covers what puts them in force [D9].
+    /// Whether nothing of it is left to flush: every slot lies below the durable end that its
+    /// header states, which was stored after the flush that it speaks of. In a segment for copies
+    /// it is stored only once records were moved there, so it covers what puts them in force [D9].
     fn is_settled(&self) -> bool {
         let all = self.durable() == self.limit && !self.cut && self.segment.sealed().is_some();
         // What has a flaw is never written to.
@@ -168,7 +168,7 @@ pub fn recover(
     let catalog = Catalog::new(missing, manifest, basis.rebuilt);
     let mut leftovers = Leftovers::default();
     if writable {
-        crate::fs::remove_temporaries(engine.log().source().directory())?;
+        begin_writing(&engine, (basis, mode), &candidates, &catalog)?;
         if mode == Recovery::Salvage {
             salvage::void_torn(&candidates);
         } else {
@@ -190,6 +190,23 @@ pub fn recover(
     report.missing_segments = catalog.missing().len() as u64;
     report.elapsed = started.elapsed();
     Ok(Some(Recovered { engine, durability, report, damage, catalog, leftovers }))
+}
+
+/// What comes before the first change of a segment: temporary files are removed, and a new
+/// incarnation begins if this opening gives up a write that a reader may have seen. A rebuilt
+/// manifest has a new one already.
+fn begin_writing(
+    engine: &FileEngine,
+    (basis, mode): (&Basis, Recovery),
+    candidates: &[Candidate],
+    catalog: &Catalog,
+) -> Result<(), Error> {
+    engine.log().source().directory().remove_temporaries()?;
+    let gives_up = mode == Recovery::Salvage || candidates.iter().any(|candidate| candidate.cut);
+    if gives_up && !basis.rebuilt {
+        catalog.begin_incarnation(engine.log().source(), &basis.manifest)?;
+    }
+    Ok(())
 }
 
 /// Whether the power may have failed since the store was open for writing.
@@ -314,7 +331,7 @@ pub fn tidy_up(engine: &FileEngine, catalog: &Catalog, leftovers: Leftovers) -> 
     }
     for id in leftovers.blank {
         let name = crate::fs::segment_name(id.sequence, id.salt);
-        crate::fs::remove_segment(files.directory(), &name)?;
+        files.directory().remove_segment(&name)?;
     }
     catalog::remove_dropped(files, &leftovers.dropped)
 }

@@ -14,7 +14,7 @@ pub use pinned::{GetMany, Iter, Pinned};
 pub use search::Hit;
 pub use upkeep::lock_holder;
 
-use crate::catalog::FileEngine;
+use crate::catalog::{FileEngine, Retained};
 use crate::engine::Damaged;
 use crate::error::Error;
 use crate::format::frame::ID_BYTES_MAX;
@@ -25,6 +25,7 @@ use crate::index::KeyHash;
 use crate::maintenance::{Duties, Maintenance};
 use crate::memory::MmapMemory;
 use crate::options::Verify;
+use crate::process::Owner;
 use crate::record::{OwnedRecord, SharedRecord};
 use crate::report::{Damage, RecoveryReport};
 use crate::sync::unmodelled::Arc;
@@ -65,6 +66,8 @@ pub struct Store {
     report: RecoveryReport,
     damage: Vec<Damage>,
     closed: bool,
+    /// The process that opened it.
+    owner: Arc<Owner>,
     /// Held as long as the store is open for writing; given back last.
     lock: Option<DirectoryLock>,
 }
@@ -149,7 +152,7 @@ impl Store {
     /// The store's directory.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.engine().log().source().directory()
+        self.engine().log().source().directory().path()
     }
 
     #[cold]
@@ -160,6 +163,12 @@ impl Store {
             |segment| files.path_of(segment.sequence(), segment.salt()),
         );
         Error::Corrupt { segment, offset: at.offset, reason: at.damage.0.to_owned() }
+    }
+
+    /// The segments that compaction has given up and somebody still has mapped. In a child process
+    /// none: there a thread of the parent may have held the list's lock at the fork.
+    fn retained(&self) -> Vec<Retained> {
+        if self.owner.is_current() { self.duties.catalog.retained() } else { Vec::new() }
     }
 
     /// Every segment in use, in order, and its place in the table.

@@ -16,6 +16,8 @@ mod forged;
 mod manifest;
 #[path = "corruption/modes.rs"]
 mod modes;
+#[path = "corruption/places.rs"]
+mod places;
 #[path = "common/torn.rs"]
 mod torn;
 #[path = "common/tree.rs"]

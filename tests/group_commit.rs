@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::Writing;
-use stratalog::internals::format::header::{HEADER_END, Identity, Role, StoreId};
+use stratalog::internals::format::header::{Features, HEADER_END, Identity, Role, StoreId};
 use stratalog::internals::format::ids::{Lsn as RawLsn, Sequence};
 use stratalog::internals::format::slot::Kind;
 use stratalog::internals::segment::{Geometry, Record, Segment};
@@ -205,6 +205,7 @@ impl Source<Faulty> for Heap {
             dimension: 1,
             segment_bytes: 1 << 16,
             directory_at: HEADER_END as u32,
+            features: Features::default(),
             role,
         };
         let memory = Faulty(HeapMemory::new(1 << 16), Arc::clone(&self.0));

@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["new_record"],
     &["batch", "options", "report"],
-    &["memory", "fs", "pacing"],
+    &["memory", "fs", "pacing", "process"],
     &["segment", "index", "epoch"],
     &["log"],
     &["engine", "files"],
@@ -60,6 +60,8 @@ const UNSAFE_FILES: &[&str] = &[
     "fuzz/src/parsers.rs",
     // Memories that watch, or fail, and hand everything else on.
     "loom-tests/src/watched.rs",
+    // `fork` is a matter of the C library.
+    "tests/fork.rs",
     "tests/group_commit.rs",
     // Stand in for libc.
     "tests/power_loss/witness.rs",

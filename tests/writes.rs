@@ -174,6 +174,87 @@ fn a_batch_is_there_whole_and_its_last_write_of_an_id_wins() {
     reopened(store, &path);
 }
 
+/// Runs batches that write "a" twice while another thread writes it conditionally. Nobody but the
+/// batch writes "first", so it is never the record of "a" after the batch.
+fn assert_first_write_never_stands(last: impl Fn(&mut Batch), other: impl Fn(&Store) + Sync) {
+    const BATCHES: u32 = 10_000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = open(&path);
+    let done = AtomicBool::new(false);
+    let is_first = |store: &Store| {
+        store.get_owned("a").unwrap().is_some_and(|record| record.content == b"first")
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                other(&store);
+            }
+        });
+        let mut wrong = 0;
+        for _ in 0..BATCHES {
+            let mut batch = Batch::new();
+            batch.put("a", &[1.0, 1.0], "first");
+            last(&mut batch);
+            store.write(batch).unwrap();
+            wrong += u32::from(is_first(&store));
+        }
+        done.store(true, Ordering::Release);
+        assert_eq!(wrong, 0, "of {BATCHES} batches ended as their first write");
+    });
+    assert!(!is_first(&reopened(store, &path)));
+}
+
+#[test]
+fn an_earlier_write_of_an_id_in_a_batch_never_stands_whatever_runs_concurrently() {
+    let put = |batch: &mut Batch| assert_eq!(batch.put("a", &[2.0, 2.0], "last").len(), 2);
+    let removal = |batch: &mut Batch| assert_eq!(batch.remove("a").len(), 2);
+    let remove = |store: &Store| assert!(store.remove("a").is_ok());
+    let put_if = |store: &Store| {
+        for condition in [Condition::Present, Condition::Absent] {
+            drop(store.put_if("a", &[9.0, 9.0], "other", condition));
+        }
+    };
+    assert_first_write_never_stands(put, remove);
+    assert_first_write_never_stands(put, put_if);
+    assert_first_write_never_stands(removal, remove);
+    assert_first_write_never_stands(removal, put_if);
+}
+
+#[test]
+fn a_batch_writes_each_id_once_and_gives_lsns_to_what_it_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = open(&path);
+    let before = store.put("z", &[0.0, 0.0], "").unwrap();
+    let mut batch = Batch::new();
+    for n in 0..200u32 {
+        let id = format!("id {}", n % 50);
+        if n % 100 == 99 {
+            batch.remove(id);
+        } else {
+            batch.put(id, &[n as f32, 0.0], n.to_string());
+        }
+    }
+    let last = store.write(batch).unwrap();
+    // A head, and one slot for each id.
+    assert_eq!(last.as_u64() - before.as_u64(), 51);
+    for n in 0..49 {
+        let record = store.get_owned(format!("id {n}")).unwrap().unwrap();
+        assert_eq!(record.content, (150 + n).to_string().into_bytes());
+        assert_eq!(record.lsn.as_u64() - before.as_u64(), 2 + n, "in the order of the batch");
+    }
+    assert!(!store.contains("id 49"));
+    // What is superseded takes no room, so the rest decides whether a batch fits.
+    let mut batch = Batch::new();
+    let content = vec![7; 400 << 10];
+    for _ in 0..8 {
+        batch.put("large", &[1.0, 1.0], &content);
+    }
+    store.write(batch).unwrap();
+    drop(reopened(store, &path));
+}
+
 #[test]
 fn a_batch_with_a_bad_write_or_too_many_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -10,15 +10,17 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use stratalog::{Options, Recovery, Store};
+use stratalog::internals::with_created;
+use stratalog::{Compaction, NewRecord, Options, Record, Recovery, Store};
 use tempfile::TempDir;
 
 /// Copy what can be read of a damaged store into a new one (exit code 3 if something is lost)
 ///
 /// Opens the store read-only, also without a MANIFEST, checks every record, and changes nothing
 /// there; so it may be repeated. What is lost is named, a missing or damaged MANIFEST too. In the
-/// new store each record has a new LSN and a new time. From a failing disk, copy the files first
-/// (with ddrescue, say): an unreadable sector would end this program with SIGBUS.
+/// new store each record has a new LSN; it keeps its tag, its expiry and its time of creation.
+/// Records that have expired are left out. From a failing disk, copy the files first (with
+/// ddrescue, say): an unreadable sector would end this program with SIGBUS.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Directory of the damaged store
@@ -34,6 +36,7 @@ pub struct Args {
 struct Report<'a> {
     path: String,
     live_records: u64,
+    expired_records: u64,
     torn: u64,
     foreign_files: u64,
     seconds: f64,
@@ -47,7 +50,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     check_free(&args.dest).with_context(at)?;
     let store = open(&Options::new().recovery(Recovery::Salvage).read_only(true), &args.store)?;
     let unfinished = begin(&args.store, &args.dest).with_context(at)?;
-    let records = copy(&store, unfinished.path()).with_context(at)?;
+    let Copied { records, expired } = copy(&store, unfinished.path()).with_context(at)?;
     finish(unfinished, &args.dest).with_context(at)?;
 
     let opening = store.recovery();
@@ -57,6 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         output::json(&Report {
             path: at(),
             live_records: records,
+            expired_records: expired,
             torn: opening.torn,
             foreign_files: opening.foreign_files,
             seconds: elapsed.as_secs_f64(),
@@ -68,6 +72,9 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         damage::print(&opening.lost, &mut out)?;
         let (n, time) = (count(records), output::duration(elapsed));
         writeln!(out, "salvaged {n} records in {time} to {}", at())?;
+        if expired > 0 {
+            writeln!(out, "{} records had expired and were left out", count(expired))?;
+        }
         match (all, opening.lost_unlisted) {
             (0, _) => writeln!(out, "nothing is lost")?,
             (_, 0) => writeln!(out, "LOST: {} places, named above", count(all))?,
@@ -115,25 +122,51 @@ fn finish(unfinished: TempDir, dest: &Path) -> anyhow::Result<()> {
     Ok(File::open(parent(dest))?.sync_all()?)
 }
 
-/// Copies every live record; how many.
-fn copy(store: &Store, dest: &Path) -> anyhow::Result<u64> {
+/// What a copy has come to.
+struct Copied {
+    records: u64,
+    /// Left out.
+    expired: u64,
+}
+
+/// Copies every record that has not expired, with all that belongs to it but its LSN.
+fn copy(store: &Store, dest: &Path) -> anyhow::Result<Copied> {
     let options = Options::new().dimension(store.dimension()).segment_size(store.segment_size());
-    let new = options.open(dest)?;
+    // Compaction would take away what expires during the copy, and count it no more.
+    let new = options.compaction(Compaction::Manual).open(dest)?;
     let bar = progress_bar("records")?;
-    bar.set_length(store.len() as u64);
+    let all = store.len() as u64;
+    bar.set_length(all);
+    let mut records = 0;
     for record in &store.pin() {
         match record {
-            Ok(record) => {
-                new.put(record.id(), record.embedding(), record.content())?;
-            }
+            Ok(record) => put(&new, &record)?,
             // Each was checked on opening, so the medium has changed its mind since.
             Err(error) => return Err(error).context("it was whole a moment ago"),
         }
+        records += 1;
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let records = new.len() as u64;
+    let arrived = new.len() as u64;
     new.close()?;
-    ensure!(records == store.len() as u64, "{records} of {} records arrived", store.len());
-    Ok(records)
+    ensure!(arrived == records, "{arrived} of {records} records arrived");
+    // A store counts what has expired until it is compacted, and a walk passes it over.
+    Ok(Copied { records, expired: all.saturating_sub(records) })
+}
+
+fn put(new: &Store, record: &Record<'_>) -> anyhow::Result<()> {
+    let (id, content) = (record.id(), record.content());
+    let copy = NewRecord::new(id, record.embedding(), content);
+    let copy = match record.expires() {
+        Some(moment) => copy.expires_at(moment),
+        None => copy.never_expires(),
+    };
+    new.put_record(with_created(copy, record.created()))?;
+    let tag = record.tag();
+    if tag != 0 {
+        // Absent only if it has expired since.
+        new.update_tag(id, |_| tag)?;
+    }
+    Ok(())
 }

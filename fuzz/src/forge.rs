@@ -2,7 +2,9 @@
 //! files can forge them, so such a record may be believed; but no number in it is trusted.
 
 use stratalog::internals::format::checksum::Salt;
-use stratalog::internals::format::frame::{EXPIRY_BYTES, FIELDS_BYTES, FrameHeader, TAG_BYTES};
+use stratalog::internals::format::frame::{
+    EXPIRY_BYTES, FIELDS_BYTES, FrameHeader, Place, TAG_BYTES,
+};
 use stratalog::internals::format::header::{self, DIRECTORY_AT, IDENTITY_BYTES};
 use stratalog::internals::format::ids::{Sequence, SlotNumber};
 use stratalog::internals::format::slot::{self, SLOT_BYTES, SlotBody, SlotState};
@@ -51,7 +53,8 @@ pub fn forge_slot(segment: &mut [u8], slot: u32, which: usize, value: u64) {
         summed[n * 8..n * 8 + 8].copy_from_slice(&word.to_le_bytes());
     }
     (summed[24], summed[25]) = (kind, state);
-    let sum = stratalog::internals::format::checksum::Salted::new(salt(segment), SlotNumber(slot));
+    let sum =
+        stratalog::internals::format::checksum::Salted::of_slot(salt(segment), SlotNumber(slot));
     let sum = u64::from(sum.and(&summed).finish());
     words[0] = sum << 32 | u64::from(kind) << 8 | u64::from(state);
     for (n, word) in words.iter().enumerate() {
@@ -93,7 +96,8 @@ pub fn forge_frame(segment: &mut [u8], slot: u32, at: usize, width: usize, value
     let part = |from: usize, to: usize| frame.get(from - TAG_BYTES..to - TAG_BYTES).unwrap_or(&[]);
     let id = part(layout.id_at, layout.id_at + usize::from(header.id_len));
     let embedding = part(layout.embedding_at, layout.content_at);
-    let sum = header.sum(of_segment, id, embedding, part(layout.content_at, layout.end));
+    let place = Place { salt: of_segment, offset: body.offset };
+    let sum = header.sum(place, id, embedding, part(layout.content_at, layout.end));
     store(segment, begin + 32, &sum.to_le_bytes());
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::{EXPIRY_BYTES, FIELDS_BYTES, FrameHeader, FrameLayout};
 use stratalog::internals::format::header::{
-    self, DIRECTORY_AT, IDENTITY_BYTES, Identity, Role, StoreId,
+    self, DIRECTORY_AT, Features, IDENTITY_BYTES, Identity, Role, StoreId,
 };
 use stratalog::internals::format::ids::{Sequence, SlotNumber};
 use stratalog::internals::format::manifest::Manifest;
@@ -74,11 +74,15 @@ pub fn segment_header(data: &[u8]) {
     bytes[..8].copy_from_slice(b"stratlog");
     forge::forge_identity(&mut bytes, 8, 4, u64::from(header::FORMAT_VERSION));
     if let Ok(identity) = Identity::decode(&bytes) {
-        assert_eq!(identity.encode(), bytes);
+        // Reserved bytes are ignored, and not written.
+        let (kept, sum) = (88, IDENTITY_BYTES - 4);
+        let encoded = identity.encode();
+        assert_eq!(encoded[..kept], bytes[..kept]);
+        assert!(bytes[kept..sum].iter().any(|&byte| byte != 0) || encoded == bytes);
         assert!(identity.sequence <= Sequence::MAX);
         assert!(identity.directory_at as usize <= DIRECTORY_AT);
     }
-    let (word, salt) = (forge::word(data, 64), Salt(forge::word(data, 72)));
+    let (word, salt) = (forge::word(data, 128), Salt(forge::word(data, 136)));
     for at in [header::DURABLE_AT, header::SEALED_AT] {
         if let Some(count) = header::decode_count(word, salt, at) {
             assert_eq!(header::encode_count(count, salt, at), word);
@@ -116,6 +120,7 @@ pub fn segment(data: &[u8]) {
         dimension,
         segment_bytes: SMALL as u64,
         directory_at: DIRECTORY_AT as u32,
+        features: Features::default(),
         role: if flags & 1 == 0 { Role::Log } else { Role::Copies },
     };
     let mut image = vec![0; SMALL];

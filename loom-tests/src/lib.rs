@@ -17,17 +17,36 @@ use std::sync::Arc;
 use stratalog::Error;
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::Writing;
-use stratalog::internals::format::header::{HEADER_END, Identity, Role, StoreId};
+use stratalog::internals::format::header::{Features, HEADER_END, Identity, Role, StoreId};
 use stratalog::internals::format::ids::{Lsn, Sequence};
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::{KeyHash, Shape};
 use stratalog::internals::segment::{Geometry, Moves, Record, Segment};
 use stratalog::internals::{Engine, HeapMemory, Key, Log, Need, Source};
 
+/// Bytes of a segment, and where its directory begins, by the size that a model asks for. The
+/// smallest are twice as large, because the header takes more than half of them: one of 512 bytes
+/// has room for one put and one removal, one of 256 bytes for nothing.
+#[must_use]
+pub const fn sizes(asked: u64) -> (u64, usize) {
+    match asked {
+        256 => (512, 512),
+        512 => (1024, 768),
+        _ => (asked, HEADER_END),
+    }
+}
+
+/// The sizes of such a segment.
+#[must_use]
+pub const fn geometry(asked: u64) -> Geometry {
+    let (bytes, directory_at) = sizes(asked);
+    Geometry { segment_bytes: bytes as usize, directory_at, dimension: 1 }
+}
+
 /// Segments on the heap, all of one small size.
 #[derive(Debug)]
 pub struct Heap {
-    /// Bytes of each, a power of two.
+    /// The size that the model asks for: see [`sizes`].
     pub segment_bytes: u64,
 }
 
@@ -35,13 +54,15 @@ impl Heap {
     /// What a segment of this source says about itself.
     #[must_use]
     pub fn identity(&self, sequence: Sequence) -> Identity {
+        let (segment_bytes, directory_at) = sizes(self.segment_bytes);
         Identity {
             store: StoreId([7; 16]),
             sequence,
             salt: Salt(0x5EED_0000 + sequence.0),
             dimension: 1,
-            segment_bytes: self.segment_bytes,
-            directory_at: HEADER_END as u32,
+            segment_bytes,
+            directory_at: directory_at as u32,
+            features: Features::default(),
             role: Role::Log,
         }
     }
@@ -53,7 +74,7 @@ impl Heap {
     }
 
     fn segment_for(&self, sequence: Sequence, role: Role) -> Segment<HeapMemory> {
-        let memory = HeapMemory::new(self.segment_bytes as usize);
+        let memory = HeapMemory::new(sizes(self.segment_bytes).0 as usize);
         Segment::create(memory, &Identity { role, ..self.identity(sequence) })
     }
 }
@@ -77,9 +98,7 @@ pub type SmallEngine = Engine<HeapMemory, Heap, 2>;
 /// An empty engine over segments of this size, with an index of one bucket.
 #[must_use]
 pub fn engine(segment_bytes: u64) -> Arc<SmallEngine> {
-    let geometry =
-        Geometry { segment_bytes: segment_bytes as usize, directory_at: HEADER_END, dimension: 1 };
-    let log = Log::new(Heap { segment_bytes }, geometry, Sequence(1));
+    let log = Log::new(Heap { segment_bytes }, geometry(segment_bytes), Sequence(1));
     let shape = Shape { buckets: 1, split_at: 8, overflow_blocks: 1, initial_depth: 0 };
     Arc::new(Engine::new(log, shape))
 }

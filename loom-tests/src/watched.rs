@@ -3,7 +3,7 @@
 
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
-use stratalog::internals::format::header::{HEADER_END, Role};
+use stratalog::internals::format::header::Role;
 use stratalog::internals::format::ids::Sequence;
 use stratalog::internals::format::slot::SLOT_BYTES;
 use stratalog::internals::segment::Segment;
@@ -27,25 +27,23 @@ pub struct Watch {
 pub struct Watched {
     inner: HeapMemory,
     watch: Arc<Watch>,
+    /// Where its segment's directory begins.
+    directory_at: usize,
 }
 
 impl Watched {
-    /// Zeroed memory.
-    #[must_use]
-    pub fn new(len: usize, watch: &Arc<Watch>) -> Self {
-        Self { inner: HeapMemory::new(len), watch: Arc::clone(watch) }
-    }
-
     /// A new segment of the log in such a memory.
     #[must_use]
     pub fn segment(bytes: u64, sequence: Sequence, watch: &Arc<Watch>) -> Segment<Self> {
         let identity = crate::Heap { segment_bytes: bytes }.identity(sequence);
         debug_assert_eq!(identity.role, Role::Log);
-        Segment::create(Self::new(bytes as usize, watch), &identity)
+        let inner = HeapMemory::new(identity.segment_bytes as usize);
+        let directory_at = identity.directory_at as usize;
+        Segment::create(Self { inner, watch: Arc::clone(watch), directory_at }, &identity)
     }
 
     fn decided(&self) -> u64 {
-        let word = |slot: usize| self.inner.word(HEADER_END + slot * SLOT_BYTES);
+        let word = |slot: usize| self.inner.word(self.directory_at + slot * SLOT_BYTES);
         // Acquire: as a walk through the directory would.
         let slots = (0..3).take_while(|&slot| word(slot).load(Ordering::Acquire) != 0);
         slots.count() as u64

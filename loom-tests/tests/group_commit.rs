@@ -8,14 +8,14 @@
 
 use loom::sync::{Condvar, Mutex};
 use loom_tests::watched::{Watch, Watched};
-use loom_tests::{explore, put};
+use loom_tests::{explore, geometry, put};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Wake, Waker};
-use stratalog::internals::format::header::{HEADER_END, Role};
-use stratalog::internals::format::ids::Sequence;
+use stratalog::internals::format::header::Role;
+use stratalog::internals::format::ids::{Sequence, SlotNumber};
 use stratalog::internals::index::Shape;
-use stratalog::internals::segment::{Geometry, Segment};
+use stratalog::internals::segment::Segment;
 use stratalog::internals::{Durability, Engine, Log, Need, Source};
 use stratalog::{Error, Lsn};
 
@@ -42,12 +42,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let watch = Arc::new(Watch::default());
-        let geometry = Geometry {
-            segment_bytes: SEGMENT_BYTES as usize,
-            directory_at: HEADER_END,
-            dimension: 1,
-        };
-        let log = Log::new(Heap(Arc::clone(&watch)), geometry, Sequence(1));
+        let log = Log::new(Heap(Arc::clone(&watch)), geometry(SEGMENT_BYTES), Sequence(1));
         let shape = Shape { buckets: 1, split_at: 8, overflow_blocks: 1, initial_depth: 0 };
         let engine = Engine::new(log, shape);
         let first = engine.put(&put(b"a", b"0000")).expect("room");
@@ -140,6 +135,19 @@ fn a_flush_that_began_before_a_commit_does_not_count_for_it() {
         w.check_acknowledged(w.first);
     };
     explore(World::new, [other, World::put_and_sync], |w| assert!(w.flushes() <= 3));
+}
+
+/// The next flush walks on from the mark that this one leaves, and so must not meet frames there.
+#[test]
+fn a_flush_leaves_its_mark_below_the_frames_of_all_slots_it_covered() {
+    let other = |w: &World| assert!(w.durability.sync(&w.engine).is_ok());
+    explore(World::new, [other, World::put_and_sync], |w| {
+        let guard = w.engine.epoch().pin();
+        let segment = w.engine.log().active(&guard).expect("it took the records");
+        let mark = segment.flushed();
+        let covered = (0..mark.slot).map(|n| segment.body_of(SlotNumber(n)).offset);
+        assert_eq!(covered.min(), Some(mark.floor));
+    });
 }
 
 #[test]

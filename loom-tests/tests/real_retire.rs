@@ -2,7 +2,7 @@
 //! seen it, and it is freed at last. One that was emptied leaves in two steps: it stays in the
 //! table until no guard is left that could hold an address in it, then until none holds a
 //! reference.
-//! `src/epoch.rs`, `src/log/table.rs` (T1, T2), `src/log/mod.rs` (`let_go`, `take_out`).
+//! `src/epoch.rs`, `src/log/table.rs` (T1, T2), `src/log/mod.rs` (`let_go`, `sweep`).
 //!
 //! mutations: retire-without-grace (the segment is dropped at once), retire-leak (what is ready is
 //! never taken), left-without-grace (an emptied segment may leave the table at once)
@@ -12,9 +12,9 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom_tests::watched::{Watch, Watched};
 use stratalog::Error;
-use stratalog::internals::format::header::{HEADER_END, Role};
+use stratalog::internals::format::header::Role;
 use stratalog::internals::format::ids::{Address, Sequence, TableIndex, Units};
-use stratalog::internals::segment::{Geometry, Segment};
+use stratalog::internals::segment::Segment;
 use stratalog::internals::{Epoch, Log, Need, SegmentTable, Source};
 
 #[test]
@@ -28,7 +28,11 @@ fn no_segment_is_freed_under_a_guard_and_it_is_freed_at_last() {
         let remover = {
             let (epoch, table) = (Arc::clone(&epoch), Arc::clone(&table));
             loom::thread::spawn(move || {
-                table.remove(&epoch, &epoch.pin(), index);
+                {
+                    let guard = epoch.pin();
+                    let segment = table.get(&guard, index).expect("nobody else removes it");
+                    assert!(table.remove(&epoch, &guard, segment));
+                }
                 epoch.reclaim();
             })
         };
@@ -92,7 +96,7 @@ impl Store {
 
     fn upkeep(&self) {
         self.epoch.reclaim();
-        self.log.take_out(&self.epoch, &self.epoch.pin());
+        self.log.sweep(&self.epoch, &self.epoch.pin());
     }
 }
 
@@ -101,11 +105,10 @@ fn an_address_from_the_index_leads_to_its_segment_for_as_long_as_the_guard_lives
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(2));
     builder.check(|| {
-        let geometry = Geometry { segment_bytes: 256, directory_at: HEADER_END, dimension: 1 };
         let (watch, other) = <(std::sync::Arc<Watch>, std::sync::Arc<Watch>)>::default();
         let store = Arc::new(Store {
             epoch: Epoch::new(),
-            log: Log::new(Nowhere, geometry, Sequence(9)),
+            log: Log::new(Nowhere, loom_tests::geometry(256), Sequence(9)),
             entry: AtomicU64::new(0),
             watch,
         });

@@ -10,13 +10,14 @@ use loom_tests::{
     recovered_without, tombstone,
 };
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use stratalog::Lsn;
 use stratalog::internals::format::frame::Writing;
 use stratalog::internals::format::ids::{SlotNumber, TableIndex};
 use stratalog::internals::format::slot::SlotState;
 use stratalog::internals::index::KeyHash;
 use stratalog::internals::segment::{Record, Segment};
-use stratalog::internals::{Engine, HeapMemory, Need, lsn};
+use stratalog::internals::{Engine, HeapMemory, Key, Need, lsn};
 
 const A: &[u8] = b"a";
 /// Its tag before anything begins.
@@ -222,6 +223,113 @@ fn a_reader_of_a_voided_write_finds_the_record_before_and_after_the_move() {
     });
 }
 
+/// A quiet segment with a record of `A` and its tombstone, another segment that is active, and
+/// whether compaction has given the quiet one up.
+struct Removed {
+    engine: loom::sync::Arc<SmallEngine>,
+    victim: Arc<HeapSegment>,
+    given_up: AtomicBool,
+}
+
+impl Removed {
+    fn new() -> Self {
+        let engine = engine(1024);
+        engine.put(&put(A, b"0000")).expect("room");
+        assert!(engine.remove(&tombstone(A)).unwrap().is_ok());
+        let guard = engine.epoch().pin();
+        let victim = engine.log().table().get_counted(&guard, TableIndex(0)).expect("it is there");
+        assert!(engine.log().end_active(&guard) && victim.is_quiet());
+        drop(engine.log().reserve(engine.epoch(), &guard, 64, Need::ToGrow).expect("room"));
+        drop(guard);
+        Self { engine, victim, given_up: AtomicBool::new(false) }
+    }
+
+    fn is_pointed_at(&self) -> bool {
+        let guard = self.engine.epoch().pin();
+        (0..self.victim.slots_end()).any(|slot| {
+            self.engine.leads_to(&guard, &self.victim, self.victim.body_of(SlotNumber(slot)))
+        })
+    }
+
+    /// What compaction does with a tombstone that no segment needs: the index forgets it, and if
+    /// nothing leads into the segment any more, the segment is given up. Then a flush voids what
+    /// is undecided.
+    fn forget_and_flush(&self) {
+        let guard = self.engine.epoch().pin();
+        self.engine.drop_tombstones(&guard, Key { hash: KeyHash(hash(A)), id: A });
+        drop(guard);
+        self.given_up.store(!self.is_pointed_at(), SeqCst);
+        void_undecided(&self.engine);
+    }
+}
+
+#[test]
+fn a_voided_insert_leads_into_no_segment_that_was_given_up() {
+    let inserter = |w: &Removed| {
+        let asked = std::cell::Cell::new(0);
+        let record = Record { writing: Writing::Conditional, ..put(A, b"1111") };
+        let written = w.engine.write_if(&record, |_, current| {
+            asked.set(asked.get() + 1);
+            current.is_none() && asked.get() <= 2
+        });
+        assert!(written.is_ok());
+    };
+    explore(Removed::new, [inserter, Removed::forget_and_flush], |w| {
+        assert!(!w.given_up.load(SeqCst) || !w.is_pointed_at(), "an entry came back");
+        check_at_rest(&w.engine, &[A]);
+    });
+}
+
+/// Compaction cannot read the id of a damaged record, so it asks only whether the index leads to
+/// its place.
+#[test]
+fn an_undecided_write_leads_to_what_it_may_restore() {
+    let make = || (World::new(1024), AtomicBool::new(false));
+    let remover = |(w, _): &(World, AtomicBool)| {
+        let asked = std::cell::Cell::new(0);
+        let removed = w.engine.write_if(&tombstone(A), |_, current| {
+            asked.set(asked.get() + 1);
+            current.is_some() && asked.get() <= 2
+        });
+        assert!(removed.is_ok());
+    };
+    let flusher = |(w, _): &(World, AtomicBool)| void_undecided(&w.engine);
+    let compactor = |(w, given_up): &(World, AtomicBool)| {
+        given_up.store(!w.is_pointed_at(&w.victim), SeqCst);
+    };
+    explore(make, [remover, flusher, compactor], |(w, given_up)| {
+        assert!(!given_up.load(SeqCst) || !w.is_pointed_at(&w.victim), "an entry came back");
+        check_at_rest(&w.engine, &[A]);
+    });
+}
+
+/// Puts `b`, then notes that in the tag of `A`.
+fn put_and_note(w: &World) {
+    assert!(w.engine.put(&put(b"b", b"2222")).unwrap() > w.first);
+    w.increment();
+}
+
+/// A reader that finds the note finds the put.
+fn read_note(w: &World) {
+    let guard = w.engine.epoch().pin();
+    let found = w.engine.get(&guard, KeyHash(hash(A)), A);
+    let at = found.expect("undamaged").expect("it is there all the time");
+    if at.segment.tag(&at.frame) == TAG + 1 {
+        assert!(get(&w.engine, b"b").is_some(), "the tag came before what it speaks of");
+    }
+}
+
+#[test]
+fn a_tag_shows_what_its_writer_did_before() {
+    explore(small, [put_and_note, read_note], |w| check_at_rest(&w.engine, &[A, b"b"]));
+}
+
+#[test]
+fn a_moved_tag_shows_what_its_writer_did_before() {
+    let actors = [put_and_note, World::compact_once, read_note];
+    explore(small, actors, |w| check_at_rest(&w.engine, &[A, b"b"]));
+}
+
 #[test]
 fn no_update_of_the_tag_is_lost() {
     explore(small, [World::increment, World::compact_once], |w| w.check_tag(TAG + 1));
@@ -355,6 +463,27 @@ fn a_put_beside_the_end_of_the_active_segment_lands_in_it_or_in_a_later_one() {
         let of = |id| get(&w.engine, id).map(|(_, lsn)| lsn);
         assert!(of(b"c") != of(A), "one LSN was given twice");
         assert_eq!(get(&w.engine, A).map(|found| found.0), Some(*b"1111"));
+    });
+}
+
+/// Else a flush would take the younger segment for durable and leave the older one unsealed [D5].
+#[test]
+fn a_writer_that_finds_no_active_segment_finds_the_ended_one_closed() {
+    let ender = |(engine, _): &(loom::sync::Arc<SmallEngine>, Arc<HeapSegment>)| {
+        let guard = engine.epoch().pin();
+        let ended = engine.log().end_active(&guard);
+        assert!(ended || engine.log().active(&guard).is_some(), "the writer has rolled first");
+    };
+    let writer = |(engine, segment): &(loom::sync::Arc<SmallEngine>, Arc<HeapSegment>)| {
+        let guard = engine.epoch().pin();
+        let reserved = engine.log().reserve(engine.epoch(), &guard, 64, Need::ToGrow);
+        if reserved.expect("room").segment().sequence() > segment.sequence() {
+            assert!(segment.is_full(), "it looks as if it took more");
+        }
+    };
+    explore(open_segment, [ender, writer], |(engine, segment)| {
+        assert!(segment.is_full());
+        check_at_rest(engine, &[]);
     });
 }
 

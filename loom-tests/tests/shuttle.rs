@@ -211,7 +211,7 @@ fn a_roll_loses_nothing_with_and_without_a_prepared_segment() {
 #[test]
 fn a_batch_is_published_whole_and_memory_agrees_with_recovery() {
     fn batch(engine: &SmallEngine, value: &[u8; 4]) {
-        let lsn = engine.write_batch(&[put(b"a", value), put(b"b", value)]).expect("room");
+        let lsn = engine.write_batch(&mut vec![put(b"a", value), put(b"b", value)]).expect("room");
         let found = [b"a", b"b"].map(|id| get(engine, id).map(|found| found.1));
         assert!(found.iter().all(|found| found.is_some()), "{found:?} after {lsn:?}");
     }

@@ -42,9 +42,11 @@ fn live_and_dead(segment: &FileSegment) -> (u64, u64) {
     (live, segment.frame_bytes().saturating_sub(live + segment.needed_bytes()))
 }
 
-/// A segment that was ended, or left, before it held any record.
+/// A segment that was ended before it held any record; one of the log only if this process has
+/// made it: what is found blank may be one whose beginning was zeroed.
 fn is_blank(measured: &Measured) -> bool {
-    measured.segment.slots_end() == 0
+    let segment = &measured.segment;
+    segment.slots_end() == 0 && (segment.role() == Role::Copies || segment.is_own())
 }
 
 /// Takes the next group off a list: about as much live data as one segment holds.

@@ -277,6 +277,7 @@ impl Compactor<'_> {
             let shared = outputs.open_ones().any(|open| Arc::ptr_eq(open, &output));
             if !shared {
                 self.finish_one(&output, outputs.in_force.contains(&output.sequence()))?;
+                outputs.in_force.remove(&output.sequence());
             }
             outputs.ended.retain(|ended| !Arc::ptr_eq(ended, &output));
         }

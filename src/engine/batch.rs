@@ -1,12 +1,16 @@
 //! Batches: all or nothing across any crash. One reservation, one decision (the head's slot); the
 //! members are then published one by one, each by the rules for its kind.
+//!
+//! [W8]: a batch holds at most one write of each id, the last one that its caller added. Members
+//! are published as independent writes, so of two with one id the earlier one could be published,
+//! be answered by a conditional write, and stand after the batch.
 
 use super::write::{Published, note_expiry};
 use super::{Engine, exhausted};
 use crate::epoch::Guard;
 use crate::error::Error;
 use crate::format::frame::units_of;
-use crate::format::ids::Lsn;
+use crate::format::ids::{Lsn, UNIT_BYTES, Units};
 use crate::format::slot::Kind;
 use crate::index::{Entry, KeyHash};
 use crate::log::{Need, Source};
@@ -19,16 +23,17 @@ const AHEAD: usize = 8;
 const ALIKE_MAX: usize = 1024;
 
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
-    /// Writes records that together fit a segment; the highest LSN given.
-    pub fn write_batch(&self, records: &[Record<'_>]) -> Result<Lsn, Error> {
-        // At its length at once: collecting options would grow it step by step.
-        let mut frames = Vec::with_capacity(records.len());
-        for record in records {
-            let Some(units) = units_of(record.layout().bytes()) else {
-                return Err(Error::Io(std::io::Error::other("a record larger than a segment")));
-            };
-            frames.push(units);
-        }
+    /// Removes from `records` every write that a later one of the same id supersedes [W8], and
+    /// writes the rest as one batch. Returns the highest LSN given.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RecordTooLarge`] if the rest does not fit a segment, and those of [`Engine::put`].
+    pub fn write_batch(&self, records: &mut Vec<Record<'_>>) -> Result<Lsn, Error> {
+        // More than 2^32 records fit no segment and are refused below.
+        let mut numbers: Vec<u32> = (0..records.len()).map(|n| n as u32).collect();
+        drop_superseded(records, &mut numbers);
+        let frames = self.frames_of(records, numbers)?;
         let removes = records.iter().all(|record| record.kind == Kind::Tombstone);
         let need = if removes { Need::ToFree } else { Need::ToGrow };
         if are_too_alike(records) {
@@ -36,7 +41,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
         loop {
             let guard = self.epoch.pin();
-            for record in records {
+            for record in &*records {
                 self.make_room_for(&guard, record)?;
             }
             let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, need)?;
@@ -55,6 +60,25 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             self.call_for_reclaim();
             return Ok(highest);
         }
+    }
+
+    /// The length of each record's frame, in the memory of `reused`. A batch that fits no segment
+    /// is refused: no reservation of it would ever succeed.
+    fn frames_of(&self, records: &[Record<'_>], reused: Vec<u32>) -> Result<Vec<Units>, Error> {
+        let mut bytes = 0u64;
+        let mut frames: Vec<_> = reused.into_iter().map(Units).collect();
+        for (frame, record) in frames.iter_mut().zip(records) {
+            let len = record.layout().bytes();
+            bytes = bytes.saturating_add(len);
+            // A record longer than that fits no segment either.
+            *frame = units_of(len).unwrap_or(Units(u32::MAX));
+        }
+        let geometry = self.log.geometry();
+        if geometry.fits_batch(records.len(), bytes) {
+            return Ok(frames);
+        }
+        let max = (geometry.segment_bytes - geometry.directory_at - UNIT_BYTES) as u64;
+        Err(Error::RecordTooLarge { len: bytes, max })
     }
 
     /// A member, as a blind write of its own. One that cannot be placed where its LSN says is
@@ -88,6 +112,24 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             Published::AppendAgain => self.put_again(record),
         }
     }
+}
+
+/// Removes the writes that a later one of the same id supersedes; the others keep their order.
+/// `numbers` are the positions in `records`. Sorts them, so the cost is not quadratic whatever the
+/// ids are, and allocates only if a write is superseded.
+fn drop_superseded(records: &mut Vec<Record<'_>>, numbers: &mut Vec<u32>) {
+    let id_of = |n: u32| records.get(n as usize).map(|record| (record.key_hash, record.id));
+    numbers.sort_unstable_by_key(|&n| (id_of(n), n));
+    let pairs = numbers.iter().zip(numbers.iter().skip(1));
+    let earlier = pairs.filter(|&(&one, &next)| id_of(one) == id_of(next)).map(|(&one, _)| one);
+    let mut superseded: Vec<u32> = earlier.collect();
+    if superseded.is_empty() {
+        return;
+    }
+    superseded.sort_unstable();
+    let (mut superseded, mut position) = (superseded.into_iter().peekable(), 0..);
+    records.retain(|_| superseded.next_if_eq(&position.next().unwrap_or(u32::MAX)).is_none());
+    numbers.truncate(records.len());
 }
 
 /// Whether so many hashes of a batch end alike that the index might have room for each, but not for

@@ -335,7 +335,13 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
     }
 
-    /// What an entry met by a walk stands for, if that is a live record.
+    /// The entry that counts where a walk has met this one, unless it is a removal. The record may
+    /// have expired.
+    pub fn counting_entry(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
+        self.standing(guard, entry).filter(|counts| !counts.tomb)
+    }
+
+    /// The same, if it is a live record's.
     pub fn live_entry(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
         self.standing(guard, entry).filter(|counts| self.is_live(guard, *counts))
     }

@@ -49,11 +49,16 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// Whether the index leads to the frame of a slot, whatever the slot says: a tombstone's too.
+    /// A pending entry leads to what it replaced if its slot was voided, so it is decided first.
     /// Compares no key.
     pub fn leads_to(&self, guard: &Guard, segment: &Segment<M>, body: SlotBody) -> bool {
         let Some(address) = segment.address_if_inside(body.offset) else { return false };
-        let hash = KeyHash(body.key_hash);
-        self.index.get(guard, hash, |entry| entry.address == address).is_some()
+        let leads = |entry: Entry| {
+            let counts = || self.standing(guard, entry);
+            entry.address == address
+                || entry.pending && counts().is_some_and(|counts| counts.address == address)
+        };
+        self.index.get(guard, KeyHash(body.key_hash), leads).is_some()
     }
 
     /// What counts for an id whose entry was found, if that lies at an address of a quiet segment.

@@ -5,7 +5,7 @@
 use super::*;
 use crate::format::frame::Writing;
 use crate::format::header::HEADER_END;
-use crate::format::ids::Sequence;
+use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::slot::Kind;
 use crate::log::tests::{Heap, SEGMENT_BYTES};
 use crate::memory::HeapMemory;
@@ -111,7 +111,36 @@ fn all_that_was_put_finds_room_again() {
 fn a_batch_of_ids_with_hashes_that_end_alike_is_refused_before_anything_is_written() {
     let engine = engine();
     let ids: Vec<_> = (0..2_000u32).map(u32::to_le_bytes).collect();
-    let records: Vec<_> = ids.iter().map(|id| record(id, Writing::Blind)).collect();
-    assert!(engine.write_batch(&records).is_err());
+    let mut records: Vec<_> = ids.iter().map(|id| record(id, Writing::Blind)).collect();
+    assert!(engine.write_batch(&mut records).is_err());
+    assert_eq!(assert_memory_is_log(&engine), 0);
+}
+
+/// The compaction that gives up the tombstone's record does not see a previous word.
+#[test]
+fn a_voided_insert_does_not_restore_the_entry_of_a_tombstone() {
+    let engine = engine();
+    put(&engine, 1).unwrap();
+    let id = 1u32.to_le_bytes();
+    let (embedding, kind) = (&[][..], Kind::Tombstone);
+    let tombstone = Record { kind, embedding, ..record(&id, Writing::Conditional) };
+    let removed = engine.remove(&tombstone).unwrap().unwrap();
+    let guard = engine.epoch().pin();
+    let active = engine.log().active(&guard).unwrap();
+    let body = active.body_of(SlotNumber(1));
+    assert_eq!(body.lsn, removed);
+    assert!(engine.leads_to(&guard, active, body));
+    // The condition is evaluated first by lookup, then by the index with the slot pending.
+    let asked = std::cell::Cell::new(0);
+    let inserted = engine.write_if(&record(&id, Writing::Conditional), |_, current| {
+        asked.set(asked.get() + 1);
+        if asked.get() == 2 {
+            (0..active.slots_end()).for_each(|n| active.void_if_pending(SlotNumber(n)));
+        }
+        assert_eq!(current, None);
+        asked.get() <= 2
+    });
+    assert_eq!(inserted.unwrap(), Err(Refused(None)));
+    assert!(!engine.leads_to(&guard, active, body), "the tombstone's entry came back");
     assert_eq!(assert_memory_is_log(&engine), 0);
 }

@@ -29,7 +29,7 @@ pub(super) enum Published {
 
 /// How the index decided a conditional write.
 enum Verdict {
-    /// It took the place of this.
+    /// It replaced this entry; never a tombstone's [W7].
     Took(Option<Entry>),
     /// The condition does not hold.
     Refused(Option<Entry>),
@@ -270,7 +270,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             verdict = if !accept(guard, live) {
                 Verdict::Refused(live)
             } else if newer {
-                Verdict::Took(counts)
+                // [W7] A tombstone's entry is not restored: compaction may give up its record
+                // while this write is undecided.
+                Verdict::Took(counts.filter(|entry| !entry.tomb))
             } else {
                 Verdict::AppendAgain
             };
@@ -289,8 +291,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         Ok(verdict)
     }
 
-    /// Puts back what a write took the place of whose slot was voided. A slot of the index is never
-    /// emptied, so "nothing" is put back as a tombstone without a record.
+    /// Restores the entry that a write has replaced whose slot was voided. A slot of the index is
+    /// never emptied, so "nothing" becomes a tombstone entry at the void frame's own address. The
+    /// caller still holds the claim on that segment.
     fn take_back(
         &self,
         guard: &Guard,

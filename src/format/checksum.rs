@@ -2,10 +2,11 @@
 //!
 //! CRC-32 (IEEE), by crc32fast where that has wide instructions for it; what is shorter it sums
 //! byte by byte, and slots and headers are all short. Every sum of a segment begins with the
-//! segment's random salt and the slot number, so that bytes copied from another segment, another
-//! slot or another store do not pass. A CRC shows accident, not intent.
+//! segment's random salt and the slot number, that of a frame with the frame's offset, too. So
+//! bytes copied from another segment, another slot, another offset or another store do not pass. A
+//! CRC shows accident, not intent.
 
-use crate::format::ids::SlotNumber;
+use crate::format::ids::{SlotNumber, Units};
 
 /// The salt of a segment: random, in its header, never shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,20 +81,33 @@ fn sum_few(sum: u32, bytes: &[u8]) -> u32 {
     !sum
 }
 
-/// A sum that begins with salt and slot number.
+/// A sum that begins with the place of what is summed.
 #[must_use]
 #[derive(Clone, Debug)]
 pub struct Salted(u32);
 
 impl Salted {
-    /// The sum of nothing yet.
+    /// The sum of a slot, with nothing summed yet.
     #[inline]
-    pub fn new(salt: Salt, slot: SlotNumber) -> Self {
+    pub fn of_slot(salt: Salt, slot: SlotNumber) -> Self {
+        Self::new(salt, slot, slot.0)
+    }
+
+    /// The sum of the frame at an offset [F2], with nothing summed yet. The slot is summed with the
+    /// frame's header. Of one frame at two offsets the sums always differ: a CRC sees every
+    /// difference within 32 bits.
+    #[inline]
+    pub fn of_frame(salt: Salt, slot: SlotNumber, offset: Units) -> Self {
+        Self::new(salt, slot, offset.0)
+    }
+
+    #[inline]
+    fn new(salt: Salt, slot: SlotNumber, place: u32) -> Self {
         // The initial register of a CRC may be any 32 bits; the rest of the salt is summed.
         let low = (salt.0 as u32) ^ slot.0;
         let mut rest = [0; 8];
         rest[..4].copy_from_slice(&((salt.0 >> 32) as u32).to_le_bytes());
-        rest[4..].copy_from_slice(&slot.0.to_le_bytes());
+        rest[4..].copy_from_slice(&place.to_le_bytes());
         Self(sum_few(low, &rest))
     }
 
@@ -129,18 +143,29 @@ mod tests {
     proptest! {
         #[test]
         fn however_the_bytes_are_cut_the_sum_is_that_of_crc32fast(
-            salt: u64, slot in 0..SlotNumber::LIMIT,
+            salt: u64, slot in 0..SlotNumber::LIMIT, offset: u32,
             parts in vec(vec(any::<u8>(), 0..300), 0..5),
         ) {
             let mut hasher = crc32fast::Hasher::new_with_initial(salt as u32 ^ slot);
             hasher.update(&((salt >> 32) as u32).to_le_bytes());
-            hasher.update(&slot.to_le_bytes());
-            let mut sum = Salted::new(Salt(salt), SlotNumber(slot));
+            hasher.update(&offset.to_le_bytes());
+            let mut sum = Salted::of_frame(Salt(salt), SlotNumber(slot), Units(offset));
             for part in &parts {
                 hasher.update(part);
                 sum = sum.and(part);
             }
             prop_assert_eq!(sum.finish(), hasher.finalize());
+        }
+
+        #[test]
+        fn a_frame_at_another_offset_has_another_sum(
+            salt: u64, slot in 0..SlotNumber::LIMIT, offsets: [u32; 2],
+            bytes in vec(any::<u8>(), 0..300),
+        ) {
+            let (salt, slot) = (Salt(salt), SlotNumber(slot));
+            let sums = offsets.map(|at| Salted::of_frame(salt, slot, Units(at)).and(&bytes));
+            let [one, other] = sums.map(Salted::finish);
+            prop_assert_eq!(one == other, offsets[0] == offsets[1]);
         }
     }
 }

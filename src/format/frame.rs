@@ -37,6 +37,8 @@ const PREVIOUS_BYTES: usize = 8;
 const FLAG_CONDITIONAL: u8 = 1;
 /// Flag in the frame header: the record expires, and its id begins behind the expiry.
 const FLAG_EXPIRES: u8 = 2;
+/// Flag in the frame header: the record counts only if the batch does that it was written with.
+const FLAG_MEMBER: u8 = 4;
 
 /// Where the parts of a frame lie, in bytes from its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +135,7 @@ impl Outline {
     pub fn decode(bytes: &HeaderBytes) -> Result<Self, &'static str> {
         let (id_len, kind, flags) = (u16::from_le_bytes(part(bytes, 28)), bytes[30], bytes[31]);
         let kind = Kind::from_byte(kind).ok_or("unknown kind in a frame header")?;
-        if flags & !(FLAG_CONDITIONAL | FLAG_EXPIRES) != 0 {
+        if flags & !(FLAG_CONDITIONAL | FLAG_EXPIRES | FLAG_MEMBER) != 0 {
             return Err("unknown flags in a frame header");
         }
         let content_len = u32::from_le_bytes(part(bytes, 16));
@@ -173,6 +175,15 @@ fn part<const N: usize>(bytes: &HeaderBytes, at: usize) -> [u8; N] {
     part
 }
 
+/// Where a frame lies, as far as its checksum is bound to that.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The salt of its segment.
+    pub salt: Salt,
+    /// Where it begins there.
+    pub offset: Units,
+}
+
 /// The header without the tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
@@ -192,6 +203,8 @@ pub struct FrameHeader {
     pub kind: Kind,
     /// Whether the index decided about it.
     pub writing: Writing,
+    /// Whether it was written as a member of a batch. A copy stands for itself.
+    pub in_batch: bool,
     /// When it is there no more, nanoseconds since 1970; 0: never.
     pub expires_ns: u64,
 }
@@ -221,6 +234,9 @@ impl FrameHeader {
         if self.expires() {
             out[31] |= FLAG_EXPIRES;
         }
+        if self.in_batch {
+            out[31] |= FLAG_MEMBER;
+        }
         out
     }
 
@@ -244,22 +260,23 @@ impl FrameHeader {
             id_len: outline.id_len,
             kind: outline.kind,
             writing: outline.writing(),
+            in_batch: outline.flags & FLAG_MEMBER != 0,
             expires_ns,
         }
     }
 
-    /// The checksum of the frame: of the header but for tag and checksum, of id, embedding and
-    /// content. Padding and tag are not covered.
+    /// The checksum of the frame at a place: of the header but for tag and checksum, of id,
+    /// embedding and content. Padding and tag are not covered.
     #[must_use]
-    pub fn sum(&self, salt: Salt, id: &[u8], embedding: &[u8], content: &[u8]) -> u32 {
-        self.begin_sum(salt, id).and(embedding).and(content).finish()
+    pub fn sum(&self, place: Place, id: &[u8], embedding: &[u8], content: &[u8]) -> u32 {
+        self.begin_sum(place, id).and(embedding).and(content).finish()
     }
 
     /// The same without embedding and content, which are to be added in this order.
-    pub fn begin_sum(&self, salt: Salt, id: &[u8]) -> Salted {
+    pub fn begin_sum(&self, place: Place, id: &[u8]) -> Salted {
         let fields = self.encode();
         let expiry = self.expires_ns.to_le_bytes();
-        Salted::new(salt, self.slot)
+        Salted::of_frame(place.salt, self.slot, place.offset)
             .and(&fields[..24])
             .and(&fields[28..])
             .and(if self.expires() { &expiry } else { &[] })
@@ -282,13 +299,14 @@ mod tests {
         #[test]
         fn a_header_survives_the_round_trip(
             lsn: u64, created_ns: u64, content_len: u32, slot: u32, checksum: u32,
-            id_len in 1u16..=1024, tombstone: bool, conditional: bool, expires_ns: u64,
+            id_len in 1u16..=1024, tombstone: bool, conditional: bool, in_batch: bool,
+            expires_ns: u64,
         ) {
             let header = FrameHeader {
                 lsn: Lsn::from_u64(lsn), created_ns, content_len, slot: SlotNumber(slot), checksum,
                 id_len, kind: if tombstone { Kind::Tombstone } else { Kind::Put },
                 writing: if conditional { Writing::Conditional } else { Writing::Blind },
-                expires_ns,
+                in_batch, expires_ns,
             };
             let mut bytes = [0; FIELDS_BYTES + EXPIRY_BYTES];
             bytes[..FIELDS_BYTES].copy_from_slice(&header.encode());
@@ -325,6 +343,7 @@ mod tests {
             id_len: 1,
             kind: Kind::Put,
             writing: Writing::Blind,
+            in_batch: false,
             expires_ns: 0,
         }
         .encode();
@@ -339,7 +358,7 @@ mod tests {
         bytes[30] = 9;
         assert!(FrameHeader::decode(&bytes).is_err());
         bytes[30] = Kind::Put.byte();
-        for flags in [FLAG_EXPIRES, 4, 0xFF] {
+        for flags in [FLAG_EXPIRES, 8, 0xFF] {
             bytes[31] = flags;
             assert!(FrameHeader::decode(&bytes).is_err(), "flags {flags}");
         }

@@ -4,25 +4,25 @@ use crate::format::checksum::{self, Salt};
 use crate::format::ids::{Sequence, UNIT_BYTES};
 
 /// Version of the format that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Where the directory begins in every segment file.
 pub const DIRECTORY_AT: usize = 4096;
-/// Bytes of the identity, which fill one cache line.
-pub const IDENTITY_BYTES: usize = 64;
+/// Bytes of the identity, which fills two cache lines.
+pub const IDENTITY_BYTES: usize = 128;
 /// Where the cursor lies.
-pub const CURSOR_AT: usize = 64;
+pub const CURSOR_AT: usize = 128;
 /// Where the durable end lies.
-pub const DURABLE_AT: usize = 128;
+pub const DURABLE_AT: usize = 192;
 /// Where the boot id of the last writer lies: two words.
-pub const BOOT_AT: usize = 192;
+pub const BOOT_AT: usize = 256;
 /// Where the sealed slot count lies.
-pub const SEALED_AT: usize = 208;
+pub const SEALED_AT: usize = 272;
 /// Where the sequence lies of the segment that this one took over from.
-pub const PREDECESSOR_AT: usize = 216;
+pub const PREDECESSOR_AT: usize = 280;
 /// Where it is noted how the last flush stands.
-pub const FLUSH_AT: usize = 224;
+pub const FLUSH_AT: usize = 288;
 /// First byte that a directory may begin at: everything above must come before it.
-pub const HEADER_END: usize = 256;
+pub const HEADER_END: usize = 320;
 
 const MAGIC: [u8; 8] = *b"stratlog";
 
@@ -69,6 +69,49 @@ pub struct SegmentId {
     pub role: Role,
 }
 
+/// Which optional features of the format a file uses, one bit each. This version knows none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// A program that does not know these may read and write the file.
+    pub compatible: u64,
+    /// A program that does not know these may read the file, and must not write to the store.
+    pub read_only: u64,
+    /// A program that does not know these must not interpret the file.
+    pub incompatible: u64,
+}
+
+impl Features {
+    /// Bytes of the three words.
+    pub const BYTES: usize = 24;
+    const KNOWN_READ_ONLY: u64 = 0;
+    const KNOWN_INCOMPATIBLE: u64 = 0;
+
+    /// The three words, in order.
+    #[must_use]
+    pub fn encode(self) -> [u8; Self::BYTES] {
+        let mut out = [0; Self::BYTES];
+        out[..8].copy_from_slice(&self.compatible.to_le_bytes());
+        out[8..16].copy_from_slice(&self.read_only.to_le_bytes());
+        out[16..].copy_from_slice(&self.incompatible.to_le_bytes());
+        out
+    }
+
+    /// The features that three words name.
+    #[must_use]
+    pub fn decode(words: [u64; 3]) -> Self {
+        let [compatible, read_only, incompatible] = words;
+        Self { compatible, read_only, incompatible }
+    }
+
+    /// The features that forbid this program to open the file, for writing or for reading; 0 if it
+    /// may.
+    #[must_use]
+    pub fn forbidding(self, writable: bool) -> u64 {
+        let read_only = if writable { self.read_only & !Self::KNOWN_READ_ONLY } else { 0 };
+        self.incompatible & !Self::KNOWN_INCOMPATIBLE | read_only
+    }
+}
+
 /// What a segment is: written once, before the segment is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -86,10 +129,9 @@ pub struct Identity {
     pub directory_at: u32,
     /// What it is for.
     pub role: Role,
+    /// Optional features that its writer used.
+    pub features: Features,
 }
-
-/// In the word that says where the directory begins: the segment holds copies.
-const COPIES_FLAG: u32 = 1 << 31;
 
 /// Why a header is not one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +140,48 @@ pub enum HeaderError {
     Foreign,
     /// A format of another version.
     Version(u32),
+    /// The checksum holds, but features are used that this version does not know.
+    Features(u64),
     /// The checksum, or a field, does not hold.
     Damaged,
+}
+
+/// The version that follows a magic number. It is tested before any checksum: a later version may
+/// place its checksum elsewhere.
+pub(super) fn check_version(bytes: &[u8], magic: [u8; 8]) -> Result<(), HeaderError> {
+    let Some((start, rest)) = bytes.split_first_chunk::<8>() else {
+        return Err(HeaderError::Foreign);
+    };
+    let version = rest.first_chunk().filter(|_| *start == magic).ok_or(HeaderError::Foreign)?;
+    let version = u32::from_le_bytes(*version);
+    if version == FORMAT_VERSION { Ok(()) } else { Err(HeaderError::Version(version)) }
+}
+
+/// Where the role lies in the identity.
+const ROLE_AT: usize = 60;
+/// Where the features lie in the identity.
+const FEATURES_AT: usize = 64;
+/// Where the checksum of the identity lies. Up to here reserved bytes follow the features.
+const IDENTITY_SUM_AT: usize = IDENTITY_BYTES - 4;
+
+const _: () = assert!(IDENTITY_BYTES <= CURSOR_AT && FLUSH_AT + 8 <= HEADER_END);
+const _: () = assert!(HEADER_END.is_multiple_of(UNIT_BYTES) && HEADER_END <= DIRECTORY_AT);
+
+impl Role {
+    /// The number on disk.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Log => 0,
+            Self::Copies => 1,
+        }
+    }
+
+    /// The role of a number from disk.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        [Self::Log, Self::Copies].into_iter().find(|role| role.number() == number)
+    }
 }
 
 impl Identity {
@@ -109,7 +191,7 @@ impl Identity {
         SegmentId { sequence: self.sequence, salt: self.salt, role: self.role }
     }
 
-    /// The first cache line of the segment.
+    /// The first two cache lines of the segment.
     #[must_use]
     pub fn encode(&self) -> [u8; IDENTITY_BYTES] {
         let mut out = [0; IDENTITY_BYTES];
@@ -120,42 +202,39 @@ impl Identity {
         out[32..40].copy_from_slice(&self.sequence.0.to_le_bytes());
         out[40..48].copy_from_slice(&self.salt.0.to_le_bytes());
         out[48..56].copy_from_slice(&self.segment_bytes.to_le_bytes());
-        let flag = if self.role == Role::Copies { COPIES_FLAG } else { 0 };
-        out[56..60].copy_from_slice(&(self.directory_at | flag).to_le_bytes());
-        let sum = checksum::plain(&out[..60]);
-        out[60..64].copy_from_slice(&sum.to_le_bytes());
+        out[56..60].copy_from_slice(&self.directory_at.to_le_bytes());
+        out[ROLE_AT..ROLE_AT + 4].copy_from_slice(&self.role.number().to_le_bytes());
+        let features = self.features.encode();
+        out[FEATURES_AT..FEATURES_AT + Features::BYTES].copy_from_slice(&features);
+        let sum = checksum::plain(&out[..IDENTITY_SUM_AT]);
+        out[IDENTITY_SUM_AT..].copy_from_slice(&sum.to_le_bytes());
         out
     }
 
-    /// The identity of the first cache line of a file.
+    /// The identity of the first two cache lines of a file. The caller checks its features: which
+    /// store and which segment it is can be told whatever they are.
     pub fn decode(bytes: &[u8; IDENTITY_BYTES]) -> Result<Self, HeaderError> {
         let u64_at = |at: usize| {
             let mut b = [0; 8];
             b.copy_from_slice(&bytes[at..at + 8]);
             u64::from_le_bytes(b)
         };
-        let u32_at = |at: usize| u64_at(at / 8 * 8) >> (at % 8 * 8) & 0xFFFF_FFFF;
-        if bytes[..8] != MAGIC {
-            return Err(HeaderError::Foreign);
-        }
-        if u64::from(checksum::plain(&bytes[..60])) != u32_at(60) {
+        let u32_at = |at: usize| (u64_at(at / 8 * 8) >> (at % 8 * 8)) as u32;
+        check_version(bytes, MAGIC)?;
+        if checksum::plain(&bytes[..IDENTITY_SUM_AT]) != u32_at(IDENTITY_SUM_AT) {
             return Err(HeaderError::Damaged);
-        }
-        let version = u32_at(8) as u32;
-        if version != FORMAT_VERSION {
-            return Err(HeaderError::Version(version));
         }
         let mut store = [0; 16];
         store.copy_from_slice(&bytes[16..32]);
-        let place = u32_at(56) as u32;
         let identity = Self {
             store: StoreId(store),
             sequence: Sequence(u64_at(32)),
             salt: Salt(u64_at(40)),
-            dimension: u32_at(12) as u32,
+            dimension: u32_at(12),
             segment_bytes: u64_at(48),
-            directory_at: place & !COPIES_FLAG,
-            role: if place & COPIES_FLAG == 0 { Role::Log } else { Role::Copies },
+            directory_at: u32_at(56),
+            role: Role::from_number(u32_at(ROLE_AT)).ok_or(HeaderError::Damaged)?,
+            features: Features::decode([0, 8, 16].map(|n| u64_at(FEATURES_AT + n))),
         };
         let directory_at = identity.directory_at as usize;
         let sound = (HEADER_END..=DIRECTORY_AT).contains(&directory_at)
@@ -268,6 +347,7 @@ mod tests {
             segment_bytes: 64 << 20,
             directory_at: DIRECTORY_AT as u32,
             role: Role::Copies,
+            features: Features { compatible: 1, read_only: 2, incompatible: 4 },
         }
     }
 
@@ -283,13 +363,31 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_named_and_a_foreign_file_is_foreign() {
-        let mut bytes = identity().encode();
-        bytes[8..12].copy_from_slice(&2u32.to_le_bytes());
-        let sum = checksum::plain(&bytes[..60]);
-        bytes[60..64].copy_from_slice(&sum.to_le_bytes());
-        assert_eq!(Identity::decode(&bytes), Err(HeaderError::Version(2)));
+    fn another_version_is_named_whatever_its_checksum_and_a_foreign_file_is_foreign() {
+        for version in [1u32, 3] {
+            let mut bytes = identity().encode();
+            bytes[8..12].copy_from_slice(&version.to_le_bytes());
+            assert_eq!(Identity::decode(&bytes), Err(HeaderError::Version(version)));
+        }
         assert_eq!(Identity::decode(&[0; IDENTITY_BYTES]), Err(HeaderError::Foreign));
+    }
+
+    /// A later version may use them for what concerns this one not.
+    #[test]
+    fn reserved_bytes_are_ignored() {
+        let mut bytes = identity().encode();
+        bytes[FEATURES_AT + Features::BYTES..IDENTITY_SUM_AT].fill(7);
+        let sum = checksum::plain(&bytes[..IDENTITY_SUM_AT]);
+        bytes[IDENTITY_SUM_AT..].copy_from_slice(&sum.to_le_bytes());
+        assert_eq!(Identity::decode(&bytes), Ok(identity()));
+    }
+
+    #[test]
+    fn only_unknown_features_forbid_and_compatible_ones_never_do() {
+        let features = Features { compatible: 1, read_only: 2, incompatible: 4 };
+        assert_eq!((features.forbidding(false), features.forbidding(true)), (4, 6));
+        let compatible = Features { compatible: u64::MAX, ..Features::default() };
+        assert_eq!((compatible.forbidding(false), compatible.forbidding(true)), (0, 0));
     }
 
     #[test]

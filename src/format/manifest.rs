@@ -10,16 +10,31 @@
 //! | 40 | 8 | first sequence number that this manifest says nothing about |
 //! | 48 | 4 | number of segments |
 //! | 52 | 4 | number of segments that were dropped and whose files may still be there |
-//! | 56 | 16 each | sequence (top bit: holds copies), salt; first the segments, then the dropped |
+//! | 56 | 24 | features: compatible, read-only-compatible, incompatible |
+//! | 80 | 8 | incarnation |
+//! | 88 | 4 | length of the fixed part: 128 or, by a later version, more |
+//! | 92 | | reserved, up to the length of the fixed part; kept as it is found |
+//! | then | 24 each | sequence (8), salt (8), role (4), reserved (4): segments, then the dropped |
 //! | end | 4 | CRC-32 of all before it |
 
 use crate::format::checksum::{self, Salt};
-use crate::format::header::{FORMAT_VERSION, HeaderError, Role, SegmentId, StoreId};
+use crate::format::header::{
+    self, FORMAT_VERSION, Features, HeaderError, Role, SegmentId, StoreId,
+};
 use crate::format::ids::Sequence;
 
 const MAGIC: [u8; 8] = *b"stratman";
-const FIXED_BYTES: usize = 56;
-const ENTRY_BYTES: usize = 16;
+/// Bytes of the fixed part that this version writes.
+const FIXED_BYTES: usize = 128;
+/// Bytes of the fields that this version knows. The rest of the fixed part is reserved.
+const KNOWN_BYTES: usize = 92;
+const FEATURES_AT: usize = 56;
+const INCARNATION_AT: usize = 80;
+const FIXED_BYTES_AT: usize = 88;
+const ENTRY_BYTES: usize = 24;
+
+/// The incarnation of a store that was just created.
+pub const FIRST_INCARNATION: u64 = 1;
 
 /// The contents of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,22 +52,54 @@ pub struct Manifest {
     pub segments: Vec<SegmentId>,
     /// Segments that compaction has emptied: their files are to be removed, and never read.
     pub dropped: Vec<SegmentId>,
+    /// What does not change from one manifest of a store to the next, or rarely.
+    pub nature: Nature,
 }
 
-/// In the sequence of an entry: the segment holds copies.
-const COPIES_FLAG: u64 = 1 << 63;
+/// What a manifest says besides which segments there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nature {
+    /// Optional features that a writer of the store used.
+    pub features: Features,
+    /// Changes whenever a recovery gives up a write that a reader may have seen. Two incarnations
+    /// can only be compared for equality.
+    pub incarnation: u64,
+    /// The reserved bytes of the fixed part; empty if they are those that this version writes.
+    reserved: Vec<u8>,
+}
+
+impl Nature {
+    /// What this version writes, with a given incarnation.
+    #[must_use]
+    pub fn of_incarnation(incarnation: u64) -> Self {
+        Self { features: Features::default(), incarnation, reserved: Vec::new() }
+    }
+}
+
+impl Default for Nature {
+    fn default() -> Self {
+        Self::of_incarnation(FIRST_INCARNATION)
+    }
+}
 
 fn encode_entry(segment: &SegmentId) -> [u8; ENTRY_BYTES] {
-    let flag = if segment.role == Role::Copies { COPIES_FLAG } else { 0 };
     let mut out = [0; ENTRY_BYTES];
-    out[..8].copy_from_slice(&(segment.sequence.0 | flag).to_le_bytes());
-    out[8..].copy_from_slice(&segment.salt.0.to_le_bytes());
+    out[..8].copy_from_slice(&segment.sequence.0.to_le_bytes());
+    out[8..16].copy_from_slice(&segment.salt.0.to_le_bytes());
+    out[16..20].copy_from_slice(&segment.role.number().to_le_bytes());
     out
 }
 
-fn decode_entry(sequence: u64, salt: u64) -> SegmentId {
-    let role = if sequence & COPIES_FLAG == 0 { Role::Log } else { Role::Copies };
-    SegmentId { sequence: Sequence(sequence & !COPIES_FLAG), salt: Salt(salt), role }
+fn decode_entry(entry: &[u8]) -> Option<SegmentId> {
+    let role = Role::from_number(word(entry, 16) as u32)?;
+    Some(SegmentId { sequence: Sequence(word(entry, 0)), salt: Salt(word(entry, 8)), role })
+}
+
+/// The 8 bytes at a place that lies inside, as the caller has checked.
+fn word(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
 }
 
 impl Manifest {
@@ -60,7 +107,8 @@ impl Manifest {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let entries = self.segments.len() + self.dropped.len();
-        let mut out = Vec::with_capacity(FIXED_BYTES + ENTRY_BYTES * entries + 4);
+        let fixed_bytes = FIXED_BYTES.max(KNOWN_BYTES + self.nature.reserved.len());
+        let mut out = Vec::with_capacity(fixed_bytes + ENTRY_BYTES * entries + 4);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         out.extend_from_slice(&self.dimension.to_le_bytes());
@@ -70,6 +118,12 @@ impl Manifest {
         // Both fit: a store has fewer than 2^32 segments.
         out.extend_from_slice(&(self.segments.len() as u32).to_le_bytes());
         out.extend_from_slice(&(self.dropped.len() as u32).to_le_bytes());
+        out.extend_from_slice(&self.nature.features.encode());
+        out.extend_from_slice(&self.nature.incarnation.to_le_bytes());
+        // Fits: the length was read from these four bytes, or is that of this version.
+        out.extend_from_slice(&(fixed_bytes as u32).to_le_bytes());
+        out.extend_from_slice(&self.nature.reserved);
+        out.resize(fixed_bytes, 0);
         for segment in self.segments.iter().chain(&self.dropped) {
             out.extend_from_slice(&encode_entry(segment));
         }
@@ -78,62 +132,73 @@ impl Manifest {
         out
     }
 
-    /// The manifest of a whole file.
+    /// The manifest of a whole file. Features that concern only writers are the caller's to check.
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        header::check_version(bytes, MAGIC)?;
         let Some((body, sum)) = bytes.split_last_chunk::<4>() else {
-            return Err(HeaderError::Foreign);
+            return Err(HeaderError::Damaged);
         };
-        let Some((fixed, entries)) = body.split_first_chunk::<FIXED_BYTES>() else {
-            return Err(HeaderError::Foreign);
-        };
-        if fixed[..8] != MAGIC {
-            return Err(HeaderError::Foreign);
-        }
-        if checksum::plain(body) != u32::from_le_bytes(*sum) {
+        if body.len() < FIXED_BYTES || checksum::plain(body) != u32::from_le_bytes(*sum) {
             return Err(HeaderError::Damaged);
         }
-        let word = |bytes: &[u8]| {
-            let mut b = [0; 8];
-            b.copy_from_slice(bytes);
-            u64::from_le_bytes(b)
-        };
-        let version = word(&fixed[8..16]) as u32;
-        if version != FORMAT_VERSION {
-            return Err(HeaderError::Version(version));
+        let features = Features::decode([0, 8, 16].map(|n| word(body, FEATURES_AT + n)));
+        match features.forbidding(false) {
+            0 => {}
+            unknown => return Err(HeaderError::Features(unknown)),
+        }
+        let fixed_bytes = word(body, FIXED_BYTES_AT) as u32 as usize;
+        if !(FIXED_BYTES..=body.len()).contains(&fixed_bytes) {
+            return Err(HeaderError::Damaged);
+        }
+        let (fixed, entries) = body.split_at(fixed_bytes);
+        let (segments, dropped) = decode_entries(entries, word(fixed, 48))?;
+        let next_sequence = Sequence(word(fixed, 40));
+        if !are_ordered(&segments, next_sequence) {
+            return Err(HeaderError::Damaged);
         }
         let mut store = [0; 16];
         store.copy_from_slice(&fixed[16..32]);
-        // The counts are only ever compared: no allocation is sized by them.
-        let (live, dropped) = (word(&fixed[48..56]) as u32, word(&fixed[48..56]) >> 32);
-        if entries.len() as u64 != (u64::from(live) + dropped) * ENTRY_BYTES as u64 {
-            return Err(HeaderError::Damaged);
-        }
-        let mut segments: Vec<_> = entries
-            .chunks_exact(ENTRY_BYTES)
-            .map(|entry| decode_entry(word(&entry[..8]), word(&entry[8..])))
-            .collect();
-        let dropped = segments.split_off(live as usize);
-        let next_sequence = Sequence(word(&fixed[40..48]));
-        let ordered = segments.windows(2).all(|pair| pair[0].sequence < pair[1].sequence)
-            && segments.iter().all(|segment| match segment.role {
-                Role::Log => segment.sequence < next_sequence,
-                // Made ahead of segments of the log that are not named yet.
-                Role::Copies => segment.sequence <= Sequence::MAX,
-            })
-            && next_sequence > Sequence(0)
-            && next_sequence <= Sequence::MAX;
-        if !ordered {
-            return Err(HeaderError::Damaged);
-        }
+        let reserved = &fixed[KNOWN_BYTES..];
+        let usual = fixed_bytes == FIXED_BYTES && reserved.iter().all(|&byte| byte == 0);
+        let reserved = if usual { Vec::new() } else { reserved.to_vec() };
+        let incarnation = word(fixed, INCARNATION_AT);
         Ok(Self {
             store: StoreId(store),
-            dimension: (word(&fixed[8..16]) >> 32) as u32,
-            segment_bytes: word(&fixed[32..40]),
+            dimension: (word(fixed, 8) >> 32) as u32,
+            segment_bytes: word(fixed, 32),
             next_sequence,
             segments,
             dropped,
+            nature: Nature { features, incarnation, reserved },
         })
     }
+}
+
+/// The segments and the dropped ones. `counts`: how many of each, which are only ever compared: no
+/// allocation is sized by them.
+fn decode_entries(
+    entries: &[u8],
+    counts: u64,
+) -> Result<(Vec<SegmentId>, Vec<SegmentId>), HeaderError> {
+    let (live, dropped) = (counts as u32, counts >> 32);
+    if entries.len() as u64 != (u64::from(live) + dropped) * ENTRY_BYTES as u64 {
+        return Err(HeaderError::Damaged);
+    }
+    let decoded: Option<Vec<_>> = entries.chunks_exact(ENTRY_BYTES).map(decode_entry).collect();
+    let mut segments = decoded.ok_or(HeaderError::Damaged)?;
+    let dropped = segments.split_off(live as usize);
+    Ok((segments, dropped))
+}
+
+fn are_ordered(segments: &[SegmentId], next_sequence: Sequence) -> bool {
+    segments.windows(2).all(|pair| pair[0].sequence < pair[1].sequence)
+        && segments.iter().all(|segment| match segment.role {
+            Role::Log => segment.sequence < next_sequence,
+            // Made ahead of segments of the log that are not named yet.
+            Role::Copies => segment.sequence <= Sequence::MAX,
+        })
+        && next_sequence > Sequence(0)
+        && next_sequence <= Sequence::MAX
 }
 
 #[cfg(all(test, not(stratalog_loom)))]
@@ -141,6 +206,7 @@ mod tests {
     use super::*;
 
     fn manifest() -> Manifest {
+        let features = Features { compatible: 5, read_only: 6, incompatible: 0 };
         Manifest {
             store: StoreId(*b"fedcba9876543210"),
             dimension: 16,
@@ -151,6 +217,7 @@ mod tests {
                 SegmentId { sequence: Sequence(14), salt: Salt(6), role: Role::Copies },
             ],
             dropped: vec![SegmentId { sequence: Sequence(2), salt: Salt(7), role: Role::Log }],
+            nature: Nature { features, incarnation: 3, reserved: Vec::new() },
         }
     }
 
@@ -173,5 +240,47 @@ mod tests {
         let mut twisted = manifest();
         twisted.segments.reverse();
         assert_eq!(Manifest::decode(&twisted.encode()), Err(HeaderError::Damaged));
+    }
+
+    #[test]
+    fn another_version_is_named_whatever_follows() {
+        for version in [1u32, 3] {
+            let mut bytes = manifest().encode();
+            bytes[8..12].copy_from_slice(&version.to_le_bytes());
+            for len in 12..bytes.len() {
+                let expected = Err(HeaderError::Version(version));
+                assert_eq!(Manifest::decode(&bytes[..len]), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_incompatible_features_are_named_and_the_others_are_kept() {
+        let mut newer = manifest();
+        newer.nature.features.incompatible = 1 << 40;
+        let expected = Err(HeaderError::Features(1 << 40));
+        assert_eq!(Manifest::decode(&newer.encode()), expected);
+        // Not if it is damaged: the bit may be.
+        let mut bytes = newer.encode();
+        bytes[20] ^= 1;
+        assert_eq!(Manifest::decode(&bytes), Err(HeaderError::Damaged));
+    }
+
+    #[test]
+    fn a_longer_fixed_part_and_reserved_bytes_are_kept() {
+        for reserved in [vec![0; 36 + 40], vec![1; 36 + 7], vec![9; 36]] {
+            let mut newer = manifest();
+            newer.nature.reserved = reserved;
+            let bytes = newer.encode();
+            assert_eq!(Manifest::decode(&bytes), Ok(newer));
+        }
+        for fixed_bytes in [0u32, 127, 4096, u32::MAX] {
+            let mut bytes = manifest().encode();
+            bytes[FIXED_BYTES_AT..KNOWN_BYTES].copy_from_slice(&fixed_bytes.to_le_bytes());
+            let end = bytes.len() - 4;
+            let sum = checksum::plain(&bytes[..end]);
+            bytes[end..].copy_from_slice(&sum.to_le_bytes());
+            assert_eq!(Manifest::decode(&bytes), Err(HeaderError::Damaged), "{fixed_bytes}");
+        }
     }
 }

@@ -129,7 +129,7 @@ fn word(state: u8, kind: u8, words: [u64; 3], salt: Salt, slot: SlotNumber) -> u
     bytes[16..24].copy_from_slice(&words[2].to_le_bytes());
     bytes[24] = kind;
     bytes[25] = state;
-    let sum = Salted::new(salt, slot).and(&bytes).finish();
+    let sum = Salted::of_slot(salt, slot).and(&bytes).finish();
     u64::from(sum) << 32 | u64::from(kind) << 8 | u64::from(state)
 }
 

@@ -503,3 +503,23 @@ fn a_key_costs_at_most_fifteen_bytes() {
         assert!(bytes <= 15.0, "{bytes} at {keys}");
     }
 }
+
+/// The thread whose insert reaches the limit of a chunk may stop before it replaces the chunk.
+#[test]
+fn a_chunk_is_split_although_the_thread_that_reached_its_limit_has_stopped() {
+    let shape = Shape { buckets: 64, split_at: 64, overflow_blocks: 64, initial_depth: 0 };
+    let store = Store::<7>::new(shape, 1_000, mixed);
+    let guard = store.epoch.pin();
+    let chunk = store.index.directory.current(0, &guard);
+    let limit = grow::split_limit(64, chunk.prefix(), chunk.depth());
+    for key in 1..limit {
+        store.put(key).unwrap();
+    }
+    // What that thread did: it stored its entry, and counted it.
+    assert_eq!(chunk.count_used(), limit);
+    let replaced = (1_000..1_100).position(|key| {
+        store.put(key).unwrap();
+        chunk.forward().is_some()
+    });
+    assert!(replaced.is_some(), "no later insert splits it");
+}

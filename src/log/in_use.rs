@@ -10,13 +10,13 @@ use crate::sync::Ordering;
 use crate::sync::unmodelled::Arc;
 
 impl<M: Memory, S: Source<M>> Log<M, S> {
-    /// Those segments of the log that have something to flush, in the order of their sequences, each
-    /// with a count of its own: a flush is no reason to hold a pin.
+    /// Those segments of the log that have something to flush, in the order of their sequences,
+    /// each with a count of its own: a flush is no reason to hold a pin.
     ///
-    /// None is missing that is older than one of them [D7]. A walk through the table could pass one
-    /// by that is prepared, and meet the one behind it after both were used; then another segment is
-    /// active than when it began, and it begins again. An empty one that was ended is among them: what
-    /// follows it is cut if its seal is not on the device [D5].
+    /// None is missing that is older than one of them [D7]. A walk through the table could miss a
+    /// prepared one, and meet its successor after both were used; then another segment is active
+    /// than when the walk began, and it begins again. An empty one that was ended is among them:
+    /// later segments are cut if its seal is not on the device [D5].
     pub fn to_flush(&self, guard: &Guard) -> Vec<Arc<Segment<M>>> {
         let wanted = |s: &&Segment<M>| {
             s.role() == Role::Log && (!s.is_settled() || s.flushed().slot < s.slots_end())
@@ -100,7 +100,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     pub(super) fn is_in_use(&self, segment: &Segment<M>, active: Option<TableIndex>) -> bool {
         let begun = segment.role() == Role::Copies
-            || segment.is_full()
+            || segment.is_full() && segment.is_own()
             || segment.slots_end() > 0
             || Some(segment.table_index()) == active;
         begun && !segment.is_dropped()

@@ -172,7 +172,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let Some(segment) = self.segment_of_word(guard, word) else { return false };
         segment.close();
         let none = NONE_AFTER | segment.sequence().0;
-        // Release: as in `install`; nothing new is published. Relaxed on failure: nothing is read.
+        // Release: pairs with the Acquire loads of `active`. A thread that finds no active segment
+        // finds this one closed, so a flush of what comes after it seals it first [D5]. Relaxed on
+        // failure: nothing is read.
         let ended = self.active.compare_exchange(word, none, Ordering::Release, Ordering::Relaxed);
         ended.is_ok()
     }

@@ -2,8 +2,8 @@
 //!
 //! T1: an entry is null, or a pointer from `Arc::into_raw` that the table owns one count of. It is
 //! taken out by `remove` alone, which retires it through the epoch, so a guard that could load
-//! the pointer keeps the segment alive. `remove` goes by identity: it takes out the segment that its
-//! caller has loaded under the same guard, never whatever has come to its place since.
+//! the pointer keeps the segment alive. `remove` goes by identity: it takes out the segment that
+//! its caller has loaded under the same guard, never the one that has come to its place since.
 //!
 //! T2: an index is given again once its entry is null. Who calls `remove` sees to it that by then
 //! no guard can hold an address or a word with that index: it was never in the index (a segment
@@ -107,8 +107,8 @@ impl<M: crate::memory::Memory> SegmentTable<M> {
         Some(unsafe { Arc::from_raw(segment) })
     }
 
-    /// Takes this segment out, which the caller has from the table under this guard, and retires the
-    /// table's count of it. `false`: somebody else has taken it out.
+    /// Takes this segment out, which the caller has from the table under this guard, and retires
+    /// the table's count of it. `false`: somebody else has taken it out.
     pub fn remove(&self, epoch: &Epoch, guard: &Guard, segment: &Segment<M>) -> bool {
         let index = segment.table_index();
         let Some(entry) = self.entries.get(index.0 as usize) else { return false };

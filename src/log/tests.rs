@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::format::checksum::Salt;
-use crate::format::header::{HEADER_END, Identity, StoreId};
+use crate::format::header::{Features, HEADER_END, Identity, StoreId};
 use crate::memory::HeapMemory;
 use std::cell::Cell;
 
@@ -23,6 +23,7 @@ impl Source<HeapMemory> for Heap {
             dimension: 1,
             segment_bytes: SEGMENT_BYTES as u64,
             directory_at: HEADER_END as u32,
+            features: Features::default(),
             role,
         };
         Ok(Segment::create(HeapMemory::new(SEGMENT_BYTES), &identity))
@@ -67,4 +68,25 @@ fn no_segment_is_passed_by_that_is_older_than_one_in_use() {
     });
     let found: Vec<_> = found.iter().map(|segment| segment.sequence().0).collect();
     assert_eq!(found, [2, 3, 4]);
+}
+
+/// A prepared segment that is passed over was allocated and flushed for nothing.
+#[test]
+fn a_segment_that_was_not_installed_goes_before_those_prepared_after_it() {
+    let geometry =
+        Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
+    let (log, epoch) = (Log::new(Heap, geometry, Sequence(1)), Epoch::new());
+    let guard = epoch.pin();
+    let reserve = || log.reserve(&epoch, &guard, 64, Need::ToGrow).unwrap().segment().sequence().0;
+    assert_eq!(reserve(), 1);
+    for _ in 0..2 {
+        assert!(log.prepare(&epoch, |_| Ok(true)).unwrap().is_some());
+    }
+    // A writer has taken the first prepared segment when the end of the active one overtakes it.
+    let index = log.pop_prepared().unwrap();
+    assert!(log.end_active(&guard));
+    log.put_back(&epoch, &guard, index);
+    assert_eq!((log.prepared(), reserve()), (2, 2));
+    assert!(log.end_active(&guard));
+    assert_eq!((log.prepared(), reserve()), (1, 3));
 }

@@ -8,7 +8,7 @@
 use super::{Memory, stream};
 use crate::sync::AtomicU64;
 use crate::sync::unmodelled::{AtomicU64 as Counter, Mutex, Ordering, PoisonError};
-use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
 use rustix::fs::FallocateFlags;
 use std::fs::File;
 use std::io::{self, Read};
@@ -110,6 +110,27 @@ impl MmapMemory {
     pub fn populate(&self, at: usize, len: usize) -> io::Result<()> {
         self.map.advise_range(Advice::PopulateWrite, at, len)
     }
+}
+
+/// An anonymous page of zeros that the kernel replaces by zeros in a child process.
+///
+/// # Errors
+///
+/// The kernel cannot do it: before Linux 4.14, and elsewhere.
+#[cfg(target_os = "linux")]
+pub fn page_wiped_on_fork() -> io::Result<MmapMut> {
+    let mut page = MmapOptions::new().len(PAGE).map_anon()?;
+    let advice = rustix::mm::Advice::LinuxWipeOnFork;
+    // SAFETY: the range is the whole mapping, which nothing but `page` refers to, and the advice
+    // changes none of its bytes in this process.
+    unsafe { rustix::mm::madvise(page.as_mut_ptr().cast(), PAGE, advice) }?;
+    Ok(page)
+}
+
+/// As on Linux; here the kernel cannot do it.
+#[cfg(not(target_os = "linux"))]
+pub fn page_wiped_on_fork() -> io::Result<MmapMut> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Under a sanitizer (`tests/sanitize.sh`) a mapping that was given up stays, so that nothing else

@@ -14,7 +14,7 @@ mod stream;
 
 pub use heap::HeapMemory;
 #[cfg(not(stratalog_loom))]
-pub use mmap::{Folios, MmapMemory};
+pub use mmap::{Folios, MmapMemory, page_wiped_on_fork};
 
 use crate::sync::AtomicU64;
 
@@ -96,7 +96,7 @@ pub unsafe trait Memory: Send + Sync + 'static {
     /// Makes everything written so far survive power loss.
     fn flush(&self) -> std::io::Result<()>;
 
-    /// Returns what stands behind the whole pages of `from..to` to the system: they read as zeros from
+    /// Returns the space of the whole pages of `from..to` to the system: they read as zeros from
     /// now on. Nothing may be stored there any more.
     fn give_back(&self, _from: usize, _to: usize) -> std::io::Result<()> {
         Ok(())

@@ -3,7 +3,7 @@
 use super::Candidate;
 use crate::error::Error;
 use crate::files::Files;
-use crate::format::header::{HeaderError, Identity, Role, SegmentId};
+use crate::format::header::{Identity, Role, SegmentId};
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::manifest::Manifest;
 use crate::fs::{self, SegmentFile};
@@ -78,6 +78,8 @@ enum Opened {
     Foreign,
     /// This store's by its name, but unreadable.
     Broken(&'static str),
+    /// This store's, but it uses features that this program does not know.
+    Newer(u64),
     /// Removed since it was listed.
     Gone,
 }
@@ -106,7 +108,7 @@ pub(super) fn collect(
     (mode, writable): (Recovery, bool),
     report: &mut RecoveryReport,
 ) -> Result<Collected, Error> {
-    let (found, foreign) = fs::list_segments(files.directory())?;
+    let (found, foreign) = files.directory().list_segments()?;
     report.foreign_files = foreign;
     let listed: BTreeMap<Sequence, SegmentId> =
         manifest.segments.iter().map(|id| (id.sequence, *id)).collect();
@@ -120,6 +122,7 @@ pub(super) fn collect(
         let id = id.filter(|id| file.is_of(*id));
         match open(files, file, id, (mode, writable))? {
             Opened::Gone => continue,
+            Opened::Newer(bits) => return Err(Error::UnsupportedFeatures { bits }),
             Opened::Foreign => {
                 report.foreign_files += 1;
                 continue;
@@ -251,9 +254,9 @@ fn open(
     (mode, writable): (Recovery, bool),
 ) -> Result<Opened, Error> {
     let expected = listed.map(|id| files.identity(id));
-    let (handle, len) = match fs::open_segment(&file.path, writable) {
+    let (handle, len) = match files.directory().open_segment(&file.name, writable) {
         Ok(Some(opened)) => opened,
-        Ok(None) if fs::is_gone(&file.path) => return Ok(Opened::Gone),
+        Ok(None) if files.directory().is_gone(&file.name) => return Ok(Opened::Gone),
         Ok(None) if expected.is_some() => return Ok(Opened::Broken("it is not a regular file")),
         Ok(None) => return Ok(Opened::Foreign),
         Err(error) if expected.is_none() && error.kind() == io::ErrorKind::PermissionDenied => {
@@ -282,7 +285,7 @@ fn open(
     } else {
         return Ok(Opened::Foreign);
     };
-    match attach(files, file, expected, memory, short) {
+    match attach(files, file, expected, memory, (short, writable)) {
         // A copy made by hard links would be changed, or this store through the copy.
         Opened::Segment(..) if linked => Err(Error::Io(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -301,25 +304,29 @@ fn attach(
     file: &SegmentFile,
     expected: Option<Identity>,
     memory: MmapMemory,
-    short: bool,
+    (short, writable): (bool, bool),
 ) -> Opened {
     let mut flaw = short.then_some(Flaw::Short);
     let identity = match (Identity::decode(&Segment::identity_bytes(&memory)), expected) {
         (Ok(identity), _) => identity,
-        (Err(HeaderError::Damaged | HeaderError::Foreign), Some(expected)) => {
+        // A manifest names segments of its own version only: another one is damage, too.
+        (Err(_), Some(expected)) => {
             flaw = flaw.or(Some(Flaw::Header));
             expected
         }
-        (Err(HeaderError::Version(_)), Some(_)) => return Opened::Broken("another format version"),
         (Err(_), None) => return Opened::Foreign,
     };
     // The whole identity must be the one that this store, this name (and the manifest) call for:
     // a file copied in, or renamed, is not believed.
     let salt = expected.map_or(identity.salt, |expected| expected.salt);
     let role = expected.map_or(identity.role, |expected| expected.role);
-    let named = identity == files.identity(SegmentId { sequence: file.sequence, salt, role })
+    let called_for = files.identity(SegmentId { sequence: file.sequence, salt, role });
+    let named = Identity { features: called_for.features, ..identity } == called_for
         && identity.salt.0 as u32 == file.half_salt;
     match (named, expected) {
+        (true, _) if identity.features.forbidding(writable) != 0 => {
+            Opened::Newer(identity.features.forbidding(writable))
+        }
         (true, _) => Opened::Segment(Box::new(Segment::attach(memory, &identity)), flaw),
         (false, Some(_)) => Opened::Broken("it is another segment's file"),
         (false, None) => Opened::Foreign,

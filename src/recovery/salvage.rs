@@ -8,9 +8,9 @@ use crate::format::header::{
     StoreId,
 };
 use crate::format::ids::Sequence;
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, Nature};
 use crate::format::slot::{Kind, SLOT_BYTES, SlotState};
-use crate::fs::{self, SegmentFile};
+use crate::fs::{self, Directory, SegmentFile};
 use crate::options::{DIMENSION_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::report::{Damage, RecoveryReport};
 use std::collections::BTreeMap;
@@ -53,19 +53,23 @@ enum Start {
 
 /// What a store is, if its manifest cannot be read or is another store's: what most of its segments
 /// say. A readable manifest counts if any segment is of its store, or if none says otherwise.
-pub fn prove(directory: &Path, read: Result<Manifest, Error>) -> Result<Basis, Error> {
+pub fn prove(directory: &Directory, read: Result<Manifest, Error>) -> Result<Basis, Error> {
     let mut starts = Vec::new();
-    for file in fs::list_segments(directory)?.0 {
-        let start = start_of(&file)?;
+    for file in directory.list_segments()?.0 {
+        let start = start_of(directory, &file)?;
         starts.push((file, start));
     }
     let reason = match read {
         Ok(manifest) if agrees(&manifest, &starts) => return Ok(Basis::found(manifest)),
         Ok(_) => "it is another store's".to_owned(),
         Err(Error::Corrupt { reason, .. }) => reason,
+        // The version is under no checksum of its own: the segments tell damage from another one.
+        Err(Error::UnsupportedVersion { found, .. }) if contradicts(&starts, found) => {
+            format!("its format version is {found}, and that of the segments is {FORMAT_VERSION}")
+        }
         Err(error) => return Err(error),
     };
-    let path = directory.join(fs::MANIFEST);
+    let path = directory.path().join(fs::MANIFEST);
     let manifest = rebuild(&path, &reason, &starts)?;
     let mut damage = vec![damage(
         path,
@@ -73,6 +77,13 @@ pub fn prove(directory: &Path, read: Result<Manifest, Error>) -> Result<Basis, E
     )];
     damage.extend(starts.iter().filter_map(|(file, start)| left_out(&manifest, file, start)));
     Ok(Basis { manifest, rebuilt: true, damage })
+}
+
+/// Whether segments of this version are there, and none of another one.
+fn contradicts(starts: &[(SegmentFile, Start)], version: u32) -> bool {
+    let is_other = |start: &Start| matches!(start, Start::Version(found) if *found == version);
+    starts.iter().any(|(_, start)| matches!(start, Start::Whole { .. }))
+        && !starts.iter().any(|(_, start)| is_other(start))
 }
 
 fn damage(segment: PathBuf, reason: String) -> Damage {
@@ -85,8 +96,8 @@ pub(super) fn is_the_files(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::ACCESS | Errno::PERM | Errno::IO))
 }
 
-fn start_of(file: &SegmentFile) -> Result<Start, Error> {
-    let bytes = match fs::segment_start(&file.path, (DIRECTORY_AT + SLOT_BYTES) as u64) {
+fn start_of(directory: &Directory, file: &SegmentFile) -> Result<Start, Error> {
+    let bytes = match directory.segment_start(&file.name, (DIRECTORY_AT + SLOT_BYTES) as u64) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(Start::Unreadable("it is not a regular file".to_owned())),
         Err(error) if is_the_files(&error) => {
@@ -191,6 +202,8 @@ fn rebuild(path: &Path, reason: &str, starts: &[(SegmentFile, Start)]) -> Result
         next_sequence,
         segments: segments.into_iter().map(|(id, _)| id).collect(),
         dropped: Vec::new(),
+        // Which incarnations there were is not known; a random one is none of them.
+        nature: Nature::of_incarnation(u64::from_le_bytes(fs::random()?)),
     })
 }
 

@@ -138,7 +138,8 @@ pub fn check<M: Memory>(
     deep: bool,
 ) -> Result<u64, &'static str> {
     let end = u64::from(body.offset.0) + u64::from(body.len.0);
-    let inside = segment.slot_offset(slot) < body.offset.bytes()
+    let inside = body.len.0 > 0
+        && segment.slot_offset(slot) < body.offset.bytes()
         && end * 64 <= segment.geometry().segment_bytes as u64;
     if !inside {
         return Err("the slot names a frame outside the segment");
@@ -417,9 +418,12 @@ fn damage_at(
     }
 }
 
-/// The id of a damaged record, as far as its bytes can be read.
+/// The id of a damaged record, as far as its bytes can be read. A frame that names another slot or
+/// another LSN was written for another place, and its id is another record's.
 pub fn readable_id<M: Memory>(segment: &Segment<M>, slot: SlotNumber) -> Option<Vec<u8>> {
-    segment.committed_frame(slot).ok().map(|frame| frame.id().to_vec())
+    let (frame, lsn) = (segment.committed_frame(slot).ok()?, segment.body_of(slot).lsn);
+    let header = frame.header();
+    (header.slot == slot && header.lsn == lsn).then(|| frame.id().to_vec())
 }
 
 /// Names the records that a cut after power loss has cost.

@@ -12,7 +12,7 @@ impl<M: Memory> Reservation<'_, M> {
     /// Fills the frame with a record that keeps an earlier LSN, and leaves its slot a copy without
     /// force. Where it lies.
     pub fn copy(mut self, record: &Record<'_>, lsn: Lsn) -> Result<(SlotNumber, Units), Voided> {
-        let body = self.fill_as(record, lsn, || ());
+        let body = self.fill_as(record, (lsn, false), || ());
         let (segment, slot) = (self.segment(), self.slot());
         let word = slot::copy_word(record.kind, body, segment.salt, slot);
         self.decide_with(word)?;

@@ -6,16 +6,17 @@
 //! page. Three facts, each moved by one compare-exchange or one monotone store, so that a thread
 //! may be stopped inside any transition and holds nobody up:
 //!
-//! | fact | states | moved by |
-//! | --- | --- | --- |
-//! | writers | preallocated, active, sealed, quiet | `Log` (which is active), [`close`](Segment::close) or the reservation that does not fit, claims |
-//! | durable mark | how many slots are decided and on the device; settled | the flusher; recovery |
-//! | reclaiming | none, victim, dropped, released | the compactor, the manifest, the epoch |
+//! - *Writers*: preallocated, active, sealed, quiet. `Log` says which segment is active; the first
+//!   reservation that does not fit, or [`close`](Segment::close), seals; claims make it quiet.
+//! - *Durable mark*: how many slots are decided and on the device, and whether the header says so
+//!   on the device too (settled). Moved by the flusher, and by recovery.
+//! - *Reclaiming*: none, victim, dropped, released. Moved by the compactor, the manifest and the
+//!   epoch.
 //!
-//! - L1: Sealing closes the cursor, and a sealed count is stored only where the cursor is closed.
+//! - SL1: Sealing closes the cursor, and a sealed count is stored only where the cursor is closed.
 //!   So a segment that says how many slots count grants no more.
-//! - L2: The durable mark only grows. Every slot below it was decided, and is on the device.
-//! - L3: A segment becomes a victim once at a time (compare-exchange from none), and only a victim
+//! - SL2: The durable mark only grows. Every slot below it was decided, and is on the device.
+//! - SL3: A segment becomes a victim once at a time (compare-exchange from none), and only a victim
 //!   or an output without records is dropped. What is dropped never comes back.
 
 use super::{Mark, Segment, cursor};
@@ -163,7 +164,7 @@ impl<M: Memory> Segment<M> {
     }
 
     /// The one reservation that found the segment full first notes how many slots were granted
-    /// [C4]. The cursor is closed by then [L1].
+    /// [C4]. The cursor is closed by then [SL1].
     pub(super) fn note_full(&self, granted: Option<Taken>) {
         if let Some(granted) = granted {
             let units = (self.geometry.segment_bytes / UNIT_BYTES) as u64;
@@ -255,7 +256,7 @@ impl<M: Memory> Segment<M> {
 
 /// The device: the durable mark, and what an opening asks the header.
 impl<M: Memory> Segment<M> {
-    /// Slots below this mark are decided and on the device, this process knows [L2].
+    /// Slots below this mark are decided and on the device, this process knows [SL2].
     pub fn flushed(&self) -> Mark {
         // Acquire: pairs with the Release in `set_flushed`; whoever sees the mark of a segment sees
         // those of the older ones that the same flush had set before.
@@ -365,8 +366,8 @@ impl<M: Memory> Segment<M> {
         }
     }
 
-    /// Notes under this boot how a flush of the segment stands, for the next opening: a process that
-    /// is killed inside the call that fails has nobody left to tell.
+    /// Notes under this boot how a flush of the segment stands, for the next opening: a process
+    /// that is killed inside the call that fails has nobody left to tell.
     pub fn note_flush(&self, flush: FlushNote, boot: [u64; 2]) {
         let word = header::encode_flush(flush, boot, self.salt);
         // Relaxed: read by the next opening.
@@ -406,7 +407,7 @@ impl<M: Memory> Segment<M> {
         moved.is_ok()
     }
 
-    /// Makes it a victim of the caller's, unless it is one already, or was dropped [L3].
+    /// Makes it a victim of the caller's, unless it is one already, or was dropped [SL3].
     #[must_use]
     pub fn become_victim(&self) -> bool {
         self.move_reclaiming(Reclaiming::None, Reclaiming::Victim)
@@ -457,9 +458,10 @@ impl<M: Memory> Segment<M> {
     /// on disk: once.
     #[must_use]
     pub fn count_in(&self, disk_bytes: u64) -> bool {
-        let (order, counted) = (Ordering::Relaxed, disk_bytes + 1);
         // Relaxed: statistics.
-        self.life.counted.compare_exchange(UNCOUNTED, counted, order, order).is_ok()
+        let order = Ordering::Relaxed;
+        let to = disk_bytes.saturating_add(1);
+        self.life.counted.compare_exchange(UNCOUNTED, to, order, order).is_ok()
     }
 
     /// If it is in the running totals, with how many bytes on disk: the caller is to subtract it.

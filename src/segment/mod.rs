@@ -175,6 +175,11 @@ impl<M: Memory> Segment<M> {
         out
     }
 
+    /// Whether this process has made it.
+    pub fn is_own(&self) -> bool {
+        self.is_own
+    }
+
     /// The memory below.
     pub fn memory(&self) -> &M {
         &self.memory

@@ -3,10 +3,10 @@
 
 use super::{Ahead, Segment};
 use crate::format::frame::{
-    EXPIRY_BYTES, FIELDS_BYTES, FrameHeader, FrameLayout, HeaderBytes, Outline, TAG_BYTES,
+    EXPIRY_BYTES, FIELDS_BYTES, FrameHeader, FrameLayout, HeaderBytes, Outline, Place, TAG_BYTES,
 };
 use crate::format::ids::{Lsn, SlotNumber, UNIT_BYTES, Units};
-use crate::format::slot::{Kind, SlotBody, SlotState};
+use crate::format::slot::{Kind, SLOT_BYTES, SlotBody, SlotState};
 use crate::memory::Memory;
 use crate::sync::Ordering;
 
@@ -263,11 +263,53 @@ impl<M: Memory> Segment<M> {
         })
     }
 
+    /// Whether a frame's checksum matches its bytes and its place.
+    fn is_sound(&self, frame: &Frame<'_>, header: &FrameHeader) -> bool {
+        let place = Place { salt: self.salt, offset: frame.offset };
+        let sum = header.sum(place, frame.id(), frame.embedding_bytes(), frame.content());
+        sum == header.checksum
+    }
+
+    /// The frame at an offset, if one lies there that proves itself [F3]: its checksum covers the
+    /// segment, its slot number and its place [F2], so nothing written elsewhere passes. For scans
+    /// of a segment whose directory is damaged.
+    ///
+    /// # Safety
+    ///
+    /// Nobody writes to the segment.
+    pub unsafe fn proven_frame(&self, offset: Units) -> Option<Frame<'_>> {
+        // SAFETY: nobody writes (contract), so everything was filled before.
+        let frame = unsafe { self.frame(offset) }.ok()?;
+        let header = frame.header();
+        // Directory and frames grow towards each other, and never meet.
+        let is_behind_slot = self.slot_offset(header.slot) + SLOT_BYTES <= offset.bytes();
+        (is_behind_slot && self.is_sound(&frame, &header)).then_some(frame)
+    }
+
+    /// Every frame that proves itself, found without the directory: for a segment that nobody else
+    /// has. A frame inside another one's content is none of its own.
+    pub fn proven_frames(&mut self) -> impl Iterator<Item = Frame<'_>> {
+        let segment = &*self;
+        let mut unit = (segment.geometry.directory_at / UNIT_BYTES) as u32;
+        let end = (segment.geometry.segment_bytes / UNIT_BYTES) as u32;
+        std::iter::from_fn(move || {
+            while unit < end {
+                // SAFETY: the segment is borrowed for this alone, so nobody writes to it.
+                let found = unsafe { segment.proven_frame(Units(unit)) };
+                let len = found.map_or(1, |frame| frame.len_bytes() / UNIT_BYTES as u64);
+                unit = unit.saturating_add(len as u32);
+                if found.is_some() {
+                    return found;
+                }
+            }
+            None
+        })
+    }
+
     /// Checks a frame's checksum against its bytes, and remembers a success.
     pub fn verify(&self, frame: &Frame<'_>) -> Result<(), FrameDamage> {
         let header = frame.header();
-        let sum = header.sum(self.salt, frame.id(), frame.embedding_bytes(), frame.content());
-        if sum != header.checksum {
+        if !self.is_sound(frame, &header) {
             return Err(FrameDamage("the checksum does not match"));
         }
         // Readers that check each time would write to what others read.
@@ -277,3 +319,6 @@ impl<M: Memory> Segment<M> {
         Ok(())
     }
 }
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests;

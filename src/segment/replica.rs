@@ -62,7 +62,7 @@ mod tests {
     use super::*;
     use crate::format::checksum::Salt;
     use crate::format::frame::Writing;
-    use crate::format::header::{HEADER_END, Identity, Role, StoreId};
+    use crate::format::header::{Features, HEADER_END, Identity, Role, StoreId};
     use crate::format::ids::{Lsn, Sequence, TableIndex};
     use crate::memory::HeapMemory;
     use crate::segment::Record;
@@ -77,6 +77,7 @@ mod tests {
             dimension: 1,
             segment_bytes: BYTES as u64,
             directory_at: HEADER_END as u32,
+            features: Features::default(),
             role: Role::Copies,
         };
         let segment = Segment::create(HeapMemory::new(BYTES), &identity);

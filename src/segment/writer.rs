@@ -7,7 +7,7 @@
 use super::Segment;
 use super::cursor::{self, Grant, Reserved};
 use super::lines::Lines;
-use crate::format::frame::{FrameHeader, FrameLayout, TAG_BYTES, Writing, units_of};
+use crate::format::frame::{FrameHeader, FrameLayout, Place, TAG_BYTES, Writing, units_of};
 use crate::format::ids::{Address, Lsn, SlotNumber, Units};
 use crate::format::slot::{self, EMPTY_WORD, Kind, SlotBody};
 use crate::memory::Memory;
@@ -129,8 +129,8 @@ impl<'s, M: Memory> Reservation<'s, M> {
         self.segment.decide(self.slot, EMPTY_WORD, word).or(Err(Voided))
     }
 
-    fn fill(&mut self, record: &Record<'_>) -> SlotBody {
-        self.fill_as(record, self.lsn(), || ())
+    fn fill(&mut self, record: &Record<'_>, in_batch: bool) -> SlotBody {
+        self.fill_as(record, (self.lsn(), in_batch), || ())
     }
 
     /// Copies the record into its frame and its slot's words 1-3. The record must have the length
@@ -139,7 +139,7 @@ impl<'s, M: Memory> Reservation<'s, M> {
     pub(super) fn fill_as(
         &mut self,
         record: &Record<'_>,
-        lsn: Lsn,
+        (lsn, in_batch): (Lsn, bool),
         meanwhile: impl FnOnce(),
     ) -> SlotBody {
         let layout = record.layout();
@@ -154,9 +154,11 @@ impl<'s, M: Memory> Reservation<'s, M> {
             id_len: record.id.len() as u16,
             kind: record.kind,
             writing: record.writing,
+            in_batch,
             expires_ns: record.expires_ns,
         };
-        let mut sum = header.begin_sum(self.segment.salt, record.id);
+        let place = Place { salt: self.segment.salt, offset: self.offset };
+        let mut sum = header.begin_sum(place, record.id);
         let mut lines = Lines::new(layout.embedding_at, |at, lines| self.write_lines(at, lines));
         for part in [record.embedding, record.content] {
             for block in part.chunks(BLOCK_BYTES) {
@@ -228,7 +230,7 @@ impl<'s, M: Memory> Reservation<'s, M> {
         record: &Record<'_>,
         meanwhile: impl FnOnce(),
     ) -> Result<(Address, Option<Claim<'s, M>>), Voided> {
-        let body = self.fill_as(record, self.lsn(), meanwhile);
+        let body = self.fill_as(record, (self.lsn(), false), meanwhile);
         let word = slot::committed_word(record.kind, body, self.segment.salt, self.slot);
         self.decide_with(word)?;
         Ok((self.address(), self.claim.take()))
@@ -236,7 +238,7 @@ impl<'s, M: Memory> Reservation<'s, M> {
 
     /// Fills the frame and leaves the slot pending: the index will decide.
     pub fn pend(mut self, record: &Record<'_>) -> Result<Pending<'s, M>, Voided> {
-        let body = self.fill(record);
+        let body = self.fill(record, false);
         let word = slot::pending_word(record.kind, body, self.segment.salt, self.slot);
         self.decide_with(word)?;
         let previous_at = self.offset.bytes() + record.layout().previous_at();
@@ -361,7 +363,7 @@ impl<'s, M: Memory> BatchReservation<'s, M> {
     pub fn commit(mut self, records: &[Record<'_>]) -> Result<Vec<Member<'s, M>>, Voided> {
         let mut written = Vec::with_capacity(records.len());
         for (member, record) in self.members.iter_mut().zip(records) {
-            let body = member.fill(record);
+            let body = member.fill(record, true);
             let (segment, slot) = (member.segment, member.slot);
             let word = slot::member_word(record.kind, body, segment.salt, slot);
             member.decide_with(word)?;

@@ -30,20 +30,21 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Io`] of kind `AlreadyExists`: something is in `dir`. [`Error::StorageFull`],
-    /// [`Error::FlushFailed`], [`Error::ReadOnly`] (copy the directory instead).
+    /// [`Error::FlushFailed`], [`Error::Forked`], [`Error::ReadOnly`] (copy the directory instead).
     pub fn backup(&self, dir: impl AsRef<Path>) -> Result<(), Error> {
         let dir = dir.as_ref();
         if self.read_only {
             return Err(Error::ReadOnly);
         }
+        self.owner.check()?;
         let catalog = &self.duties.catalog;
         // Two victims of one group may need each other: one removed what the other holds.
         let moment = catalog.while_none_leaves(|| {
             self.duties.durability.sync_and_look(self.engine(), || self.moment())
         })?;
         let unfinished = fs::begin_directory(dir)?;
-        let copied = self.copy_into(unfinished.path(), &moment);
-        copied.and_then(|()| unfinished.finish(dir))
+        let copied = self.copy_into(unfinished.directory(), &moment);
+        copied.and_then(|()| unfinished.finish())
     }
 
     /// What counts just now. To be called while nobody flushes, after a flush: then all that was
@@ -65,7 +66,7 @@ impl Store {
         Moment { parts, next: next.max(above) }
     }
 
-    fn copy_into(&self, directory: &Path, moment: &Moment) -> Result<(), Error> {
+    fn copy_into(&self, directory: &fs::Directory, moment: &Moment) -> Result<(), Error> {
         let named = moment.parts.iter().map(|(segment, _)| segment.id()).collect();
         let source = self.engine().log().source();
         let (files, manifest) = source.of_copy(directory, moment.next, named)?;
@@ -75,7 +76,7 @@ impl Store {
             })?;
             drop(copy);
         }
-        fs::replace(directory, fs::MANIFEST, &manifest.encode())
+        directory.replace(fs::MANIFEST, &manifest.encode())
     }
 }
 

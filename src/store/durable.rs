@@ -4,6 +4,7 @@ use super::Store;
 use crate::durability::Durability;
 use crate::error::Error;
 use crate::format::ids::Lsn;
+use crate::process::Owner;
 use crate::sync::unmodelled::Arc;
 use std::future::Future;
 use std::pin::Pin;
@@ -17,11 +18,12 @@ impl Store {
     ///
     /// [`Error::FlushFailed`]: the device refused. From then on writes are refused until the store
     /// is opened again, because the kernel may have dropped what it could not write.
-    /// [`Error::ReadOnly`].
+    /// [`Error::ReadOnly`], [`Error::Forked`].
     pub fn sync(&self) -> Result<(), Error> {
         if self.read_only {
             return Err(Error::ReadOnly);
         }
+        self.owner.check()?;
         self.duties.durability.sync(self.engine())
     }
 
@@ -41,7 +43,7 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::UnknownLsn`]: this store never gave the LSN out. [`Error::FlushFailed`], as for
-    /// [`sync`](Store::sync). [`Error::ReadOnly`].
+    /// [`sync`](Store::sync). [`Error::ReadOnly`], [`Error::Forked`].
     pub fn wait_durable(&self, lsn: Lsn) -> Result<(), Error> {
         self.check_given(lsn)?;
         self.duties.durability.wait(self.engine(), lsn)
@@ -62,7 +64,8 @@ impl Store {
     /// ```
     pub fn durable(&self, lsn: Lsn) -> impl Future<Output = Result<(), Error>> + Send + 'static {
         let refused = self.check_given(lsn).err();
-        Durable { durability: Arc::clone(&self.duties.durability), lsn, refused, waker: None }
+        let (durability, owner) = (Arc::clone(&self.duties.durability), Arc::clone(&self.owner));
+        Durable { durability, owner, lsn, refused, waker: None }
     }
 
     /// Everything written up to here, this LSN included, survives power loss.
@@ -75,6 +78,7 @@ impl Store {
         if self.read_only {
             return Err(Error::ReadOnly);
         }
+        self.owner.check()?;
         let guard = self.engine().epoch().pin();
         if self.engine().log().was_given(&guard, lsn) {
             Ok(())
@@ -87,6 +91,7 @@ impl Store {
 /// See [`Store::durable`].
 struct Durable {
     durability: Arc<Durability>,
+    owner: Arc<Owner>,
     lsn: Lsn,
     refused: Option<Error>,
     waker: Option<u64>,
@@ -97,7 +102,7 @@ impl Future for Durable {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        match this.refused.take() {
+        match this.refused.take().or_else(|| this.owner.check().err()) {
             Some(error) => Poll::Ready(Err(error)),
             None => this.durability.poll(this.lsn, context, &mut this.waker),
         }
@@ -106,7 +111,11 @@ impl Future for Durable {
 
 impl Drop for Durable {
     fn drop(&mut self) {
-        if let Some(waker) = self.waker {
+        // In a child process nobody will be woken, and a thread of the parent may have held the
+        // lock at the fork.
+        if let Some(waker) = self.waker
+            && self.owner.is_current()
+        {
             self.durability.forget(waker);
         }
     }

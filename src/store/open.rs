@@ -6,8 +6,8 @@ use crate::error::Error;
 use crate::files::Files;
 use crate::format::header::{FORMAT_VERSION, HeaderError};
 use crate::format::ids::Sequence;
-use crate::format::manifest::Manifest;
-use crate::fs::{self, Place};
+use crate::format::manifest::{Manifest, Nature};
+use crate::fs::{self, Directory, Place};
 use crate::maintenance::{Duties, Maintenance};
 use crate::options::{
     Compaction, DIMENSION_MAX, Durability, Options, Recovery, SEGMENT_BYTES_DEFAULT,
@@ -34,9 +34,9 @@ impl Options {
     ///
     /// [`Error::InvalidOption`], [`Error::DimensionMismatch`]: the options contradict themselves or
     /// the store. [`Error::NotFound`], [`Error::NotAStore`], [`Error::Locked`],
-    /// [`Error::UnsupportedVersion`]: what the path holds. [`Error::Corrupt`]: the manifest is
-    /// damaged, or with [`Recovery::Strict`] anything is; else damage costs the records it hit, and
-    /// is in [`Store::recovery`].
+    /// [`Error::UnsupportedVersion`], [`Error::UnsupportedFeatures`]: what the path holds.
+    /// [`Error::Corrupt`]: the manifest is damaged, or with [`Recovery::Strict`] anything is; else
+    /// damage costs the records it hit, and is in [`Store::recovery`].
     /// [`Error::StorageFull`], [`Error::FlushFailed`], [`Error::Io`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store, Error> {
         let path = path.as_ref();
@@ -44,43 +44,58 @@ impl Options {
         let (strict, salvage) =
             (self.recovery == Recovery::Strict, self.recovery == Recovery::Salvage);
         let may_create = self.create && !self.read_only && !salvage;
-        match fs::look(path)? {
-            Place::Foreign => return Err(Error::NotAStore(path.to_owned())),
-            Place::Missing | Place::Blank if !may_create => {
-                return Err(Error::NotFound(path.to_owned()));
-            }
-            Place::Missing => {
-                self.dimension_to_create()?;
-                fs::create_directory(path)?;
-            }
-            Place::Blank => drop(self.dimension_to_create()?),
-            // Before anything is touched: `MANIFEST` is a common name.
-            Place::Store => drop(self.basis(path)?),
-            Place::Headless if salvage => drop(self.basis(path)?),
-            Place::Headless => return Err(manifest_error(path, "it is missing")),
-        }
-        if strict && !self.read_only && !fs::was_locked(path) {
+        let directory = self.find_or_create(path, may_create)?;
+        if strict && !self.read_only && !directory.was_locked() {
             // Damage is found before even the lock file is made.
             drop(self.clone().read_only(true).open_if_there(path)?);
         }
-        let mut lock = if self.read_only { None } else { Some(fs::lock(path)?) };
+        let mut lock = if self.read_only { None } else { Some(directory.lock()?) };
         if !strict {
             lock.iter_mut().for_each(fs::DirectoryLock::name_holder);
         }
         // Under the lock: another process may have created the store since the first look.
-        match fs::look(path)? {
+        match directory.place()? {
             Place::Store => {}
-            Place::Blank if may_create => self.create_manifest(path)?,
+            Place::Blank if may_create => self.create_manifest(&directory)?,
             Place::Headless if salvage => {}
             Place::Headless => return Err(manifest_error(path, "it is missing")),
             Place::Missing | Place::Blank => return Err(Error::NotFound(path.to_owned())),
             Place::Foreign => return Err(Error::NotAStore(path.to_owned())),
         }
-        let (manifest, recovered) = self.recover(path)?;
+        let (manifest, recovered) = self.recover(&directory)?;
         if strict {
             lock.iter_mut().for_each(fs::DirectoryLock::name_holder);
         }
         self.start(recovered, manifest.store.hash_seed(), lock)
+    }
+
+    /// Opens the directory of the store, and makes it if it is missing and `may_create`. Everything
+    /// else happens through this one handle [F1].
+    fn find_or_create(&self, path: &Path, may_create: bool) -> Result<Directory, Error> {
+        let (place, directory) = fs::find(path).map_err(|error| at(path, error))?;
+        match (place, directory) {
+            (Place::Missing, _) | (Place::Blank, _) if !may_create => {
+                Err(Error::NotFound(path.to_owned()))
+            }
+            (Place::Missing, _) => {
+                self.dimension_to_create()?;
+                fs::create_directory(path)?;
+                Directory::open(path).map_err(|error| Error::Io(at(path, error)))
+            }
+            (Place::Foreign, _) | (_, None) => Err(Error::NotAStore(path.to_owned())),
+            (Place::Blank, Some(directory)) => {
+                self.dimension_to_create()?;
+                Ok(directory)
+            }
+            (Place::Headless, _) if self.recovery != Recovery::Salvage => {
+                Err(manifest_error(path, "it is missing"))
+            }
+            (Place::Store | Place::Headless, Some(directory)) => {
+                // Before anything is changed: `MANIFEST` is a common name.
+                self.basis(&directory)?;
+                Ok(directory)
+            }
+        }
     }
 
     /// Starts what goes on in the background.
@@ -120,19 +135,20 @@ impl Options {
             report: recovered.report,
             damage: recovered.damage,
             closed: false,
+            owner: Arc::default(),
             lock,
         })
     }
 
     /// Reads manifest and segments. Beside a live writer they may not belong together: what was
     /// copied elsewhere is removed. Then all is read again.
-    fn recover(&self, path: &Path) -> Result<(Manifest, Recovered), Error> {
+    fn recover(&self, directory: &Directory) -> Result<(Manifest, Recovered), Error> {
         let beside_a_writer = self.read_only && self.recovery != Recovery::Salvage;
         for _ in 0..TRIES_MAX {
-            let basis = self.basis(path)?;
+            let basis = self.basis(directory)?;
             self.check_against(&basis.manifest)?;
-            let files = Files::new(path, &basis.manifest)?;
-            let again = || beside_a_writer.then(|| read_manifest(path)).transpose();
+            let files = Files::new(directory, &basis.manifest)?;
+            let again = || beside_a_writer.then(|| read_manifest(directory)).transpose();
             let mode = (self.recovery, !self.read_only);
             if let Some(recovered) = recovery::recover(files, &basis, mode, again)? {
                 return Ok((basis.manifest, recovered));
@@ -150,9 +166,18 @@ impl Options {
         }
     }
 
-    /// What the store is: by its manifest or, in a salvage, by its segments if need be.
-    fn basis(&self, path: &Path) -> Result<Basis, Error> {
-        let read = read_manifest(path);
+    /// What the store is, by its manifest or, in a salvage, by its segments if need be; and that
+    /// this program may open it.
+    fn basis(&self, directory: &Directory) -> Result<Basis, Error> {
+        let basis = self.any_basis(directory)?;
+        match basis.manifest.nature.features.forbidding(!self.read_only) {
+            0 => Ok(basis),
+            bits => Err(Error::UnsupportedFeatures { bits }),
+        }
+    }
+
+    fn any_basis(&self, directory: &Directory) -> Result<Basis, Error> {
+        let (read, path) = (read_manifest(directory), directory.path());
         if self.recovery != Recovery::Salvage {
             return Ok(Basis::found(read?));
         }
@@ -165,7 +190,7 @@ impl Options {
             }
             error => error,
         });
-        recovery::prove(path, read)
+        recovery::prove(directory, read)
     }
 
     fn dimension_to_create(&self) -> Result<usize, Error> {
@@ -174,7 +199,7 @@ impl Options {
         })
     }
 
-    fn create_manifest(&self, path: &Path) -> Result<(), Error> {
+    fn create_manifest(&self, directory: &Directory) -> Result<(), Error> {
         let manifest = Manifest {
             store: fs::new_store_id()?,
             // Checked: at most 65,536.
@@ -183,8 +208,9 @@ impl Options {
             next_sequence: Sequence(1),
             segments: Vec::new(),
             dropped: Vec::new(),
+            nature: Nature::default(),
         };
-        fs::replace(path, fs::MANIFEST, &manifest.encode())
+        directory.replace(fs::MANIFEST, &manifest.encode())
     }
 
     /// What was given on opening must be the store's own.
@@ -212,12 +238,22 @@ fn manifest_error(path: &Path, reason: &str) -> Error {
     Error::Corrupt { segment, offset: 0, reason: reason.to_owned() }
 }
 
-fn read_manifest(path: &Path) -> Result<Manifest, Error> {
-    let bytes = fs::read_manifest(path)?;
+/// An error of the operating system, with the path that it is about.
+fn at(path: &Path, error: io::Error) -> io::Error {
+    if error.raw_os_error().is_none() {
+        return error;
+    }
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn read_manifest(directory: &Directory) -> Result<Manifest, Error> {
+    let bytes = directory.read_manifest()?;
+    let path = directory.path();
     let manifest = Manifest::decode(&bytes).map_err(|error| match error {
         HeaderError::Version(found) => {
             Error::UnsupportedVersion { found, supported: FORMAT_VERSION }
         }
+        HeaderError::Features(bits) => Error::UnsupportedFeatures { bits },
         HeaderError::Foreign => manifest_error(path, "it is not a manifest"),
         HeaderError::Damaged => manifest_error(path, "its checksum or a field does not hold"),
     })?;

@@ -238,19 +238,19 @@ pub struct Iter<'p> {
 }
 
 impl<'p> Iter<'p> {
+    /// The live record of the id whose entry the walk has met.
     fn record(&self, entry: Entry, moved: bool) -> Result<Option<Record<'p>>, Error> {
         let pinned = self.pinned;
-        let Some(entry) = pinned.store.engine().live_entry(&pinned.guard, entry) else {
+        let engine = pinned.store.engine();
+        let Some(counts) = engine.counting_entry(&pinned.guard, entry) else {
             return Ok(None);
         };
-        let at = pinned
-            .store
-            .engine()
-            .locate(&pinned.guard, entry)
-            .map_err(|at| pinned.store.corrupt(&at))?;
+        let found = engine.locate(&pinned.guard, counts);
+        let at = found.map_err(|at| pinned.store.corrupt(&at))?;
         pinned.check(&at)?;
-        if moved {
-            // The bucket was rebuilt under the walk: what it held may have been replaced since.
+        // The entry was current when the walk loaded it. If its chunk was replaced since, it may
+        // be an old one; and before the record expired, a newer one may have replaced it.
+        if moved || at.frame.has_expired() {
             return pinned.get(at.frame.id());
         }
         Ok(Some(Record::new(at.segment, at.frame)))

@@ -2,7 +2,7 @@
 
 use super::Store;
 use crate::format::header::Role;
-use crate::fs;
+use crate::log::Source;
 use crate::memory::MmapMemory;
 use crate::report::{SegmentRole, SegmentState, SegmentStats};
 use crate::segment::Segment;
@@ -25,7 +25,7 @@ impl Store {
     /// ```
     #[must_use]
     pub fn segments(&self) -> Vec<SegmentStats> {
-        let (engine, catalog) = (self.engine(), &self.duties.catalog);
+        let engine = self.engine();
         let guard = engine.epoch().pin();
         let log = engine.log();
         let active = log.active(&guard).map(Segment::table_index);
@@ -39,7 +39,7 @@ impl Store {
         };
         let mut all: Vec<_> =
             log.in_use(&guard).map(|segment| self.segment_stats(segment, state(segment))).collect();
-        for retained in catalog.retained() {
+        for retained in self.retained() {
             let stats = self.segment_stats(&retained.segment, SegmentState::Retained);
             all.push(SegmentStats { disk_bytes: retained.disk_bytes, ..stats });
         }
@@ -50,7 +50,7 @@ impl Store {
     }
 
     fn segment_stats(&self, segment: &Segment<MmapMemory>, state: SegmentState) -> SegmentStats {
-        let path = self.engine().log().source().path_of(segment.sequence(), segment.salt());
+        let files = self.engine().log().source();
         let (live_bytes, needed) = (segment.live_bytes(), segment.needed_bytes());
         let rest = segment.frame_bytes().saturating_sub(live_bytes);
         SegmentStats {
@@ -60,8 +60,8 @@ impl Store {
                 Role::Copies => SegmentRole::Copies,
             },
             state,
-            disk_bytes: fs::allocated_bytes(&path),
-            path,
+            disk_bytes: files.disk_bytes(segment),
+            path: files.path_of(segment.sequence(), segment.salt()),
             slots: segment.slots_end(),
             durable_slots: segment.flushed().slot,
             live_bytes,

@@ -5,7 +5,7 @@ use crate::compaction::Scope;
 use crate::error::Error;
 use crate::fs;
 use crate::report::{CompactionReport, RecoveryReport, Stats};
-use crate::sync::unmodelled::AtomicBool;
+use crate::sync::unmodelled::{Arc, AtomicBool};
 use std::path::Path;
 
 impl Store {
@@ -22,7 +22,7 @@ impl Store {
             dead_bytes: held.frame_bytes.saturating_sub(held.live_bytes),
             lag: held.unflushed_slots,
             index_bytes: engine.index().allocated_bytes(),
-            disk_bytes: fs::disk_bytes(self.path()).unwrap_or(0),
+            disk_bytes: engine.log().source().directory().disk_bytes().unwrap_or(0),
             durable: self.duties.durability.durable(),
             tail: engine.log().tail(&guard),
             retired: engine.epoch().pending(),
@@ -31,7 +31,7 @@ impl Store {
             delayed: self.duties.pacer.delayed(),
             ..Stats::default()
         };
-        for retained in self.duties.catalog.retained() {
+        for retained in self.retained() {
             stats.retained_bytes += retained.disk_bytes;
             stats.retained_age = stats.retained_age.max(retained.age);
         }
@@ -77,7 +77,8 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::StorageFull`]: there is no room for the copies; what was finished before stays
-    /// finished, and nothing is lost. [`Error::FlushFailed`], [`Error::ReadOnly`], [`Error::Io`].
+    /// finished, and nothing is lost. [`Error::FlushFailed`], [`Error::Forked`],
+    /// [`Error::ReadOnly`], [`Error::Io`].
     pub fn compact(&self) -> Result<CompactionReport, Error> {
         self.compact_with(|_| ())
     }
@@ -96,6 +97,7 @@ impl Store {
         if self.read_only {
             return Err(Error::ReadOnly);
         }
+        self.owner.check()?;
         self.duties.durability.check()?;
         self.duties.compact(Scope::All, &AtomicBool::new(false), &mut progress)
     }
@@ -106,7 +108,8 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::FlushFailed`]: what was not durable before may be lost at a power cut; it is still
-    /// there after anything less.
+    /// there after anything less. [`Error::Forked`]: the process inherited the store. Its copy is
+    /// closed; the store itself stays open, and locked, in the process that opened it.
     pub fn close(mut self) -> Result<(), Error> {
         self.finish()
     }
@@ -115,14 +118,31 @@ impl Store {
         if std::mem::replace(&mut self.closed, true) {
             return Ok(());
         }
-        // Joins the threads; a prepared segment is discarded.
-        self.maintenance = None;
         if self.read_only {
             return Ok(());
         }
+        if let Err(forked) = self.owner.check() {
+            self.leave_to_parent();
+            return Err(forked);
+        }
+        // Joins the threads; a prepared segment is discarded.
+        self.maintenance = None;
         let settled = self.duties.durability.settle(self.engine());
         self.lock = None;
         settled
+    }
+}
+
+impl Store {
+    /// Closes what a child process has inherited: flushes nothing, removes no file and unlocks
+    /// nothing. The threads exist in the parent only, so there is none to stop or to join.
+    fn leave_to_parent(&mut self) {
+        std::mem::forget(self.maintenance.take());
+        // What the threads share is never dropped here: they hold counts, which nobody releases.
+        std::mem::forget(Arc::clone(&self.duties));
+        if let Some(lock) = self.lock.take() {
+            lock.leave_to_parent();
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::engine::Refused;
 use crate::error::Error;
 use crate::finite;
 use crate::format::frame::Writing;
-use crate::format::ids::{Lsn, UNIT_BYTES};
+use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
 use crate::new_record::NewRecord;
 use crate::options::Condition;
@@ -25,7 +25,8 @@ impl Store {
     ///
     /// [`Error::InvalidId`], [`Error::DimensionMismatch`], [`Error::NonFinite`],
     /// [`Error::RecordTooLarge`], [`Error::ReadOnly`], [`Error::StorageFull`] (nothing
-    /// acknowledged is lost, try again once there is room), [`Error::FlushFailed`].
+    /// acknowledged is lost, try again once there is room), [`Error::FlushFailed`],
+    /// [`Error::Forked`].
     pub fn put(
         &self,
         id: impl AsRef<[u8]>,
@@ -141,7 +142,7 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::InvalidTag`]: `f` set the top bit; nothing is changed. [`Error::InvalidId`],
-    /// [`Error::Corrupt`], [`Error::ReadOnly`], [`Error::FlushFailed`].
+    /// [`Error::Corrupt`], [`Error::ReadOnly`], [`Error::FlushFailed`], [`Error::Forked`].
     pub fn update_tag(
         &self,
         id: impl AsRef<[u8]>,
@@ -157,8 +158,9 @@ impl Store {
     }
 
     /// Makes all writes of a batch, or none: after any crash it is there whole or not at all (a
-    /// reader beside it may see some of it before the rest). One reservation in one segment, so
-    /// together they must fit an empty one. Returns the highest of their LSNs; an empty batch
+    /// concurrent reader may see some of it before the rest). One reservation in one segment, so
+    /// together they must fit an empty one. Of several writes of one id only the last is written;
+    /// the others take no room and get no LSN. Returns the highest LSN given; an empty batch
     /// changes nothing and returns the highest LSN given so far.
     ///
     /// # Errors
@@ -168,10 +170,8 @@ impl Store {
     #[expect(clippy::needless_pass_by_value, reason = "the contract: a batch is written once")]
     pub fn write(&self, batch: Batch) -> Result<Lsn, Error> {
         self.check_writable()?;
-        let geometry = self.engine().log().geometry();
         let created_ns = now_ns();
         let mut records = Vec::with_capacity(batch.len());
-        let mut bytes = 0u64;
         for (kind, operation) in batch.operations() {
             check_id(operation.id)?;
             if kind == Kind::Put {
@@ -188,18 +188,13 @@ impl Store {
                 expires_ns: operation.expiry.resolve(created_ns, self.time_to_live),
             };
             self.check_size(&record)?;
-            bytes = bytes.saturating_add(record.layout().bytes());
             records.push(record);
         }
         if records.is_empty() {
             let guard = self.engine().epoch().pin();
             return Ok(self.engine().log().last_given(&guard));
         }
-        if !geometry.fits_batch(records.len(), bytes) {
-            let max = (geometry.segment_bytes - geometry.directory_at - UNIT_BYTES) as u64;
-            return Err(Error::RecordTooLarge { len: bytes, max });
-        }
-        let lsn = self.engine().write_batch(&records)?;
+        let lsn = self.engine().write_batch(&mut records)?;
         let puts = records.iter().filter(|record| record.kind == Kind::Put);
         self.finish_write(lsn, puts.map(|record| record.layout().bytes()).sum())
     }
@@ -210,8 +205,8 @@ impl Store {
         record: NewRecord<'a>,
         writing: Writing,
     ) -> Result<Record<'a>, Error> {
-        let NewRecord { id, embedding, content, expiry } = record;
-        let created_ns = now_ns();
+        let NewRecord { id, embedding, content, expiry, created_ns } = record;
+        let created_ns = created_ns.unwrap_or_else(now_ns);
         self.check_writable()?;
         check_id(id)?;
         self.check_embedding(embedding)?;
@@ -246,8 +241,17 @@ impl Store {
         Ok(lsn)
     }
 
+    #[inline]
     fn check_writable(&self) -> Result<(), Error> {
-        if self.read_only { Err(Error::ReadOnly) } else { self.duties.durability.check() }
+        if self.read_only || !self.owner.is_current() {
+            return Err(self.refusal());
+        }
+        self.duties.durability.check()
+    }
+
+    #[cold]
+    fn refusal(&self) -> Error {
+        if self.read_only { Error::ReadOnly } else { Error::Forked }
     }
 
     fn check_embedding(&self, embedding: &[f32]) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::Writing;
-use stratalog::internals::format::header::{DIRECTORY_AT, Identity, Role, StoreId};
+use stratalog::internals::format::header::{DIRECTORY_AT, Features, Identity, Role, StoreId};
 use stratalog::internals::format::ids::Sequence;
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::{KeyHash, Shape};
@@ -35,6 +35,7 @@ impl Heap {
             dimension: DIMENSION as u32,
             segment_bytes: SEGMENT as u64,
             directory_at: DIRECTORY_AT as u32,
+            features: Features::default(),
             role,
         }
     }

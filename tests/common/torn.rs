@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use stratalog::internals::format::header::{CURSOR_AT, Identity};
+use stratalog::internals::format::header::{CURSOR_AT, IDENTITY_BYTES, Identity};
 
 /// In a segment whose writer was killed between reserve and commit: one slot, and four units of
 /// frame space, that nobody has decided about.
@@ -22,7 +22,7 @@ pub fn prepared_successor(segment: &Path) -> u64 {
     let mut identity = Identity::decode(header).expect("a whole header");
     identity.sequence = identity.sequence.next();
     bytes.fill(0);
-    bytes[..64].copy_from_slice(&identity.encode());
+    bytes[..IDENTITY_BYTES].copy_from_slice(&identity.encode());
     let name = format!("{:010x}-{:08x}.seg", identity.sequence.0, identity.salt.0 as u32);
     std::fs::write(segment.with_file_name(name), bytes).expect("a file");
     identity.sequence.0

@@ -7,7 +7,7 @@ use super::{Answer, Closed, RECORDS, ask, id, read_only, tree, walk};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use stratalog::internals::format::header::Identity;
+use stratalog::internals::format::header::{IDENTITY_BYTES, Identity};
 use stratalog::{Options, Store};
 
 /// What is in the store lies in whole segments, so each id is found or lost with its file.
@@ -311,7 +311,7 @@ fn two_segments_with_one_number_are_told_apart_by_the_manifest() {
     let mut bytes = std::fs::read(path).unwrap();
     let mut identity = Identity::decode(bytes.first_chunk().unwrap()).unwrap();
     identity.salt.0 ^= 1;
-    bytes[..64].copy_from_slice(&identity.encode());
+    bytes[..IDENTITY_BYTES].copy_from_slice(&identity.encode());
     let name = format!("{:010x}-{:08x}.seg", identity.sequence.0, identity.salt.0 as u32);
     std::fs::write(closed.path().join(name), bytes).unwrap();
     assert_same(&state(&read_only(closed.path())), &closed.state);

@@ -3,8 +3,12 @@
 
 use super::common::{self, SEGMENT, State, state};
 use super::{Closed, DIRECTORY_AT, change, read_only, tree, zero};
+use std::ops::Range;
 use std::path::Path;
+use stratalog::internals::format::header::{CURSOR_AT, DURABLE_AT, SEALED_AT};
 use stratalog::{Options, Store};
+
+const CURSOR: Range<usize> = CURSOR_AT..CURSOR_AT + 8;
 
 /// This store's own bytes so far: header, directory, frames.
 fn own_bytes(store: &Store) -> Vec<u8> {
@@ -57,8 +61,8 @@ fn contents_that_look_like_segments_are_read_back_and_never_taken_for_records() 
             // No header: cursor, durable end and boot are gone, recovery looks for itself.
             |path| zero(path, 0..4096),
             // A cursor that claims every slot there can be.
-            |path| change(path, 64..72, |at, _| [0, 0, 0, 0, 0, 0xFF, 0xFF, 0][at - 64]),
-            |path| change(path, 64..72, |_, _| 0xFF),
+            |path| change(path, CURSOR, |at, _| [0, 0, 0, 0, 0, 0xFF, 0xFF, 0][at - CURSOR_AT]),
+            |path| change(path, CURSOR, |_, _| 0xFF),
             // The directory's first page is gone, then all of it.
             |path| zero(path, DIRECTORY_AT..DIRECTORY_AT + 1024),
             |path| zero(path, 0..DIRECTORY_AT + 4096),
@@ -98,9 +102,9 @@ fn a_directory_that_seems_to_go_on_in_a_frame_is_not_followed() {
     store.close().unwrap();
     let first = &tree::segments(dir.path())[0];
     for words in [[0u8; 8], [0xFF; 8], [0, 0, 0, 0, 0, 0, 0xFF, 0]] {
-        change(first, 64..72, |at, _| words[at - 64]);
-        zero(first, 208..216);
-        zero(first, 128..136);
+        change(first, CURSOR, |at, _| words[at - CURSOR_AT]);
+        zero(first, SEALED_AT..SEALED_AT + 8);
+        zero(first, DURABLE_AT..DURABLE_AT + 8);
         let found = state(&read_only(dir.path()));
         common::assert_same(&found, &was);
     }

@@ -6,7 +6,7 @@ use super::common::{self, SEGMENT, State, assert_same, state};
 use super::{Closed, DIRECTORY_AT, RECORDS, change, flip, id, torn, tree, zero};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use stratalog::internals::format::header::{BOOT_AT, DURABLE_AT};
+use stratalog::internals::format::header::{BOOT_AT, CURSOR_AT, DURABLE_AT, SEALED_AT};
 use stratalog::internals::format::manifest::Manifest;
 use stratalog::{Damage, Error, Options, Recovery, Store};
 
@@ -185,7 +185,7 @@ fn a_record_above_the_durable_end_that_does_not_hold_after_a_kill_is_damage() {
 fn strict_refuses_a_damaged_durable_end_or_sealed_count() {
     let closed = Closed::of_segments(2);
     let path = closed.segments().remove(0);
-    for at in [DURABLE_AT, 208] {
+    for at in [DURABLE_AT, SEALED_AT] {
         change(&path, at..at + 1, |_, byte| byte ^ 1);
         assert_refused(&closed, &path, DURABLE_AT as u64..DURABLE_AT as u64 + 1);
         closed.restore();
@@ -364,7 +364,7 @@ fn a_salvage_removes_no_file() {
         let closed = Closed::of_segments(2);
         let segments = closed.segments();
         torn::prepared_successor(&segments[1]);
-        zero(&segments[0], 64..4096 + 32);
+        zero(&segments[0], CURSOR_AT..4096 + 32);
         if !manifest {
             std::fs::remove_file(closed.path().join("MANIFEST")).unwrap();
         }

@@ -40,6 +40,8 @@ const CALLS: &[(&str, &[&str])] = &[
     ("flock", &["EIO"]),
     ("getdents64", &["EIO"]),
     ("mkdir", &["EIO", "ENOSPC"]),
+    ("mkdirat", &["EIO", "ENOSPC"]),
+    ("fstatfs", &["EIO"]),
     ("readlink", &["EIO"]),
     ("clone3", &["EAGAIN"]),
 ];

@@ -3,6 +3,7 @@
 use super::forge::{self, Count};
 use super::victim::{Victim, mix};
 use std::collections::BTreeMap;
+use stratalog::internals::format::header;
 
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -94,7 +95,7 @@ fn places(segment: &[u8]) -> Vec<usize> {
     let lowest = (0..last as u32).filter_map(|n| forge::body_of(segment, n));
     let lowest = lowest.map(|body| body.offset.bytes()).min().unwrap_or(segment.len());
     let begin = lowest.max(segment.len().saturating_sub(8192)).min(segment.len());
-    (0..232).chain(directory).chain(begin..segment.len()).collect()
+    (0..header::HEADER_END).chain(directory).chain(begin..segment.len()).collect()
 }
 
 fn cut(victim: &Victim, cases: &mut Vec<Case>) {
@@ -299,11 +300,12 @@ fn forged_frames(victim: &Victim, cases: &mut Vec<Case>) {
 }
 
 fn forged_headers(victim: &Victim, cases: &mut Vec<Case>) {
-    // Version, dimension, store, sequence, salt, size, directory.
-    let fields = [(8, 4), (12, 4), (16, 8), (32, 8), (40, 8), (48, 8), (56, 4)];
+    // Version, dimension, store, sequence, salt, size, directory, role, features.
+    let fields = [(8, 4), (12, 4), (16, 8), (32, 8), (40, 8), (48, 8), (56, 4), (60, 4)];
+    let fields = fields.into_iter().chain([(64, 8), (72, 8), (80, 8)]);
     for (name, _) in segments(victim) {
         for number in NUMBERS {
-            for (at, width) in fields {
+            for (at, width) in fields.clone() {
                 edit(cases, false, (name, format!("identity {at}, {number:#x}")), move |bytes| {
                     forge::forge_identity(bytes, at, width, number);
                 });
@@ -313,7 +315,7 @@ fn forged_headers(victim: &Victim, cases: &mut Vec<Case>) {
                     forge::forge_count(bytes, which, number);
                 });
             }
-            for at in [64, 192, 200] {
+            for at in [header::CURSOR_AT, header::BOOT_AT, header::BOOT_AT + 8] {
                 edit(cases, false, (name, format!("word {at}, {number:#x}")), move |bytes| {
                     forge::store_number(bytes, at, 8, number);
                 });
@@ -323,7 +325,8 @@ fn forged_headers(victim: &Victim, cases: &mut Vec<Case>) {
     let len = victim.files["MANIFEST"].len();
     for number in NUMBERS {
         for at in (8..len - 8).step_by(4) {
-            let width = if at < 16 || (48..56).contains(&at) { 4 } else { 8 };
+            let is_short = at < 16 || (48..56).contains(&at) || (88..92).contains(&at);
+            let width = if is_short { 4 } else { 8 };
             edit(cases, false, ("MANIFEST", format!("{at}, {number:#x}")), move |bytes| {
                 forge::forge_manifest(bytes, at, width, number);
             });

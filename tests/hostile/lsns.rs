@@ -30,7 +30,7 @@ fn slot_of(segment: &[u8], id: &str) -> Option<u32> {
 /// frame, or in its slot too.
 fn forge_lsn(victim: &mut Victim, copies: bool, id: &str, (slot_too, lsn): (bool, Given)) {
     let of_role = |bytes: &&mut Vec<u8>| {
-        bytes.starts_with(b"stratlog") && (forge::word(bytes, 56) >> 31 & 1 == 1) == copies
+        bytes.starts_with(b"stratlog") && (forge::word(bytes, 56) >> 32 == 1) == copies
     };
     let mut forged = 0;
     for bytes in victim.files.values_mut().filter(of_role) {

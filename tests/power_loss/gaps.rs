@@ -12,7 +12,7 @@ use stratalog::internals::format::header::{self, Identity, PREDECESSOR_AT, Role}
 use stratalog::internals::format::ids::Sequence;
 
 /// The header up to the cursor, which is flushed before a segment has its name.
-const IDENTITY: usize = 64;
+const IDENTITY: usize = header::IDENTITY_BYTES;
 const HEADER: usize = 4096;
 
 /// Records in two segments, none of which was flushed; and the manifest from before the first.

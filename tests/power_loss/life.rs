@@ -206,6 +206,10 @@ impl<'a> Writer<'a> {
         }
         self.begun = store.stats().tail;
         let last = store.write(batch).unwrap();
+        // Only the last write of each id is written [W8].
+        let ids: Vec<_> = writes.iter().map(|write| write.id.clone()).collect();
+        let mut later = 1..;
+        writes.retain(|write| later.next().is_some_and(|n| !ids[n..].contains(&write.id)));
         let place = self.place_of(store, &writes).unwrap_or(last);
         let answers = writes.iter().any(|write| write.version.is_none());
         self.note_all(writes, place, last, answers);

@@ -5,7 +5,8 @@ use crate::{expect, json, sample_embedding, sample_records, sample_store, words}
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use stratalog::{Options, Store};
+use std::time::Duration;
+use stratalog::{NewRecord, Options, Store};
 
 fn open(path: &Path) -> Store {
     Options::new().read_only(true).open(path).unwrap()
@@ -106,6 +107,43 @@ fn a_salvage_of_a_whole_store_loses_nothing() {
     assert_sample(&new, &[]);
     assert_eq!(open(&new).segment_size(), 1 << 20);
     assert_only(dir.path(), &["store", "new"]);
+}
+
+#[test]
+fn a_salvage_keeps_tags_expiry_and_creation_times_and_leaves_out_what_has_expired() {
+    let (dir, path) = sample_store();
+    let store = Options::new().open(&path).unwrap();
+    let embedding = sample_embedding(0);
+    let put = |id: &str, expiry: Duration| {
+        let record = NewRecord::new(id, &embedding, "for a while").expires_in(expiry);
+        store.put_record(record).unwrap();
+    };
+    (0..3).for_each(|n| put(&format!("expired {n}"), Duration::ZERO));
+    put("expiring", Duration::from_secs(3600));
+    let tagged = &sample_records()[7].0;
+    store.update_tag(tagged, |_| 77).unwrap();
+    store.update_tag("expiring", |_| 78).unwrap();
+    store.close().unwrap();
+    let new = dir.path().join("new");
+    let report = json(0, words(&path, "salvage", &[new.to_str().unwrap(), "--json"]));
+    assert_eq!((&report["live_records"], &report["expired_records"]), (&501.into(), &3.into()));
+    let (old, new) = (open(&path), open(&new));
+    let (old, new) = (old.pin(), new.pin());
+    let mut seen = 0;
+    for record in &old {
+        let record = record.unwrap();
+        let copy = new.get(record.id()).unwrap().expect("it was copied");
+        assert_eq!((copy.tag(), copy.created()), (record.tag(), record.created()));
+        assert_eq!((copy.expires(), copy.content()), (record.expires(), record.content()));
+        seen += 1;
+    }
+    assert_eq!((seen, new.iter().count()), (501, 501));
+    assert_eq!(new.get(tagged).unwrap().map(|record| record.tag()), Some(77));
+    assert!(new.get("expiring").unwrap().is_some_and(|record| record.expires().is_some()));
+
+    let again = dir.path().join("again");
+    let (out, _) = expect(0, words(&path, "salvage", &[again.to_str().unwrap()]));
+    assert!(out.contains("\n3 records had expired and were left out\n"), "{out}");
 }
 
 #[test]

@@ -1,0 +1,339 @@
+//! A store's directory as an open descriptor, and the operations on the files in it.
+
+use super::{
+    LOCK, MANIFEST, MANIFEST_BYTES_MAX, SEGMENT_ENDING, SPARES, SegmentFile, TEMPORARY_ENDING,
+    no_regular_file, no_room, parse_segment_name, start_of, sync, temporary,
+};
+use crate::error::Error;
+use crate::sync::unmodelled::Arc;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::{Errno, retry_on_intr};
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// What is at the path where a store should be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing.
+    Missing,
+    /// A directory that is empty, or that an interrupted creation left behind.
+    Blank,
+    /// A directory with a manifest.
+    Store,
+    /// A directory with segments but without a manifest.
+    Headless,
+    /// Anything else.
+    Foreign,
+}
+
+/// Examines a path and changes nothing. Returns the directory as well, if there is one.
+pub fn find(path: &Path) -> io::Result<(Place, Option<Directory>)> {
+    match Directory::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((Place::Missing, None)),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok((Place::Foreign, None)),
+        Err(error) => Err(error),
+        Ok(directory) => Ok((directory.place()?, Some(directory))),
+    }
+}
+
+/// Makes a store's directory and the parents that are missing, readable by their owner only. Each
+/// of them survives a power loss once this returns.
+pub fn create_directory(path: &Path) -> Result<(), Error> {
+    let mut missing = Vec::new();
+    for ancestor in path.ancestors().filter(|path| !path.as_os_str().is_empty()) {
+        match ancestor.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(ancestor),
+            _ => break,
+        }
+    }
+    for directory in missing.into_iter().rev() {
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Ok(()) => {}
+            // Another process made it. It may not have synced the parent yet.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(no_room(error)),
+        }
+        Directory::open(parent(directory))?.sync()?;
+    }
+    Ok(())
+}
+
+/// A bare file name has an empty parent: the working directory.
+pub(super) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// An open directory [F1]. A clone shares the descriptor.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    file: Arc<File>,
+    /// As the caller gave it, for messages.
+    path: PathBuf,
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
+
+impl Directory {
+    /// Opens a directory.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Self::at(rustix::fs::CWD, path.as_os_str(), path.to_owned())
+    }
+
+    /// Opens the directory `name` in `parent`; `path` is for messages.
+    pub(super) fn open_under(parent: &Self, name: &OsStr, path: PathBuf) -> io::Result<Self> {
+        Self::at(parent.fd(), name, path)
+    }
+
+    fn at(parent: BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> io::Result<Self> {
+        let flags = DIRECTORY | OFlags::CLOEXEC;
+        let fd = retry_on_intr(|| rustix::fs::openat(parent, name, flags, Mode::empty()))?;
+        Ok(Self { file: Arc::new(File::from(fd)), path })
+    }
+
+    /// Its path as the caller gave it, for messages only.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Opens a file. Creation gives its owner alone the right to read and write it.
+    pub(super) fn open_at(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        let (flags, mode) = (flags | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
+        let fd = retry_on_intr(|| rustix::fs::openat(self.fd(), name, flags, mode))?;
+        Ok(File::from(fd))
+    }
+
+    /// Opens a regular file. Follows no symbolic link and does not wait.
+    pub(super) fn open_regular(&self, name: &str, writable: bool) -> io::Result<File> {
+        let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+        let file = self.open_at(name, access | OFlags::NOFOLLOW | OFlags::NONBLOCK)?;
+        if file.metadata()?.is_file() { Ok(file) } else { Err(no_regular_file()) }
+    }
+
+    /// Creates a file that is not there yet.
+    pub(super) fn create_new(&self, name: &str) -> io::Result<File> {
+        self.open_at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
+    }
+
+    pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(retry_on_intr(|| rustix::fs::renameat(self.fd(), from, self.fd(), to))?)
+    }
+
+    /// Makes creations, renames and removals in it survive power loss.
+    pub fn sync(&self) -> io::Result<()> {
+        sync(&self.file)
+    }
+
+    /// Removes a file, or finds it gone.
+    pub fn remove_if_there(&self, name: &str) -> io::Result<()> {
+        match retry_on_intr(|| rustix::fs::unlinkat(self.fd(), name, AtFlags::empty())) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes a segment's file and makes that durable.
+    pub fn remove_segment(&self, name: &str) -> io::Result<()> {
+        self.remove_if_there(name)?;
+        self.sync()
+    }
+
+    /// Whether something has this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.stat(name).is_ok()
+    }
+
+    /// Whether nothing has this name any more.
+    #[must_use]
+    pub fn is_gone(&self, name: &str) -> bool {
+        self.stat(name).is_err_and(|errno| errno == Errno::NOENT)
+    }
+
+    fn stat(&self, name: &str) -> Result<rustix::fs::Stat, Errno> {
+        retry_on_intr(|| rustix::fs::statat(self.fd(), name, AtFlags::SYMLINK_NOFOLLOW))
+    }
+
+    /// The names of its files. A name that is not UTF-8 is none of a store's: it is listed with
+    /// replacement characters.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        // A description of its own: the position in the listing is not shared.
+        for entry in retry_on_intr(|| Dir::read_from(self.fd()))? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// What it holds.
+    pub fn place(&self) -> io::Result<Place> {
+        // By its name first: a listing may miss it while a live writer replaces it.
+        if self.has(MANIFEST) {
+            return Ok(Place::Store);
+        }
+        let mut place = Place::Blank;
+        for name in self.names()? {
+            match name.as_str() {
+                MANIFEST => return Ok(Place::Store),
+                LOCK => {}
+                name if name == temporary(MANIFEST) => {}
+                name if parse_segment_name(name).is_some() => place = Place::Headless,
+                _ if place != Place::Headless => place = Place::Foreign,
+                _ => {}
+            }
+        }
+        Ok(place)
+    }
+
+    /// Replaces a file's contents in one step: a crash leaves the old ones or the new.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let unfinished = temporary(name);
+        self.remove_if_there(&unfinished)?;
+        let written = self.create_new(&unfinished).and_then(|mut file| {
+            file.write_all(bytes)?;
+            sync(&file)
+        });
+        if let Err(error) = written {
+            drop(self.remove_if_there(&unfinished));
+            return Err(no_room(error));
+        }
+        self.rename(&unfinished, name).map_err(no_room)?;
+        Ok(self.sync()?)
+    }
+
+    /// Reads the manifest.
+    pub fn read_manifest(&self) -> io::Result<Vec<u8>> {
+        start_of(self.open_regular(MANIFEST, false)?, MANIFEST_BYTES_MAX)
+    }
+
+    /// Removes what an interrupted run left unfinished. Only under the lock.
+    pub fn remove_temporaries(&self) -> io::Result<()> {
+        let known =
+            |n: &str| n == MANIFEST || SPARES.contains(&n) || parse_segment_name(n).is_some();
+        for name in self.names()? {
+            if name.strip_suffix(TEMPORARY_ENDING).is_some_and(known) {
+                self.remove_if_there(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The segment files in order, and how many `*.seg` files have other names.
+    pub fn list_segments(&self) -> io::Result<(Vec<SegmentFile>, u64)> {
+        let (mut found, mut foreign) = (Vec::new(), 0);
+        for name in self.names()? {
+            if let Some((sequence, half_salt)) = parse_segment_name(&name) {
+                let path = self.path.join(&name);
+                found.push(SegmentFile { name, path, sequence, half_salt });
+            } else if name.ends_with(SEGMENT_ENDING) {
+                foreign += 1;
+            }
+        }
+        found.sort_by_key(|file| (file.sequence, file.half_salt));
+        Ok((found, foreign))
+    }
+
+    /// Opens a segment's file; also its length. `None` if there is something else under its name,
+    /// or nothing any more.
+    pub fn open_segment(&self, name: &str, writable: bool) -> io::Result<Option<(File, u64)>> {
+        match self.open_regular(name, writable) {
+            Ok(file) => {
+                let len = file.metadata()?.len();
+                Ok(Some((file, len)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+            Err(error) => match Errno::from_io_error(&error) {
+                // A symbolic link, a directory, a pipe or socket, gone.
+                Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::NOENT) => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Up to `len` bytes from the start of a segment's file. `None` as in
+    /// [`Directory::open_segment`].
+    pub fn segment_start(&self, name: &str, len: u64) -> io::Result<Option<Vec<u8>>> {
+        let Some((file, _)) = self.open_segment(name, false)? else { return Ok(None) };
+        start_of(file, len).map(Some)
+    }
+
+    /// Bytes that its file system still has for its user.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        let about = retry_on_intr(|| rustix::fs::fstatvfs(self.fd()))?;
+        Ok(about.f_bavail.saturating_mul(about.f_frsize))
+    }
+
+    /// Bytes allocated to its files.
+    pub fn disk_bytes(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for name in self.names()? {
+            match self.stat(&name) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => {
+                    bytes += allocated(&stat);
+                }
+                // Another kind of file, or removed since it was listed.
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes allocated to a file; none if it is gone.
+    #[must_use]
+    pub fn allocated_bytes(&self, name: &str) -> u64 {
+        self.stat(name).map_or(0, |stat| allocated(&stat))
+    }
+}
+
+fn allocated(stat: &rustix::fs::Stat) -> u64 {
+    u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn find_tells_the_places_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let place = |name: &str| find(&at(name)).unwrap().0;
+        assert_eq!(place("none"), Place::Missing);
+        fs::write(at("file"), b"x").unwrap();
+        assert_eq!(place("file"), Place::Foreign);
+        assert_eq!(place("file/below"), Place::Foreign);
+        fs::create_dir(at("d")).unwrap();
+        assert_eq!(place("d"), Place::Blank);
+        fs::write(at("d/LOCK"), b"").unwrap();
+        fs::write(at("d/MANIFEST.tmp"), b"").unwrap();
+        assert_eq!(place("d"), Place::Blank);
+        fs::write(at("d/notes.txt"), b"").unwrap();
+        assert_eq!(place("d"), Place::Foreign);
+        fs::write(at("d/0000000001-00000000.seg"), b"").unwrap();
+        assert_eq!(place("d"), Place::Headless);
+        fs::write(at("d/MANIFEST"), b"").unwrap();
+        assert_eq!(place("d"), Place::Store);
+    }
+
+    #[test]
+    fn create_directory_makes_all_parents_and_accepts_those_that_are_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/../b/c");
+        create_directory(&path).unwrap();
+        create_directory(&path).unwrap();
+        assert!(dir.path().join("a/b/c").is_dir());
+    }
+}

@@ -1,0 +1,107 @@
+//! The lock of a store that is open for writing.
+
+use super::{Directory, LOCK, no_regular_file, no_room, start_of};
+use crate::error::Error;
+use rustix::fs::OFlags;
+use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// The lock of a store that is open for writing; dropping it gives it up.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    file: File,
+    /// The file has another name, too.
+    linked: bool,
+    /// The lock is the parent process's.
+    inherited: bool,
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // By name, not by closing the file alone: a process that is being started just now has it
+        // open, too, until its exec. Closing does it all the same if this fails.
+        if !self.inherited {
+            drop(self.file.unlock());
+        }
+    }
+}
+
+impl DirectoryLock {
+    /// Closes the copy that a child process has inherited. Parent and child share the lock, so the
+    /// child must not unlock it; it is released when the parent unlocks it, or when neither has the
+    /// file open.
+    pub fn leave_to_parent(mut self) {
+        self.inherited = true;
+    }
+
+    /// The file's text is for people: who holds it.
+    pub fn name_holder(&mut self) {
+        if self.linked {
+            // By its other name it may be anybody's: it is locked, and not written to.
+            return;
+        }
+        let (file, text) = (&mut self.file, holder_text());
+        // Without it the lock holds all the same, and a full disk must not stop an opening.
+        drop(file.set_len(0).and_then(|()| file.write_all(text.as_bytes())));
+    }
+}
+
+impl Directory {
+    /// Whether there is a lock file: it stays once there was a writer.
+    #[must_use]
+    pub fn was_locked(&self) -> bool {
+        self.has(LOCK)
+    }
+
+    /// Locks the store for writing. Changes nothing if the lock file is there.
+    pub fn lock(&self) -> Result<DirectoryLock, Error> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = self.open_at(LOCK, flags).map_err(no_room)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(Error::Io(no_regular_file()));
+        }
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked(self.path().to_owned())),
+            Err(TryLockError::Error(error)) => return Err(Error::Io(error)),
+        }
+        Ok(DirectoryLock { file, linked: metadata.nlink() > 1, inherited: false })
+    }
+}
+
+fn holder_text() -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("unknown program"));
+    format!("process {} ({})\n", std::process::id(), program.display())
+}
+
+/// What the lock file says about the last holder; at most a line.
+#[must_use]
+pub fn lock_holder(store: &Path) -> Option<String> {
+    let file = Directory::open(store).ok()?.open_regular(LOCK, false).ok()?;
+    let text = String::from_utf8(start_of(file, 4096).ok()?).ok()?;
+    let line = text.lines().next()?.trim();
+    (!line.is_empty()).then(|| line.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_lock_is_refused_and_the_holder_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::open(dir.path()).unwrap();
+        assert!(!directory.was_locked());
+        let mut first = directory.lock().unwrap();
+        assert!(directory.was_locked());
+        first.name_holder();
+        assert!(matches!(directory.lock(), Err(Error::Locked(path)) if path == dir.path()));
+        let holder = lock_holder(dir.path()).unwrap();
+        assert!(holder.contains(&std::process::id().to_string()), "{holder}");
+        drop(first);
+        assert!(directory.lock().is_ok());
+    }
+}

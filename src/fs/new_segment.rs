@@ -1,0 +1,70 @@
+//! A new segment file: fully allocated under a temporary name, then synced and renamed.
+
+use super::{Directory, no_room, sync, temporary};
+use crate::error::Error;
+use std::fs::File;
+use std::io::{self, Write};
+
+/// A new, fully allocated file under a temporary name; [`NewSegmentFile::finish`] gives it its own.
+#[derive(Debug)]
+pub struct NewSegmentFile {
+    directory: Directory,
+    name: String,
+    finished: bool,
+}
+
+impl NewSegmentFile {
+    /// Creates and allocates the file. On failure nothing of it is left.
+    pub fn create(directory: &Directory, name: &str, len: u64) -> Result<(Self, File), Error> {
+        let file = directory.create_new(&temporary(name)).map_err(no_room)?;
+        let new = Self { directory: directory.clone(), name: name.to_owned(), finished: false };
+        allocate(&file, len).map_err(no_room)?;
+        Ok((new, file))
+    }
+
+    /// Gives it another name to become.
+    pub fn rename(&mut self, name: &str) -> Result<(), Error> {
+        self.directory.rename(&temporary(&self.name), &temporary(name)).map_err(no_room)?;
+        name.clone_into(&mut self.name);
+        Ok(())
+    }
+
+    /// Syncs the file's contents, then its name.
+    pub fn finish(mut self, file: &File) -> Result<(), Error> {
+        sync(file).map_err(no_room)?;
+        self.directory.rename(&temporary(&self.name), &self.name).map_err(no_room)?;
+        self.finished = true;
+        Ok(self.directory.sync()?)
+    }
+}
+
+impl Drop for NewSegmentFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            // The caller gets the error that led here.
+            drop(self.directory.remove_if_there(&temporary(&self.name)));
+        }
+    }
+}
+
+/// Gives a file all its blocks, so that no store to its mapping can fail for lack of space. Where
+/// the file system has no `fallocate`, by writing zeros.
+pub(super) fn allocate(file: &File, len: u64) -> io::Result<()> {
+    use rustix::io::Errno;
+    loop {
+        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len) {
+            Ok(()) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let zeros = vec![0; 1 << 16];
+    let (mut left, mut file) = (len, file);
+    while left > 0 {
+        let n = left.min(zeros.len() as u64) as usize;
+        file.write_all(&zeros[..n])?;
+        left -= n as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! A directory that is filled under a temporary name and then renamed, as a backup is.
+
+use super::directory::parent;
+use super::{Directory, TEMPORARY_ENDING, create_directory, random};
+use crate::error::Error;
+use rustix::fs::{AtFlags, Mode};
+use rustix::io::retry_on_intr;
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+
+/// A directory under a temporary name, next to the one that it will become. Unless it is finished,
+/// it is removed with all that is in it.
+#[derive(Debug)]
+pub struct UnfinishedDirectory {
+    parent: Directory,
+    name: OsString,
+    /// What it will be called.
+    target: OsString,
+    directory: Directory,
+    finished: bool,
+}
+
+/// Begins what will be the directory `target`, which must be missing or empty.
+pub fn begin_directory(target: &Path) -> Result<UnfinishedDirectory, Error> {
+    let taken = || Error::Io(io::Error::from(io::ErrorKind::AlreadyExists));
+    match Directory::open(target).and_then(|found| found.names()) {
+        Ok(names) if names.is_empty() => {}
+        Ok(_) => return Err(taken()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(taken()),
+        Err(error) => return Err(Error::Io(error)),
+    }
+    let target_name = target.file_name().ok_or_else(taken)?.to_owned();
+    create_directory(parent(target))?;
+    let parent = Directory::open(parent(target))?;
+    let mut name = target_name.clone();
+    name.push(format!(".{:016x}{TEMPORARY_ENDING}", u64::from_le_bytes(random()?)));
+    let made = retry_on_intr(|| rustix::fs::mkdirat(parent.fd(), &name, Mode::RWXU));
+    made.map_err(|errno| super::no_room(errno.into()))?;
+    let opened = Directory::open_under(&parent, &name, target.with_file_name(&name));
+    let directory = match opened {
+        Ok(directory) => directory,
+        Err(error) => {
+            rustix::fs::unlinkat(parent.fd(), &name, AtFlags::REMOVEDIR).unwrap_or(());
+            return Err(Error::Io(error));
+        }
+    };
+    let new = UnfinishedDirectory { parent, name, target: target_name, directory, finished: false };
+    new.parent.sync()?;
+    Ok(new)
+}
+
+impl UnfinishedDirectory {
+    /// The directory, as it is now.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Gives it its name, if that is still free or names an empty directory.
+    pub fn finish(mut self) -> Result<(), Error> {
+        self.directory.sync()?;
+        let parent = self.parent.fd();
+        let renamed =
+            retry_on_intr(|| rustix::fs::renameat(parent, &self.name, parent, &self.target));
+        renamed.map_err(|errno| match io::Error::from(errno) {
+            error if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                io::ErrorKind::AlreadyExists.into()
+            }
+            error => error,
+        })?;
+        self.finished = true;
+        Ok(self.parent.sync()?)
+    }
+}
+
+impl Drop for UnfinishedDirectory {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        // The caller gets the error that led here.
+        if let Ok(names) = self.directory.names() {
+            names.iter().for_each(|name| drop(self.directory.remove_if_there(name)));
+        }
+        rustix::fs::unlinkat(self.parent.fd(), &self.name, AtFlags::REMOVEDIR).unwrap_or(());
+    }
+}
