@@ -68,7 +68,7 @@ fn two_threads_that_sweep_take_out_no_segment_but_the_released() {
             let guard = engine.epoch().pin();
             let first = engine.log().table().get_counted(&guard, TableIndex(0)).unwrap();
             assert_eq!(first.live_bytes(), 0);
-            engine.log().let_go(engine.epoch(), &guard, Arc::clone(&first));
+            engine.log().let_go(engine.epoch(), &guard, first.clone());
             first.set_released();
         }
         let sweeper = {

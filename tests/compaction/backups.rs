@@ -156,10 +156,11 @@ fn tag(store: &Store, id: &str) -> u64 {
 fn tags_in_a_backup_made_while_records_move_stay_what_they_are() {
     const TAG: u64 = 7;
     let dir = tempfile::tempdir().unwrap();
+    let options = || options().flush_interval(Some(std::time::Duration::from_millis(5)));
     let store = options().compaction(Compaction::Auto).open(dir.path().join("s")).unwrap();
-    let ids: Vec<String> = (1_000..5_000).map(|n| format!("id-{n}")).collect();
+    let ids: Vec<String> = (1_000..9_999).map(|n| format!("id-{n}")).collect();
     let put = |store: &Store, id: &str| {
-        store.put(id, &[1.0; super::DIM], [5; 200]).unwrap();
+        store.put(id, &[1.0; super::DIM], [5; 60]).unwrap();
         store.update_tag(id, |_| TAG).unwrap();
     };
     ids.iter().for_each(|id| put(&store, id));
@@ -174,7 +175,7 @@ fn tags_in_a_backup_made_while_records_move_stay_what_they_are() {
                 put(&store, &ids[super::mix(n) as usize % ids.len()]);
             }
         });
-        for round in 0..3 {
+        for round in 0..6 {
             let path = dir.path().join(format!("copy-{round}"));
             store.backup(&path).unwrap();
             let mut copy = options().open(&path).unwrap();

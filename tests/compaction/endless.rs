@@ -11,7 +11,7 @@ const WRITERS: u64 = 2;
 const PUTS: u64 = 40_000;
 /// Descriptors of segments, and mappings of removed ones, at most: far more than a run needs that
 /// closes what it has filled, and far fewer than one that does not comes to.
-const MOST: usize = 100;
+const MOST: usize = 50;
 
 fn put(store: &Store, n: u64) {
     store.put((n % IDS).to_le_bytes(), &[1.0; DIM], [7; CONTENT]).unwrap();
