@@ -6,6 +6,10 @@
 mod backups;
 #[path = "compaction/beside.rs"]
 mod beside;
+#[path = "compaction/damage.rs"]
+mod damage;
+#[path = "compaction/endless.rs"]
+mod endless;
 #[path = "compaction/pacing.rs"]
 mod pacing;
 #[path = "compaction/readers.rs"]

@@ -2,10 +2,12 @@
 //! no LSN is given twice, and the log never goes back to an older segment. `src/log/mod.rs`, G1.
 //!
 //! mutation: roll-store (the active segment is replaced by a store instead of a compare-exchange)
+//! mutation: table-removes-by-index (whatever is at the place is taken out of the table)
 #![cfg(stratalog_loom)]
 
 use loom::sync::Arc;
 use loom_tests::{check_at_rest, engine, put};
+use stratalog::internals::format::ids::TableIndex;
 
 #[test]
 fn writers_that_meet_a_full_segment_lose_nothing() {
@@ -51,5 +53,36 @@ fn a_prepared_segment_is_used_or_discarded() {
         engine.log().discard_prepared(engine.epoch(), &guard);
         let used = engine.log().in_use(&guard).count();
         assert_eq!((used, engine.log().table().iter(&guard).count()), (3, 3));
+    });
+}
+
+/// Both find a segment released; one is stopped, the other one takes it out, and a roll puts the new
+/// active segment into its place.
+#[test]
+fn two_threads_that_sweep_take_out_no_segment_but_the_released() {
+    loom::model(|| {
+        let engine = engine(512);
+        engine.put(&put(b"x", b"0000")).unwrap();
+        engine.put(&put(b"x", b"0001")).unwrap();
+        {
+            let guard = engine.epoch().pin();
+            let first = engine.log().table().get_counted(&guard, TableIndex(0)).unwrap();
+            assert_eq!(first.live_bytes(), 0);
+            engine.log().let_go(engine.epoch(), &guard, first.clone());
+            first.set_released();
+        }
+        let sweeper = {
+            let engine = Arc::clone(&engine);
+            loom::thread::spawn(move || {
+                engine.log().sweep(engine.epoch(), &engine.epoch().pin());
+            })
+        };
+        engine.log().sweep(engine.epoch(), &engine.epoch().pin());
+        engine.put(&put(b"a", b"1111")).unwrap();
+        sweeper.join().unwrap();
+        check_at_rest(&engine, &[b"x", b"a"]);
+        let guard = engine.epoch().pin();
+        assert_eq!(engine.log().table().iter(&guard).count(), 2);
+        assert_eq!(engine.log().leaving(), 0);
     });
 }
