@@ -2,6 +2,7 @@
 //! no LSN is given twice, and the log never goes back to an older segment. `src/log/mod.rs`, G1.
 //!
 //! mutation: roll-store (the active segment is replaced by a store instead of a compare-exchange)
+//! mutation: predecessor-noted-late (a segment can be used before it says which one it follows)
 //! mutation: table-removes-by-index (whatever is at the place is taken out of the table)
 #![cfg(stratalog_loom)]
 
@@ -31,6 +32,28 @@ fn writers_that_meet_a_full_segment_lose_nothing() {
         sequences.sort_unstable();
         sequences.dedup();
         assert_eq!(sequences.len(), engine.log().in_use(&guard).count(), "a sequence twice");
+    });
+}
+
+/// A flush of a record must bring the predecessor of its segment to the device [D8].
+#[test]
+fn a_segment_that_can_be_written_to_says_which_one_it_follows() {
+    loom::model(|| {
+        // One put a segment.
+        let engine = engine(512);
+        engine.put(&put(b"x", b"0000")).unwrap();
+        let roller = {
+            let engine = Arc::clone(&engine);
+            loom::thread::spawn(move || engine.put(&put(b"a", b"1111")).unwrap())
+        };
+        let guard = engine.epoch().pin();
+        if let Some(active) = engine.log().active(&guard)
+            && active.sequence().0 > 1
+        {
+            assert!(active.predecessor().is_some(), "it may be used, and follows nobody");
+        }
+        drop(guard);
+        roller.join().unwrap();
     });
 }
 

@@ -176,3 +176,6 @@ fn mark_older<M: Memory>(segment: &Segment<M>, wanted: &mut HashMap<u64, (Lsn, b
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

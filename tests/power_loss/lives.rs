@@ -1,0 +1,76 @@
+//! Several lives over one device: what one process has only half done, the next one must not take
+//! for done.
+
+use super::claims::Book;
+use super::device::{Cut, Device, Honesty};
+use super::dice::Dice;
+use super::judge::{Judge, Tally};
+use super::life::{self, Writer};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use stratalog::internals::format::header::FLUSH_AT;
+
+fn forget_flush_notes(store: &Path) {
+    let segments = std::fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
+    for path in segments.filter(|path| path.extension().is_some_and(|ending| ending == "seg")) {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.write_all_at(&[0; 8], FLUSH_AT as u64).unwrap();
+    }
+}
+
+/// A kill at any moment of a compaction, then an opening under the same boot that compacts again,
+/// then power loss: copies that were put in force by the first process are on the device before
+/// their sources are dropped by the second.
+#[test]
+fn a_kill_in_a_compaction_another_one_and_power_loss_lose_nothing_durable() {
+    let place = super::scratch();
+    let device = Device::new(place.path(), Honesty::Honest, 1);
+    let book = Book::default();
+    device.watch(1, Some(std::thread::current().id()));
+    let store = life::open(&place.path().join("store")).unwrap();
+    let mut writer = Writer::new(&device, &book, b'a', Dice(1), false);
+    for n in (0..6).chain(0..3) {
+        writer.put_small(&store, n);
+    }
+    store.sync().unwrap();
+    store.sync().unwrap();
+    writer.promised(&store);
+    drop(device.take());
+    store.compact().unwrap();
+    device.capture();
+    let kills = device.stop();
+    drop(store);
+    let history = book.history.lock().unwrap().clone();
+    assert!(kills.len() > 3, "{} moments", kills.len());
+    // The moments are those of the calls that order, which the flush's note precedes: without it, a
+    // moment before.
+    let moments =
+        kills.iter().enumerate().flat_map(|(n, kill)| [(n, kill, true), (n, kill, false)]);
+    for (n, kill, noted) in moments {
+        let root = super::scratch();
+        let device = kill.go_on_at(root.path(), 7);
+        if !noted {
+            forget_flush_notes(&root.path().join("store"));
+        }
+        *device.claims.lock().unwrap() = kill.claims;
+        device.watch(1, Some(std::thread::current().id()));
+        let store = life::open(&root.path().join("store")).unwrap();
+        store.compact().unwrap();
+        device.capture();
+        let power_losses = device.stop();
+        drop(store);
+        for (m, capture) in power_losses.iter().enumerate() {
+            for new in [0, 50] {
+                let image = capture.cut(Cut { seed: 3, unit: 512, new });
+                let (mut tally, dice, place) = (Tally::default(), Dice(2), super::scratch());
+                let mut judge = Judge::new(&book, &mut tally, dice);
+                let judged = judge.open(&image, place.path(), &capture.claims, &history, false);
+                match judged {
+                    Ok(Some(opened)) => drop(opened.device.stop()),
+                    Ok(None) => {}
+                    Err(error) => panic!("killed at {n}, power lost at {m}, {new} % new: {error}"),
+                }
+            }
+        }
+    }
+}
