@@ -6,7 +6,7 @@ use std::sync::Arc;
 use stratalog::Error;
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::{FORWARD, Writing};
-use stratalog::internals::format::header::{HEADER_END, Identity, Role, StoreId};
+use stratalog::internals::format::header::{Features, HEADER_END, Identity, Role, StoreId};
 use stratalog::internals::format::ids::{Sequence, SlotNumber, TableIndex};
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::{KeyHash, Shape};
@@ -26,6 +26,7 @@ impl Heap {
             sequence,
             salt: Salt(77 + sequence.0),
             dimension: 1,
+            features: Features::default(),
             segment_bytes: SEGMENT_BYTES as u64,
             directory_at: HEADER_END as u32,
             role,
