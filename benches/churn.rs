@@ -1,13 +1,22 @@
 //! `cargo bench --bench churn -- 200 50`: a working set of 200 MiB is overwritten 50 times by four
 //! writers, ids at random, beside four readers; nobody pauses. What the disk holds beside what is
-//! live, every 100 ms; what compaction copies for it; and what `compact` leaves.
+//! live, every 100 ms, files included that have no name any more and are still mapped or open; what
+//! compaction copies for it; and what `compact` leaves.
 //!
 //! Then gets of the readers beside paced writers, with compaction and without, in turns.
+//!
+//! `cargo bench --bench churn -- overwrite 600`: overwrites at full speed for 600 s, and compares
+//! put rate, descriptors, mappings and disk of the last minute with those of the second.
 
 mod common;
+#[path = "churn/held.rs"]
+mod held;
+#[path = "churn/long.rs"]
+mod long;
 
 use common::{CONTENT, DIMENSION, embedding, id, random};
 use hdrhistogram::Histogram;
+use held::Held;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,21 +40,26 @@ const PERCENTILES: [f64; 3] = [50.0, 99.0, 99.9];
 #[derive(Clone, Copy, Debug, Default)]
 struct Moment {
     live: u64,
-    /// Of the segments in use: those prepared ahead excepted.
+    /// Of the segments in use, those prepared ahead excepted; and of files without a name that are
+    /// still mapped or open.
     disk: u64,
+    /// Of those without a name.
+    unlinked: u64,
     /// Of all other files: those prepared, and one in the making.
     others: u64,
 }
 
 impl Moment {
-    fn of(store: &Store) -> Self {
+    fn of(store: &Store) -> Result<Self, Failure> {
+        let held = Held::of(store.path())?;
         let stats = store.stats();
         let retained = |s: &&SegmentStats| s.state == SegmentState::Retained;
         let segments = store.segments();
         let in_use = segments.iter().filter(|segment| !retained(segment));
-        let disk = in_use.map(|segment| segment.disk_bytes).sum();
-        let others = stats.disk_bytes.saturating_sub(disk);
-        Self { live: stats.live_bytes, disk, others }
+        let named: u64 = in_use.map(|segment| segment.disk_bytes).sum();
+        let others = held.named_bytes.saturating_sub(named);
+        let unlinked = held.unlinked_bytes;
+        Ok(Self { live: stats.live_bytes, disk: named + unlinked, unlinked, others })
     }
 
     fn ratio(&self) -> f64 {
@@ -140,7 +154,7 @@ fn churn(store: &Store, work: Work) -> Result<Outcome, Failure> {
             (1..=WRITERS).map(|n| scope.spawn(move || write(store, n, work))).collect();
         let mut moments = Vec::new();
         while !writers.iter().all(Thread::is_finished) {
-            moments.push(Moment::of(store));
+            moments.push(Moment::of(store)?);
             sleep(EVERY);
         }
         let seconds = begin.elapsed().as_secs_f64();
@@ -181,10 +195,12 @@ fn overwrite(dir: &Path, records: u64, times: u64) -> Result<(), Failure> {
         done.reads.len() as f64 / done.seconds
     );
     println!(
-        "disk / live: highest {:.3} ({:.0} of {:.0} MiB, {:.0} in other files), mean {mean:.3}",
+        "disk / live: highest {:.3} ({:.0} of {:.0} MiB, {:.0} of it unlinked; {:.0} in other \
+         files), mean {mean:.3}",
         highest.ratio(),
         mib(highest.disk),
         mib(highest.live),
+        mib(highest.unlinked),
         mib(highest.others)
     );
     println!("puts were delayed by {:.2} s in all", (after.delayed - before.delayed).as_secs_f64());
@@ -197,7 +213,7 @@ fn overwrite(dir: &Path, records: u64, times: u64) -> Result<(), Failure> {
     );
     println!("put: {}\nget: {}", tail(&done.writes), tail(&done.reads));
     let report = store.compact()?;
-    let moment = Moment::of(&store);
+    let moment = Moment::of(&store)?;
     println!(
         "after compact ({:.2} s): disk / live {:.3} ({:.0} MiB in other files)",
         report.elapsed.as_secs_f64(),
@@ -265,6 +281,9 @@ fn main() -> Result<(), Failure> {
     let rounds = numbers.get(2).map_or(rounds, |&rounds| rounds.max(1) as usize);
     let records = (mib << 20) / 3_392;
     let dir = tempfile::tempdir()?;
+    if std::env::args().any(|arg| arg == "overwrite") {
+        return long::overwrite(dir.path(), numbers.first().copied().unwrap_or(600));
+    }
     overwrite(dir.path(), records, times)?;
     compare(dir.path(), records, rounds, time)
 }

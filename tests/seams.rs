@@ -6,14 +6,14 @@ use std::sync::Arc;
 use stratalog::Error;
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::{FORWARD, Writing};
-use stratalog::internals::format::header::{DIRECTORY_AT, Features, Identity, Role, StoreId};
+use stratalog::internals::format::header::{Features, HEADER_END, Identity, Role, StoreId};
 use stratalog::internals::format::ids::{Sequence, SlotNumber, TableIndex};
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::{KeyHash, Shape};
 use stratalog::internals::segment::{Geometry, Moves, Record, Segment};
 use stratalog::internals::{Engine, HeapMemory, Log, Memory, Need, Relocation, Source};
 
-const SEGMENT_BYTES: usize = 8192;
+const SEGMENT_BYTES: usize = 4096;
 const TAG: u64 = 5;
 
 /// Segments on the heap.
@@ -26,10 +26,10 @@ impl Heap {
             sequence,
             salt: Salt(77 + sequence.0),
             dimension: 1,
-            segment_bytes: SEGMENT_BYTES as u64,
-            directory_at: DIRECTORY_AT as u32,
-            role,
             features: Features::default(),
+            segment_bytes: SEGMENT_BYTES as u64,
+            directory_at: HEADER_END as u32,
+            role,
         };
         Segment::create(HeapMemory::new(SEGMENT_BYTES), &identity)
     }
@@ -47,7 +47,7 @@ type HeapEngine = Engine<HeapMemory, Heap, 7>;
 
 fn engine() -> HeapEngine {
     let geometry =
-        Geometry { segment_bytes: SEGMENT_BYTES, directory_at: DIRECTORY_AT, dimension: 1 };
+        Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
     Engine::new(Log::new(Heap, geometry, Sequence(1)), Shape::default())
 }
 

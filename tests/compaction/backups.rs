@@ -120,7 +120,7 @@ fn a_backup_of_copies_alone_gives_no_lsn_that_the_store_gave() {
 }
 
 /// Its segments were sealed, and their cursors were not closed: so none was full, and none was ever
-/// a victim. (mutation: replica-not-closed)
+/// a victim.
 #[test]
 fn a_store_that_a_backup_made_is_compacted_like_any_other() {
     let dir = tempfile::tempdir().unwrap();

@@ -62,8 +62,10 @@ fn a_damaged_frame_costs_no_space_but_that_of_its_segment() {
     let before = store.stats().segments;
     let first = store.compact().unwrap();
     assert!(first.segments_removed + 2 >= before, "{before} segments, {first:?}");
+    // Copies that were made beside those of the damaged segment may be left over from the first run.
+    store.compact().unwrap();
     let after = taken(&store);
-    for run in 2..=4 {
+    for run in 3..=5 {
         store.compact().unwrap();
         assert_eq!(taken(&store), after, "files, segments, dead and disk bytes after run {run}");
     }
@@ -71,6 +73,13 @@ fn a_damaged_frame_costs_no_space_but_that_of_its_segment() {
     assert!(store.pin().get("damaged").is_err(), "it is damaged");
     store.close().unwrap();
     assert!(!contains_bytes(&path, b"the-secret-that-must-go"));
+    // An opening knows nothing of the damage.
+    for _ in 0..3 {
+        let store = options().open(&path).unwrap();
+        store.compact().unwrap();
+        assert_eq!((taken(&store).1, taken(&store).2), (after.1, after.2), "segments, dead bytes");
+        store.close().unwrap();
+    }
 }
 
 /// The process before may have died after it had moved a record to a copy that was lost. Its mark
