@@ -161,16 +161,7 @@ pub fn recover(
             tail = Some(index);
         }
     }
-    let before = report.clone();
-    let mut engine = make_index(log, &mut candidates, &mut report)?;
-    if mode != Recovery::Salvage && scan::has_lost_its_cache(&mut candidates) {
-        // Without their other members, members of a batch do not count.
-        report = RecoveryReport { counted: Counted::Each, ..before };
-        let log = engine.into_log();
-        log.forget_live();
-        candidates.iter().for_each(|candidate| candidate.segment.forget_live());
-        engine = make_index(log, &mut candidates, &mut report)?;
-    }
+    let engine = make_true_index(log, &mut candidates, mode, &mut report)?;
     match mode {
         Recovery::Strict => salvage::refuse_damage(&engine, &candidates, &report)?,
         Recovery::Salvage => salvage::shadow_damaged(&engine, &candidates, &report)?,
@@ -265,7 +256,26 @@ fn note_durable(engine: &FileEngine, durability: &Durability, candidates: &[Cand
     durability.raise(engine.log().last_given(&guard));
 }
 
-/// Step 3.
+/// Step 3; again if it shows that the page cache was lost: without their other members, members of
+/// a batch do not count.
+fn make_true_index(
+    log: Log<MmapMemory, Files>,
+    candidates: &mut [Candidate],
+    mode: Recovery,
+    report: &mut RecoveryReport,
+) -> Result<FileEngine, Error> {
+    let before = report.clone();
+    let engine = make_index(log, candidates, report)?;
+    if mode == Recovery::Salvage || !scan::has_lost_its_cache(candidates) {
+        return Ok(engine);
+    }
+    *report = RecoveryReport { counted: Counted::Each, ..before };
+    let log = engine.into_log();
+    log.forget_live();
+    candidates.iter().for_each(|candidate| candidate.segment.forget_live());
+    make_index(log, candidates, report)
+}
+
 fn make_index(
     log: Log<MmapMemory, Files>,
     candidates: &mut [Candidate],

@@ -1,6 +1,6 @@
 //! What an opening may rely on of the process before it: flushes that failed or were cut short, a
-//! kernel that does not tell the boot id, a page cache that was lost. Invariant: what is promised is
-//! on the device, and what survived is not given up without need.
+//! kernel that does not tell the boot id, a page cache that was lost. Invariant: what is promised
+//! is on the device, and what survived is not given up without need.
 #![cfg(test)]
 
 #[path = "common/child.rs"]

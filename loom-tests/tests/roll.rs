@@ -79,7 +79,7 @@ fn a_prepared_segment_is_used_or_discarded() {
     });
 }
 
-/// Both find a segment released; one is stopped, the other one takes it out, and a roll puts the new
+/// Both find a segment released; one is stopped, the other takes it out, and a roll puts the new
 /// active segment into its place.
 #[test]
 fn two_threads_that_sweep_take_out_no_segment_but_the_released() {

@@ -62,7 +62,7 @@ fn a_damaged_frame_costs_no_space_but_that_of_its_segment() {
     let before = store.stats().segments;
     let first = store.compact().unwrap();
     assert!(first.segments_removed + 2 >= before, "{before} segments, {first:?}");
-    // Copies that were made beside those of the damaged segment may be left over from the first run.
+    // Copies that were made beside the damaged segment's may be left over from the first run.
     store.compact().unwrap();
     let after = taken(&store);
     for run in 3..=5 {
