@@ -42,18 +42,18 @@ fn a_segment_that_can_be_written_to_says_which_one_it_follows() {
         // One put a segment.
         let engine = engine(512);
         engine.put(&put(b"x", b"0000")).unwrap();
-        let roller = {
+        let observer = {
             let engine = Arc::clone(&engine);
-            loom::thread::spawn(move || engine.put(&put(b"a", b"1111")).unwrap())
+            loom::thread::spawn(move || {
+                let guard = engine.epoch().pin();
+                let active = engine.log().active(&guard).expect("there is one throughout");
+                if active.sequence().0 > 1 {
+                    assert!(active.predecessor().is_some(), "it may be used, and follows nobody");
+                }
+            })
         };
-        let guard = engine.epoch().pin();
-        if let Some(active) = engine.log().active(&guard)
-            && active.sequence().0 > 1
-        {
-            assert!(active.predecessor().is_some(), "it may be used, and follows nobody");
-        }
-        drop(guard);
-        roller.join().unwrap();
+        engine.put(&put(b"a", b"1111")).unwrap();
+        observer.join().unwrap();
     });
 }
 
