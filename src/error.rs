@@ -130,7 +130,66 @@ pub enum Error {
              again, reads go on"
     )]
     FlushFailed(String),
+    /// The process, or the system, may not have more descriptors or mappings. Nothing was changed.
+    #[error("{source}: the limit of {limit} {what} is reached; {}", remedy(.what))]
+    ResourceLimit {
+        /// What there may not be more of.
+        what: &'static str,
+        /// How many there may be; 0 if that is not known.
+        limit: u64,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
     /// Any other failure of the operating system.
     #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
+}
+
+const OPEN_FILES: &str = "open files of the process";
+const OPEN_FILES_OF_ALL: &str = "open files of the system";
+const MAPPINGS: &str = "memory mappings of the process";
+
+fn remedy(what: &str) -> &'static str {
+    match what {
+        OPEN_FILES => "raise it (`ulimit -n`, RLIMIT_NOFILE), or close other files and stores",
+        OPEN_FILES_OF_ALL => "raise it (`sysctl fs.file-max`)",
+        _ => {
+            "raise it (`sysctl vm.max_map_count`; RLIMIT_AS bounds their size), or use larger \
+             segments"
+        }
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(source: std::io::Error) -> Self {
+        use rustix::io::Errno;
+        let (what, limit) = match Errno::from_io_error(&source) {
+            Some(Errno::MFILE) => (OPEN_FILES, open_files_max()),
+            Some(Errno::NFILE) => (OPEN_FILES_OF_ALL, number_in("/proc/sys/fs/file-max")),
+            _ => return Self::Io(source),
+        };
+        Self::ResourceLimit { what, limit, source }
+    }
+}
+
+impl Error {
+    /// What a failure to map a file is.
+    pub(crate) fn of_mapping(source: std::io::Error) -> Self {
+        if rustix::io::Errno::from_io_error(&source) != Some(rustix::io::Errno::NOMEM) {
+            return source.into();
+        }
+        let limit = number_in("/proc/sys/vm/max_map_count");
+        Self::ResourceLimit { what: MAPPINGS, limit, source }
+    }
+}
+
+/// How many descriptors this process may have.
+pub(crate) fn open_files_max() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.unwrap_or(u64::MAX)
+}
+
+fn number_in(path: &str) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
 }

@@ -214,7 +214,7 @@ impl Files {
         fill: impl FnOnce(&Segment<MmapMemory>),
     ) -> Result<Segment<MmapMemory>, Error> {
         let len = usize::try_from(self.segment_bytes).map_err(std::io::Error::other)?;
-        let memory = MmapMemory::new(file.try_clone()?, len)?;
+        let memory = MmapMemory::new(&file, len)?;
         // Before the first store: its fault would bring as much of the file along as the device
         // reads ahead, in pages that stay small.
         memory.prefer(match id.role {

@@ -75,7 +75,7 @@ fn sync(file: &File) -> io::Result<()> {
 pub fn no_room(error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::StorageFull,
-        _ => Error::Io(error),
+        _ => error.into(),
     }
 }
 

@@ -66,7 +66,7 @@ impl Directory {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::Locked(self.path().to_owned())),
-            Err(TryLockError::Error(error)) => return Err(Error::Io(error)),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
         }
         Ok(DirectoryLock { file, linked: metadata.nlink() > 1, inherited: false })
     }

@@ -29,7 +29,7 @@ pub fn begin_directory(target: &Path) -> Result<UnfinishedDirectory, Error> {
         Ok(_) => return Err(taken()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(taken()),
-        Err(error) => return Err(Error::Io(error)),
+        Err(error) => return Err(error.into()),
     }
     let target_name = target.file_name().ok_or_else(taken)?.to_owned();
     create_directory(parent(target))?;
@@ -43,7 +43,7 @@ pub fn begin_directory(target: &Path) -> Result<UnfinishedDirectory, Error> {
         Ok(directory) => directory,
         Err(error) => {
             rustix::fs::unlinkat(parent.fd(), &name, AtFlags::REMOVEDIR).unwrap_or(());
-            return Err(Error::Io(error));
+            return Err(error.into());
         }
     };
     let new = UnfinishedDirectory { parent, name, target: target_name, directory, finished: false };

@@ -6,10 +6,10 @@
 #![expect(unsafe_code, reason = "a mapping is raw memory")]
 
 use super::{Memory, stream};
+use crate::error::Error;
 use crate::sync::AtomicU64;
 use crate::sync::unmodelled::{AtomicU64 as Counter, Mutex, Ordering, PoisonError};
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
-use rustix::fs::FallocateFlags;
 use std::fs::File;
 use std::io::{self, Read};
 
@@ -40,21 +40,67 @@ pub struct MmapMemory {
     made_from: Counter,
     /// What folios were asked for: 0 none, 1 large, 2 small; 3: settled, pages are read singly.
     preferred: Counter,
-    /// For flushing: `fdatasync` costs two thirds of an `msync`. Given back once the memory is
-    /// settled, so that a store of thousands of segments does not need as many descriptors.
-    file: Mutex<Option<File>>,
+    /// What is stored here is in a file.
+    is_shared_file: bool,
+    /// For flushing: `fdatasync` costs two thirds of an `msync`.
+    descriptor: Mutex<Option<Descriptor>>,
+}
+
+/// How many descriptors the memories of this process keep, and may keep: a small part of what the
+/// process may have. The others are flushed by `msync`. Nothing is lost by that: a mapping keeps
+/// the open file description that it was made from, and `msync` reports write-back errors from
+/// the same place in it as `fdatasync` on a descriptor would (`mm/msync.c`, `vfs_fsync_range`).
+static DESCRIPTORS: Counter = Counter::new(0);
+const DESCRIPTORS_MAX: u64 = 64;
+const DESCRIPTORS_MIN: u64 = 2;
+const PART_OF_LIMIT: u64 = 8;
+
+/// A descriptor that counts among those. Dropping it returns its place.
+#[derive(Debug)]
+struct Descriptor(File);
+
+impl Descriptor {
+    /// One for this file, if there is a place.
+    fn of(file: &File) -> Option<Self> {
+        let most = crate::error::open_files_max() / PART_OF_LIMIT;
+        let most = most.clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX);
+        // Relaxed: a count that orders nothing, here and below.
+        if DESCRIPTORS.fetch_add(1, Ordering::Relaxed) < most
+            && let Ok(file) = file.try_clone()
+        {
+            return Some(Self(file));
+        }
+        // Relaxed: as above.
+        DESCRIPTORS.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        // Relaxed: as in `of`.
+        DESCRIPTORS.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl MmapMemory {
-    /// Maps a file for reading and writing.
-    pub fn new(file: File, len: usize) -> io::Result<Self> {
-        let map = MmapOptions::new().len(len).map_raw(&file)?;
-        Ok(Self::over(map, Some(file)))
+    /// Maps a file for reading and writing. The mapping needs no descriptor of the caller's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ResourceLimit`] if the process may have no more mappings; [`Error::Io`].
+    pub fn new(file: &File, len: usize) -> Result<Self, Error> {
+        let map = MmapOptions::new().len(len).map_raw(file).map_err(Error::of_mapping)?;
+        Ok(Self { is_shared_file: true, ..Self::over(map, Descriptor::of(file)) })
     }
 
     /// Maps a file for reading. Storing to it, or flushing, is a bug of the caller.
-    pub fn read_only(file: &File, len: usize) -> io::Result<Self> {
-        let map = MmapOptions::new().len(len).map_raw_read_only(file)?;
+    ///
+    /// # Errors
+    ///
+    /// As [`MmapMemory::new`].
+    pub fn read_only(file: &File, len: usize) -> Result<Self, Error> {
+        let map = MmapOptions::new().len(len).map_raw_read_only(file).map_err(Error::of_mapping)?;
         Ok(Self::over(map, None))
     }
 
@@ -74,9 +120,10 @@ impl MmapMemory {
         Ok(Self::over(MmapRaw::from(copy), None))
     }
 
-    fn over(map: MmapRaw, file: Option<File>) -> Self {
-        let made_from = Counter::new(map.len() as u64);
-        Self { map, made_from, preferred: Counter::new(0), file: Mutex::new(file) }
+    fn over(map: MmapRaw, descriptor: Option<Descriptor>) -> Self {
+        let (made_from, preferred) = (Counter::new(map.len() as u64), Counter::new(0));
+        let descriptor = Mutex::new(descriptor);
+        Self { map, made_from, preferred, is_shared_file: false, descriptor }
     }
 
     /// Says what pages are to be made in. A hint: a kernel that cannot do it makes some.
@@ -247,13 +294,11 @@ unsafe impl Memory for MmapMemory {
     /// interrupt to every core that runs a thread of this process. Taking all pages out of the page
     /// table at once needs one. They stay in the page cache, and come back readable in runs.
     fn before_long_flush(&self, low: usize, high: usize) {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if file.is_none() {
+        if !self.is_shared_file {
             return;
         }
         let (all, out) = (self.map.len(), UncheckedAdvice::DontNeed);
-        // SAFETY: M1; a shared mapping of a file, since it has one to flush: what was stored is in
-        // the file, and is found there by the next access. Only private pages would lose it.
+        // SAFETY: M1; a shared mapping of a file: what was stored is in the file, and is found there by the next access. Only private pages would lose it.
         let out = unsafe { self.map.unchecked_advise_range(out, 0, all) };
         if out.is_ok() {
             // A kernel that cannot leaves it to the readers' faults.
@@ -264,10 +309,10 @@ unsafe impl Memory for MmapMemory {
     }
 
     fn flush(&self) -> io::Result<()> {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let descriptor = self.descriptor.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let flushed = match file.as_ref() {
-                Some(file) => file.sync_data(),
+            let flushed = match descriptor.as_ref() {
+                Some(Descriptor(file)) => file.sync_data(),
                 None => self.map.flush(),
             };
             match flushed {
@@ -279,12 +324,13 @@ unsafe impl Memory for MmapMemory {
 
     fn give_back(&self, from: usize, to: usize) -> io::Result<()> {
         let (from, to) = (from.next_multiple_of(PAGE), to / PAGE * PAGE);
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = file.as_ref()
-            && from < to
-        {
-            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            rustix::fs::fallocate(file, hole, from as u64, (to - from) as u64)?;
+        if self.is_shared_file && from < to {
+            // The kernel punches a hole into the file, as `fallocate` would, and needs no
+            // descriptor for it.
+            let hole = UncheckedAdvice::Remove;
+            // SAFETY: M1; what lies there is not read any more, but as zeros (contract), and no
+            // slice into it exists: nothing was ever granted there.
+            unsafe { self.map.unchecked_advise_range(hole, from, to - from) }?;
         }
         Ok(())
     }
@@ -301,7 +347,7 @@ unsafe impl Memory for MmapMemory {
                 self.map.advise(Advice::Normal).unwrap_or(());
             }
         }
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.descriptor.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -313,7 +359,7 @@ mod tests {
     fn only_what_is_settled_is_read_singly_and_stays_so() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(64 << 10).unwrap();
-        let memory = MmapMemory::new(file, 64 << 10).unwrap();
+        let memory = MmapMemory::new(&file, 64 << 10).unwrap();
         memory.prefer(Folios::Small);
         memory.read_singly(true);
         assert!(!memory.is_read_singly(), "its pages are still as writers want them");

@@ -287,7 +287,7 @@ fn open(
             return Ok(Opened::Broken("it cannot be opened, or not read"));
         }
         // Out of file handles, no permission: what cannot be opened today is not gone.
-        Err(error) => return Err(Error::Io(error)),
+        Err(error) => return Err(error.into()),
     };
     let linked = writable && fs::has_other_names(&handle)?;
     let wanted = files.segment_bytes();
@@ -295,7 +295,7 @@ fn open(
     let short = len < wanted;
     let memory = if !short {
         if writable {
-            MmapMemory::new(handle, size)?
+            MmapMemory::new(&handle, size)?
         } else {
             MmapMemory::read_only(&handle, size)?
         }

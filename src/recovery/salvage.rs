@@ -103,7 +103,7 @@ fn start_of(directory: &Directory, file: &SegmentFile) -> Result<Start, Error> {
         Err(error) if is_the_files(&error) => {
             return Ok(Start::Unreadable(format!("it cannot be read ({error})")));
         }
-        Err(error) => return Err(Error::Io(error)),
+        Err(error) => return Err(error.into()),
     };
     let identity = bytes.first_chunk::<IDENTITY_BYTES>().map(Identity::decode);
     let unreadable = |why: &str| Start::Unreadable(why.to_owned());

@@ -80,7 +80,7 @@ impl Options {
             (Place::Missing, _) => {
                 self.dimension_to_create()?;
                 fs::create_directory(path)?;
-                Directory::open(path).map_err(|error| Error::Io(at(path, error)))
+                Directory::open(path).map_err(|error| at(path, error))
             }
             (Place::Foreign, _) | (_, None) => Err(Error::NotAStore(path.to_owned())),
             (Place::Blank, Some(directory)) => {
@@ -239,11 +239,13 @@ fn manifest_error(path: &Path, reason: &str) -> Error {
 }
 
 /// An error of the operating system, with the path that it is about.
-fn at(path: &Path, error: io::Error) -> io::Error {
-    if error.raw_os_error().is_none() {
-        return error;
+fn at(path: &Path, error: io::Error) -> Error {
+    match Error::from(error) {
+        Error::Io(error) if error.raw_os_error().is_some() => {
+            Error::Io(io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        }
+        error => error,
     }
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 fn read_manifest(directory: &Directory) -> Result<Manifest, Error> {

@@ -1,0 +1,117 @@
+//! What a process may not have more of: descriptors. Invariant: a store of many segments needs few,
+//! however many it has, and where even those are refused the error names the limit and the remedy.
+//!
+//!     STRATALOG_LIMITS_SEGMENTS=4000 STRATALOG_LIMITS_FILES=256 \
+//!         cargo test --release --test limits -- --nocapture     # the long form: 4 GiB of disk
+#![cfg(test)]
+
+#[path = "common/child.rs"]
+mod child;
+
+use child::{Role, role, say, wait};
+use std::path::Path;
+use stratalog::{Compaction, Error, Options, Store};
+
+/// Two of these fill a segment.
+const CONTENT: usize = 520_000;
+
+fn options() -> Options {
+    Options::new().dimension(1).segment_size(1 << 20).compaction(Compaction::Manual)
+}
+
+fn number(name: &str, default: u32) -> u32 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+fn segments() -> u32 {
+    number("STRATALOG_LIMITS_SEGMENTS", 200)
+}
+
+fn id(n: u32) -> [u8; 4] {
+    n.to_le_bytes()
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+fn put(store: &Store, n: u32) {
+    store.put(id(n), &[n as f32], vec![n as u8; CONTENT]).unwrap();
+}
+
+/// Everything that a store does, with few descriptors.
+fn run(path: &Path) {
+    let began = descriptors();
+    let store = options().open(path).unwrap();
+    let opened = descriptors();
+    let before = store.stats().segments;
+    assert!(before >= u64::from(segments()), "{before} segments");
+    // A burst that outruns the flusher.
+    (0..40).for_each(|n| put(&store, n));
+    let burst = descriptors();
+    store.sync().unwrap();
+    store.sync().unwrap();
+    store.backup(path.with_extension("copy")).unwrap();
+    let removed = store.compact().unwrap().segments_removed;
+    assert!(removed >= 20, "{removed} removed");
+    for n in [0, 39, 40, 2 * segments() - 1] {
+        assert_eq!(store.get_owned(id(n)).unwrap().unwrap().content[0], n as u8);
+    }
+    let text =
+        format!("{before} segments: {began} descriptors, {opened} opened, {burst} in a burst");
+    store.close().unwrap();
+    let copy = options().open(path.with_extension("copy")).unwrap();
+    assert_eq!(copy.len(), 2 * segments() as usize);
+    put(&copy, 1);
+    copy.close().unwrap();
+    say(text);
+}
+
+/// Children of these tests.
+#[test]
+fn roles() {
+    let Some((role, place)) = role() else { return };
+    wait();
+    match role.as_str() {
+        "run" => run(&place),
+        "refused" => {
+            let mut held = Vec::new();
+            while let Ok(file) = std::fs::File::open("/dev/null") {
+                held.push(file);
+            }
+            let refused = options().open(&place).unwrap_err();
+            drop(held.pop());
+            say(format!("{refused:?}"));
+            say(format!("{refused}"));
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_store_of_many_segments_opens_and_runs_with_few_descriptors() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    (0..2 * segments()).for_each(|n| put(&store, n));
+    store.close().unwrap();
+    let mut child = Role::play("run", &path, number("STRATALOG_LIMITS_FILES", 64));
+    child.go_on();
+    let said = child.hear().expect("it ends well");
+    println!("{said}");
+}
+
+#[test]
+fn without_a_descriptor_left_the_error_names_the_limit_and_the_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    options().open(&path).unwrap().close().unwrap();
+    let mut child = Role::play("refused", &path, 64);
+    child.go_on();
+    let error = child.hear().expect("an error");
+    assert!(error.starts_with("ResourceLimit") && error.contains("limit: 64"), "{error}");
+    let message = child.hear().expect("its message");
+    assert!(message.contains("ulimit -n"), "{message}");
+    child.kill();
+    assert!(!matches!(options().open(&path), Err(Error::ResourceLimit { .. })));
+}
