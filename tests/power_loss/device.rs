@@ -117,13 +117,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A file descriptor is being flushed.
-pub fn synced(fd: i32, data_only: bool) {
-    let link = format!("/proc/self/fd/{fd}");
-    let path = fs::read_link(&link).expect("an open file");
+/// What a link in `/proc` leads to is being flushed.
+pub fn synced(link: &str, data_only: bool) {
+    let path = fs::read_link(link).expect("an open file");
     let devices = lock(&DEVICES).clone();
     if let Some(device) = devices.iter().find(|device| path.starts_with(&device.root)) {
-        device.synced(Path::new(&link), data_only);
+        device.synced(Path::new(link), data_only);
     }
 }
 

@@ -4,13 +4,9 @@
 #![expect(unsafe_code, reason = "the names are libc's")]
 
 use super::device;
-use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_void};
+use std::ffi::{CStr, OsStr, c_char, c_int, c_long, c_uint, c_void};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Flushes of mappings, which this model does not follow. The engine flushes files.
-pub static MAPPINGS_FLUSHED: AtomicU64 = AtomicU64::new(0);
+use std::path::{Path, PathBuf};
 
 const THE_WORKING_DIRECTORY: c_int = -100;
 #[cfg(target_arch = "x86_64")]
@@ -26,47 +22,80 @@ unsafe extern "C" {
     fn syscall(number: c_long, ...) -> c_long;
 }
 
-/// A name is about to be changed.
-fn moving(name: *const c_char) {
+/// A name in a directory is about to be changed.
+fn moving(directory: c_int, name: *const c_char) {
     // SAFETY: the caller's path, which ends with a zero.
     let name = unsafe { CStr::from_ptr(name) };
-    device::moving(Path::new(OsStr::from_bytes(name.to_bytes())));
+    let name = Path::new(OsStr::from_bytes(name.to_bytes()));
+    let parent = match directory {
+        THE_WORKING_DIRECTORY => PathBuf::new(),
+        fd => std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default(),
+    };
+    device::moving(&parent.join(name));
+}
+
+// SAFETY: the signature is libc's.
+#[unsafe(no_mangle)]
+extern "C" fn renameat2(
+    from: c_int,
+    old: *const c_char,
+    to: c_int,
+    new: *const c_char,
+    flags: c_uint,
+) -> c_int {
+    moving(to, new);
+    // SAFETY: the call's own arguments, handed on.
+    (unsafe { syscall(RENAMEAT2, from, old, to, new, flags) }) as c_int
+}
+
+// SAFETY: the signature is libc's.
+#[unsafe(no_mangle)]
+extern "C" fn renameat(from: c_int, old: *const c_char, to: c_int, new: *const c_char) -> c_int {
+    renameat2(from, old, to, new, 0)
 }
 
 // SAFETY: the signature is libc's.
 #[unsafe(no_mangle)]
 extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
-    moving(to);
-    let here = THE_WORKING_DIRECTORY;
+    renameat2(THE_WORKING_DIRECTORY, from, THE_WORKING_DIRECTORY, to, 0)
+}
+
+// SAFETY: the signature is libc's.
+#[unsafe(no_mangle)]
+extern "C" fn unlinkat(directory: c_int, name: *const c_char, flags: c_int) -> c_int {
+    moving(directory, name);
     // SAFETY: the call's own arguments, handed on.
-    (unsafe { syscall(RENAMEAT2, here, from, here, to, 0) }) as c_int
+    (unsafe { syscall(UNLINKAT, directory, name, flags) }) as c_int
 }
 
 // SAFETY: the signature is libc's.
 #[unsafe(no_mangle)]
 extern "C" fn unlink(name: *const c_char) -> c_int {
-    moving(name);
-    // SAFETY: the call's own arguments, handed on.
-    (unsafe { syscall(UNLINKAT, THE_WORKING_DIRECTORY, name, 0) }) as c_int
+    unlinkat(THE_WORKING_DIRECTORY, name, 0)
 }
 
 // SAFETY: the signature is libc's.
 #[unsafe(no_mangle)]
 extern "C" fn fsync(fd: c_int) -> c_int {
-    device::synced(fd, false);
+    device::synced(&format!("/proc/self/fd/{fd}"), false);
     0
 }
 
 // SAFETY: the signature is libc's.
 #[unsafe(no_mangle)]
 extern "C" fn fdatasync(fd: c_int) -> c_int {
-    device::synced(fd, true);
+    device::synced(&format!("/proc/self/fd/{fd}"), true);
     0
 }
 
+/// The engine flushes whole mappings of whole files, where it has no descriptor.
 // SAFETY: the signature is libc's.
 #[unsafe(no_mangle)]
-extern "C" fn msync(_: *mut c_void, _: usize, _: c_int) -> c_int {
-    MAPPINGS_FLUSHED.fetch_add(1, Ordering::Relaxed);
+extern "C" fn msync(at: *mut c_void, _: usize, _: c_int) -> c_int {
+    let begin = format!("{:x}-", at.addr());
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("the mappings");
+    let line = maps.lines().find(|line| line.starts_with(&begin)).expect("a mapping begins here");
+    let range = line.split(' ').next().expect("its range");
+    device::synced(&format!("/proc/self/map_files/{range}"), true);
     0
 }
