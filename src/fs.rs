@@ -13,7 +13,7 @@ mod unfinished;
 
 pub use directory::{Directory, Place, create_directory, find};
 pub use lock::{DirectoryLock, lock_holder};
-pub use new_segment::NewSegmentFile;
+pub use new_segment::{NewSegmentFile, fill_holes};
 pub use unfinished::begin_directory;
 
 use crate::error::Error;
@@ -27,6 +27,9 @@ use std::path::PathBuf;
 
 /// The manifest's name in a store's directory.
 pub const MANIFEST: &str = "MANIFEST";
+/// Name of the file that becomes the next manifest: kept allocated, so that a manifest can be
+/// replaced on a full disk. Whatever is in it means nothing.
+pub const NEXT_MANIFEST: &str = "MANIFEST.next";
 /// The lock file's name.
 pub const LOCK: &str = "LOCK";
 /// Ending of segment files.
