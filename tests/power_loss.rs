@@ -36,6 +36,8 @@ mod gaps;
 mod judge;
 #[path = "power_loss/life.rs"]
 mod life;
+#[path = "power_loss/rewritten.rs"]
+mod rewritten;
 #[path = "stopped/signal.rs"]
 mod signal;
 #[path = "power_loss/states.rs"]
