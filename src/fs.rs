@@ -18,7 +18,7 @@ pub use unfinished::begin_directory;
 
 use crate::error::Error;
 use crate::format::checksum::Salt;
-use crate::format::header::{SegmentId, StoreId};
+use crate::format::header::{SegmentId, StoreId, UNKNOWN_BOOT};
 use crate::format::ids::Sequence;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -118,9 +118,6 @@ fn start_of(file: File, len: u64) -> io::Result<Vec<u8>> {
     file.take(len).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
-
-/// The boot id where the kernel does not tell it.
-pub const UNKNOWN_BOOT: [u64; 2] = [0; 2];
 
 /// The running system's boot id: changes with every boot, so it tells a kill from a power loss.
 /// Zeros where the kernel does not tell it: they equal no boot id, themselves included.
