@@ -190,6 +190,6 @@ pub(crate) fn open_files_max() -> u64 {
 }
 
 fn number_in(path: &str) -> u64 {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.trim().parse().unwrap_or(0)
+    let text = std::fs::read_to_string(path).ok();
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }

@@ -231,6 +231,15 @@ impl Files {
         Ok((Self::new(directory, &manifest)?, manifest))
     }
 
+    /// Bytes allocated to the store's files other than segments.
+    #[must_use]
+    pub fn other_bytes(&self) -> u64 {
+        let spares = fs::SPARES.map(fs::temporary);
+        let names = [fs::MANIFEST, fs::NEXT_MANIFEST, fs::LOCK];
+        let names = names.into_iter().chain(spares.iter().map(String::as_str));
+        names.map(|name| self.directory.allocated_bytes(name)).sum()
+    }
+
     /// Gives the file of a segment that will take more records all its blocks again: a copy of a
     /// store may have been made without them, and a store to a hole on a full disk would kill the
     /// process. Whether it has them.

@@ -60,7 +60,9 @@ pub fn parse_segment_name(name: &str) -> Option<(Sequence, u32)> {
     Some((Sequence(sequence), u32::from_str_radix(salt, 16).ok()?))
 }
 
-fn temporary(name: &str) -> String {
+/// The name of a file that will get this name once it is finished.
+#[must_use]
+pub fn temporary(name: &str) -> String {
     format!("{name}{TEMPORARY_ENDING}")
 }
 

@@ -1,5 +1,5 @@
-//! A disk without a byte left. Invariant: what is dead can be removed and compacted all the same, and
-//! no store to a mapping kills the process.
+//! A disk without a byte left. Invariant: what is dead can be removed and compacted all the same,
+//! and no store to a mapping kills the process.
 #![cfg(test)]
 
 use std::fs::File;

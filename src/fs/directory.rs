@@ -6,7 +6,7 @@ use super::{
 };
 use crate::error::Error;
 use crate::sync::unmodelled::Arc;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, retry_on_intr};
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
@@ -224,9 +224,9 @@ impl Directory {
 
     /// Replaces the manifest in one step: a crash leaves the old one or the new.
     ///
-    /// The new one is written over a file that has its blocks already, which then changes names with
-    /// the old one. So where a file system overwrites blocks in place, this takes no room. Elsewhere,
-    /// and if that file is missing, too small, or more than a file, it is done as any
+    /// The new one is written over a file that has its blocks already, which then changes names
+    /// with the old one. So where a file system overwrites blocks in place, this takes no room.
+    /// Elsewhere, and if that file is missing, too small, or no plain file, it is done as any
     /// [`replace`](Directory::replace).
     pub fn replace_manifest(&self, bytes: &[u8]) -> Result<(), Error> {
         if !self.exchange_manifest(bytes).unwrap_or(false) {
@@ -332,22 +332,6 @@ impl Directory {
     pub fn free_bytes(&self) -> io::Result<u64> {
         let about = retry_on_intr(|| rustix::fs::fstatvfs(self.fd()))?;
         Ok(about.f_bavail.saturating_mul(about.f_frsize))
-    }
-
-    /// Bytes allocated to its files.
-    pub fn disk_bytes(&self) -> io::Result<u64> {
-        let mut bytes = 0;
-        for name in self.names()? {
-            match self.stat(&name) {
-                Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => {
-                    bytes += allocated(&stat);
-                }
-                // Another kind of file, or removed since it was listed.
-                Ok(_) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(bytes)
     }
 
     /// Bytes allocated to a file; none if it is gone.

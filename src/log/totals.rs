@@ -53,7 +53,7 @@ pub struct Held {
     pub needed_bytes: u64,
     /// Bytes that the segments take, as far as they hold anything or will.
     pub held_bytes: u64,
-    /// Bytes allocated to the files of the segments in use.
+    /// Bytes allocated to the files of the segments, prepared ones included.
     pub disk_bytes: u64,
     /// Slots that are not known to survive power loss.
     pub unflushed_slots: u64,
@@ -108,8 +108,12 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             quarantined: read(&totals.quarantined),
         };
         let active = self.active(guard).map(Segment::table_index);
-        for segment in self.table().unsettled(guard) {
-            if self.is_in_use(segment, active) && !segment.is_counted() {
+        for segment in self.table().unsettled(guard).filter(|segment| !segment.is_counted()) {
+            if !segment.is_dropped() {
+                // A prepared one, too.
+                held.disk_bytes += self.source().disk_bytes(segment);
+            }
+            if self.is_in_use(segment, active) {
                 held.segments += 1;
                 held.frame_bytes += segment.frame_bytes();
                 held.held_bytes += held_bytes(segment);

@@ -298,7 +298,8 @@ unsafe impl Memory for MmapMemory {
             return;
         }
         let (all, out) = (self.map.len(), UncheckedAdvice::DontNeed);
-        // SAFETY: M1; a shared mapping of a file: what was stored is in the file, and is found there by the next access. Only private pages would lose it.
+        // SAFETY: M1; a shared mapping of a file: what was stored is in the file, and is found
+        // there by the next access. Only private pages would lose it.
         let out = unsafe { self.map.unchecked_advise_range(out, 0, all) };
         if out.is_ok() {
             // A kernel that cannot leaves it to the readers' faults.

@@ -22,7 +22,7 @@ impl Store {
             dead_bytes: held.frame_bytes.saturating_sub(held.live_bytes),
             lag: held.unflushed_slots,
             index_bytes: engine.index().allocated_bytes(),
-            disk_bytes: engine.log().source().directory().disk_bytes().unwrap_or(0),
+            disk_bytes: held.disk_bytes + engine.log().source().other_bytes(),
             durable: self.duties.durability.durable(),
             tail: engine.log().tail(&guard),
             retired: engine.epoch().pending(),

@@ -236,11 +236,12 @@ fn manifests(closed: &Closed, other: &Closed) -> Vec<(&'static str, Option<Vec<u
     let mut flipped = whole.clone();
     flipped[20] ^= 1;
     let mut seen = Manifest::decode(&whole).unwrap();
+    let own = seen.encode().len();
     seen.store = seen.store.of_copy(*b"a backup");
     vec![
         ("deleted", None),
         ("empty", Some(Vec::new())),
-        ("cut", Some(whole[..whole.len() - 5].to_vec())),
+        ("cut", Some(whole[..own - 5].to_vec())),
         ("flipped", Some(flipped)),
         ("another store's", Some(std::fs::read(other.path().join("MANIFEST")).unwrap())),
         ("a backup's", Some(seen.encode())),
