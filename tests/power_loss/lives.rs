@@ -60,15 +60,15 @@ fn a_kill_in_a_compaction_another_one_and_power_loss_lose_nothing_durable() {
         let power_losses = device.stop();
         drop(store);
         for (m, capture) in power_losses.iter().enumerate() {
-            for new in [0, 50] {
-                let image = capture.cut(Cut { seed: 3, unit: 512, new });
+            for (new, unit) in [(0, 512), (50, 512), (50, 64)] {
+                let image = capture.cut(Cut { seed: 3, unit, new });
                 let (mut tally, dice, place) = (Tally::default(), Dice(2), super::scratch());
                 let mut judge = Judge::new(&book, &mut tally, dice);
                 let judged = judge.open(&image, place.path(), &capture.claims, &history, false);
                 match judged {
                     Ok(Some(opened)) => drop(opened.device.stop()),
                     Ok(None) => {}
-                    Err(error) => panic!("killed at {n}, power lost at {m}, {new} % new: {error}"),
+                    Err(error) => panic!("killed at {n}, power lost at {m}, {new} % new by {unit}: {error}"),
                 }
             }
         }
