@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 use super::*;
+use crate::engine::Engine;
 use crate::format::checksum::Salt;
 use crate::format::header::{Features, HEADER_END, Identity, StoreId};
 use crate::memory::HeapMemory;
@@ -89,4 +90,30 @@ fn a_segment_that_was_not_installed_goes_before_those_prepared_after_it() {
     assert_eq!((log.prepared(), reserve()), (2, 2));
     assert!(log.end_active(&guard));
     assert_eq!((log.prepared(), reserve()), (1, 3));
+}
+
+/// A writer has made a segment active and not reserved in it yet when `compact` ends it. Without a
+/// seal on the device, what follows would be cut at power loss, though it was flushed [D5].
+#[test]
+fn an_empty_segment_that_was_ended_is_sealed_and_flushed() {
+    let geometry =
+        Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
+    let engine = Engine::<HeapMemory, Heap>::new(
+        Log::new(Heap, geometry, Sequence(1)),
+        crate::index::Shape::default(),
+    );
+    let (log, epoch, guard) = (engine.log(), engine.epoch(), engine.epoch().pin());
+    drop(log.reserve(epoch, &guard, 64, Need::ToGrow).unwrap());
+    // Acquire: as in `active`.
+    let word = log.active.load(Ordering::Acquire);
+    log.active(&guard).unwrap().close();
+    log.roll(epoch, &guard, word, Need::ToGrow).unwrap();
+    let empty = log.active(&guard).unwrap();
+    assert!(log.end_active(&guard) && empty.slots_end() == 0);
+    drop(log.reserve(epoch, &guard, 64, Need::ToGrow).unwrap());
+    let durability = crate::durability::Durability::default();
+    durability.sync(&engine).unwrap();
+    assert_eq!((empty.sealed(), empty.is_settled()), (Some(0), true));
+    let last = log.active(&guard).unwrap();
+    assert_eq!(last.predecessor(), Some((empty.sequence(), true)));
 }

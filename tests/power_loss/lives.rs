@@ -68,7 +68,9 @@ fn a_kill_in_a_compaction_another_one_and_power_loss_lose_nothing_durable() {
                 match judged {
                     Ok(Some(opened)) => drop(opened.device.stop()),
                     Ok(None) => {}
-                    Err(error) => panic!("killed at {n}, power lost at {m}, {new} % new by {unit}: {error}"),
+                    Err(error) => {
+                        panic!("killed at {n}, power lost at {m}, {new} % new by {unit}: {error}")
+                    }
                 }
             }
         }
