@@ -190,6 +190,8 @@ impl Catalog {
         let dropped = state.dropped.iter().chain(gone).copied().collect();
         let files = engine.log().source();
         let incarnation = files.incarnation();
+        // Until this has ended well nobody knows what the manifest says: the next update writes it.
+        state.floor = Sequence(0);
         files.write_manifest(floor, named.clone(), dropped)?;
         *state = State { named, floor, dropped: std::mem::take(&mut state.dropped), incarnation };
         Ok(())

@@ -33,6 +33,7 @@ use crate::clock;
 use crate::durability::{Covered, Durability};
 use crate::error::Error;
 use crate::format::ids::Lsn;
+use crate::format::slot::Kind;
 use crate::log::Source;
 use crate::memory::MmapMemory;
 use crate::pacing::Pacer;
@@ -332,6 +333,10 @@ impl Compactor<'_> {
         }
         self.move_all(victims, &group);
         outputs.note_in_force(&group.copied);
+        for copied in group.copied.iter().filter(|copied| copied.copy.kind == Kind::Tombstone) {
+            let bytes = copied.copy.len.bytes() as u64;
+            self.engine.log().count_needed(&copied.output, bytes);
+        }
         if !self.forget(victims) {
             return Ok(None);
         }

@@ -23,6 +23,8 @@
 //! youngest, was not wholly durable, and nothing behind it was.
 
 mod copies;
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests;
 
 pub use copies::Covered;
 
@@ -404,7 +406,13 @@ impl Durability {
     ) {
         let mut turns = lock(&self.turns);
         while !turns.stop {
-            if self.failed.get().is_none() && turns.may_begin() && turns.has_work() {
+            // After a failure nobody flushes, but the end of a turn wakes those who wait for one: a
+            // flush of copies may have failed, which is no turn.
+            let wanted = match self.failed.get() {
+                None => turns.has_work(),
+                Some(_) => !turns.wakers.is_empty(),
+            };
+            if wanted && turns.may_begin() {
                 let all = turns.calls_for_flusher();
                 let turn = if all {
                     self.take_turn(&mut turns)

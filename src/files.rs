@@ -10,7 +10,8 @@ use crate::log::{Need, Source};
 use crate::memory::{Folios, MmapMemory};
 use crate::segment::Segment;
 use crate::sync::lock;
-use crate::sync::unmodelled::{AtomicU64, Mutex, Ordering};
+use crate::sync::unmodelled::{AtomicBool, AtomicU64, Mutex, Ordering};
+use crossbeam_utils::atomic::AtomicCell;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,8 +57,47 @@ impl Bell {
 /// A disk with room for fewer segments than this is nearly full.
 const NEARLY_FULL: u64 = 16;
 
-/// The files that keep room back, one for each need.
-type Spares = [Option<(fs::NewSegmentFile, File)>; 2];
+/// A file that keeps room back. Nobody holds a lock while it is made, or taken: a thread that is
+/// stopped in either stops nobody else.
+#[derive(Default)]
+struct Spare {
+    file: AtomicCell<Option<Box<(fs::NewSegmentFile, File)>>>,
+    /// The name is in use: the file is there, or is being made just now.
+    named: AtomicBool,
+}
+
+impl std::fmt::Debug for Spare {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spare").field("named", &self.named).finish_non_exhaustive()
+    }
+}
+
+impl Spare {
+    /// Makes the file, unless it is there or somebody makes it just now.
+    fn make(
+        &self,
+        make: impl FnOnce() -> Result<(fs::NewSegmentFile, File), Error>,
+    ) -> Result<(), Error> {
+        // Acquire: pairs with the Release below; the name is free.
+        if self.named.swap(true, Ordering::Acquire) {
+            return Ok(());
+        }
+        let made = make();
+        // Release: pairs with the Acquire above.
+        let made = made.inspect_err(|_| self.named.store(false, Ordering::Release))?;
+        self.file.store(Some(Box::new(made)));
+        Ok(())
+    }
+
+    /// Hands the file over, if it is there, to what gives it another name or removes it.
+    fn take<R>(&self, then: impl FnOnce((fs::NewSegmentFile, File)) -> R) -> Option<R> {
+        let file = self.file.take()?;
+        let done = then(*file);
+        // Release: as above.
+        self.named.store(false, Ordering::Release);
+        Some(done)
+    }
+}
 
 /// Makes segment files, and knows their names.
 #[derive(Debug)]
@@ -70,7 +110,7 @@ pub struct Files {
     nature: Mutex<Nature>,
     boot_id: [u64; 2],
     /// Room kept back on a disk that is nearly full: for removals, and for what compaction copies.
-    spares: Mutex<Spares>,
+    spares: [Spare; 2],
     /// Rung when the log needs a segment.
     pub bell: Bell,
 }
@@ -85,7 +125,7 @@ impl Files {
             segment_bytes: manifest.segment_bytes,
             nature: Mutex::new(manifest.nature.clone()),
             boot_id: fs::boot_id(),
-            spares: Mutex::default(),
+            spares: Default::default(),
             bell: Bell::default(),
         })
     }
@@ -158,7 +198,7 @@ impl Files {
             dropped,
             nature: lock(&self.nature).clone(),
         };
-        self.directory.replace(fs::MANIFEST, &manifest.encode())
+        self.directory.replace_manifest(&manifest.encode())
     }
 
     /// Removes the files of segments, and makes that durable.
@@ -189,6 +229,19 @@ impl Files {
             nature: Nature::default(),
         };
         Ok((Self::new(directory, &manifest)?, manifest))
+    }
+
+    /// Gives the file of a segment that will take more records all its blocks again: a copy of a
+    /// store may have been made without them, and a store to a hole on a full disk would kill the
+    /// process. Whether it has them.
+    #[must_use]
+    pub fn has_its_blocks(&self, id: SegmentId) -> bool {
+        let name = fs::segment_name(id.sequence, id.salt);
+        match self.directory.open_segment(&name, true) {
+            // Where the file system cannot do it, it was written when it was made.
+            Ok(Some((file, _))) => fs::fill_holes(&file, self.segment_bytes).is_ok(),
+            _ => false,
+        }
     }
 
     /// A new file that will replace the segment file of this name.
@@ -234,30 +287,26 @@ impl Files {
     /// On a disk that is nearly full, keeps room for two segments back, so that it can be emptied;
     /// on any other, keeps nothing. Whether it is nearly full.
     pub fn keep_spares(&self) -> Result<bool, Error> {
-        self.keep_spares_in(&mut lock(&self.spares))
-    }
-
-    fn keep_spares_in(&self, spares: &mut Spares) -> Result<bool, Error> {
         let free = self.directory.free_bytes()?;
         let near = self.segment_bytes.saturating_mul(NEARLY_FULL);
-        for (spare, name) in spares.iter_mut().zip(fs::SPARES) {
+        for (spare, name) in self.spares.iter().zip(fs::SPARES) {
             if free > near.saturating_mul(2) {
-                *spare = None;
-            } else if spare.is_none() && free < near {
-                let made = fs::NewSegmentFile::create(&self.directory, name, self.segment_bytes)?;
-                *spare = Some(made);
+                spare.take(drop);
+            } else if free < near {
+                let make = || fs::NewSegmentFile::create(&self.directory, name, self.segment_bytes);
+                spare.make(make)?;
             }
         }
         Ok(free <= near.saturating_mul(2))
     }
 
     fn use_spare(&self, id: SegmentId) -> Result<Segment<MmapMemory>, Error> {
-        let place = usize::from(id.role == Role::Copies);
-        let Some((mut new, file)) = lock(&self.spares).get_mut(place).and_then(Option::take) else {
-            return Err(Error::StorageFull);
-        };
-        new.rename(&fs::segment_name(id.sequence, id.salt))?;
-        let segment = self.make((new, file), id, |_| ())?;
+        let [for_removals, for_copies] = &self.spares;
+        let spare = if id.role == Role::Copies { for_copies } else { for_removals };
+        let named = spare.take(|(mut new, file)| {
+            new.rename(&fs::segment_name(id.sequence, id.salt)).map(|()| (new, file))
+        });
+        let segment = self.make(named.ok_or(Error::StorageFull)??, id, |_| ())?;
         if id.role == Role::Log {
             segment.keep_for_removals();
         }
@@ -295,10 +344,31 @@ impl Source<MmapMemory> for Files {
     }
 
     fn keep_room(&self) {
-        // If it is locked somebody else is just at it.
-        if let Ok(mut spares) = self.spares.try_lock() {
-            // Without room for them the segment will find none either.
-            drop(self.keep_spares_in(&mut spares));
+        // Without room for them the segment will find none either.
+        drop(self.keep_spares());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As many as want one may come while a thread is stopped inside making it.
+    #[test]
+    fn a_thread_that_is_stopped_while_it_makes_a_spare_stops_nobody() {
+        let spare = Spare::default();
+        let made = spare.make(|| {
+            assert!(spare.take(|_| ()).is_none(), "it is not there yet");
+            assert!(spare.make(|| panic!("it is being made")).is_ok());
+            Err(Error::StorageFull)
+        });
+        assert!(matches!(made, Err(Error::StorageFull)));
+        let dir = tempfile::tempdir().unwrap();
+        let directory = fs::Directory::open(dir.path()).unwrap();
+        let make = || fs::NewSegmentFile::create(&directory, fs::SPARES[0], 4096);
+        for _ in 0..2 {
+            spare.make(make).unwrap();
+            assert!(spare.take(drop).is_some() && spare.take(drop).is_none());
         }
     }
 }

@@ -13,12 +13,12 @@ mod unfinished;
 
 pub use directory::{Directory, Place, create_directory, find};
 pub use lock::{DirectoryLock, lock_holder};
-pub use new_segment::NewSegmentFile;
+pub use new_segment::{NewSegmentFile, fill_holes};
 pub use unfinished::begin_directory;
 
 use crate::error::Error;
 use crate::format::checksum::Salt;
-use crate::format::header::{SegmentId, StoreId};
+use crate::format::header::{SegmentId, StoreId, UNKNOWN_BOOT};
 use crate::format::ids::Sequence;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -27,6 +27,9 @@ use std::path::PathBuf;
 
 /// The manifest's name in a store's directory.
 pub const MANIFEST: &str = "MANIFEST";
+/// Name of the file that becomes the next manifest: kept allocated, so that a manifest can be
+/// replaced on a full disk. Whatever is in it means nothing.
+pub const NEXT_MANIFEST: &str = "MANIFEST.next";
 /// The lock file's name.
 pub const LOCK: &str = "LOCK";
 /// Ending of segment files.
@@ -115,9 +118,6 @@ fn start_of(file: File, len: u64) -> io::Result<Vec<u8>> {
     file.take(len).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
-
-/// The boot id where the kernel does not tell it.
-pub const UNKNOWN_BOOT: [u64; 2] = [0; 2];
 
 /// The running system's boot id: changes with every boot, so it tells a kill from a power loss.
 /// Zeros where the kernel does not tell it: they equal no boot id, themselves included.

@@ -257,9 +257,10 @@ impl Preparer<'_> {
         let hurry = active.is_some_and(|active| active.frame_bytes() > bytes / 2);
         let is_active = active.map(Segment::sequence) == Some(segment.sequence());
         drop(guard);
-        if !is_active {
+        if !is_active && segment.taken().slots == 0 {
             // Nobody has the segment yet: if this fails, it is never used. The active one's are
-            // taken along by the flushes of its writers.
+            // taken along by the flushes of its writers, which alone may be told of a failure
+            // [D10]; so are those of one that was active when its pages were begun.
             segment.memory().flush()?;
         }
         if !hurry {

@@ -332,7 +332,8 @@ fn decide(
             && scan::cursor_is_sound(last)
     };
     let last = candidates.iter().rfind(|candidate| !candidate.holds_copies());
-    let active = last.filter(|last| goes_on(last));
+    let files = engine.log().source();
+    let active = last.filter(|last| goes_on(last) && files.has_its_blocks(last.segment.id()));
     // The youngest first: were an older one sealed at its cut before what is younger, then an
     // opening after a crash in between would see no cut, and what lies beyond would count again.
     for candidate in candidates.iter().rev() {

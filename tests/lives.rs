@@ -194,6 +194,46 @@ fn a_file_whose_flush_failed_is_copied_and_one_whose_flush_was_cut_short_is_comp
     }
 }
 
+/// Notes in the first segment of a copy that a flush under this boot has failed.
+fn note_failed(segment: &Path, boot: [u64; 2]) {
+    let word = encode_flush(FlushNote::Failed, boot, salt_of(segment));
+    edit(segment, FLUSH_AT, &word.to_le_bytes());
+}
+
+/// An opening that was killed while it copied a file left the unfinished copy behind, and every
+/// later opening failed because that was there.
+#[test]
+fn unfinished_copy_of_a_killed_opening_does_not_stop_the_next_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = unflushed(&dir.path().join("s"));
+    let copy = dir.path().join("copy");
+    killed(&store, &copy);
+    let segment = segments(&copy).remove(0);
+    note_failed(&segment, boot_of(&segment));
+    let unfinished = segment.with_extension("seg.tmp");
+    std::fs::write(&unfinished, b"half of it").unwrap();
+    let store = options().open(&copy).unwrap();
+    assert!((0..20).all(|n| has(&store, n)));
+    assert!(!unfinished.exists());
+}
+
+/// A process that could not read the boot id left a failed flush. The next one can read it, and
+/// took the note for one of another boot.
+#[test]
+fn failed_flush_is_honoured_where_only_one_process_knows_the_boot() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = unflushed(&dir.path().join("s"));
+    let copy = dir.path().join("copy");
+    killed(&store, &copy);
+    let segment = segments(&copy).remove(0);
+    edit(&segment, BOOT_AT, &[0; 16]);
+    note_failed(&segment, [0; 2]);
+    let inode = std::fs::metadata(&segment).unwrap().ino();
+    let store = options().open(&copy).unwrap();
+    assert!((0..20).all(|n| has(&store, n)));
+    assert_ne!(std::fs::metadata(&segment).unwrap().ino(), inode, "what is there is promised");
+}
+
 /// Children of these tests.
 #[test]
 fn roles() {

@@ -38,6 +38,8 @@ mod judge;
 mod life;
 #[path = "power_loss/lives.rs"]
 mod lives;
+#[path = "power_loss/rewritten.rs"]
+mod rewritten;
 #[path = "stopped/signal.rs"]
 mod signal;
 #[path = "power_loss/states.rs"]

@@ -50,7 +50,6 @@ impl Compactor<'_> {
             let what = (Kind::Tombstone, candidate.body);
             let mut copy = self.copy_frame(&frame, what, outputs)?;
             copy.victim = candidate.victim;
-            self.engine.log().count_needed(&copy.output, copy.copy.len.bytes() as u64);
             group.copied.push(copy);
         }
         Ok(())

@@ -24,6 +24,9 @@ pub const FLUSH_AT: usize = 288;
 /// First byte that a directory may begin at: everything above must come before it.
 pub const HEADER_END: usize = 320;
 
+/// The boot id where the kernel does not tell it.
+pub const UNKNOWN_BOOT: [u64; 2] = [0; 2];
+
 const MAGIC: [u8; 8] = *b"stratlog";
 
 /// A store's identity, in its manifest and in each of its segments: 8 random bytes that a backup

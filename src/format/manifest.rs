@@ -135,6 +135,7 @@ impl Manifest {
     /// The manifest of a whole file. Features that concern only writers are the caller's to check.
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
         header::check_version(bytes, MAGIC)?;
+        let bytes = without_padding(bytes);
         let Some((body, sum)) = bytes.split_last_chunk::<4>() else {
             return Err(HeaderError::Damaged);
         };
@@ -171,6 +172,21 @@ impl Manifest {
             dropped,
             nature: Nature { features, incarnation, reserved },
         })
+    }
+}
+
+/// A manifest's own bytes, if zeros follow them: its file may be longer than it is.
+fn without_padding(bytes: &[u8]) -> &[u8] {
+    if bytes.len() < FIXED_BYTES {
+        return bytes;
+    }
+    let counts = word(bytes, 48);
+    let entries = u64::from(counts as u32) + (counts >> 32);
+    let fixed = u64::from(word(bytes, FIXED_BYTES_AT) as u32);
+    let end = fixed + entries * ENTRY_BYTES as u64 + 4;
+    match usize::try_from(end).ok().and_then(|end| bytes.split_at_checked(end)) {
+        Some((own, padding)) if padding.iter().all(|&byte| byte == 0) => own,
+        _ => bytes,
     }
 }
 

@@ -1,18 +1,18 @@
 //! A store's directory as an open descriptor, and the operations on the files in it.
 
 use super::{
-    LOCK, MANIFEST, MANIFEST_BYTES_MAX, SEGMENT_ENDING, SPARES, SegmentFile, TEMPORARY_ENDING,
-    no_regular_file, no_room, parse_segment_name, start_of, sync, temporary,
+    LOCK, MANIFEST, MANIFEST_BYTES_MAX, NEXT_MANIFEST, SEGMENT_ENDING, SPARES, SegmentFile,
+    TEMPORARY_ENDING, no_regular_file, no_room, parse_segment_name, start_of, sync, temporary,
 };
 use crate::error::Error;
 use crate::sync::unmodelled::Arc;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, retry_on_intr};
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// What is at the path where a store should be.
@@ -196,7 +196,7 @@ impl Directory {
         for name in self.names()? {
             match name.as_str() {
                 MANIFEST => return Ok(Place::Store),
-                LOCK => {}
+                LOCK | NEXT_MANIFEST => {}
                 name if name == temporary(MANIFEST) => {}
                 name if parse_segment_name(name).is_some() => place = Place::Headless,
                 _ if place != Place::Headless => place = Place::Foreign,
@@ -220,6 +220,56 @@ impl Directory {
         }
         self.rename(&unfinished, name).map_err(no_room)?;
         Ok(self.sync()?)
+    }
+
+    /// Replaces the manifest in one step: a crash leaves the old one or the new.
+    ///
+    /// The new one is written over a file that has its blocks already, which then changes names with
+    /// the old one. So where a file system overwrites blocks in place, this takes no room. Elsewhere,
+    /// and if that file is missing, too small, or more than a file, it is done as any
+    /// [`replace`](Directory::replace).
+    pub fn replace_manifest(&self, bytes: &[u8]) -> Result<(), Error> {
+        if !self.exchange_manifest(bytes).unwrap_or(false) {
+            self.replace(MANIFEST, bytes)?;
+        }
+        // Without room for it the next one is replaced as any file.
+        self.keep_next_manifest(bytes.len() as u64).unwrap_or(());
+        Ok(())
+    }
+
+    /// Whether the manifest was replaced by the file that is kept for it.
+    fn exchange_manifest(&self, bytes: &[u8]) -> io::Result<bool> {
+        if !self.has(MANIFEST) || !self.has(NEXT_MANIFEST) {
+            return Ok(false);
+        }
+        let next = self.open_regular(NEXT_MANIFEST, true)?;
+        let about = next.metadata()?;
+        let fits = about.len() >= bytes.len() as u64 && about.blocks() * 512 >= about.len();
+        if !fits || about.nlink() > 1 || about.len() > MANIFEST_BYTES_MAX {
+            return Ok(false);
+        }
+        let mut padded = bytes.to_vec();
+        padded.resize(about.len() as usize, 0);
+        next.write_all_at(&padded, 0)?;
+        sync(&next)?;
+        let exchange = RenameFlags::EXCHANGE;
+        retry_on_intr(|| {
+            rustix::fs::renameat_with(self.fd(), NEXT_MANIFEST, self.fd(), MANIFEST, exchange)
+        })?;
+        self.sync()?;
+        Ok(true)
+    }
+
+    /// Sees to it that the file for the next manifest has its blocks, for one twice as long.
+    fn keep_next_manifest(&self, len: u64) -> io::Result<()> {
+        let wanted = (2 * len).next_power_of_two().max(4096);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let next = self.open_at(NEXT_MANIFEST, flags)?;
+        let about = next.metadata()?;
+        if about.is_file() && (about.len() < wanted || about.blocks() * 512 < about.len()) {
+            super::fill_holes(&next, wanted.max(about.len()))?;
+        }
+        Ok(())
     }
 
     /// Reads the manifest.

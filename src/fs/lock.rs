@@ -49,12 +49,6 @@ impl DirectoryLock {
 }
 
 impl Directory {
-    /// Whether there is a lock file: it stays once there was a writer.
-    #[must_use]
-    pub fn was_locked(&self) -> bool {
-        self.has(LOCK)
-    }
-
     /// Locks the store for writing. Changes nothing if the lock file is there.
     pub fn lock(&self) -> Result<DirectoryLock, Error> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -94,9 +88,7 @@ mod tests {
     fn a_second_lock_is_refused_and_the_holder_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let directory = Directory::open(dir.path()).unwrap();
-        assert!(!directory.was_locked());
         let mut first = directory.lock().unwrap();
-        assert!(directory.was_locked());
         first.name_holder();
         assert!(matches!(directory.lock(), Err(Error::Locked(path)) if path == dir.path()));
         let holder = lock_holder(dir.path()).unwrap();

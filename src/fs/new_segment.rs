@@ -47,17 +47,24 @@ impl Drop for NewSegmentFile {
     }
 }
 
-/// Gives a file all its blocks, so that no store to its mapping can fail for lack of space. Where
-/// the file system has no `fallocate`, by writing zeros.
-pub(super) fn allocate(file: &File, len: u64) -> io::Result<()> {
+/// Gives a file the blocks that it lacks, and changes no byte. `false`: the file system cannot.
+pub fn fill_holes(file: &File, len: u64) -> io::Result<bool> {
     use rustix::io::Errno;
     loop {
         match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(true),
             Err(Errno::INTR) => {}
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => break,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Gives a file all its blocks, so that no store to its mapping can fail for lack of space. Where
+/// the file system has no `fallocate`, by writing zeros.
+fn allocate(file: &File, len: u64) -> io::Result<()> {
+    if fill_holes(file, len)? {
+        return Ok(());
     }
     let zeros = vec![0; 1 << 16];
     let (mut left, mut file) = (len, file);

@@ -132,7 +132,8 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         }
     }
 
-    /// A dropped segment leaves the totals, with everything in it that was counted.
+    /// A dropped segment leaves the totals. Nothing in it is live, and whoever made something dead
+    /// subtracts that, maybe later.
     pub fn count_out(&self, segment: &Segment<M>) {
         let totals = &self.totals;
         if let Some(disk_bytes) = segment.count_out() {
@@ -142,7 +143,6 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             sub(&settled.held_bytes, held_bytes(segment));
             sub(&settled.disk_bytes, disk_bytes);
         }
-        sub(&totals.live_bytes, segment.live_bytes());
         sub(&totals.expired_bytes, segment.expired_bytes());
         sub(&totals.needed_bytes, segment.needed_bytes());
     }

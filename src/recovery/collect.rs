@@ -3,7 +3,7 @@
 use super::Candidate;
 use crate::error::Error;
 use crate::files::Files;
-use crate::format::header::{Identity, Role, SegmentId};
+use crate::format::header::{FlushNote, Identity, Role, SegmentId};
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::manifest::Manifest;
 use crate::fs::{self, SegmentFile};
@@ -261,9 +261,15 @@ fn open_certain(
         && !is_unused(segment)
         && super::rewrite::is_uncertain(files, segment)
     {
+        let salt = segment.salt();
         drop(opened);
-        super::rewrite::copy_file(files, &file.name)?;
-        return open(files, file, listed, how);
+        super::rewrite::copy_file(files, &file.name, salt)?;
+        let opened = open(files, file, listed, how)?;
+        if let Opened::Segment(segment, None) = &opened {
+            // Its name is on the device, too.
+            segment.note_flush(FlushNote::Ended, files.boot_id());
+        }
+        return Ok(opened);
     }
     Ok(opened)
 }

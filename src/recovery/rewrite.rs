@@ -15,7 +15,8 @@
 use super::scan;
 use crate::error::Error;
 use crate::files::Files;
-use crate::format::header::{DIRECTORY_AT, FLUSH_AT, FlushNote};
+use crate::format::checksum::Salt;
+use crate::format::header::{DIRECTORY_AT, FLUSH_AT, FlushNote, encode_flush};
 use crate::format::ids::SlotNumber;
 use crate::memory::{Memory, MmapMemory};
 use crate::segment::Segment;
@@ -34,9 +35,9 @@ pub(super) fn is_uncertain(files: &Files, segment: &Segment<MmapMemory>) -> bool
         FlushNote::Failed => true,
         FlushNote::Begun => {
             let certain = segment.memory().flush().is_ok() && is_on_device(files, segment);
-            if certain {
-                segment.note_flush(FlushNote::Ended, files.boot_id());
-            }
+            // A failure was reported to this process alone, so the next one must know.
+            let note = if certain { FlushNote::Ended } else { FlushNote::Failed };
+            segment.note_flush(note, files.boot_id());
             !certain
         }
     }
@@ -83,19 +84,26 @@ fn is_equal(cached: &File, direct: &File, range: std::ops::Range<usize>) -> std:
     Ok(true)
 }
 
-/// Copies a segment's file as the page cache shows it, without the note of the flush, to a new one
-/// that is synced and takes its name. A crash leaves the old file or the new one. Stretches of
-/// zeros are allocated and not written.
-pub(super) fn copy_file(files: &Files, name: &str) -> Result<(), Error> {
+/// Copies a segment's file as the page cache shows it to a new one that is synced and takes its
+/// name. A crash leaves the old file or the new one. Stretches of zeros are allocated and not
+/// written.
+///
+/// The copy says that a flush has failed: until this returns, the device may have the old file
+/// under the name, so an opening that finds the copy after a kill makes another one.
+pub(super) fn copy_file(files: &Files, name: &str, salt: Salt) -> Result<(), Error> {
+    // An opening that was killed may have left an unfinished copy, and a process on a full disk
+    // the room that it kept back.
+    files.directory().remove_temporaries()?;
     let from = files.directory().open_to_read(name)?;
     let (new, to) = files.new_file(name)?;
+    let note = encode_flush(FlushNote::Failed, files.boot_id(), salt);
     let mut bytes = vec![0; BLOCK_BYTES];
     let end = files.segment_bytes() as usize;
     for at in (0..end).step_by(BLOCK_BYTES) {
         let part = &mut bytes[..BLOCK_BYTES.min(end - at)];
         from.read_exact_at(part, at as u64)?;
         if at == 0 {
-            part[FLUSH_AT..FLUSH_AT + 8].fill(0);
+            part[FLUSH_AT..FLUSH_AT + 8].copy_from_slice(&note.to_le_bytes());
         }
         for (n, page) in part.chunks(ALIGNMENT).enumerate() {
             if page.iter().any(|&byte| byte != 0) {

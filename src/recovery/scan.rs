@@ -2,10 +2,9 @@
 
 use super::{Candidate, FileEngine};
 use crate::error::Error;
-use crate::format::header::Role;
+use crate::format::header::{Role, UNKNOWN_BOOT};
 use crate::format::ids::{Lsn, SlotNumber};
 use crate::format::slot::{Kind, SlotBody, SlotState};
-use crate::fs::UNKNOWN_BOOT;
 use crate::memory::{Memory, MmapMemory};
 use crate::options::Recovery;
 use crate::report::{Counted, Damage, RecoveryReport};

@@ -20,7 +20,7 @@
 //!   or an output without records is dropped. What is dropped never comes back.
 
 use super::{Mark, Segment, cursor};
-use crate::format::header::{self, FlushNote};
+use crate::format::header::{self, FlushNote, UNKNOWN_BOOT};
 use crate::format::ids::{Sequence, UNIT_BYTES, Units};
 use crate::format::slot::SlotState;
 use crate::memory::Memory;
@@ -374,12 +374,18 @@ impl<M: Memory> Segment<M> {
         self.memory.word(header::FLUSH_AT).store(word, Ordering::Relaxed);
     }
 
-    /// How the last flush of the segment stood, if it was made under this boot.
+    /// How the last flush of the segment stood, if it was made under this boot, or may have been:
+    /// where the process that noted it, or the caller, does not know its boot, nobody knows.
     #[must_use]
     pub fn flush_note(&self, boot: [u64; 2]) -> FlushNote {
         // Relaxed: as in `note_flush`.
         let word = self.memory.word(header::FLUSH_AT).load(Ordering::Relaxed);
-        header::decode_flush(word, boot, self.salt)
+        let of = |boot| header::decode_flush(word, boot, self.salt);
+        let other = if boot == UNKNOWN_BOOT { self.boot_id() } else { UNKNOWN_BOOT };
+        match of(boot) {
+            FlushNote::Ended => of(other),
+            note => note,
+        }
     }
 }
 

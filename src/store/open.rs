@@ -45,8 +45,8 @@ impl Options {
             (self.recovery == Recovery::Strict, self.recovery == Recovery::Salvage);
         let may_create = self.create && !self.read_only && !salvage;
         let directory = self.find_or_create(path, may_create)?;
-        if strict && !self.read_only && !directory.was_locked() {
-            // Damage is found before even the lock file is made.
+        if strict && !self.read_only {
+            // Damage is found before even the lock file is made, or a file is copied.
             drop(self.clone().read_only(true).open_if_there(path)?);
         }
         let mut lock = if self.read_only { None } else { Some(directory.lock()?) };

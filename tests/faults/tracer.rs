@@ -26,6 +26,7 @@ const CALLS: &[(&str, &[&str])] = &[
     ("msync", &["EIO", "ENOSPC", "EINTR"]),
     ("rename", &["EIO", "ENOSPC"]),
     ("renameat", &["EIO", "ENOSPC"]),
+    ("renameat2", &["EIO", "EINVAL"]),
     ("unlink", &["EIO"]),
     ("unlinkat", &["EIO"]),
     ("write", &["EIO", "ENOSPC", "EINTR"]),

@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "the names are libc's")]
 
 use super::device;
-use std::ffi::{c_char, c_int, c_long, c_void};
+use std::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 /// The time of day in nanoseconds since 1970.
@@ -63,24 +63,36 @@ fn fail(error: c_int) -> c_int {
     -1
 }
 
-fn flushed(fd: c_int, data_only: bool) -> c_int {
+/// What a link in `/proc` leads to is flushed.
+fn flushed(link: &str, data_only: bool) -> c_int {
     if FLUSHES_FAIL.load(Ordering::SeqCst) {
         return fail(EIO);
     }
-    device::synced(fd, data_only);
+    device::synced(link, data_only);
     0
 }
 
 // SAFETY: the signature is libc's.
 #[unsafe(no_mangle)]
 extern "C" fn fsync(fd: c_int) -> c_int {
-    flushed(fd, false)
+    flushed(&format!("/proc/self/fd/{fd}"), false)
 }
 
 // SAFETY: the signature is libc's.
 #[unsafe(no_mangle)]
 extern "C" fn fdatasync(fd: c_int) -> c_int {
-    flushed(fd, true)
+    flushed(&format!("/proc/self/fd/{fd}"), true)
+}
+
+/// The engine flushes whole mappings of whole files, where it has no descriptor.
+// SAFETY: the signature is libc's.
+#[unsafe(no_mangle)]
+extern "C" fn msync(at: *mut c_void, _: usize, _: c_int) -> c_int {
+    let begin = format!("{:x}-", at.addr());
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("the mappings");
+    let line = maps.lines().find(|line| line.starts_with(&begin)).expect("a mapping begins here");
+    let range = line.split(' ').next().expect("its range");
+    flushed(&format!("/proc/self/map_files/{range}"), true)
 }
 
 // SAFETY: the signature is libc's.
@@ -99,15 +111,30 @@ extern "C" fn clock_gettime(clock: c_int, time: *mut Timespec) -> c_int {
 
 // SAFETY: the signature is libc's.
 #[unsafe(no_mangle)]
-extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
+extern "C" fn renameat2(
+    from: c_int,
+    old: *const c_char,
+    to: c_int,
+    new: *const c_char,
+    flags: c_uint,
+) -> c_int {
     match RENAMES_FAIL.load(Ordering::SeqCst) {
-        0 => {
-            let here = THE_WORKING_DIRECTORY;
-            // SAFETY: the call's own arguments, handed on.
-            (unsafe { syscall(RENAMEAT2, here, from, here, to, 0) }) as c_int
-        }
+        // SAFETY: the call's own arguments, handed on.
+        0 => (unsafe { syscall(RENAMEAT2, from, old, to, new, flags) }) as c_int,
         error => fail(error),
     }
+}
+
+// SAFETY: the signature is libc's.
+#[unsafe(no_mangle)]
+extern "C" fn renameat(from: c_int, old: *const c_char, to: c_int, new: *const c_char) -> c_int {
+    renameat2(from, old, to, new, 0)
+}
+
+// SAFETY: the signature is libc's.
+#[unsafe(no_mangle)]
+extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
+    renameat2(THE_WORKING_DIRECTORY, from, THE_WORKING_DIRECTORY, to, 0)
 }
 
 fn come_short(count: usize) -> usize {

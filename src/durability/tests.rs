@@ -1,0 +1,46 @@
+//! Waiters without a thread, when a flush fails that is not theirs.
+
+use super::*;
+use crate::format::header::HEADER_END;
+use crate::format::ids::Sequence;
+use crate::index::Shape;
+use crate::log::Log;
+use crate::log::tests::{Heap, SEGMENT_BYTES};
+use crate::memory::HeapMemory;
+use crate::segment::Geometry;
+use std::sync::mpsc;
+use std::task::Wake;
+
+struct Bell(mpsc::Sender<()>);
+
+impl Wake for Bell {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.send(()).unwrap_or(());
+    }
+}
+
+/// A flush of copies fails after a future has registered and before the flusher has begun: the
+/// flusher began nothing any more, and the future waited until the store was closed.
+#[test]
+fn failed_flush_of_copies_wakes_futures() {
+    let geometry =
+        Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
+    let shape = Shape { buckets: 1, split_at: 20, overflow_blocks: 1, initial_depth: 0 };
+    let log = Log::new(Heap, geometry, Sequence(1));
+    let engine: Engine<HeapMemory, Heap, 7> = Engine::new(log, shape);
+    let durability = Durability::new([1, 2]);
+    let (sender, woken) = mpsc::channel();
+    let waker = Waker::from(std::sync::Arc::new(Bell(sender)));
+    let (mut context, mut slot) = (Context::from_waker(&waker), None);
+    let lsn = Lsn::new(Sequence(1), SlotNumber(0));
+    assert!(durability.poll(lsn, &mut context, &mut slot).is_pending());
+    durability.failed.set("the device is gone".to_owned()).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| durability.run(&engine, None));
+        let told = woken.recv_timeout(Duration::from_secs(5));
+        durability.stop();
+        assert!(told.is_ok(), "nobody woke the future");
+    });
+    let told = durability.poll(lsn, &mut context, &mut slot);
+    assert!(matches!(told, Poll::Ready(Err(Error::FlushFailed(_)))));
+}

@@ -1,0 +1,168 @@
+//! A disk without a byte left. Invariant: what is dead can be removed and compacted all the same, and
+//! no store to a mapping kills the process.
+#![cfg(test)]
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use stratalog::{Compaction, Error, Options, Store};
+use tempfile::TempDir;
+
+/// A small file system, gone when dropped. `None` where the test may not mount one.
+struct Small(TempDir);
+
+fn run(program: &str, arguments: &[&str]) -> bool {
+    let output = Command::new(program).args(arguments).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a name in ASCII")
+}
+
+impl Small {
+    fn tmpfs(bytes: u64) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={bytes}");
+        let mounted = run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", text(dir.path())]);
+        Self::if_mounted(mounted, dir)
+    }
+
+    fn ext4(bytes: u64) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(bytes).unwrap();
+        let made = run("mkfs.ext4", &["-q", "-F", "-m", "0", text(image.path())])
+            && run("mount", &["-o", "loop", text(image.path()), text(dir.path())]);
+        Self::if_mounted(made, dir)
+    }
+
+    fn if_mounted(mounted: bool, dir: TempDir) -> Option<Self> {
+        if !mounted {
+            println!("skipped: a small file system cannot be mounted here (it takes root)");
+        }
+        mounted.then_some(Self(dir))
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Takes what room is left, to the last page.
+    fn fill(&self) {
+        let mut file = File::create(self.at("filler")).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        run("umount", &["-l", text(self.0.path())]);
+    }
+}
+
+fn options() -> Options {
+    let options = Options::new().dimension(1).segment_size(1 << 20);
+    options.compaction(Compaction::Manual).flush_interval(None)
+}
+
+fn put(store: &Store, n: u32) -> Result<stratalog::Lsn, Error> {
+    store.put(n.to_le_bytes(), &[n as f32], vec![n as u8; 100_000])
+}
+
+/// H8: somebody else has taken the last byte; whole segments are dead, and their room is needed.
+#[test]
+fn without_a_byte_left_what_is_dead_is_compacted() {
+    let Some(disk) = Small::tmpfs(24 << 20) else { return };
+    let store = options().open(disk.at("s")).unwrap();
+    for round in 0..3 {
+        for n in 0..60 {
+            put(&store, n).unwrap();
+        }
+        store.sync().unwrap();
+        // Room for removals in the active segment, and some that are not dead.
+        for n in 0..4 {
+            put(&store, 1000 + n).unwrap();
+        }
+        disk.fill();
+        for n in 0..60 {
+            assert!(store.remove(u32::to_le_bytes(n)).unwrap(), "{n}");
+        }
+        let report = store.compact().unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert!(report.segments_removed >= 5, "round {round}: {report:?}");
+        put(&store, 7).unwrap();
+        std::fs::remove_file(disk.at("filler")).unwrap();
+    }
+    store.close().unwrap();
+    let store = options().open(disk.at("s")).unwrap();
+    assert_eq!(store.len(), 5);
+    assert!(store.verify().unwrap().is_clean());
+}
+
+/// Whatever is in the file for the next manifest, it is not read.
+#[test]
+fn the_file_for_the_next_manifest_means_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    put(&store, 1).unwrap();
+    put(&store, 1).unwrap();
+    store.compact().unwrap();
+    store.close().unwrap();
+    let next = path.join("MANIFEST.next");
+    let whole = std::fs::read(&next).unwrap();
+    let check = || {
+        let store = options().open(&path).unwrap();
+        assert_eq!(store.len(), 1);
+        put(&store, 1).unwrap();
+        store.compact().unwrap();
+        store.close().unwrap();
+    };
+    for bytes in [&whole[..], b"", b"nonsense", &whole[..whole.len() / 2]] {
+        std::fs::write(&next, bytes).unwrap();
+        check();
+    }
+    std::fs::remove_file(&next).unwrap();
+    check();
+    std::fs::remove_file(&next).unwrap();
+    std::os::unix::fs::symlink(path.join("elsewhere"), &next).unwrap();
+    check();
+    assert!(!path.join("elsewhere").exists(), "a link was followed");
+}
+
+fn punch(path: &Path, from: u64, len: u64) {
+    let file = File::options().write(true).open(path).unwrap();
+    let hole = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(file, hole, from, len).unwrap();
+}
+
+/// M5: `cp --sparse` leaves out what is not taken yet; a store to that on a full disk was a SIGBUS.
+#[test]
+fn a_store_that_was_restored_without_its_zeros_survives_a_full_disk() {
+    for room in [true, false] {
+        let Some(disk) = Small::ext4(12 << 20) else { return };
+        let path = disk.at("s");
+        let store = options().open(&path).unwrap();
+        put(&store, 1).unwrap();
+        store.close().unwrap();
+        let entries = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+        let segment = entries.filter(|p| p.extension().is_some_and(|e| e == "seg")).min().unwrap();
+        punch(&segment, 8192, 800_000);
+        let open = || options().open(&path).unwrap();
+        if !room {
+            disk.fill();
+        }
+        let store = open();
+        if room {
+            disk.fill();
+        }
+        let put: Vec<_> = (2..9).map_while(|n| put(&store, n).ok()).collect();
+        assert_eq!(put.len() >= 7, room, "{put:?}");
+        assert_eq!(store.len(), 1 + put.len());
+        std::fs::remove_file(disk.at("filler")).unwrap();
+        assert!(store.put("again", &[1.0], "x").is_ok());
+        store.close().unwrap();
+        assert_eq!(open().len(), 2 + put.len());
+    }
+}
