@@ -1,7 +1,7 @@
 //! Compaction of a store in which a frame is damaged, or a tag word carries what an earlier process
 //! left there.
 
-use super::{DIM, contains_bytes, options, put, segment_files, version};
+use super::{DIM, beside, contains_bytes, options, put, segment_files, version};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use stratalog::Store;
@@ -153,9 +153,12 @@ fn one_compaction_leaves_no_id_of_a_removed_record() {
     store.put(ID, &EMBEDDING, b"SECRET-CONTENT".repeat(500)).unwrap();
     store.put("dead", &EMBEDDING, "x").unwrap();
     store.put("dead", &EMBEDDING, "y").unwrap();
+    // So that the segment that takes the tombstone has a lower sequence than that of the copies,
+    // and is emptied before it; and with this much live in both, each is a group of its own.
+    beside::wait_until("the next segment is prepared", || {
+        segment_files(&path).len() as u64 > store.stats().segments
+    });
     store.compact().unwrap();
-    // The copies have a higher sequence than the segment that takes the tombstone, or a lower one;
-    // and with this much live in both, each is a group of its own.
     fill("new");
     assert!(store.remove(ID).unwrap());
     store.compact().unwrap();
