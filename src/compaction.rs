@@ -163,6 +163,8 @@ impl Compactor<'_> {
             self.end_active();
             // So that every segment that is full is on the device.
             self.durability.sync(self.engine)?;
+            // And what a process before this one left of its copies: a sync is about the log.
+            let _covered = self.durability.cover(self.engine, Lsn::ZERO)?;
             let mut removed = self.empty_all(self.choose_all(), outputs, report, tell)?;
             let mut needed = u64::MAX;
             // A tombstone stays while an older version of its id may stand in another segment,
