@@ -264,8 +264,14 @@ impl Directory {
     fn keep_next_manifest(&self, len: u64) -> io::Result<()> {
         let wanted = (2 * len).next_power_of_two().max(4096);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let next = self.open_at(NEXT_MANIFEST, flags)?;
-        let about = next.metadata()?;
+        let mut next = self.open_at(NEXT_MANIFEST, flags)?;
+        let mut about = next.metadata()?;
+        if about.nlink() > 1 {
+            // By its other name it belongs to a copy made by hard links: it stays as it is there.
+            self.remove_if_there(NEXT_MANIFEST)?;
+            next = self.open_at(NEXT_MANIFEST, flags)?;
+            about = next.metadata()?;
+        }
         if about.is_file() && (about.len() < wanted || about.blocks() * 512 < about.len()) {
             super::fill_holes(&next, wanted.max(about.len()))?;
         }
@@ -379,5 +385,20 @@ mod tests {
         create_directory(&path).unwrap();
         create_directory(&path).unwrap();
         assert!(dir.path().join("a/b/c").is_dir());
+    }
+
+    #[test]
+    fn a_copy_made_by_hard_links_keeps_its_file_and_the_store_gets_one_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::open(dir.path()).unwrap();
+        let (next, copy) = (dir.path().join(NEXT_MANIFEST), dir.path().join("copy"));
+        directory.replace_manifest(b"first").unwrap();
+        fs::hard_link(&next, &copy).unwrap();
+        let before = fs::read(&copy).unwrap();
+        directory.replace_manifest(b"second").unwrap();
+        assert_eq!(fs::metadata(&next).unwrap().nlink(), 1);
+        assert!(directory.exchange_manifest(b"third").unwrap(), "the next one takes no room");
+        assert!(directory.read_manifest().unwrap().starts_with(b"third"));
+        assert_eq!(fs::read(&copy).unwrap(), before);
     }
 }

@@ -249,9 +249,23 @@ fn at(path: &Path, error: io::Error) -> Error {
 }
 
 fn read_manifest(directory: &Directory) -> Result<Manifest, Error> {
-    let bytes = directory.read_manifest()?;
+    let mut bytes = directory.read_manifest()?;
+    let mut decoded = Manifest::decode(&bytes);
+    // A live writer may have replaced it, and be writing the one after over the file that was being
+    // read. What is damaged reads the same again.
+    for _ in 0..TRIES_MAX {
+        if decoded.is_ok() {
+            break;
+        }
+        let again = directory.read_manifest()?;
+        if again == bytes {
+            break;
+        }
+        decoded = Manifest::decode(&again);
+        bytes = again;
+    }
     let path = directory.path();
-    let manifest = Manifest::decode(&bytes).map_err(|error| match error {
+    let manifest = decoded.map_err(|error| match error {
         HeaderError::Version(found) => {
             Error::UnsupportedVersion { found, supported: FORMAT_VERSION }
         }
@@ -263,4 +277,45 @@ fn read_manifest(directory: &Directory) -> Result<Manifest, Error> {
         && (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&manifest.segment_bytes)
         && manifest.segment_bytes.is_power_of_two();
     if sound { Ok(manifest) } else { Err(manifest_error(path, "a field is out of its range")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::checksum::Salt;
+    use crate::format::header::{Role, SegmentId, StoreId};
+    use crate::sync::unmodelled::Ordering;
+
+    /// A manifest is written over the file of the one before the last, which somebody may be reading.
+    #[test]
+    fn a_manifest_that_is_read_while_it_is_replaced_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::open(dir.path()).unwrap();
+        let manifest = |salt: u64| Manifest {
+            store: StoreId([1; 16]),
+            dimension: 1,
+            segment_bytes: SEGMENT_BYTES_MIN,
+            next_sequence: Sequence(1000),
+            segments: (1..600)
+                .map(|n| SegmentId { sequence: Sequence(n), salt: Salt(salt), role: Role::Log })
+                .collect(),
+            dropped: Vec::new(),
+            nature: Nature::default(),
+        };
+        directory.replace_manifest(&manifest(0).encode()).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for salt in 1..=500 {
+                    directory.replace_manifest(&manifest(salt).encode()).unwrap();
+                }
+                // Release: pairs with the Acquire below.
+                stop.store(true, Ordering::Release);
+            });
+            // Acquire: pairs with the Release above.
+            while !stop.load(Ordering::Acquire) {
+                read_manifest(&directory).unwrap();
+            }
+        });
+    }
 }
