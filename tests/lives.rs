@@ -299,3 +299,16 @@ fn a_write_back_error_that_nobody_has_seen_reaches_the_next_opening() {
     assert!(lost.is_empty(), "{lost:?} are gone; the first sync said {told:?}");
     drop(store);
 }
+
+/// `Verify::FirstRead` does not check what this process has written, until damage was found there.
+#[test]
+fn damage_under_an_open_store_that_was_found_is_not_handed_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path().join("s")).unwrap();
+    put(&store, 1);
+    put(&store, 2);
+    damage(&segments(store.path())[0], 1);
+    assert!(!store.verify().unwrap().is_clean());
+    assert!(matches!(store.get_owned(id(1)), Err(Error::Corrupt { .. })));
+    assert!(has(&store, 2));
+}

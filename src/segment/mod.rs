@@ -38,7 +38,7 @@ use crate::format::frame::{FrameLayout, Writing};
 use crate::format::header::{IDENTITY_BYTES, Identity, Role, SegmentId};
 use crate::format::ids::{Address, AddressLayout, Sequence, TableIndex, UNIT_BYTES, Units};
 use crate::memory::Memory;
-use crate::sync::unmodelled::OnceLock;
+use crate::sync::unmodelled::{AtomicBool, OnceLock, Ordering as PlainOrdering};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use cursor::{Capacity, Taken};
 use expiry::Expiry;
@@ -104,6 +104,8 @@ pub struct Segment<M> {
     table: AtomicU32,
     /// This process has made it, and so the checksums of all that is in it.
     is_own: bool,
+    /// Damage was found in it: what this process has made is checked again.
+    distrusted: AtomicBool,
     /// One bit for each put: its checksum was checked, or made, by this process.
     verified: Box<[AtomicU64]>,
     verified_shift: u32,
@@ -156,6 +158,7 @@ impl<M: Memory> Segment<M> {
             embedding_bytes: (geometry.dimension * size_of::<f32>()) as u32,
             table: AtomicU32::new(u32::MAX),
             is_own: false,
+            distrusted: AtomicBool::new(false),
             verified_shift,
             life: Life::new(geometry.segment_bytes),
             verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
@@ -229,7 +232,7 @@ impl<M: Memory> Segment<M> {
 
     /// Marks the checksum of the put at this offset as checked by this process.
     pub fn set_verified(&self, offset: Units) {
-        if self.is_own {
+        if self.trusts_itself() {
             return;
         }
         let bit = offset.0 >> self.verified_shift;
@@ -243,7 +246,26 @@ impl<M: Memory> Segment<M> {
     /// nothing about tombstones.
     #[inline]
     pub fn is_verified(&self, offset: Units) -> bool {
-        self.is_own || self.was_verified(offset)
+        self.trusts_itself() || self.was_verified(offset)
+    }
+
+    /// Whether every checksum in it was made by this process, and no damage was found since.
+    #[inline]
+    fn trusts_itself(&self) -> bool {
+        // Relaxed: whoever misses it hands out bytes that were right once; it orders nothing.
+        self.is_own && !self.distrusted.load(PlainOrdering::Relaxed)
+    }
+
+    /// A frame's checksum did not hold: from now on it, and what this process has made in the
+    /// segment, is checked before it is handed out.
+    pub(super) fn note_damage(&self, offset: Units) {
+        // Relaxed: as in `trusts_itself`.
+        self.distrusted.store(true, PlainOrdering::Relaxed);
+        let bit = offset.0 >> self.verified_shift;
+        if let Some(word) = self.verified.get(bit as usize / 64) {
+            // Relaxed: as in `set_verified`.
+            word.fetch_and(!(1 << (bit % 64)), Ordering::Relaxed);
+        }
     }
 
     fn was_verified(&self, offset: Units) -> bool {

@@ -310,6 +310,7 @@ impl<M: Memory> Segment<M> {
     pub fn verify(&self, frame: &Frame<'_>) -> Result<(), FrameDamage> {
         let header = frame.header();
         if !self.is_sound(frame, &header) {
+            self.note_damage(frame.offset);
             return Err(FrameDamage("the checksum does not match"));
         }
         // Readers that check each time would write to what others read.
