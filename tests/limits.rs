@@ -2,7 +2,7 @@
 //! however many it has, and where even those are refused the error names the limit and the remedy.
 //!
 //!     STRATALOG_LIMITS_SEGMENTS=4000 STRATALOG_LIMITS_FILES=256 \
-//!         cargo test --release --test limits -- --nocapture     # the long form: 4 GiB of disk
+//!         cargo test --release --test limits -- --nocapture   # the long form: over 8 GiB of disk
 #![cfg(test)]
 
 #[path = "common/child.rs"]

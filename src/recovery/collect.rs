@@ -3,7 +3,7 @@
 use super::Candidate;
 use crate::error::Error;
 use crate::files::Files;
-use crate::format::header::{FlushNote, Identity, Role, SegmentId};
+use crate::format::header::{Identity, Role, SegmentId};
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::manifest::Manifest;
 use crate::fs::{self, SegmentFile};
@@ -266,8 +266,7 @@ fn open_certain(
         super::rewrite::copy_file(files, &file.name, salt)?;
         let opened = open(files, file, listed, how)?;
         if let Opened::Segment(segment, None) = &opened {
-            // Its name is on the device, too.
-            segment.note_flush(FlushNote::Ended, files.boot_id());
+            super::rewrite::finish_copy(files, segment);
         }
         return Ok(opened);
     }

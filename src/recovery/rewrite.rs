@@ -9,17 +9,18 @@
 //! - *Failed*: everything that the page cache shows is copied to a new file, which is synced and
 //!   takes the name of the old one.
 //! - *Begun*: the process was killed inside a flush, which may have failed. The file is flushed,
-//!   and everything above the durable end is read from the device, past the page cache, and
-//!   compared. If that cannot be done, or shows other bytes, the file is copied as above.
+//!   and the header page and everything above the durable end are read from the device, past the
+//!   page cache, and compared. If that cannot be done, or shows other bytes, the file is copied as
+//!   above.
 
 use super::scan;
 use crate::error::Error;
 use crate::files::Files;
 use crate::format::checksum::Salt;
-use crate::format::header::{DIRECTORY_AT, FLUSH_AT, FlushNote, encode_flush};
+use crate::format::header::{DIRECTORY_AT, FLUSH_AT, FlushNote, Role, encode_flush};
 use crate::format::ids::SlotNumber;
 use crate::memory::{Memory, MmapMemory};
-use crate::segment::Segment;
+use crate::segment::{Mark, Segment};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -43,8 +44,8 @@ pub(super) fn is_uncertain(files: &Files, segment: &Segment<MmapMemory>) -> bool
     }
 }
 
-/// Whether the device holds what the page cache shows of the slots above the durable end, and of
-/// their frames. `false` also where it cannot be asked.
+/// Whether the device holds what the page cache shows of the header page, of the slots above the
+/// durable end, and of their frames. `false` also where it cannot be asked.
 fn is_on_device(files: &Files, segment: &Segment<MmapMemory>) -> bool {
     let name = crate::fs::segment_name(segment.sequence(), segment.salt());
     let directory = files.directory();
@@ -62,8 +63,8 @@ fn is_on_device(files: &Files, segment: &Segment<MmapMemory>) -> bool {
     }
     let slots = segment.slot_offset(SlotNumber(from))..segment.slot_offset(SlotNumber(end));
     let frames = walk.mark().floor.bytes()..top;
-    [slots, frames].into_iter().all(|range| {
-        let from = range.start.max(DIRECTORY_AT) / ALIGNMENT * ALIGNMENT;
+    [0..DIRECTORY_AT, slots, frames].into_iter().all(|range| {
+        let from = range.start / ALIGNMENT * ALIGNMENT;
         let to = range.end.next_multiple_of(ALIGNMENT).min(segment.memory().len());
         is_equal(&cached, &direct, from..to).is_ok_and(|equal| equal)
     })
@@ -113,4 +114,18 @@ pub(super) fn copy_file(files: &Files, name: &str, salt: Salt) -> Result<(), Err
         }
     }
     new.finish(&to)
+}
+
+/// Clears the note in a copy whose name is on the device, too. A closed segment for copies returns
+/// the space between its slots and its frames, as the old file had.
+pub(super) fn finish_copy(files: &Files, segment: &Segment<MmapMemory>) {
+    segment.note_flush(FlushNote::Ended, files.boot_id());
+    if segment.role() == Role::Copies && segment.sealed().is_some() {
+        let mut walk = segment.slots(scan::end_of(segment));
+        walk.by_ref().for_each(drop);
+        let Mark { slot, floor } = walk.mark();
+        let from = segment.slot_offset(SlotNumber(slot));
+        // Where the file system cannot do it, the space stays allocated.
+        segment.memory().give_back(from, floor.bytes()).unwrap_or(());
+    }
 }

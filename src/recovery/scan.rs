@@ -279,7 +279,7 @@ pub(super) struct Walked {
     pub(super) end: Mark,
     /// There are slots that nobody has decided about.
     pub(super) undecided: bool,
-    /// A record that was not known to be durable does not hold.
+    /// A record or a batch that was not known to be durable was whole once, and is not any more.
     pub(super) unsound: bool,
 }
 
@@ -349,13 +349,21 @@ fn scan(
     let (durable, mut live) = (candidate.durable(), 0);
     let mut walk = segment.slots(candidate.limit);
     let mut walked = Walked { durable: walk.mark(), ..Walked::default() };
+    // How many slots of the batch that the walk is in are still to come.
+    let mut members = 0u32;
     while let Some((slot, state)) = walk.next() {
         report.scanned_bytes += 32;
         if slot.0 < durable {
             walked.durable = walk.mark();
-        } else {
-            walked.undecided |= matches!(state, SlotState::Empty | SlotState::Pending(..));
+        } else if matches!(state, SlotState::Empty | SlotState::Pending(..)) {
+            walked.undecided = true;
+            // The head of a batch is committed after all its members are there.
+            walked.unsound |= members > 0;
         }
+        members = match state {
+            SlotState::Batch(n, _) => n,
+            _ => members.saturating_sub(1),
+        };
         match judge(engine, candidate, (slot, state), decided, report) {
             Verdict::Counts(kind, body) => {
                 if body.expires {
@@ -373,8 +381,7 @@ fn scan(
             }
             Verdict::Nothing => {}
             Verdict::Lost(at, reason) => {
-                let committed = matches!(state, SlotState::Committed(..));
-                walked.unsound |= committed && slot.0 >= durable && !candidate.holds_copies();
+                walked.unsound |= slot.0 >= durable && !candidate.holds_copies();
                 report.corrupt += 1;
                 report.lose(damage_at(engine, segment, slot, (at, reason)));
             }
@@ -382,6 +389,7 @@ fn scan(
     }
     live += engine.restore_all(segment, &records)?;
     engine.add_live(live);
+    walked.unsound |= members > 0 && candidate.limit > durable;
     walked.end = walk.mark();
     Ok(walked)
 }
