@@ -258,7 +258,7 @@ impl<M: Memory> Segment<M> {
 
     /// A frame's checksum did not hold: from now on it, and what this process has made in the
     /// segment, is checked before it is handed out.
-    pub(super) fn note_damage(&self, offset: Units) {
+    fn note_damage(&self, offset: Units) {
         // Relaxed: as in `trusts_itself`.
         self.distrusted.store(true, PlainOrdering::Relaxed);
         let bit = offset.0 >> self.verified_shift;

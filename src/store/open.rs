@@ -286,7 +286,7 @@ mod tests {
     use crate::format::header::{Role, SegmentId, StoreId};
     use crate::sync::unmodelled::Ordering;
 
-    /// A manifest is written over the file of the one before the last, which somebody may be reading.
+    /// A manifest is written over the file of the one before the last, which may be being read.
     #[test]
     fn a_manifest_that_is_read_while_it_is_replaced_is_whole() {
         let dir = tempfile::tempdir().unwrap();
@@ -314,7 +314,7 @@ mod tests {
             });
             // Acquire: pairs with the Release above.
             while !stop.load(Ordering::Acquire) {
-                read_manifest(&directory).unwrap();
+                assert_eq!(read_manifest(&directory).unwrap().segments.len(), 599);
             }
         });
     }
