@@ -47,7 +47,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, need)?;
             // Voided by a flush that could not wait: once more.
             let Ok(written) = reservation.commit(records) else { continue };
-            let mut highest = Lsn::ZERO;
+            let (mut highest, mut failed) = (Lsn::ZERO, None);
             let mut ahead = records.iter().skip(AHEAD);
             for (record, (lsn, address, _claim)) in records.iter().zip(written) {
                 if let Some(next) = ahead.next() {
@@ -55,10 +55,14 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 }
                 let tomb = record.kind == Kind::Tombstone;
                 let entry = Entry { address, tomb, pending: false };
-                highest = highest.max(self.publish_member(&guard, record, lsn, entry)?);
+                // [W6] They are committed, so each is published, whatever became of another.
+                match self.publish_member(&guard, record, lsn, entry) {
+                    Ok(lsn) => highest = highest.max(lsn),
+                    Err(error) => failed = Some(error),
+                }
             }
             self.call_for_reclaim();
-            return Ok(highest);
+            return failed.map_or(Ok(highest), Err);
         }
     }
 

@@ -4,9 +4,10 @@
 
 use super::*;
 use crate::format::frame::Writing;
-use crate::format::header::HEADER_END;
+use crate::format::header::{HEADER_END, Role};
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::slot::Kind;
+use crate::log::Need;
 use crate::log::tests::{Heap, SEGMENT_BYTES};
 use crate::memory::HeapMemory;
 use crate::segment::Geometry;
@@ -143,4 +144,45 @@ fn a_voided_insert_does_not_restore_the_entry_of_a_tombstone() {
     assert_eq!(inserted.unwrap(), Err(Refused(None)));
     assert!(!engine.leads_to(&guard, active, body), "the tombstone's entry came back");
     assert_eq!(assert_memory_is_log(&engine), 0);
+}
+
+/// One segment and no more. Called when half of it is reserved, it writes the id 1, conditionally.
+#[derive(Clone, Default)]
+struct One(std::sync::Arc<std::sync::OnceLock<std::sync::Weak<Engine<HeapMemory, One, 7>>>>);
+
+impl Source<HeapMemory> for One {
+    fn create(&self, s: Sequence, role: Role, need: Need) -> Result<Segment<HeapMemory>, Error> {
+        if s == Sequence(1) { Heap.create(s, role, need) } else { Err(Error::StorageFull) }
+    }
+    fn discard(&self, _: &Segment<HeapMemory>) {}
+    fn wake(&self) {
+        let Some(engine) = self.0.get().and_then(std::sync::Weak::upgrade) else { return };
+        let guard = engine.epoch().pin();
+        let begun = engine.log().active(&guard).is_some_and(|active| active.slots_end() > 0);
+        let id = 1u32.to_le_bytes();
+        if begun && engine.get(&guard, KeyHash(7), &id).unwrap().is_none() {
+            let record = record(&id, Writing::Conditional);
+            engine.write_if(&record, |_, current| current.is_none()).unwrap().unwrap();
+        }
+    }
+}
+
+/// What a batch has committed is there after the next opening, so it is there now [W6].
+#[test]
+fn a_member_that_finds_no_room_again_does_not_keep_the_others_from_being_published() {
+    let geometry =
+        Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
+    let source = One::default();
+    let log = Log::new(source.clone(), geometry, Sequence(1));
+    let engine = std::sync::Arc::new(Engine::<_, _, 7>::new(log, Shape::default()));
+    let _ = source.0.set(std::sync::Arc::downgrade(&engine));
+    let ids = [1, 2].map(u32::to_le_bytes);
+    let content = vec![1; geometry.frame_bytes_max() as usize * 3 / 4];
+    let mut records = ids.each_ref().map(|id| record(id, Writing::Blind)).to_vec();
+    records[0].content = &content;
+    let written = engine.write_batch(&mut records);
+    assert!(matches!(written, Err(Error::StorageFull)), "{written:?}");
+    let guard = engine.epoch().pin();
+    assert!(engine.get(&guard, KeyHash(7), &ids[0]).unwrap().is_some());
+    assert!(engine.get(&guard, KeyHash(7), &ids[1]).unwrap().is_some(), "committed, and not there");
 }
