@@ -175,7 +175,7 @@ fn a_member_that_finds_no_room_again_does_not_keep_the_others_from_being_publish
     let source = One::default();
     let log = Log::new(source.clone(), geometry, Sequence(1));
     let engine = std::sync::Arc::new(Engine::<_, _, 7>::new(log, Shape::default()));
-    let _ = source.0.set(std::sync::Arc::downgrade(&engine));
+    assert!(source.0.set(std::sync::Arc::downgrade(&engine)).is_ok());
     let ids = [1, 2].map(u32::to_le_bytes);
     let content = vec![1; geometry.frame_bytes_max() as usize * 3 / 4];
     let mut records = ids.each_ref().map(|id| record(id, Writing::Blind)).to_vec();
