@@ -20,14 +20,15 @@ const CALLS: &[(&str, u32)] = &[
     ("fsync", 8),
     ("ftruncate", 3),
     ("madvise", 24),
-    ("mkdir", 3),
+    ("mkdirat", 3),
     ("mmap", 60),
+    ("msync", 4),
     ("munmap", 24),
     ("openat", 60),
     ("pwrite64", 4),
-    ("rename", 8),
-    ("unlink", 8),
-    ("unlinkat", 3),
+    ("renameat", 8),
+    ("renameat2", 8),
+    ("unlinkat", 8),
 ];
 
 /// A system call of one thread.
@@ -134,7 +135,8 @@ fn object_of(call: &str, arguments: &str) -> String {
     let described = arguments.split(['<', '>']).nth(1).unwrap_or("");
     let path = Path::new(described).join(arguments.split('"').nth(1).unwrap_or(""));
     let Some(path) = path.to_str().filter(|path| path.contains('/')) else {
-        let memory = if matches!(call, "mmap" | "munmap" | "madvise") { "memory" } else { "?" };
+        let memory =
+            if matches!(call, "mmap" | "munmap" | "madvise" | "msync") { "memory" } else { "?" };
         return format!("{memory}{}", how.to_lowercase());
     };
     let backup = if path.contains("/backup") { ", backup" } else { "" };
@@ -144,6 +146,7 @@ fn object_of(call: &str, arguments: &str) -> String {
         name if name.ends_with(".seg.tmp") => "new segment",
         name if name.ends_with(".seg") => "segment",
         name if name.ends_with("MANIFEST.tmp") => "new manifest",
+        "MANIFEST.next" => "next manifest",
         "MANIFEST" => "manifest",
         "LOCK" => "lock",
         name if name.starts_with("spare") => "spare",
@@ -179,9 +182,17 @@ mod tests {
                 "fallocate(7</w/store/05-e5.seg>, FALLOC_FL_PUNCH_HOLE, 0, 9) = ?",
                 "fallocate segment, punch hole",
             ),
-            ("rename(\"/w/store/MANIFEST.tmp\", \"/w/store/MANIFEST\") = ?", "rename new manifest"),
+            (
+                "renameat(5</w/store>, \"MANIFEST.tmp\", 5</w/store>, \"MANIFEST\") = ?",
+                "renameat new manifest",
+            ),
+            (
+                "renameat2(5</w/store>, \"MANIFEST.next\", 5</w/store>, \"MANIFEST\", 2) = ?",
+                "renameat2 next manifest",
+            ),
+            ("msync(0x7f7304d2c000, 1048576, MS_SYNC) = ?", "msync memory"),
             ("openat(AT_FDCWD</w>, \"/w/store/LOCK\", O_RDWR|O_CLOEXEC) = ?", "openat lock"),
-            ("unlink(\"/w/backup.03.tmp/05-e5.seg\") = ?", "unlink segment, backup"),
+            ("unlinkat(5</w/backup.03.tmp>, \"05-e5.seg\", 0) = ?", "unlinkat segment, backup"),
             ("unlinkat(5</w/backup.old>, \"LOCK\", 0) = ?", "unlinkat lock, backup"),
             ("munmap(0x7f7304d2c000, 1048576) = ?", "munmap memory"),
             ("madvise(0x7f, 207, MADV_POPULATE_WRITE) = ?", "madvise memory, populate write"),
@@ -213,7 +224,8 @@ mod tests {
             (2, [&writing[..3], &batch[..], &writing[3..]].concat(), "batch"),
             (1, [&writing[..], &[Event::Closing]].concat(), "closing"),
         ] {
-            let of = format!("1 fsync(5</w/store>) = 0\n{number} unlink(\"/w/store/1.seg\") = ?\n");
+            let unlink = "unlinkat(5</w/store>, \"1.seg\", 0) = ?";
+            let of = format!("1 fsync(5</w/store>) = 0\n{number} {unlink}\n");
             fs::write(&trace, of).unwrap();
             let mut steps = Steps::default();
             steps.note(&trace, &events).unwrap();
