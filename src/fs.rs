@@ -5,6 +5,9 @@
 //! ([`Directory`]). A path is resolved once, when the store is opened; afterwards it only serves
 //! messages. So a process that changes its working directory, a directory that is moved, and
 //! another store that is created at the old path do no harm.
+//!
+//! F2: the file under the name `MANIFEST.next` is written to only while the device is known to have
+//! `MANIFEST` as the name of another file. So power loss leaves a whole manifest.
 
 mod directory;
 mod lock;

@@ -5,7 +5,7 @@ use super::{
     TEMPORARY_ENDING, no_regular_file, no_room, parse_segment_name, start_of, sync, temporary,
 };
 use crate::error::Error;
-use crate::sync::unmodelled::Arc;
+use crate::sync::unmodelled::{Arc, AtomicBool, Ordering};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, retry_on_intr};
 use std::ffi::OsStr;
@@ -71,6 +71,9 @@ pub(super) fn parent(path: &Path) -> &Path {
 #[derive(Clone, Debug)]
 pub struct Directory {
     file: Arc<File>,
+    /// Whether power loss leaves `MANIFEST` and `MANIFEST.next` to the files that have these names
+    /// now [F2]. A handle that was just opened does not know.
+    settled: Arc<AtomicBool>,
     /// As the caller gave it, for messages.
     path: PathBuf,
 }
@@ -91,7 +94,7 @@ impl Directory {
     fn at(parent: BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> io::Result<Self> {
         let flags = DIRECTORY | OFlags::CLOEXEC;
         let fd = retry_on_intr(|| rustix::fs::openat(parent, name, flags, Mode::empty()))?;
-        Ok(Self { file: Arc::new(File::from(fd)), path })
+        Ok(Self { file: Arc::new(File::from(fd)), settled: Arc::default(), path })
     }
 
     /// Its path as the caller gave it, for messages only.
@@ -229,7 +232,7 @@ impl Directory {
     /// Elsewhere, and if that file is missing, too small, or no plain file, it is done as any
     /// [`replace`](Directory::replace).
     pub fn replace_manifest(&self, bytes: &[u8]) -> Result<(), Error> {
-        if !self.exchange_manifest(bytes).unwrap_or(false) {
+        if !self.exchange_manifest(bytes).map_err(no_room)? {
             self.replace(MANIFEST, bytes)?;
         }
         // Without room for it the next one is replaced as any file.
@@ -239,25 +242,55 @@ impl Directory {
 
     /// Whether the manifest was replaced by the file that is kept for it.
     fn exchange_manifest(&self, bytes: &[u8]) -> io::Result<bool> {
-        if !self.has(MANIFEST) || !self.has(NEXT_MANIFEST) {
+        let Some(next) = self.next_manifest(bytes.len() as u64) else { return Ok(false) };
+        if self.write_next_manifest(&next, bytes).is_err() {
+            // After a failed flush the kernel may take its pages for written.
+            drop(self.remove_if_there(NEXT_MANIFEST));
             return Ok(false);
         }
-        let next = self.open_regular(NEXT_MANIFEST, true)?;
-        let about = next.metadata()?;
-        let fits = about.len() >= bytes.len() as u64 && about.blocks() * 512 >= about.len();
-        if !fits || about.nlink() > 1 || about.len() > MANIFEST_BYTES_MAX {
+        // Relaxed, here and below: the lock of the catalog lets one thread at a time in here.
+        self.settled.store(false, Ordering::Relaxed);
+        let (here, exchange) = (self.fd(), RenameFlags::EXCHANGE);
+        let exchanged = retry_on_intr(|| {
+            rustix::fs::renameat_with(here, NEXT_MANIFEST, here, MANIFEST, exchange)
+        });
+        if exchanged.is_err() {
             return Ok(false);
+        }
+        if let Err(error) = self.sync() {
+            // The old manifest, which power loss may bring back. The next sync may be told of no
+            // error, so nobody is to write to it.
+            drop(self.remove_if_there(NEXT_MANIFEST));
+            return Err(error);
+        }
+        // Relaxed: as above.
+        self.settled.store(true, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// The file for the next manifest, if it takes one of this length in blocks that it has.
+    fn next_manifest(&self, len: u64) -> Option<File> {
+        if !self.has(MANIFEST) || !self.has(NEXT_MANIFEST) {
+            return None;
+        }
+        let next = self.open_regular(NEXT_MANIFEST, true).ok()?;
+        let about = next.metadata().ok()?;
+        let fits = (len..=MANIFEST_BYTES_MAX).contains(&about.len());
+        (fits && about.nlink() == 1 && about.blocks() * 512 >= about.len()).then_some(next)
+    }
+
+    /// Writes the next manifest in place. A process that was killed after it had exchanged the
+    /// names may have left the manifest of the device under this one [F2]: the names come first.
+    fn write_next_manifest(&self, next: &File, bytes: &[u8]) -> io::Result<()> {
+        // Relaxed: as in `exchange_manifest`.
+        if !self.settled.load(Ordering::Relaxed) {
+            self.sync()?;
         }
         let mut padded = bytes.to_vec();
-        padded.resize(about.len() as usize, 0);
+        let len = usize::try_from(next.metadata()?.len()).map_err(io::Error::other)?;
+        padded.resize(len.max(bytes.len()), 0);
         next.write_all_at(&padded, 0)?;
-        sync(&next)?;
-        let exchange = RenameFlags::EXCHANGE;
-        retry_on_intr(|| {
-            rustix::fs::renameat_with(self.fd(), NEXT_MANIFEST, self.fd(), MANIFEST, exchange)
-        })?;
-        self.sync()?;
-        Ok(true)
+        sync(next)
     }
 
     /// Sees to it that the file for the next manifest has its blocks, for one twice as long.

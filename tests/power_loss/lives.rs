@@ -9,6 +9,7 @@ use super::life::{self, Writer};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use stratalog::internals::format::header::FLUSH_AT;
+use stratalog::internals::format::manifest::Manifest;
 
 fn forget_flush_notes(store: &Path) {
     let segments = std::fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
@@ -75,4 +76,43 @@ fn a_kill_in_a_compaction_another_one_and_power_loss_lose_nothing_durable() {
             }
         }
     }
+}
+
+/// A kill at any moment of a compaction, the one after two manifests have exchanged their names
+/// among them; another process that replaces the manifest; then power loss: the device has a whole
+/// manifest under its name, be the first exchange undone.
+#[test]
+fn a_kill_while_a_manifest_is_replaced_another_process_and_power_loss_leave_a_whole_one() {
+    let place = super::scratch();
+    let device = Device::new(place.path(), Honesty::Honest, 1);
+    let me = Some(std::thread::current().id());
+    device.watch(1, me);
+    let fill_and_compact = |root: &Path| {
+        let store = life::open(&root.join("store")).unwrap();
+        for n in 0..4u32 {
+            store.put(b"a", &[1.0; 16], n.to_le_bytes()).unwrap();
+        }
+        store.compact().unwrap();
+        device.capture();
+    };
+    fill_and_compact(place.path());
+    drop(device.take());
+    fill_and_compact(place.path());
+    let mut checked = 0;
+    for (n, kill) in device.stop().iter().enumerate() {
+        let root = super::scratch();
+        let again = kill.go_on_at(root.path(), 7);
+        again.watch(1, me);
+        fill_and_compact(root.path());
+        for (m, capture) in again.stop().iter().enumerate() {
+            for seed in 0..16 {
+                let image = capture.cut(Cut { seed, unit: 64, new: 50 });
+                let manifest = image[Path::new("store/MANIFEST")].as_ref().unwrap();
+                let decoded = Manifest::decode(manifest);
+                assert!(decoded.is_ok(), "killed at {n}, power lost at {m}: {decoded:?}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 100, "{checked}");
 }
