@@ -10,22 +10,22 @@ use crate::log::{Need, Source};
 use crate::memory::{Folios, MmapMemory};
 use crate::segment::Segment;
 use crate::sync::lock;
-use crate::sync::unmodelled::{AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::sync::unmodelled::{AtomicU8, AtomicU64, Mutex, Ordering, thread};
 use crossbeam_utils::atomic::AtomicCell;
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Wakes the background threads. A writer only adds to a counter and unparks them.
 #[derive(Debug, Default)]
 pub struct Bell {
     rung: AtomicU64,
-    threads: Mutex<Vec<crate::sync::unmodelled::thread::Thread>>,
+    threads: Mutex<Vec<thread::Thread>>,
 }
 
 impl Bell {
     /// Names a thread to wake.
-    pub fn add_thread(&self, thread: crate::sync::unmodelled::thread::Thread) {
+    pub fn add_thread(&self, thread: thread::Thread) {
         lock(&self.threads).push(thread);
     }
 
@@ -49,7 +49,7 @@ impl Bell {
     /// Waits for the next ring, or until the time is over.
     pub fn wait(&self, seen: u64, at_most: Duration) {
         if self.heard() == seen {
-            crate::sync::unmodelled::thread::park_timeout(at_most);
+            thread::park_timeout(at_most);
         }
     }
 }
@@ -57,45 +57,76 @@ impl Bell {
 /// A disk with room for fewer segments than this is nearly full.
 const NEARLY_FULL: u64 = 16;
 
+/// How long compaction waits for a spare that another thread makes just now.
+const SPARE_WAIT: Duration = Duration::from_secs(1);
+
 /// A file that keeps room back. Nobody holds a lock while it is made, or taken: a thread that is
-/// stopped in either stops nobody else.
+/// stopped in either stops no writer.
 #[derive(Default)]
 struct Spare {
     file: AtomicCell<Option<Box<(fs::NewSegmentFile, File)>>>,
-    /// The name is in use: the file is there, or is being made just now.
-    named: AtomicBool,
+    /// [`ABSENT`], [`MAKING`] or [`KEPT`]: its name is in use but for the first.
+    state: AtomicU8,
 }
+
+/// There is no spare.
+const ABSENT: u8 = 0;
+/// It is being made just now, or taken.
+const MAKING: u8 = 1;
+/// It is there.
+const KEPT: u8 = 2;
 
 impl std::fmt::Debug for Spare {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Spare").field("named", &self.named).finish_non_exhaustive()
+        f.debug_struct("Spare").field("state", &self.state).finish_non_exhaustive()
     }
 }
 
 impl Spare {
-    /// Makes the file, unless it is there or somebody makes it just now.
+    /// Makes the file, unless it is there or somebody makes it just now. Whether it is there.
     fn make(
         &self,
         make: impl FnOnce() -> Result<(fs::NewSegmentFile, File), Error>,
-    ) -> Result<(), Error> {
-        // Acquire: pairs with the Release below; the name is free.
-        if self.named.swap(true, Ordering::Acquire) {
-            return Ok(());
+    ) -> Result<bool, Error> {
+        // Acquire: pairs with the Release stores below; the name is free. Relaxed on failure:
+        // nothing is read from who makes it.
+        let began =
+            self.state.compare_exchange(ABSENT, MAKING, Ordering::Acquire, Ordering::Relaxed);
+        if let Err(state) = began {
+            return Ok(state == KEPT);
         }
         let made = make();
         // Release: pairs with the Acquire above.
-        let made = made.inspect_err(|_| self.named.store(false, Ordering::Release))?;
+        let made = made.inspect_err(|_| self.state.store(ABSENT, Ordering::Release))?;
+        // Before the file can be taken: who takes it frees the name.
+        self.state.store(KEPT, Ordering::Release);
         self.file.store(Some(Box::new(made)));
-        Ok(())
+        Ok(true)
     }
 
     /// Hands the file over, if it is there, to what gives it another name or removes it.
     fn take<R>(&self, then: impl FnOnce((fs::NewSegmentFile, File)) -> R) -> Option<R> {
         let file = self.file.take()?;
+        // Relaxed: a hint, that it is gone.
+        self.state.store(MAKING, Ordering::Relaxed);
         let done = then(*file);
-        // Release: as above.
-        self.named.store(false, Ordering::Release);
+        // Release: pairs with the Acquire in `make`.
+        self.state.store(ABSENT, Ordering::Release);
         Some(done)
+    }
+
+    /// The same, and waits, not for long, while somebody makes it.
+    fn take_when_made<R>(&self, then: impl Fn((fs::NewSegmentFile, File)) -> R) -> Option<R> {
+        let began = Instant::now();
+        loop {
+            let taken = self.take(&then);
+            // Relaxed: a hint; the file itself says whether it is there.
+            let absent = self.state.load(Ordering::Relaxed) == ABSENT;
+            if taken.is_some() || absent || began.elapsed() > SPARE_WAIT {
+                return taken;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -295,15 +326,20 @@ impl Files {
 impl Files {
     /// On a disk that is nearly full, keeps room for two segments back, so that it can be emptied;
     /// on any other, keeps nothing. Whether it is nearly full.
+    ///
+    /// `StorageFull` if there is no room for a spare that is not there: then nothing may grow.
     pub fn keep_spares(&self) -> Result<bool, Error> {
         let free = self.directory.free_bytes()?;
         let near = self.segment_bytes.saturating_mul(NEARLY_FULL);
-        for (spare, name) in self.spares.iter().zip(fs::SPARES) {
+        // The one for copies first: what compaction gives back is room for the other.
+        for (spare, name) in self.spares.iter().zip(fs::SPARES).rev() {
             if free > near.saturating_mul(2) {
                 spare.take(drop);
             } else if free < near {
                 let make = || fs::NewSegmentFile::create(&self.directory, name, self.segment_bytes);
-                spare.make(make)?;
+                if !spare.make(make)? && free < self.segment_bytes {
+                    return Err(Error::StorageFull);
+                }
             }
         }
         Ok(free <= near.saturating_mul(2))
@@ -311,10 +347,14 @@ impl Files {
 
     fn use_spare(&self, id: SegmentId) -> Result<Segment<MmapMemory>, Error> {
         let [for_removals, for_copies] = &self.spares;
-        let spare = if id.role == Role::Copies { for_copies } else { for_removals };
-        let named = spare.take(|(mut new, file)| {
+        let name = |(mut new, file): (fs::NewSegmentFile, File)| {
             new.rename(&fs::segment_name(id.sequence, id.salt)).map(|()| (new, file))
-        });
+        };
+        let named = match id.role {
+            // A removal waits for nobody.
+            Role::Log => for_removals.take(name),
+            Role::Copies => for_copies.take_when_made(name),
+        };
         let segment = self.make(named.ok_or(Error::StorageFull)??, id, |_| ())?;
         if id.role == Role::Log {
             segment.keep_for_removals();
@@ -352,9 +392,8 @@ impl Source<MmapMemory> for Files {
         self.directory.allocated_bytes(&fs::segment_name(segment.sequence(), segment.salt()))
     }
 
-    fn keep_room(&self) {
-        // Without room for them the segment will find none either.
-        drop(self.keep_spares());
+    fn keep_room(&self) -> Result<(), Error> {
+        self.keep_spares().map(drop)
     }
 }
 
@@ -368,7 +407,7 @@ mod tests {
         let spare = Spare::default();
         let made = spare.make(|| {
             assert!(spare.take(|_| ()).is_none(), "it is not there yet");
-            assert!(spare.make(|| panic!("it is being made")).is_ok());
+            assert!(!spare.make(|| panic!("it is being made")).unwrap());
             Err(Error::StorageFull)
         });
         assert!(matches!(made, Err(Error::StorageFull)));
@@ -376,7 +415,7 @@ mod tests {
         let directory = fs::Directory::open(dir.path()).unwrap();
         let make = || fs::NewSegmentFile::create(&directory, fs::SPARES[0], 4096);
         for _ in 0..2 {
-            spare.make(make).unwrap();
+            assert!(spare.make(make).unwrap() && spare.make(make).unwrap());
             assert!(spare.take(drop).is_some() && spare.take(drop).is_none());
         }
     }

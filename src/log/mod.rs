@@ -59,9 +59,12 @@ pub trait Source<M: Memory>: Send + Sync {
     fn discard(&self, segment: &Segment<M>);
     /// The log will soon need another segment, or has just begun one. Must not wait.
     fn wake(&self);
-    /// A writer is about to make a segment itself: the room that is to be kept back goes first.
-    /// Must not wait for another thread.
-    fn keep_room(&self) {}
+    /// The room that is to be kept back goes first: before a writer makes a segment itself, and
+    /// after it, since others make some, too. An error: the log may not grow. Must not wait for
+    /// another thread.
+    fn keep_room(&self) -> Result<(), Error> {
+        Ok(())
+    }
     /// Bytes allocated to what stands behind a segment.
     fn disk_bytes(&self, _segment: &Segment<M>) -> u64 {
         0
@@ -341,11 +344,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let next = match prepared {
             Some(next) => next,
             None => {
-                // A store of one segment has nothing to give back yet.
-                if need == Need::ToGrow && self.in_use(guard).nth(1).is_some() {
-                    self.source.keep_room();
-                }
-                let segment = self.source.create(self.take_sequence()?, Role::Log, need)?;
+                let segment = self.make_to_go_on(guard, need)?;
                 self.adopt(Arc::new(segment))?
             }
         };
@@ -362,6 +361,18 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         }
         self.install(epoch, guard, current, next);
         Ok(())
+    }
+
+    /// A new segment for records, if the room that is kept back is not touched by it.
+    fn make_to_go_on(&self, guard: &Guard, need: Need) -> Result<Segment<M>, Error> {
+        // A store of one segment has nothing to give back yet.
+        if need == Need::ToFree || self.in_use(guard).nth(1).is_none() {
+            return self.source.create(self.take_sequence()?, Role::Log, need);
+        }
+        self.source.keep_room()?;
+        let segment = self.source.create(self.take_sequence()?, Role::Log, need)?;
+        self.source.keep_room().inspect_err(|_| self.source.discard(&segment))?;
+        Ok(segment)
     }
 
     fn install(&self, epoch: &Epoch, guard: &Guard, current: u64, next: TableIndex) {
