@@ -34,7 +34,7 @@ use crate::log::Log;
 use crate::memory::{Memory, MmapMemory};
 use crate::options::Recovery;
 use crate::report::{Counted, Damage, RecoveryReport};
-use crate::segment::{Geometry, Mark, Segment};
+use crate::segment::{Geometry, Inherited, Mark, Segment};
 use crate::sync::unmodelled::Arc;
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -66,6 +66,8 @@ pub struct Leftovers {
 /// One segment on its way into the engine.
 struct Candidate {
     segment: Arc<Segment<MmapMemory>>,
+    /// What its header said when it was found.
+    inherited: Inherited,
     /// Slots at or above do not count.
     limit: u32,
     /// Frames of slots at or above are checked now.
@@ -84,10 +86,11 @@ struct Candidate {
 
 impl Candidate {
     fn new(segment: Arc<Segment<MmapMemory>>, limit: u32, flaw: Option<collect::Flaw>) -> Self {
-        let trusted = segment.durable_end().min(limit);
+        let inherited = segment.inherited();
+        let trusted = inherited.durable_end.min(limit);
         let walked = scan::Walked::default();
         let (cut, each, unproven) = (false, false, Vec::new());
-        Self { segment, limit, trusted, cut, each, unproven, flaw, walked }
+        Self { segment, inherited, limit, trusted, cut, each, unproven, flaw, walked }
     }
 
     /// It holds copies of records, each of which stands for itself: nothing before or behind it is
@@ -122,7 +125,7 @@ impl Candidate {
     /// Slots below this were decided and flushed once. Of a flawed segment nothing is known, and
     /// nothing will be added: whatever is missing there was lost.
     fn durable(&self) -> u32 {
-        if self.flaw.is_some() { self.limit } else { self.segment.durable_end().min(self.limit) }
+        if self.flaw.is_some() { self.limit } else { self.inherited.durable_end.min(self.limit) }
     }
 }
 
@@ -220,7 +223,7 @@ fn begin_writing(
 /// Whether the power may have failed since the store was open for writing.
 fn rebooted(engine: &FileEngine, candidates: &[Candidate]) -> bool {
     let boot_id = engine.log().source().boot_id();
-    candidates.iter().any(|candidate| !scan::is_of_boot(&candidate.segment, boot_id))
+    candidates.iter().any(|candidate| !candidate.inherited.is_of_boot(boot_id))
 }
 
 /// If the last segment of the log is gone, because compaction has emptied it, or missing, nobody
@@ -327,8 +330,8 @@ fn decide(
         last.flaw.is_none()
             && !last.cut
             && !last.each
-            && scan::is_of_boot(&last.segment, boot_id)
-            && last.segment.sealed().is_none()
+            && last.inherited.is_of_boot(boot_id)
+            && !last.inherited.sealed
             && scan::cursor_is_sound(last)
     };
     let last = candidates.iter().rfind(|candidate| !candidate.holds_copies());
@@ -373,10 +376,9 @@ fn decide_segment(
 ) -> Result<(), Error> {
     let boot_id = engine.log().source().boot_id();
     let segment = &*candidate.segment;
-    let rebooted = !scan::is_of_boot(segment, boot_id);
-    let sealed = segment.sealed().is_some();
+    let rebooted = !candidate.inherited.is_of_boot(boot_id);
     if candidate.holds_copies() {
-        scan::decide_copies(engine, segment, candidate.limit);
+        scan::decide_copies(engine, candidate);
         if !candidate.is_settled() && candidate.flaw.is_none() {
             // Nobody goes on with it. Where the file system cannot do this, the space stays taken.
             let end = candidate.walked.end;
@@ -391,7 +393,7 @@ fn decide_segment(
     for slot in &candidate.unproven {
         segment.void(SlotNumber(*slot));
     }
-    let closed = sealed && segment.is_full();
+    let closed = candidate.inherited.sealed && segment.is_full();
     if !goes_on && candidate.flaw.is_none() && (!closed || candidate.cut) {
         // Power loss may have taken slots without a trace, and the LSNs given with them must not be
         // given again; and no segment but the active one is without a seal [D5].

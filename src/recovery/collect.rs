@@ -204,8 +204,8 @@ fn may_follow(candidate: &Candidate, sequence: Sequence, boot_id: [u64; 2]) -> b
     }
     // Records that may have reached the device before the header did.
     let loose =
-        !super::scan::is_of_boot(segment, boot_id) && candidate.trusted == 0 && candidate.limit > 0;
-    match segment.predecessor() {
+        !candidate.inherited.is_of_boot(boot_id) && candidate.trusted == 0 && candidate.limit > 0;
+    match candidate.inherited.predecessor {
         Some((before, _)) if before >= sequence => before == sequence,
         Some((_, true)) => false,
         _ => loose,

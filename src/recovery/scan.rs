@@ -72,7 +72,7 @@ pub(super) fn limit(
         if candidate.holds_copies() {
             continue;
         }
-        if is_of_boot(&candidate.segment, boot) && !cutting || wholly_durable && !open_ended {
+        if candidate.inherited.is_of_boot(boot) && !cutting || wholly_durable && !open_ended {
             continue;
         }
         report.counted = Counted::Prefix;
@@ -89,16 +89,11 @@ pub(super) fn limit(
     }
 }
 
-/// Whether a segment was last open for writing under this boot. An unknown boot is none.
-pub(super) fn is_of_boot<M: Memory>(segment: &Segment<M>, boot: [u64; 2]) -> bool {
-    boot != UNKNOWN_BOOT && segment.boot_id() == boot
-}
-
 /// Whether something was not known to be durable, and nobody knows whether the system has booted
 /// since: now, or when it was written, the kernel did not tell the boot id.
 fn is_unknown(candidates: &[Candidate], boot: [u64; 2]) -> bool {
     let log = || candidates.iter().filter(|c| c.flaw.is_none() && !c.holds_copies());
-    let unknown = || log().any(|candidate| candidate.segment.boot_id() == UNKNOWN_BOOT);
+    let unknown = || log().any(|candidate| candidate.inherited.boot_id == UNKNOWN_BOOT);
     (boot == UNKNOWN_BOOT || unknown())
         && log().any(|candidate| candidate.trusted < candidate.limit)
 }
@@ -171,10 +166,10 @@ fn open_ended(candidates: &[Candidate]) -> Vec<bool> {
             if candidate.holds_copies() {
                 return false;
             }
-            let open_ended = candidate.segment.sealed().is_none() && younger && !durable;
+            let open_ended = !candidate.inherited.sealed && younger && !durable;
             younger |= candidate.limit > 0;
-            let begun = candidate.segment.predecessor().is_some_and(|(_, settled)| settled);
-            durable |= candidate.segment.durable_end() > 0 || begun;
+            let begun = candidate.inherited.predecessor.is_some_and(|(_, settled)| settled);
+            durable |= candidate.inherited.durable_end > 0 || begun;
             open_ended
         })
         .collect();
@@ -474,11 +469,12 @@ pub(super) fn finish_moves(engine: &FileEngine, candidate: &Candidate) -> Result
 }
 
 /// Step 4's part for copies: those that count are put in force, all others are void for good.
-pub(super) fn decide_copies(engine: &FileEngine, segment: &Segment<MmapMemory>, limit: u32) {
+pub(super) fn decide_copies(engine: &FileEngine, candidate: &Candidate) {
     let guard = engine.epoch().pin();
-    let trusted = segment.durable_end();
+    let segment = &*candidate.segment;
+    let trusted = candidate.inherited.durable_end;
     let (mut void, mut in_force) = (Vec::new(), Vec::new());
-    for (slot, state) in segment.slots(limit) {
+    for (slot, state) in segment.slots(candidate.limit) {
         match state {
             SlotState::Void => {}
             SlotState::Copy(_, body) => {

@@ -68,6 +68,28 @@ impl Life {
     }
 }
 
+/// What the process before this one has left in the header of a segment: recovery reads it once,
+/// before it changes anything, and decides by that alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Inherited {
+    /// Every slot below it survives power loss; 0 where it was never stored, or is damaged.
+    pub durable_end: u32,
+    /// It was sealed: writers had come to its end, or an opening had judged it.
+    pub sealed: bool,
+    /// The boot under which it was last open for writing.
+    pub boot_id: [u64; 2],
+    /// As [`Segment::predecessor`].
+    pub predecessor: Option<(Sequence, bool)>,
+}
+
+impl Inherited {
+    /// Whether the segment was last open for writing under this boot. An unknown boot is none.
+    #[must_use]
+    pub fn is_of_boot(&self, boot: [u64; 2]) -> bool {
+        boot != UNKNOWN_BOOT && self.boot_id == boot
+    }
+}
+
 /// The mark before the first slot.
 fn start_of(segment_bytes: usize) -> Mark {
     Mark { slot: 0, floor: Units((segment_bytes / UNIT_BYTES) as u32) }
@@ -256,6 +278,19 @@ impl<M: Memory> Segment<M> {
 
 /// The device: the durable mark, and what an opening asks the header.
 impl<M: Memory> Segment<M> {
+    /// What its header says of the process before this one.
+    #[must_use]
+    pub fn inherited(&self) -> Inherited {
+        // Relaxed: only recovery reads and writes the boot id, alone.
+        let boot = |at| self.memory.word(header::BOOT_AT + at).load(Ordering::Relaxed);
+        Inherited {
+            durable_end: self.durable_end(),
+            sealed: self.sealed().is_some(),
+            boot_id: [0, 8].map(boot),
+            predecessor: self.predecessor(),
+        }
+    }
+
     /// Slots below this mark are decided and on the device, this process knows [SL2].
     pub fn flushed(&self) -> Mark {
         // Acquire: pairs with the Release in `set_flushed`; whoever sees the mark of a segment sees
@@ -351,17 +386,10 @@ impl<M: Memory> Segment<M> {
         }
     }
 
-    /// The boot id under which the segment was last opened for writing.
-    #[must_use]
-    pub fn boot_id(&self) -> [u64; 2] {
-        // Relaxed: only recovery reads and writes it, alone.
-        [0, 8].map(|at| self.memory.word(header::BOOT_AT + at).load(Ordering::Relaxed))
-    }
-
     /// Notes the boot id of this opening.
     pub fn set_boot_id(&self, boot: [u64; 2]) {
         for (n, half) in boot.into_iter().enumerate() {
-            // Relaxed: as in `boot_id`.
+            // Relaxed: as in `inherited`.
             self.memory.word(header::BOOT_AT + n * 8).store(half, Ordering::Relaxed);
         }
     }
@@ -381,7 +409,7 @@ impl<M: Memory> Segment<M> {
         // Relaxed: as in `note_flush`.
         let word = self.memory.word(header::FLUSH_AT).load(Ordering::Relaxed);
         let of = |boot| header::decode_flush(word, boot, self.salt);
-        let other = if boot == UNKNOWN_BOOT { self.boot_id() } else { UNKNOWN_BOOT };
+        let other = if boot == UNKNOWN_BOOT { self.inherited().boot_id } else { UNKNOWN_BOOT };
         match of(boot) {
             FlushNote::Ended => of(other),
             note => note,

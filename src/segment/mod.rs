@@ -27,7 +27,7 @@ mod writer;
 pub use ahead::Ahead;
 pub use directory::{Mark, Slots};
 pub use expiry::Look;
-pub use life::Reclaiming;
+pub use life::{Inherited, Reclaiming};
 pub use moved::{Moves, TagTooLarge};
 pub use reader::{Frame, FrameDamage, Put};
 pub use shared::SharedFrame;

@@ -218,6 +218,16 @@ fn answers_that_cannot_be_are_seen_while_it_runs() {
     assert!(oracle.note(&torn).is_err());
 }
 
+/// Without an acknowledgement nobody knows whether an update from before the get found the put.
+#[test]
+fn a_put_that_only_a_get_has_shown_may_have_been_updated_before() {
+    let mut events = vec![begin(1, OWN, true), bump(2, OWN), bumped(2, 1)];
+    events.extend(look(OWN, tagged(1, 1)));
+    events.extend([bump(3, OWN), bumped(3, 2), bump(4, OWN)]);
+    let mut oracle = after(&events);
+    assert_eq!(oracle.note(&bumped(4, 4)).unwrap_err().kind, Kind::Wrong);
+}
+
 #[test]
 fn a_tag_lies_between_the_updates_that_were_acknowledged_and_those_that_began() {
     let mut events = vec![begin(1, OWN, true), put(1)];
