@@ -100,7 +100,19 @@ fn without_a_byte_left_what_is_dead_is_compacted() {
     assert!(store.verify().unwrap().is_clean());
 }
 
-/// Whatever is in the file for the next manifest, it is not read.
+/// A store that never replaced its manifest may be on the full disk, too.
+#[test]
+fn the_file_for_the_next_manifest_is_there_from_the_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    assert!(path.join("MANIFEST.next").is_file());
+    put(&store, 1).unwrap();
+    store.backup(dir.path().join("copy")).unwrap();
+    assert!(dir.path().join("copy/MANIFEST.next").is_file());
+}
+
+/// The file for the next manifest is not read.
 #[test]
 fn the_file_for_the_next_manifest_means_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -209,8 +209,7 @@ impl Directory {
         Ok(place)
     }
 
-    /// Replaces a file's contents in one step: a crash leaves the old ones or the new.
-    pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let unfinished = temporary(name);
         self.remove_if_there(&unfinished)?;
         let written = self.create_new(&unfinished).and_then(|mut file| {
@@ -229,8 +228,8 @@ impl Directory {
     ///
     /// The new one is written over a file that has its blocks already, which then changes names
     /// with the old one. So where a file system overwrites blocks in place, this takes no room.
-    /// Elsewhere, and if that file is missing, too small, or no plain file, it is done as any
-    /// [`replace`](Directory::replace).
+    /// Elsewhere, and if that file is missing, too small, or no plain file, the bytes are written
+    /// to a temporary file, which is renamed.
     pub fn replace_manifest(&self, bytes: &[u8]) -> Result<(), Error> {
         if !self.exchange_manifest(bytes).map_err(no_room)? {
             self.replace(MANIFEST, bytes)?;

@@ -76,7 +76,7 @@ impl Store {
             })?;
             drop(copy);
         }
-        directory.replace(fs::MANIFEST, &manifest.encode())
+        directory.replace_manifest(&manifest.encode())
     }
 }
 

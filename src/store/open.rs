@@ -210,7 +210,7 @@ impl Options {
             dropped: Vec::new(),
             nature: Nature::default(),
         };
-        directory.replace(fs::MANIFEST, &manifest.encode())
+        directory.replace_manifest(&manifest.encode())
     }
 
     /// What was given on opening must be the store's own.
