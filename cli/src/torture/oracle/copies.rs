@@ -8,6 +8,9 @@
 //! - B4: a batch of which one write is in it is in it as a whole.
 //! - B5: what is in it was in the store, so it has happened: the opening after the kill shows it.
 //! - B6: one that has returned is there.
+//! - B7: a put that had not returned when it began may be in it with a lower LSN than the put
+//!   returns, if that one is above all of the backup: a newer conditional write of the id had the
+//!   put appended again (DESIGN 4.2, W3), and the backup ends between the two.
 
 use super::{Kind, Op, Oracle, PENDING, Violation, wrong};
 use crate::torture::value::{Found, Key, Span, Version};
@@ -35,7 +38,7 @@ impl Oracle {
             found.iter().filter_map(|(_, found, _)| found.version()).collect();
         let places = self.places();
         let members = self.members_of_batches(&seen);
-        let past = self.as_of(ended, found, &members, &places);
+        let past = self.as_of((began, ended), found, &members, &places);
         let mut violations = Vec::new();
         for &(key, found, span) in found {
             if let Err(violation) = past.judge_at(key, found, began, span) {
@@ -82,7 +85,7 @@ impl Oracle {
     /// What was known when a backup ended, and what its own contents prove.
     fn as_of(
         &self,
-        ended: u64,
+        (began, ended): (u64, u64),
         found: &[(Key, Found, Span)],
         members: &[Version],
         places: &HashMap<Version, (Key, usize)>,
@@ -98,6 +101,8 @@ impl Oracle {
         for ops in &mut past.ops {
             ops.retain(|op| op.begin <= ended);
             ops.iter_mut().filter(|op| op.lsn.is_some_and(|lsn| lsn <= reached)).for_each(prove);
+            // [B7]
+            ops.iter_mut().filter(|op| op.end > began && !op.proven).for_each(|op| op.lsn = None);
         }
         for bumps in &mut past.bumps {
             bumps.retain(|bump| bump.begin <= ended);

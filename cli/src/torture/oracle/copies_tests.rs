@@ -70,6 +70,19 @@ fn what_came_after_a_backup_is_not_in_it() {
     assert_eq!(kinds(&mut after(&events), [found(2, 0), NOTHING]), []);
 }
 
+/// A put that a newer conditional write has made be appended again, above the end of the backup.
+#[test]
+fn a_backup_may_hold_a_put_under_the_lsn_that_it_had_first() {
+    let first = Found::Version { version: Version(2), lsn: 15, tag: 0, expires: 0 };
+    let events = [&put(1, ONE)[..], &COPY[..1], &put(2, ONE), &COPY[1..]].concat();
+    assert_eq!(kinds(&mut after(&events), [first, NOTHING]), []);
+    // It had returned before the backup began, or the backup reaches further.
+    let events = [&put(1, ONE)[..], &put(2, ONE), &COPY].concat();
+    assert_ne!(kinds(&mut after(&events), [first, NOTHING]), []);
+    let events = [&COPY[..1], &put(2, ONE), &put(3, OTHER), &COPY[1..]].concat();
+    assert_ne!(kinds(&mut after(&events), [first, found(3, 0)]), []);
+}
+
 #[test]
 fn a_backup_is_as_of_one_lsn() {
     let events = [&put(1, ONE)[..], &COPY[..1], &put(2, ONE), &put(3, OTHER), &COPY[1..]].concat();
