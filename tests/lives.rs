@@ -456,9 +456,9 @@ fn a_sealed_segment_with_an_open_cursor_is_closed_by_opening_and_compacted() {
     assert!(store.contains("last"));
 }
 
-/// Every opening after a reboot, and every one where the boot is unknown, seals the youngest segment
-/// and leaves the next put to begin another one. Each took its full size for good: nothing in it was
-/// dead, so compaction left it alone. (mutation: sealed-early-kept)
+/// Every opening after a reboot, and every one where the boot is unknown, seals the youngest
+/// segment and leaves the next put to begin another one. Each took its full size for good: nothing
+/// in it was dead, so compaction left it alone. (mutation: sealed-early-kept)
 #[test]
 fn segments_that_openings_have_sealed_early_do_not_pile_up() {
     for (boot, kind) in

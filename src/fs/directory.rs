@@ -47,7 +47,12 @@ pub fn create_directory(path: &Path) -> Result<(), Error> {
     for ancestor in path.ancestors().filter(|path| !path.as_os_str().is_empty()) {
         match ancestor.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(ancestor),
-            _ => break,
+            _ => {
+                if let Ok(found) = Directory::open(ancestor) {
+                    found.sync_name()?;
+                }
+                break;
+            }
         }
     }
     for directory in missing.into_iter().rev() {
@@ -143,6 +148,19 @@ impl Directory {
     /// Makes creations, renames and removals in it survive power loss.
     pub fn sync(&self) -> io::Result<()> {
         sync(&self.file)
+    }
+
+    /// Makes the name of a directory that was found survive power loss: the process that made it
+    /// may have been killed before it had, or met an error.
+    pub fn sync_name(&self) -> io::Result<()> {
+        let above = Self::open_under(self, OsStr::new(".."), self.path.clone());
+        // A directory under a parent that may not be read was not made by this program, which
+        // syncs the parent; nor was a mount point.
+        let Ok(above) = above else { return Ok(()) };
+        if above.file.metadata()?.dev() == self.file.metadata()?.dev() {
+            above.sync()?;
+        }
+        Ok(())
     }
 
     /// Removes a file, or finds it gone.

@@ -156,8 +156,8 @@ fn reopened(image: &Image) -> (Contents, Vec<Capture>) {
 }
 
 /// Power is lost, the opening after it is killed at any of its flushes, the next one goes on and
-/// makes writes durable, and power is lost again: they are there, and what the first opening gave up
-/// is not. A seal that only the page cache had was taken for one that is on the device.
+/// makes writes durable, and power is lost again: they are there, and what the first opening gave
+/// up is not. A seal that only the page cache had was taken for one that is on the device.
 #[test]
 fn an_opening_killed_between_two_power_losses_costs_nothing_durable_and_brings_nothing_back() {
     let capture = mostly_unflushed();
@@ -187,5 +187,32 @@ fn an_opening_killed_between_two_power_losses_costs_nothing_durable_and_brings_n
             let lost = format!("slot {slot} of segment {segment}, killed at {n}");
             assert!(fits(&found, &expected), "{lost}: {found:?} for {expected:?}");
         }
+    }
+}
+
+/// The process that made the store's directory was killed before that was on the device. The next
+/// one found the directory and took it for one that is.
+#[test]
+fn a_kill_while_a_store_is_created_another_process_and_power_loss_lose_nothing_durable() {
+    let place = super::scratch();
+    let device = Device::new(place.path(), Honesty::Honest, 1);
+    device.watch(1, Some(std::thread::current().id()));
+    drop(life::open(&place.path().join("parent/store")).unwrap());
+    let kills = device.stop();
+    assert!(kills.len() > 3, "{} moments", kills.len());
+    for (n, kill) in kills.iter().enumerate() {
+        let place = super::scratch();
+        let device = kill.go_on_at(place.path(), 2);
+        device.watch(0, None);
+        let store = life::open(&place.path().join("parent/store")).unwrap();
+        store.put("kept", &[1.0; 16], "durable").unwrap();
+        store.sync().unwrap();
+        device.capture();
+        let promised = device.stop().pop().unwrap();
+        drop(store);
+        let place = super::scratch();
+        device::write(&promised.cut(Cut { seed: 1, unit: 512, new: 0 }), place.path());
+        let store = life::open(&place.path().join("parent/store")).unwrap();
+        assert!(store.contains("kept"), "killed at {n}: {:?}", store.recovery());
     }
 }
