@@ -404,6 +404,7 @@ fn allocated(stat: &rustix::fs::Stat) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::NewSegmentFile;
     use super::*;
     use std::fs;
 
@@ -451,5 +452,22 @@ mod tests {
         assert!(directory.exchange_manifest(b"third").unwrap(), "the next one takes no room");
         assert!(directory.read_manifest().unwrap().starts_with(b"third"));
         assert_eq!(fs::read(&copy).unwrap(), before);
+    }
+
+    /// Each try to make a segment leaves a file otherwise, and the background tries for ever.
+    #[test]
+    fn a_new_file_whose_name_cannot_be_synced_is_removed_and_one_that_replaced_another_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // The kernel syncs nothing through such a descriptor, and does all else.
+        let fd = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+        let (file, path) = (Arc::new(File::from(fd)), dir.path().to_owned());
+        let directory = Directory { file, settled: Arc::default(), path };
+        for replaces in [false, true] {
+            let (new, file) = NewSegmentFile::create(&directory, "it", 4096).unwrap();
+            let named = if replaces { new.replace(&file) } else { new.finish(&file) };
+            assert!(named.is_err());
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), usize::from(replaces));
+        }
     }
 }
