@@ -26,7 +26,7 @@ use crate::durability::Durability;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::files::Files;
-use crate::format::header::{DIRECTORY_AT, Role, SegmentId};
+use crate::format::header::{DIRECTORY_AT, FlushNote, Role, SegmentId};
 use crate::format::ids::{Lsn, Sequence, SlotNumber, TableIndex};
 use crate::format::manifest::Manifest;
 use crate::index::Shape;
@@ -395,6 +395,11 @@ fn decide_segment(
     }
     let closed = candidate.inherited.sealed && segment.is_full();
     if !goes_on && candidate.flaw.is_none() && (!closed || candidate.cut) {
+        if candidate.cut {
+            // An opening that finds the seal finds no cut any more, and would not know that the
+            // device may not have it. So the note of its flush comes first [D10].
+            segment.note_flush(FlushNote::Begun, boot_id);
+        }
         // Power loss may have taken slots without a trace, and the LSNs given with them must not be
         // given again; and no segment but the active one is without a seal [D5].
         segment.seal_at(Mark { slot: candidate.limit, floor: candidate.walked.end.floor });

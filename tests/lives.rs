@@ -455,3 +455,36 @@ fn a_sealed_segment_with_an_open_cursor_is_closed_by_opening_and_compacted() {
     assert!(files[..2].iter().all(|file| !file.exists()), "removed bytes stay");
     assert!(store.contains("last"));
 }
+
+/// Every opening after a reboot, and every one where the boot is unknown, seals the youngest
+/// segment and leaves the next put to begin another one. Each took its full size for good: nothing
+/// in it was dead, so compaction left it alone. (mutation: sealed-early-kept)
+#[test]
+fn segments_that_openings_have_sealed_early_do_not_pile_up() {
+    for (boot, kind) in
+        [([7; 16], Compaction::Auto), ([0; 16], Compaction::Auto), ([7; 16], Compaction::Manual)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        for n in 0..24 {
+            let store = options().compaction(kind).open(&path).unwrap();
+            put(&store, n);
+            if kind == Compaction::Manual && n % 8 == 7 {
+                store.compact().unwrap();
+            }
+            store.close().unwrap();
+            for segment in segments(&path) {
+                edit(&segment, BOOT_AT, &boot);
+            }
+        }
+        let store = options().compaction(kind).open(&path).unwrap();
+        let begun = std::time::Instant::now();
+        let limit = std::time::Duration::from_secs(30);
+        while store.stats().segments > 10 && begun.elapsed() < limit {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(store.stats().segments <= 10, "{kind:?}, {boot:?}: {:?}", store.stats());
+        assert!((0..24).all(|n| has(&store, n)));
+        assert!(store.verify().unwrap().is_clean());
+    }
+}

@@ -47,7 +47,12 @@ pub fn create_directory(path: &Path) -> Result<(), Error> {
     for ancestor in path.ancestors().filter(|path| !path.as_os_str().is_empty()) {
         match ancestor.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(ancestor),
-            _ => break,
+            _ => {
+                if let Ok(found) = Directory::open(ancestor) {
+                    found.sync_name()?;
+                }
+                break;
+            }
         }
     }
     for directory in missing.into_iter().rev() {
@@ -143,6 +148,19 @@ impl Directory {
     /// Makes creations, renames and removals in it survive power loss.
     pub fn sync(&self) -> io::Result<()> {
         sync(&self.file)
+    }
+
+    /// Makes the name of a directory that was found survive power loss: the process that made it
+    /// may have been killed before it had, or met an error.
+    pub fn sync_name(&self) -> io::Result<()> {
+        let above = Self::open_under(self, OsStr::new(".."), self.path.clone());
+        // A directory under a parent that may not be read was not made by this program, which
+        // syncs the parent; nor was a mount point.
+        let Ok(above) = above else { return Ok(()) };
+        if above.file.metadata()?.dev() == self.file.metadata()?.dev() {
+            above.sync()?;
+        }
+        Ok(())
     }
 
     /// Removes a file, or finds it gone.
@@ -385,6 +403,7 @@ fn allocated(stat: &rustix::fs::Stat) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::NewSegmentFile;
     use super::*;
     use std::fs;
 
@@ -432,5 +451,22 @@ mod tests {
         assert!(directory.exchange_manifest(b"third").unwrap(), "the next one takes no room");
         assert!(directory.read_manifest().unwrap().starts_with(b"third"));
         assert_eq!(fs::read(&copy).unwrap(), before);
+    }
+
+    /// Each try to make a segment leaves a file otherwise, and the background tries for ever.
+    #[test]
+    fn a_new_file_whose_name_cannot_be_synced_is_removed_and_one_that_replaced_another_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // The kernel syncs nothing through such a descriptor, and does all else.
+        let fd = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+        let (file, path) = (Arc::new(File::from(fd)), dir.path().to_owned());
+        let directory = Directory { file, settled: Arc::default(), path };
+        for replaces in [false, true] {
+            let (new, file) = NewSegmentFile::create(&directory, "it", 4096).unwrap();
+            let named = if replaces { new.replace(&file) } else { new.finish(&file) };
+            assert!(named.is_err());
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), usize::from(replaces));
+        }
     }
 }

@@ -29,12 +29,30 @@ impl NewSegmentFile {
         Ok(())
     }
 
-    /// Syncs the file's contents, then its name.
-    pub fn finish(mut self, file: &File) -> Result<(), Error> {
+    /// Syncs the file's contents, then its name, which no other file has. On failure nothing of it
+    /// is left: whoever wants a segment tries again, each time with another name.
+    pub fn finish(self, file: &File) -> Result<(), Error> {
+        let (directory, name) = (self.directory.clone(), self.name.clone());
+        self.give_name(file)?;
+        directory.sync().map_err(|error| {
+            // The caller gets the error that led here.
+            drop(directory.remove_if_there(&name));
+            error.into()
+        })
+    }
+
+    /// The same in place of another file that has the name. On failure it is that file or this one.
+    pub fn replace(self, file: &File) -> Result<(), Error> {
+        let directory = self.directory.clone();
+        self.give_name(file)?;
+        Ok(directory.sync()?)
+    }
+
+    fn give_name(mut self, file: &File) -> Result<(), Error> {
         sync(file).map_err(no_room)?;
         self.directory.rename(&temporary(&self.name), &self.name).map_err(no_room)?;
         self.finished = true;
-        Ok(self.directory.sync()?)
+        Ok(())
     }
 }
 

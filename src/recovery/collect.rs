@@ -257,8 +257,9 @@ fn open_certain(
     how: (Recovery, bool),
 ) -> Result<Opened, Error> {
     let opened = open(files, file, listed, how)?;
+    // One that is sealed at nothing holds what was cut off, unless the device has the seal.
     if let (Opened::Segment(segment, None), (_, true)) = (&opened, how)
-        && !is_unused(segment)
+        && (!is_unused(segment) || segment.sealed().is_some())
         && super::rewrite::is_uncertain(files, segment)
     {
         let salt = segment.salt();

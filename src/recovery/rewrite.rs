@@ -113,7 +113,7 @@ pub(super) fn copy_file(files: &Files, name: &str, salt: Salt) -> Result<(), Err
             }
         }
     }
-    new.finish(&to)
+    new.replace(&to)
 }
 
 /// Clears the note in a copy whose name is on the device, too. A closed segment for copies returns

@@ -1,15 +1,16 @@
 //! Several lives over one device: what one process has only half done, the next one must not take
 //! for done.
 
-use super::claims::Book;
-use super::device::{Cut, Device, Honesty};
+use super::claims::{Book, Contents, Held, contents, fits};
+use super::device::{self, Capture, Cut, Device, Honesty, Image};
 use super::dice::Dice;
 use super::judge::{Judge, Tally};
 use super::life::{self, Writer};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use stratalog::internals::format::header::FLUSH_AT;
+use stratalog::internals::format::header::{DIRECTORY_AT, FLUSH_AT};
 use stratalog::internals::format::manifest::Manifest;
+use stratalog::internals::format::slot::SLOT_BYTES;
 
 fn forget_flush_notes(store: &Path) {
     let segments = std::fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
@@ -115,4 +116,103 @@ fn a_kill_while_a_manifest_is_replaced_another_process_and_power_loss_leave_a_wh
         }
     }
     assert!(checked > 100, "{checked}");
+}
+
+/// Three full segments and one record of a fourth, of which only the first record was flushed, all
+/// of them named by the manifest.
+fn mostly_unflushed() -> Capture {
+    let place = super::scratch();
+    let device = Device::new(place.path(), Honesty::Honest, 1);
+    let (book, path) = (Book::default(), place.path().join("store"));
+    device.watch(0, Some(std::thread::current().id()));
+    let store = life::open(&path).unwrap();
+    let mut writer = Writer::new(&device, &book, b'a', Dice(1), true);
+    writer.put_small(&store, 0);
+    store.sync().unwrap();
+    store.sync().unwrap();
+    writer.put_small(&store, 1);
+    while store.stats().segments < 4 {
+        writer.roll(&store);
+    }
+    writer.put_small(&store, 2);
+    let named = || Manifest::decode(&std::fs::read(path.join("MANIFEST")).unwrap()).unwrap();
+    while named().segments.len() < 4 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    device.capture();
+    device.stop().pop().unwrap()
+}
+
+/// Opens an image as it is after power loss. What is there, and the moments of its flushes.
+fn reopened(image: &Image) -> (Contents, Vec<Capture>) {
+    let place = super::scratch();
+    device::write(image, place.path());
+    let device = Device::new(place.path(), Honesty::Honest, 2);
+    device.watch(1, Some(std::thread::current().id()));
+    let store = life::open(&place.path().join("store")).unwrap();
+    let found = contents(&store).unwrap();
+    assert_eq!(store.recovery().foreign_files, 0, "a segment that is nobody's stays for good");
+    (found, device.stop())
+}
+
+/// Power is lost, the opening after it is killed at any of its flushes, the next one goes on and
+/// makes writes durable, and power is lost again: they are there, and what the first opening gave
+/// up is not. A seal that only the page cache had was taken for one that is on the device.
+#[test]
+fn an_opening_killed_between_two_power_losses_costs_nothing_durable_and_brings_nothing_back() {
+    let capture = mostly_unflushed();
+    for (segment, slot) in [(0, 1), (1, 0), (2, 1)] {
+        let mut image = capture.present();
+        device::reboot(&mut image);
+        let is_segment = |path: &Path| path.extension().is_some_and(|ending| ending == "seg");
+        let files = image.iter_mut().filter(|(path, _)| is_segment(path));
+        let file = files.map(|(_, bytes)| bytes.as_mut().unwrap()).nth(segment).unwrap();
+        let at = DIRECTORY_AT + SLOT_BYTES * slot;
+        file[at..at + SLOT_BYTES].fill(0);
+        let (expected, kills) = reopened(&image);
+        for (n, kill) in kills.iter().enumerate() {
+            let place = super::scratch();
+            let device = kill.go_on_at(place.path(), 3);
+            device.watch(0, None);
+            let store = life::open(&place.path().join("store")).unwrap();
+            assert!(fits(&contents(&store).unwrap(), &expected), "killed at {n}");
+            let lsn = super::claims::shape(1).put(&store, b"later", 1);
+            store.sync().unwrap();
+            device.capture();
+            let promised = device.stop().pop().unwrap();
+            drop(store);
+            let mut expected = expected.clone();
+            expected.insert(b"later".to_vec(), Held { lsn: Some(lsn), version: 1 });
+            let (found, _) = reopened(&promised.cut(Cut { seed: 1, unit: 512, new: 0 }));
+            let lost = format!("slot {slot} of segment {segment}, killed at {n}");
+            assert!(fits(&found, &expected), "{lost}: {found:?} for {expected:?}");
+        }
+    }
+}
+
+/// The process that made the store's directory was killed before that was on the device. The next
+/// one found the directory and took it for one that is.
+#[test]
+fn a_kill_while_a_store_is_created_another_process_and_power_loss_lose_nothing_durable() {
+    let place = super::scratch();
+    let device = Device::new(place.path(), Honesty::Honest, 1);
+    device.watch(1, Some(std::thread::current().id()));
+    drop(life::open(&place.path().join("parent/store")).unwrap());
+    let kills = device.stop();
+    assert!(kills.len() > 3, "{} moments", kills.len());
+    for (n, kill) in kills.iter().enumerate() {
+        let place = super::scratch();
+        let device = kill.go_on_at(place.path(), 2);
+        device.watch(0, None);
+        let store = life::open(&place.path().join("parent/store")).unwrap();
+        store.put("kept", &[1.0; 16], "durable").unwrap();
+        store.sync().unwrap();
+        device.capture();
+        let promised = device.stop().pop().unwrap();
+        drop(store);
+        let place = super::scratch();
+        device::write(&promised.cut(Cut { seed: 1, unit: 512, new: 0 }), place.path());
+        let store = life::open(&place.path().join("parent/store")).unwrap();
+        assert!(store.contains("kept"), "killed at {n}: {:?}", store.recovery());
+    }
 }
