@@ -273,15 +273,19 @@ impl Compactor<'_> {
 
     /// The same for those that are full. One in which no copy came into force is dropped.
     pub(super) fn finish_ended(&self, outputs: &mut Outputs) -> Result<(), Error> {
+        let mut done = Ok(());
         while let Some(output) = outputs.ended.last().cloned() {
             let shared = outputs.open_ones().any(|open| Arc::ptr_eq(open, &output));
             if !shared {
-                self.finish_one(&output, outputs.in_force.contains(&output.sequence()))?;
+                // Whatever became of another one: nobody comes back to one that stays open, and
+                // what dies in it would stay on disk.
+                let its = self.finish_one(&output, outputs.in_force.contains(&output.sequence()));
+                done = done.and(its);
                 outputs.in_force.remove(&output.sequence());
             }
             outputs.ended.retain(|ended| !Arc::ptr_eq(ended, &output));
         }
-        Ok(())
+        done
     }
 
     fn finish_one(&self, output: &Arc<FileSegment>, in_force: bool) -> Result<(), Error> {
