@@ -104,6 +104,7 @@ impl Compactor<'_> {
                 self.engine.look_for_expired(&guard, segment, EVER, clock::now_ns());
             }
         }
+        self.end_quarantines();
         let mut chosen = self.measure();
         chosen.retain(|m| m.total > m.live || is_blank(m));
         chosen.sort_by_key(|m| m.segment.needed_bytes() > 0);

@@ -210,3 +210,30 @@ fn a_manifest_that_fails_once_leaves_no_segment_that_cannot_be_emptied() {
     store.close().unwrap();
     assert!(!contains_bytes(&path, SECRET));
 }
+
+/// A segment in which something was damaged was left alone until the store was opened again, also
+/// once the damaged id was overwritten: removed bytes stayed in it.
+#[test]
+fn what_is_overwritten_after_it_was_damaged_keeps_its_segment_no_longer() {
+    const SECRET: &[u8] = b"the-secret-that-must-go";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    store.put("damaged", &EMBEDDING, DAMAGED).unwrap();
+    store.put("secret", &EMBEDDING, SECRET).unwrap();
+    store.put("dead", &EMBEDDING, "1").unwrap();
+    store.put("dead", &EMBEDDING, "2").unwrap();
+    overwrite(&place_of(&path, DAMAGED), b"X");
+    for _ in 0..2 {
+        store.compact().unwrap();
+        assert!(store.pin().get("damaged").is_err(), "it is damaged");
+        assert!(contains_bytes(&path, DAMAGED.strip_prefix(b"t").unwrap()), "it stays");
+    }
+    assert!(store.remove("secret").unwrap());
+    store.put("damaged", &EMBEDDING, "whole").unwrap();
+    store.compact().unwrap();
+    assert!(store.verify().unwrap().is_clean());
+    assert_eq!(store.stats().dead_bytes, 0);
+    store.close().unwrap();
+    assert!(!contains_bytes(&path, SECRET));
+}
