@@ -32,7 +32,7 @@ use crate::catalog::{Catalog, FileEngine};
 use crate::clock;
 use crate::durability::{Covered, Durability};
 use crate::error::Error;
-use crate::format::ids::Lsn;
+use crate::format::ids::{Lsn, Sequence};
 use crate::format::slot::Kind;
 use crate::log::Source;
 use crate::memory::MmapMemory;
@@ -68,6 +68,7 @@ const QUIET_WAIT: Duration = Duration::from_millis(200);
 pub struct Totals {
     moved_bytes: AtomicU64,
     segments_removed: AtomicU64,
+    needed_check: NeededCheck,
 }
 
 impl Totals {
@@ -89,6 +90,47 @@ impl Totals {
     pub fn segments_removed(&self) -> u64 {
         // Relaxed: as in `add`.
         self.segments_removed.load(Ordering::Relaxed)
+    }
+}
+
+/// How far the background is with checking which of the tombstones that were needed once still are.
+/// Only the one compaction that there is at a time uses it.
+#[derive(Debug, Default)]
+struct NeededCheck {
+    /// Bytes of them that stayed the last time, at most.
+    kept: AtomicU64,
+    /// While a check is under way, one more than the highest sequence of a segment that it covers.
+    end: AtomicU64,
+}
+
+impl NeededCheck {
+    fn is_under_way(&self) -> bool {
+        // Relaxed: the lock that all compactions hold orders this, here and below.
+        self.end.load(Ordering::Relaxed) > 0
+    }
+
+    fn begin(&self, last: Sequence) {
+        // Relaxed: as above.
+        self.end.store(last.0 + 1, Ordering::Relaxed);
+    }
+
+    fn covers(&self, sequence: Sequence) -> bool {
+        // Relaxed: as above.
+        sequence.0 < self.end.load(Ordering::Relaxed)
+    }
+
+    /// Ends the check. Groups that are not dropped yet are among what is `needed`.
+    fn end(&self, needed: u64) {
+        // Relaxed: as above.
+        self.end.store(0, Ordering::Relaxed);
+        // Relaxed: as above.
+        self.kept.store(needed, Ordering::Relaxed);
+    }
+
+    /// No more stayed than are needed now. How many did.
+    fn note_kept(&self, needed: u64) -> u64 {
+        // Relaxed: as above.
+        self.kept.fetch_min(needed, Ordering::Relaxed).min(needed)
     }
 }
 

@@ -104,7 +104,7 @@ impl Candidate {
         self.segment.set_flushed(self.walked.durable);
         self.segment.add_done(self.limit);
         if self.flaw.is_some() {
-            engine.log().quarantine(&self.segment);
+            engine.log().quarantine(&self.segment, true);
         }
         if !writable {
             self.segment.set_limit(self.limit);

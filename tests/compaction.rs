@@ -18,6 +18,8 @@ mod readers;
 mod segments;
 #[path = "compaction/tags.rs"]
 mod tags;
+#[path = "compaction/tombstones.rs"]
+mod tombstones;
 
 use std::path::{Path, PathBuf};
 use stratalog::{Batch, Compaction, Condition, Error, Options, Store};

@@ -105,6 +105,7 @@ impl Compactor<'_> {
                 self.engine.look_for_expired(&guard, segment, EVER, clock::now_ns());
             }
         }
+        self.end_quarantines();
         let mut chosen = self.measure();
         // An output has returned the room that it does not need, a segment of the log has not.
         let is_early = |m: &Measured| m.segment.role() == Role::Log && self.is_crumb(m);
@@ -125,10 +126,46 @@ impl Compactor<'_> {
         chosen.into_iter().map(|m| m.segment).collect()
     }
 
+    /// The next group of tombstones that were needed once and may not be any more, the oldest
+    /// first. Only once there are half as many again, and a segment more, as stayed the last time
+    /// that all of them were checked: each group costs a walk through all directories.
+    fn choose_needed_again(&self, measured: &[Measured]) -> Vec<Arc<FileSegment>> {
+        let needed = self.needed_bytes();
+        let check = &self.totals.needed_check;
+        let of_tombstones = |m: &&Measured| m.segment.needed_bytes() * 2 > m.total;
+        let mut chosen: Vec<_> = measured.iter().filter(of_tombstones).collect();
+        chosen.sort_by_key(|m| m.segment.sequence());
+        if !check.is_under_way() {
+            let kept = check.note_kept(needed);
+            match chosen.last() {
+                Some(last) if needed > kept + kept / 2 + self.capacity() => {
+                    check.begin(last.segment.sequence());
+                }
+                _ => return Vec::new(),
+            }
+        }
+        chosen.retain(|m| check.covers(m.segment.sequence()));
+        if chosen.is_empty() {
+            check.end(needed);
+        }
+        let mut bytes = 0;
+        let fits = |m: &&Measured| {
+            let first = bytes == 0;
+            bytes += m.total;
+            first || bytes <= self.capacity()
+        };
+        let group = chosen.into_iter().take_while(fits).take(GROUP_MAX);
+        group.map(|m| Arc::clone(&m.segment)).collect()
+    }
+
     /// The next group that pays, if there is one: segments without anything live at once; the
     /// others by their share of the dead, when it [pays](Compactor::pays).
     pub(super) fn choose_group(&self, pays: bool) -> Vec<Arc<FileSegment>> {
         let measured = self.measure();
+        let needed = self.choose_needed_again(&measured);
+        if !needed.is_empty() {
+            return needed;
+        }
         let empty = |m: &&Measured| m.live == 0 && (m.dead > 0 || is_blank(m));
         let empty: Vec<_> = measured.iter().filter(empty).take(GROUP_MAX).collect();
         if !empty.is_empty() {

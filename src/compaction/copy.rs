@@ -9,7 +9,7 @@ use crate::format::ids::{Lsn, Sequence, SlotNumber};
 use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::index::KeyHash;
 use crate::memory::MmapMemory;
-use crate::segment::{Ahead, Frame, Moves, Slots};
+use crate::segment::{Ahead, Frame, Moves, Segment, Slots};
 use crate::sync::lock;
 use crate::sync::unmodelled::{Arc, Mutex};
 use std::collections::BTreeSet;
@@ -78,8 +78,51 @@ pub(super) fn take_back(copied: &[Copied]) {
 impl Compactor<'_> {
     /// Something in a segment is damaged that may count: it stays as it is.
     pub(super) fn damaged(&self, victim: &FileSegment) -> Stopped {
-        self.engine.log().quarantine(victim);
+        self.engine.log().quarantine(victim, false);
         Stopped::Damaged
+    }
+
+    /// Has segments back in which something damaged has counted, and does not any more: its id was
+    /// overwritten or removed.
+    pub(super) fn end_quarantines(&self) {
+        let quarantined = {
+            let guard = self.engine.epoch().pin();
+            self.engine.log().in_use_counted(&guard, Segment::may_leave_quarantine)
+        };
+        for segment in quarantined {
+            if self.is_sound(&segment) {
+                self.engine.log().end_quarantine(&segment);
+            }
+        }
+    }
+
+    /// Whether nothing damaged in a segment counts, as far as its emptying would find out.
+    fn is_sound(&self, segment: &FileSegment) -> bool {
+        let mut slots = segment.slots(segment.slots_end());
+        loop {
+            let guard = self.engine.epoch().pin();
+            let mut more = false;
+            for (slot, state) in slots.by_ref().take(RECORDS_A_PIN) {
+                more = true;
+                let sound = match state {
+                    SlotState::Committed(Kind::Put, body) => {
+                        self.current(&guard, segment, slot, body).is_ok()
+                    }
+                    SlotState::Committed(Kind::Tombstone, _) => {
+                        let frame = segment.committed_frame(slot);
+                        frame.is_ok_and(|frame| segment.verify(&frame).is_ok())
+                    }
+                    SlotState::Invalid => false,
+                    _ => true,
+                };
+                if !sound {
+                    return false;
+                }
+            }
+            if !more {
+                return true;
+            }
+        }
     }
 
     /// Step 2.
@@ -273,15 +316,19 @@ impl Compactor<'_> {
 
     /// The same for those that are full. One in which no copy came into force is dropped.
     pub(super) fn finish_ended(&self, outputs: &mut Outputs) -> Result<(), Error> {
+        let mut done = Ok(());
         while let Some(output) = outputs.ended.last().cloned() {
             let shared = outputs.open_ones().any(|open| Arc::ptr_eq(open, &output));
             if !shared {
-                self.finish_one(&output, outputs.in_force.contains(&output.sequence()))?;
+                // Whatever became of another one: nobody comes back to one that stays open, and
+                // what dies in it would stay on disk.
+                let its = self.finish_one(&output, outputs.in_force.contains(&output.sequence()));
+                done = done.and(its);
                 outputs.in_force.remove(&output.sequence());
             }
             outputs.ended.retain(|ended| !Arc::ptr_eq(ended, &output));
         }
-        Ok(())
+        done
     }
 
     fn finish_one(&self, output: &Arc<FileSegment>, in_force: bool) -> Result<(), Error> {

@@ -178,10 +178,18 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         add(&self.totals.needed_bytes, bytes);
     }
 
-    /// Keeps compaction away from a damaged segment.
-    pub fn quarantine(&self, segment: &Segment<M>) {
-        if segment.quarantine() {
+    /// Keeps compaction away from a damaged segment: until nothing damaged in it counts any more,
+    /// or `for_good`.
+    pub fn quarantine(&self, segment: &Segment<M>, for_good: bool) {
+        if segment.quarantine(for_good) {
             add(&self.totals.quarantined, 1);
+        }
+    }
+
+    /// Lets compaction have a segment again in which nothing damaged counts any more.
+    pub fn end_quarantine(&self, segment: &Segment<M>) {
+        if segment.end_quarantine() {
+            sub(&self.totals.quarantined, 1);
         }
     }
 }

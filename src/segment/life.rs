@@ -112,6 +112,10 @@ pub enum Reclaiming {
     Released = 3,
 }
 
+/// In `Life::quarantined`.
+const DAMAGED: u32 = 1;
+const FOR_GOOD: u32 = 2;
+
 /// In `Life::counted`.
 const UNCOUNTED: u64 = 0;
 const COUNTED_OUT: u64 = u64::MAX;
@@ -476,16 +480,32 @@ impl<M: Memory> Segment<M> {
         self.reclaiming() == Reclaiming::Released
     }
 
-    /// Something in it is damaged: it stays as it is. Whether that was not known before.
-    pub fn quarantine(&self) -> bool {
+    /// Something in it is damaged: it stays as it is, until that does not count any more, or
+    /// `for_good`. Whether that was not known before.
+    pub fn quarantine(&self, for_good: bool) -> bool {
+        let quarantine = if for_good { FOR_GOOD } else { DAMAGED };
         // Relaxed: compaction alone asks, and sets it, but for recovery, which is alone.
-        self.life.quarantined.swap(1, Ordering::Relaxed) == 0
+        self.life.quarantined.fetch_max(quarantine, Ordering::Relaxed) == 0
+    }
+
+    /// Nothing that is damaged in it counts any more. Whether compaction may have it again.
+    #[must_use]
+    pub fn end_quarantine(&self) -> bool {
+        // Relaxed: as in `quarantine`.
+        let order = Ordering::Relaxed;
+        self.life.quarantined.compare_exchange(DAMAGED, 0, order, order).is_ok()
     }
 
     /// Whether compaction keeps away from it.
     pub fn is_quarantined(&self) -> bool {
         // Relaxed: as in `quarantine`.
         self.life.quarantined.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether compaction keeps away from it until nothing damaged in it counts any more.
+    pub fn may_leave_quarantine(&self) -> bool {
+        // Relaxed: as in `quarantine`.
+        self.life.quarantined.load(Ordering::Relaxed) == DAMAGED
     }
 
     /// Whether the caller is to add this settled segment to the running totals, with so many bytes

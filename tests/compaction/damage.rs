@@ -4,7 +4,7 @@
 use super::{DIM, beside, contains_bytes, options, put, segment_files, version};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use stratalog::Store;
+use stratalog::{Error, Store};
 
 const EMBEDDING: [f32; DIM] = [1.0; DIM];
 const DAMAGED: &[u8] = b"the-content-that-is-damaged";
@@ -165,4 +165,75 @@ fn one_compaction_leaves_no_id_of_a_removed_record() {
     store.close().unwrap();
     assert!(!contains_bytes(&path, b"SECRET-CONTENT"));
     assert!(!contains_bytes(&path, ID.as_bytes()), "a tombstone still says it");
+}
+
+/// A manifest that could not be written once left a segment of copies open, which no later
+/// compaction could empty. Here the segment for tombstones cannot be named, and not be dropped.
+#[test]
+fn a_manifest_that_fails_once_leaves_no_segment_that_cannot_be_emptied() {
+    const SECRET: &[u8] = b"the-secret-that-must-go";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    let content = vec![1; 10_000];
+    let fill = |name: &str, count: u32| {
+        for n in 0..count {
+            store.put(format!("{name}-{n}"), &EMBEDDING, &content).unwrap();
+        }
+    };
+    // The older version that keeps the tombstone is in a segment that stays, since it is damaged.
+    store.put("removed", &EMBEDDING, "x").unwrap();
+    store.put("damaged", &EMBEDDING, DAMAGED).unwrap();
+    store.put("dead-0", &EMBEDDING, "x").unwrap();
+    fill("dead", 1);
+    overwrite(&place_of(&path, DAMAGED), b"X");
+    store.compact().unwrap();
+    // One group of records, and one with a tombstone besides.
+    fill("first", 60);
+    store.put("secret", &EMBEDDING, SECRET).unwrap();
+    (0..45).for_each(|_| fill("dead", 1));
+    fill("second", 30);
+    assert!(store.remove("removed").unwrap());
+    let in_the_way = ["MANIFEST.next", "MANIFEST.tmp"].map(|name| path.join(name));
+    let mut groups = 0;
+    let failed = store.compact_with(|_| {
+        groups += 1;
+        if groups == 1 {
+            std::fs::remove_file(&in_the_way[0]).unwrap();
+            in_the_way.iter().for_each(|name| std::fs::create_dir(name).unwrap());
+        }
+    });
+    assert!(matches!(failed, Err(Error::Io(_))) && groups == 1, "{failed:?} after {groups}");
+    in_the_way.iter().for_each(|name| std::fs::remove_dir(name).unwrap());
+    assert!(store.remove("secret").unwrap());
+    store.compact().unwrap();
+    store.close().unwrap();
+    assert!(!contains_bytes(&path, SECRET));
+}
+
+/// A segment in which something was damaged was left alone until the store was opened again, also
+/// once the damaged id was overwritten: removed bytes stayed in it.
+#[test]
+fn what_is_overwritten_after_it_was_damaged_keeps_its_segment_no_longer() {
+    const SECRET: &[u8] = b"the-secret-that-must-go";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    store.put("damaged", &EMBEDDING, DAMAGED).unwrap();
+    store.put("secret", &EMBEDDING, SECRET).unwrap();
+    store.put("dead", &EMBEDDING, "1").unwrap();
+    store.put("dead", &EMBEDDING, "2").unwrap();
+    overwrite(&place_of(&path, DAMAGED), b"X");
+    for _ in 0..2 {
+        store.compact().unwrap();
+        assert!(store.pin().get("damaged").is_err(), "it is damaged");
+        assert!(contains_bytes(&path, DAMAGED.strip_prefix(b"t").unwrap()), "it stays");
+    }
+    assert!(store.remove("secret").unwrap());
+    store.put("damaged", &EMBEDDING, "whole").unwrap();
+    store.compact().unwrap();
+    assert!(store.verify().unwrap().is_clean());
+    assert_eq!(store.stats().dead_bytes, 0);
+    store.close().unwrap();
+    assert!(!contains_bytes(&path, SECRET));
 }
