@@ -16,9 +16,7 @@ use crate::log::Source;
 use crate::memory::MmapMemory;
 use crate::segment::Segment;
 use crate::sync::lock;
-use crate::sync::unmodelled::{Arc, Mutex, Weak, thread};
-use crossbeam_utils::atomic::AtomicCell;
-use std::sync::TryLockError;
+use crate::sync::unmodelled::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 /// The engine of a store on disk.
@@ -30,61 +28,8 @@ pub struct Catalog {
     /// Segments that are named though they are not there: they may come back.
     missing: Vec<SegmentId>,
     state: Mutex<State>,
-    retained: RetainedList,
-}
-
-/// Segments that were dropped, and that may still be mapped. A thread that is stopped while it
-/// reads the list stops neither other readers nor the compactor.
-#[derive(Default)]
-struct RetainedList {
-    listed: Mutex<Vec<Dropped>>,
-    /// What was dropped since. Only the thread that replaces the manifest adds to it.
-    fresh: AtomicCell<Option<Box<Fresh>>>,
-}
-
-/// Behind one pointer, so that it changes hands by one exchange.
-struct Fresh(Vec<Dropped>);
-
-/// How often a reader of the list yields to another one before it goes without it.
-const YIELDS_MAX: u32 = 1000;
-
-impl RetainedList {
-    fn add(&self, dropped: impl Iterator<Item = Dropped>) {
-        // None if a reader has taken them.
-        let before = self.fresh.take().into_iter().flat_map(|fresh| fresh.0);
-        // Where nobody reads the list, nobody else takes from it those that are gone.
-        let still = before.filter(|dropped| dropped.segment.strong_count() > 0);
-        let fresh = still.chain(dropped).collect();
-        self.fresh.store(Some(Box::new(Fresh(fresh))));
-    }
-
-    /// Those that are still mapped; none if another reader does not come to its end.
-    fn read(&self) -> Vec<Retained> {
-        let mut yields = 0;
-        let mut listed = loop {
-            match self.listed.try_lock() {
-                Ok(listed) => break listed,
-                Err(TryLockError::Poisoned(listed)) => break listed.into_inner(),
-                Err(TryLockError::WouldBlock) if yields < YIELDS_MAX => thread::yield_now(),
-                Err(TryLockError::WouldBlock) => return Vec::new(),
-            }
-            yields += 1;
-        };
-        listed.extend(self.fresh.take().into_iter().flat_map(|fresh| fresh.0));
-        listed.retain(|dropped| dropped.segment.strong_count() > 0);
-        let still = |dropped: &Dropped| {
-            let segment = dropped.segment.upgrade()?;
-            let age = dropped.since.elapsed();
-            Some(Retained { segment, age, disk_bytes: dropped.disk_bytes })
-        };
-        listed.iter().filter_map(still).collect()
-    }
-}
-
-impl std::fmt::Debug for RetainedList {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RetainedList").finish_non_exhaustive()
-    }
+    /// Dropped, and maybe still mapped. Never locked for long: statistics do not wait.
+    retained: Mutex<Vec<Dropped>>,
 }
 
 #[derive(Debug)]
@@ -126,7 +71,7 @@ impl Catalog {
         let (named, dropped) = (manifest.segments.clone(), manifest.dropped.clone());
         let incarnation = manifest.nature.incarnation;
         let state = Mutex::new(State { named, floor, dropped, incarnation });
-        Self { missing, state, retained: RetainedList::default() }
+        Self { missing, state, retained: Mutex::default() }
     }
 
     /// Segments that the manifest names and that are not there.
@@ -196,7 +141,10 @@ impl Catalog {
             engine.log().count_out(victim);
             Dropped { segment: Arc::downgrade(victim), since, disk_bytes }
         });
-        self.retained.add(dropped);
+        let dropped: Vec<_> = dropped.collect();
+        let mut retained = lock(&self.retained);
+        retained.retain(|dropped| dropped.segment.strong_count() > 0);
+        retained.extend(dropped);
     }
 
     /// Calls back while no segment leaves: what is read of the log meanwhile holds all of a dropped
@@ -206,9 +154,16 @@ impl Catalog {
         read()
     }
 
-    /// The segments that were given up and that somebody still has mapped. Waits for nobody.
+    /// The segments that were given up and that somebody still has mapped.
     pub fn retained(&self) -> Vec<Retained> {
-        self.retained.read()
+        let mut dropped = lock(&self.retained);
+        dropped.retain(|dropped| dropped.segment.strong_count() > 0);
+        let still = |dropped: &Dropped| {
+            let segment = dropped.segment.upgrade()?;
+            let age = dropped.since.elapsed();
+            Some(Retained { segment, age, disk_bytes: dropped.disk_bytes })
+        };
+        dropped.iter().filter_map(still).collect()
     }
 
     /// What the manifest is to call next, and which segments it is to name. In this order: what is
@@ -249,22 +204,4 @@ pub fn remove_dropped(files: &Files, dropped: &[SegmentId]) -> Result<(), Error>
         return Ok(());
     }
     files.remove_files(dropped).map_err(fs::no_room)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reader_of_the_list_that_is_stopped_stops_nobody() {
-        let dropped = || Dropped { segment: Weak::new(), since: Instant::now(), disk_bytes: 1 };
-        let list = RetainedList::default();
-        list.add([dropped()].into_iter());
-        let stopped = list.listed.lock().unwrap();
-        list.add([dropped()].into_iter());
-        assert!(list.read().is_empty(), "it goes without what it cannot have");
-        drop(stopped);
-        assert!(list.read().is_empty(), "no segment is behind them");
-        assert!(list.listed.lock().unwrap().is_empty() && list.fresh.take().is_none());
-    }
 }
