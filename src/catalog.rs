@@ -121,9 +121,7 @@ impl Catalog {
         let (floor, named) = self.names(engine, &gone);
         Self::write(engine, &mut state, (floor, named), &gone)?;
         self.retain(engine, victims);
-        for victim in victims {
-            victim.set_dropped();
-        }
+        engine.log().drop_segments(victims);
         state.dropped.extend(gone);
         // A file that stays is named as dropped, and the next opening removes it.
         if engine.log().source().remove_files(&state.dropped).is_ok() {
