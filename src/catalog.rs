@@ -6,6 +6,7 @@
 
 use crate::durability::Covered;
 use crate::engine::Engine;
+use crate::epoch::Published;
 use crate::error::Error;
 use crate::files::Files;
 use crate::format::header::{Role, SegmentId};
@@ -28,11 +29,12 @@ pub struct Catalog {
     /// Segments that are named though they are not there: they may come back.
     missing: Vec<SegmentId>,
     state: Mutex<State>,
-    /// Dropped, and maybe still mapped. Never locked for long: statistics do not wait.
-    retained: Mutex<Vec<Dropped>>,
+    /// Dropped, and maybe still mapped. Replaced under the lock of the state, and read without one:
+    /// statistics do not wait.
+    retained: Published<Vec<Dropped>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Dropped {
     segment: Weak<Segment<MmapMemory>>,
     since: Instant,
@@ -71,7 +73,7 @@ impl Catalog {
         let (named, dropped) = (manifest.segments.clone(), manifest.dropped.clone());
         let incarnation = manifest.nature.incarnation;
         let state = Mutex::new(State { named, floor, dropped, incarnation });
-        Self { missing, state, retained: Mutex::default() }
+        Self { missing, state, retained: Published::new(Vec::new()) }
     }
 
     /// Segments that the manifest names and that are not there.
@@ -121,9 +123,7 @@ impl Catalog {
         let (floor, named) = self.names(engine, &gone);
         Self::write(engine, &mut state, (floor, named), &gone)?;
         self.retain(engine, victims);
-        for victim in victims {
-            victim.set_dropped();
-        }
+        engine.log().drop_segments(victims);
         state.dropped.extend(gone);
         // A file that stays is named as dropped, and the next opening removes it.
         if engine.log().source().remove_files(&state.dropped).is_ok() {
@@ -132,7 +132,8 @@ impl Catalog {
         Ok(())
     }
 
-    /// Remembers segments for as long as somebody has them mapped.
+    /// Remembers segments for as long as somebody has them mapped. The caller holds the lock of the
+    /// state.
     fn retain(&self, engine: &FileEngine, victims: &[Arc<Segment<MmapMemory>>]) {
         let since = Instant::now();
         let files = engine.log().source();
@@ -141,10 +142,10 @@ impl Catalog {
             engine.log().count_out(victim);
             Dropped { segment: Arc::downgrade(victim), since, disk_bytes }
         });
-        let dropped: Vec<_> = dropped.collect();
-        let mut retained = lock(&self.retained);
-        retained.retain(|dropped| dropped.segment.strong_count() > 0);
-        retained.extend(dropped);
+        let guard = engine.epoch().pin();
+        let before = self.retained.read(&guard).iter();
+        let before = before.filter(|dropped| dropped.segment.strong_count() > 0).cloned();
+        self.retained.replace(engine.epoch(), &guard, before.chain(dropped).collect());
     }
 
     /// Calls back while no segment leaves: what is read of the log meanwhile holds all of a dropped
@@ -155,15 +156,14 @@ impl Catalog {
     }
 
     /// The segments that were given up and that somebody still has mapped.
-    pub fn retained(&self) -> Vec<Retained> {
-        let mut dropped = lock(&self.retained);
-        dropped.retain(|dropped| dropped.segment.strong_count() > 0);
+    pub fn retained(&self, engine: &FileEngine) -> Vec<Retained> {
         let still = |dropped: &Dropped| {
             let segment = dropped.segment.upgrade()?;
             let age = dropped.since.elapsed();
             Some(Retained { segment, age, disk_bytes: dropped.disk_bytes })
         };
-        dropped.iter().filter_map(still).collect()
+        let guard = engine.epoch().pin();
+        self.retained.read(&guard).iter().filter_map(still).collect()
     }
 
     /// What the manifest is to call next, and which segments it is to name. In this order: what is

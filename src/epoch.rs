@@ -206,6 +206,57 @@ impl std::fmt::Debug for Epoch {
     }
 }
 
+/// A value that is replaced as a whole and read without a lock.
+///
+/// E2: the pointer is from `Arc::into_raw`, with the one count that the cell owns. Who replaces it
+/// hands that count to the epoch, so a guard that could load the pointer keeps the value alive.
+#[cfg(not(stratalog_loom))]
+pub struct Published<T>(AtomicPtr<T>);
+
+#[cfg(not(stratalog_loom))]
+impl<T: Send + Sync + 'static> Published<T> {
+    /// A cell that holds this.
+    #[must_use]
+    pub fn new(value: T) -> Self {
+        Self(AtomicPtr::new(Arc::into_raw(Arc::new(value)).cast_mut()))
+    }
+
+    /// What it holds. The guard is one of the epoch that is passed to [`Published::replace`].
+    pub fn read<'g>(&'g self, _guard: &'g Guard) -> &'g T {
+        // Acquire: pairs with the Release in `replace`; the value is whole.
+        let value = self.0.load(Ordering::Acquire);
+        // SAFETY: E2, never null and alive under the guard.
+        unsafe { &*value }
+    }
+
+    /// Has it hold something else. The old value is dropped when nobody reads it any more.
+    pub fn replace(&self, epoch: &Epoch, guard: &Guard, value: T) {
+        let fresh = Arc::into_raw(Arc::new(value)).cast_mut();
+        // AcqRel: Release pairs with the Acquire in `read`; Acquire with the Release of the call
+        // before, so that what is retired is whole.
+        let old = self.0.swap(fresh, Ordering::AcqRel);
+        // SAFETY: E2, the swap made the cell's count of it this function's.
+        epoch.retire(guard, Box::new(unsafe { Arc::from_raw(old.cast_const()) }));
+    }
+}
+
+#[cfg(not(stratalog_loom))]
+impl<T> Drop for Published<T> {
+    fn drop(&mut self) {
+        // Relaxed: `&mut self` orders this after every other access.
+        let value = self.0.load(Ordering::Relaxed);
+        // SAFETY: E2, the cell's own count, given back once.
+        drop(unsafe { Arc::from_raw(value.cast_const()) });
+    }
+}
+
+#[cfg(not(stratalog_loom))]
+impl<T> std::fmt::Debug for Published<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Published").finish_non_exhaustive()
+    }
+}
+
 #[cfg(any(not(stratalog_loom), crossbeam_loom, stratalog_shuttle))]
 use real::Collector;
 #[cfg(all(stratalog_loom, not(crossbeam_loom), not(stratalog_shuttle)))]
@@ -389,6 +440,25 @@ mod tests {
         }
         drop(epoch);
         assert_eq!(dropped.load(SeqCst), 100);
+    }
+
+    #[test]
+    fn what_was_published_is_dropped_when_it_was_replaced_and_nobody_reads_it() {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let (epoch, counted) = (Epoch::new(), || Counted(Arc::clone(&dropped)));
+        let cell = Published::new(counted());
+        let reader = epoch.pin();
+        let read = cell.read(&reader);
+        for _ in 0..3 {
+            cell.replace(&epoch, &epoch.pin(), counted());
+        }
+        reclaim_often(&epoch);
+        assert_eq!((dropped.load(SeqCst), Arc::strong_count(&read.0)), (0, 5));
+        drop(reader);
+        reclaim_often(&epoch);
+        assert_eq!(dropped.load(SeqCst), 3);
+        drop(cell);
+        assert_eq!(dropped.load(SeqCst), 4);
     }
 
     #[test]

@@ -165,10 +165,9 @@ impl Store {
         Error::Corrupt { segment, offset: at.offset, reason: at.damage.0.to_owned() }
     }
 
-    /// The segments that compaction has given up and somebody still has mapped. In a child process
-    /// none: there a thread of the parent may have held the list's lock at the fork.
+    /// The segments that compaction has given up and somebody still has mapped.
     fn retained(&self) -> Vec<Retained> {
-        if self.owner.is_current() { self.duties.catalog.retained() } else { Vec::new() }
+        self.duties.catalog.retained(self.engine())
     }
 
     /// Every segment in use, in order, and its place in the table.

@@ -68,27 +68,48 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         segments.into_iter().filter_map(counted).collect()
     }
 
-    /// [Those in use](Log::in_use) such that every record that is live now has a copy in one of
-    /// them, in the order of their sequences.
-    ///
-    /// A walk through the table alone is not that: a record may be moved to a segment that came
-    /// into the table behind the walk, and its old segment be given up before the walk is there.
-    /// Both have happened between two readings then, and the second finds the new segment; so the
-    /// set is good once it was read twice alike. Whoever counts their slots later counts what was
-    /// moved out of a segment that was gone.
+    /// [Those in use](Log::in_use) such that every record that is live when this begins has a copy
+    /// in one of them, in the order of their sequences. Whoever counts their slots later counts
+    /// what was moved out of a segment that was gone.
     pub fn in_use_at_once<'g>(&'g self, guard: &'g Guard) -> Vec<&'g Segment<M>> {
-        let read = || self.in_use(guard).collect::<Vec<_>>();
-        let is_same = |(a, b): (&&Segment<M>, &&Segment<M>)| std::ptr::eq(*a, *b);
-        let mut segments = read();
+        self.while_none_is_dropped(|| self.in_use(guard).collect())
+    }
+
+    /// Reads the table until no segment was dropped meanwhile, and sorts what was read.
+    ///
+    /// A walk through the table alone could miss a record that is moved to a segment that came
+    /// into the table behind the walk, and whose old segment is given up before the walk is there.
+    /// That two walks find the same does not help: both may have missed it, if it was moved twice.
+    pub(super) fn while_none_is_dropped<'g>(
+        &self,
+        read: impl Fn() -> Vec<&'g Segment<M>>,
+    ) -> Vec<&'g Segment<M>>
+    where
+        M: 'g,
+    {
         loop {
-            let again = read();
-            if again.len() == segments.len() && again.iter().zip(&segments).all(is_same) {
-                break;
+            // Acquire: pairs with the Release in `drop_segments`. What was moved out of segments
+            // that are counted here is in the table, in segments that are not.
+            let before = self.drops.load(Ordering::Acquire);
+            let mut segments = read();
+            // Relaxed: a walk that met a dropped segment has seen, by the Acquire in
+            // `Segment::reclaiming`, that it was counted before.
+            if self.drops.load(Ordering::Relaxed) == before {
+                segments.sort_by_key(|segment| segment.sequence());
+                return segments;
             }
-            segments = again;
         }
-        segments.sort_by_key(|segment| segment.sequence());
-        segments
+    }
+
+    /// Notes that segments are dropped: the manifest names them no more, and whatever counted in
+    /// them has been moved.
+    pub fn drop_segments(&self, victims: &[Arc<Segment<M>>]) {
+        // Release: pairs with the Acquire in `while_none_is_dropped`. Before the first is dropped,
+        // so that who misses it sees the count change.
+        self.drops.fetch_add(1, Ordering::Release);
+        for victim in victims {
+            victim.set_dropped();
+        }
     }
 
     /// Segments that hold records, are about to, or were ended: all but the prepared, the discarded

@@ -97,6 +97,8 @@ pub struct Log<M: Memory, S> {
     last_gone: AtomicU64,
     /// Segments that were let go of and are still in the table.
     leaving: AtomicU64,
+    /// How many times segments were dropped.
+    drops: AtomicU64,
     sweeps: AtomicU64,
     totals: Totals,
 }
@@ -117,6 +119,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             next_sequence: AtomicU64::new(floor.0),
             last_gone: AtomicU64::new(0),
             leaving: AtomicU64::new(0),
+            drops: AtomicU64::new(0),
             sweeps: AtomicU64::new(0),
             totals: Totals::default(),
         }

@@ -7,7 +7,7 @@ use crate::engine::Engine;
 use crate::format::checksum::Salt;
 use crate::format::header::{Features, HEADER_END, Identity, StoreId};
 use crate::memory::HeapMemory;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 /// Of segments on the heap.
 pub(crate) const SEGMENT_BYTES: usize = 1 << 12;
@@ -69,6 +69,38 @@ fn no_segment_is_passed_by_that_is_older_than_one_in_use() {
     });
     let found: Vec<_> = found.iter().map(|segment| segment.sequence().0).collect();
     assert_eq!(found, [2, 3, 4]);
+}
+
+/// A search, or a backup, would pass over live records. Two readings that found the same were taken
+/// for one of a moment; but each can miss a record that is moved while it is under way.
+#[test]
+fn no_record_is_missed_that_is_moved_in_each_of_two_readings() {
+    let geometry =
+        Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
+    let (log, epoch) = (Log::new(Heap, geometry, Sequence(1)), Epoch::new());
+    let guard = epoch.pin();
+    let make = || log.make_for_copies(&guard).unwrap();
+    let take_out = |segment: &Segment<_>| assert!(log.table().remove(&epoch, &guard, segment));
+    // In the order of the table: two places, each with a segment behind it, and the record's.
+    let [first, second, third, fourth, holder] = [(); 5].map(|()| make());
+    take_out(&third);
+    let holds = RefCell::new(holder);
+    let moved = |to| log.drop_segments(&[holds.replace(to)]);
+    let moves = Cell::new(0);
+    let meet = |met: &&Segment<HeapMemory>| {
+        let next = if moves.get() == 0 { &fourth } else { &second };
+        if moves.get() < 2 && met.sequence() == next.sequence() {
+            if moves.replace(moves.get() + 1) == 1 {
+                take_out(&first);
+            }
+            // Behind the reading, which comes to the segment that it leaves later.
+            moved(make());
+        }
+    };
+    let found = log.while_none_is_dropped(|| log.in_use(&guard).inspect(meet).collect());
+    assert_eq!(moves.get(), 2);
+    let holder = holds.borrow().sequence();
+    assert!(found.iter().any(|segment| segment.sequence() == holder), "{holder:?} is missing");
 }
 
 /// A prepared segment that is passed over was allocated and flushed for nothing.
