@@ -150,6 +150,39 @@ fn an_opening_says_by_which_rule_it_counted() {
     }
 }
 
+/// An opening under another boot begins a new segment, and so does each where the boot id is
+/// hidden. The one before stayed as it was, nearly empty and on disk in full: `compact` left it
+/// alone, and puts were delayed, because so much was held for so little.
+#[test]
+fn segments_that_openings_ended_early_are_merged() {
+    for compaction in [Compaction::Manual, Compaction::Auto] {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || options().compaction(compaction).open(dir.path()).unwrap();
+        for n in 0..30 {
+            let store = open();
+            put(&store, n);
+            store.close().unwrap();
+            for segment in segments(dir.path()) {
+                edit(&segment, BOOT_AT, &[n as u8 + 1; 16]);
+            }
+        }
+        let store = open();
+        if compaction == Compaction::Manual {
+            assert!(store.stats().segments >= 30);
+            assert_eq!(store.compact().unwrap().segments_removed, 30);
+            assert!(store.stats().disk_bytes < 1 << 20, "{:?}", store.stats());
+        }
+        let waiting = std::time::Instant::now();
+        while store.stats().segments > 8 {
+            assert!(waiting.elapsed().as_secs() < 60, "{:?}", store.stats());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!((0..30).all(|n| has(&store, n)));
+        store.close().unwrap();
+        assert!((0..30).all(|n| has(&open(), n)));
+    }
+}
+
 /// An unsound record above the durable end, in the same boot: the page cache was lost.
 #[test]
 fn a_page_cache_that_was_lost_without_a_reboot_cuts_nothing_and_no_lsn_is_given_twice() {
