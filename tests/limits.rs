@@ -9,7 +9,9 @@
 mod child;
 
 use child::{Role, role, say, wait};
+use std::fs::DirEntry;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use stratalog::{Compaction, Error, Options, Store};
 
 /// Two of these fill a segment.
@@ -69,6 +71,39 @@ fn run(path: &Path) {
     say(text);
 }
 
+/// Backups beside a thread that takes every descriptor once one has begun, until one fails for it;
+/// what there is beside the store then.
+fn starve(path: &Path) {
+    let (store, parent) = (options().open(path).unwrap(), path.parent().unwrap());
+    let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
+    let has_begun = || {
+        let unfinished = |entry: &DirEntry| entry.path().extension().is_some_and(|e| e == "tmp");
+        entries(parent).filter(unfinished).any(|entry| entries(&entry.path()).count() > 1)
+    };
+    for n in 0..50 {
+        let (done, copy) = (AtomicBool::new(false), parent.join(format!("copy-{n}")));
+        let made = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut held = Vec::new();
+                while !done.load(Ordering::Acquire) {
+                    if !held.is_empty() || has_begun() {
+                        held.extend(std::fs::File::open("/dev/null"));
+                    }
+                }
+            });
+            let made = store.backup(&copy);
+            done.store(true, Ordering::Release);
+            made
+        });
+        if made.is_err() {
+            assert!(matches!(made, Err(Error::ResourceLimit { .. })), "{made:?}");
+            return say(entries(parent).map(|entry| entry.path()).all(|at| at == path));
+        }
+        std::fs::remove_dir_all(&copy).unwrap();
+    }
+    say("no backup has failed");
+}
+
 /// Children of these tests.
 #[test]
 fn roles() {
@@ -76,6 +111,7 @@ fn roles() {
     wait();
     match role.as_str() {
         "run" => run(&place),
+        "starve" => starve(&place),
         "refused" => {
             let mut held = Vec::new();
             while let Ok(file) = std::fs::File::open("/dev/null") {
@@ -101,6 +137,19 @@ fn a_store_of_many_segments_opens_and_runs_with_few_descriptors() {
     child.go_on();
     let said = child.hear().expect("it ends well");
     println!("{said}");
+}
+
+/// To list what had been copied, so that it could be removed, a descriptor was opened.
+#[test]
+fn a_backup_that_fails_for_want_of_descriptors_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    (0..100).for_each(|n| put(&store, n));
+    store.close().unwrap();
+    let mut child = Role::play("starve", &path, 64);
+    child.go_on();
+    assert_eq!(child.hear().as_deref(), Some("true"));
 }
 
 #[test]

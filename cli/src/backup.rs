@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
-use stratalog::Options;
+use stratalog::{Compaction, Options};
 
 /// Copy a store into a new directory (exit code 3 if opening the store found something lost)
 ///
@@ -40,14 +40,19 @@ struct Report<'a> {
 
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let started = Instant::now();
-    let store = open(&Options::new().create(false), &args.store)?;
+    // By hand only: compaction in the background takes away what has expired, and counts it no
+    // more.
+    let options = Options::new().create(false).compaction(Compaction::Manual);
+    let store = open(&options, &args.store)?;
     let at = || args.dest.display().to_string();
     store.backup(&args.dest).with_context(at)?;
     let (lsn, records) = (store.durable_lsn(), store.len());
     // Whether it opens, and holds as much, is better known now than when it is needed.
     let copy = open(&Options::new().read_only(true), &args.dest)?;
+    // A damaged record that this opening left out counts in the copy, where asking for it says so.
+    let is_whole = copy.len() == records || copy.len() > records && !store.recovery().is_clean();
     ensure!(
-        copy.len() == records,
+        is_whole,
         "{} has {} records, the store has {records}: do not rely on this copy",
         args.dest.display(),
         copy.len()

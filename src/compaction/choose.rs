@@ -23,7 +23,7 @@ const GROUP_MAX: usize = 32;
 pub(super) const EVER: u64 = u64::MAX - 1;
 /// Threads, at most.
 const HANDS_MAX: u64 = 8;
-/// So many nearly empty segments are merged into one.
+/// So many segments that hold little are merged.
 const CRUMBS: usize = 8;
 
 /// What a segment holds, in bytes of frames.
@@ -96,8 +96,8 @@ impl Compactor<'_> {
         log.in_use_counted(&guard, ready).into_iter().map(measure).collect()
     }
 
-    /// Every segment that holds something dead, and those of the log that were sealed nearly empty;
-    /// those that may let go of tombstones last.
+    /// Every segment that holds something dead, or takes more room than it needs; those that may
+    /// let go of tombstones last.
     pub(super) fn choose_all(&self) -> Vec<Arc<FileSegment>> {
         {
             let guard = self.engine.epoch().pin();
@@ -107,9 +107,9 @@ impl Compactor<'_> {
         }
         self.end_quarantines();
         let mut chosen = self.measure();
-        // An output has returned the room that it does not need, a segment of the log has not.
-        let is_early = |m: &Measured| m.segment.role() == Role::Log && self.is_crumb(m);
-        chosen.retain(|m| m.total > m.live || is_blank(m) || is_early(m));
+        // One for copies has given back what it does not hold.
+        let wastes = |m: &Measured| m.segment.role() == Role::Log && self.is_crumb(m);
+        chosen.retain(|m| m.total > m.live || is_blank(m) || wastes(m));
         chosen.sort_by_key(|m| m.segment.needed_bytes() > 0);
         chosen.into_iter().map(|m| m.segment).collect()
     }
@@ -189,10 +189,11 @@ impl Compactor<'_> {
         take_group(&mut left, self.capacity())
     }
 
-    /// Nearly empty, and takes no more: an output that compaction has closed, or a segment of the
-    /// log that an opening has sealed (after every reboot, and where the boot is unknown always).
+    /// One for copies that is nearly empty; one of the log that was ended early, by an opening that
+    /// could not go on with it or by a backup: filled, it is half full, since no record is longer.
     fn is_crumb(&self, measured: &Measured) -> bool {
-        measured.total * 4 < self.capacity()
+        let parts = if measured.segment.role() == Role::Copies { 4 } else { 2 };
+        measured.total * parts < self.capacity()
     }
 
     /// Live and dead bytes of the whole log, but for what has been emptied already.

@@ -115,8 +115,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// The record of this slot was the id's newest and is damaged: what is older than it in the
-    /// index does not stand for the id any more.
-    pub fn shadow(&self, segment: &Segment<M>, body: SlotBody) -> Result<(), Error> {
+    /// index does not stand for the id any more. Whether there was something older.
+    pub fn shadow(&self, segment: &Segment<M>, body: SlotBody) -> Result<bool, Error> {
         let guard = self.epoch.pin();
         let keys = RestoredKeys { engine: self, guard: &guard, segment, body };
         let mut gone = false;
@@ -136,7 +136,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             self.log.count_live(0, self.sub_live_of(&guard, old));
             self.add_live(-1);
         }
-        Ok(())
+        Ok(gone)
     }
 
     fn count_restored(

@@ -196,15 +196,13 @@ impl Directory {
     /// The names of its files. A name that is not UTF-8 is none of a store's: it is listed with
     /// replacement characters.
     pub fn names(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        // A description of its own: the position in the listing is not shared.
-        for entry in retry_on_intr(|| Dir::read_from(self.fd()))? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            if name != "." && name != ".." {
-                names.push(name);
-            }
-        }
-        Ok(names)
+        names_in(&mut self.listing()?)
+    }
+
+    /// A descriptor to list it by: with a description of its own, so that the position in the
+    /// listing is not shared.
+    pub(super) fn listing(&self) -> io::Result<Dir> {
+        Ok(retry_on_intr(|| Dir::read_from(self.fd()))?)
     }
 
     /// What it holds.
@@ -395,6 +393,19 @@ impl Directory {
     pub fn allocated_bytes(&self, name: &str) -> u64 {
         self.stat(name).map_or(0, |stat| allocated(&stat))
     }
+}
+
+/// What [`Directory::names`] answers, from the beginning of a listing.
+pub(super) fn names_in(listing: &mut Dir) -> io::Result<Vec<String>> {
+    listing.rewind();
+    let mut names = Vec::new();
+    for entry in listing {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }
 
 fn allocated(stat: &rustix::fs::Stat) -> u64 {

@@ -1,9 +1,9 @@
 //! A directory that is filled under a temporary name and then renamed, as a backup is.
 
-use super::directory::parent;
+use super::directory::{names_in, parent};
 use super::{Directory, TEMPORARY_ENDING, create_directory, random};
 use crate::error::Error;
-use rustix::fs::{AtFlags, Mode};
+use rustix::fs::{AtFlags, Dir, Mode};
 use rustix::io::retry_on_intr;
 use std::ffi::OsString;
 use std::io;
@@ -18,6 +18,8 @@ pub struct UnfinishedDirectory {
     /// What it will be called.
     target: OsString,
     directory: Directory,
+    /// Opened when it was made: what is in it can be removed where no descriptor is left.
+    listing: Dir,
     finished: bool,
 }
 
@@ -39,14 +41,16 @@ pub fn begin_directory(target: &Path) -> Result<UnfinishedDirectory, Error> {
     let made = retry_on_intr(|| rustix::fs::mkdirat(parent.fd(), &name, Mode::RWXU));
     made.map_err(|errno| super::no_room(errno.into()))?;
     let opened = Directory::open_under(&parent, &name, target.with_file_name(&name));
-    let directory = match opened {
-        Ok(directory) => directory,
+    let opened = opened.and_then(|directory| Ok((directory.listing()?, directory)));
+    let (listing, directory) = match opened {
+        Ok(opened) => opened,
         Err(error) => {
             rustix::fs::unlinkat(parent.fd(), &name, AtFlags::REMOVEDIR).unwrap_or(());
             return Err(error.into());
         }
     };
-    let new = UnfinishedDirectory { parent, name, target: target_name, directory, finished: false };
+    let (target, finished) = (target_name, false);
+    let new = UnfinishedDirectory { parent, name, target, directory, listing, finished };
     new.parent.sync()?;
     Ok(new)
 }
@@ -81,7 +85,7 @@ impl Drop for UnfinishedDirectory {
             return;
         }
         // The caller gets the error that led here.
-        if let Ok(names) = self.directory.names() {
+        if let Ok(names) = names_in(&mut self.listing) {
             names.iter().for_each(|name| drop(self.directory.remove_if_there(name)));
         }
         rustix::fs::unlinkat(self.parent.fd(), &self.name, AtFlags::REMOVEDIR).unwrap_or(());

@@ -248,6 +248,8 @@ pub(super) fn refuse_damage(
 
 /// Salvage: no older version stands in for a record that is damaged, and what a damaged tombstone
 /// has removed stays so; both is certain from the slot, which is under a checksum of its own.
+/// That slot alone says so to later openings, so compaction keeps away from its segment: nothing in
+/// the index leads there, and the older version may lie in a segment that stays.
 pub(super) fn shadow_damaged(
     engine: &FileEngine,
     candidates: &[Candidate],
@@ -261,8 +263,11 @@ pub(super) fn shadow_damaged(
             let SlotState::Committed(kind, body) = state else { continue };
             // The scan has checked every record; a put that held is marked.
             let held = kind == Kind::Put && segment.is_verified(body.offset);
-            if !held && scan::check(segment, slot, kind, body, true).is_err() {
-                engine.shadow(segment, body)?;
+            if !held
+                && scan::check(segment, slot, kind, body, true).is_err()
+                && engine.shadow(segment, body)?
+            {
+                engine.log().quarantine(segment, true);
             }
         }
     }

@@ -60,10 +60,10 @@ impl Store {
             let mark = segment.flushed();
             (segment, mark)
         });
-        let parts: Vec<_> = marked.filter(|(_, mark)| mark.slot > 0).collect();
+        let (parts, others): (Vec<_>, Vec<_>) = marked.partition(|(_, mark)| mark.slot > 0);
         let above = parts.last().map_or(Sequence(1), |(last, _)| last.sequence().next());
         // No LSN is given by the copy that was given before, be its segment gone.
-        Moment { parts, next: next.max(above) }
+        Moment { parts, _others: others, next: next.max(above) }
     }
 
     fn copy_into(&self, directory: &fs::Directory, moment: &Moment) -> Result<(), Error> {
@@ -84,6 +84,10 @@ impl Store {
 struct Moment {
     /// Segments in the order of their sequences, and how far each counts.
     parts: Vec<(Arc<Segment<MmapMemory>>, Mark)>,
+    /// Segments of which nothing counts yet. Records of the parts may have been moved there, and
+    /// their tags are there as long as the segment is: compaction may be done with it long before
+    /// the copying has come to them.
+    _others: Vec<(Arc<Segment<MmapMemory>>, Mark)>,
     /// The first segment that the copy makes itself.
     next: Sequence,
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use stratalog::{NewRecord, Options, Store};
+use stratalog::{Compaction, NewRecord, Options, Store};
 
 fn open(path: &Path) -> Store {
     Options::new().read_only(true).open(path).unwrap()
@@ -82,6 +82,24 @@ fn a_backup_overwrites_nothing_and_says_what_is_in_its_way() {
     assert_sample(&store, &[]);
     assert_only(dir.path(), &["store", "taken"]);
     assert!(!Path::new("/tmp/never").exists());
+}
+
+/// Compaction in the background took away what had expired, which the copy still counted.
+#[test]
+fn a_backup_counts_what_has_expired_like_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("store"), dir.path().join("copy"));
+    let options = Options::new().dimension(1).segment_size(1 << 20);
+    let store = options.compaction(Compaction::Manual).open(&path).unwrap();
+    for n in 0..3_000_u32 {
+        let (id, content) = (n.to_le_bytes(), [0; 2_000]);
+        let record = NewRecord::new(&id, &[0.0], &content).expires_in(Duration::ZERO);
+        store.put_record(record).unwrap();
+    }
+    store.put("kept", &[0.0], "").unwrap();
+    store.close().unwrap();
+    let (out, _) = expect(0, words(&path, "backup", &[copy.to_str().unwrap()]));
+    assert!(out.starts_with("copied 3,001 records"), "{out}");
 }
 
 #[test]
