@@ -7,6 +7,7 @@ use stratalog::internals::format::frame::{
 };
 use stratalog::internals::format::header::{self, DIRECTORY_AT, IDENTITY_BYTES};
 use stratalog::internals::format::ids::{Sequence, SlotNumber};
+use stratalog::internals::format::manifest::Manifest;
 use stratalog::internals::format::slot::{self, SLOT_BYTES, SlotBody, SlotState};
 
 /// The word at a multiple of eight; 0 outside.
@@ -134,8 +135,10 @@ pub fn forge_count(segment: &mut [u8], which: Count, value: u64) {
     store_number(segment, at, 8, word);
 }
 
-/// Replaces bytes of a manifest; its sum is right.
+/// Replaces bytes of a manifest; its sum is right. Zeros may follow it, as in its file.
 pub fn forge_manifest(manifest: &mut [u8], at: usize, width: usize, value: u64) {
+    let len = Manifest::decode(manifest).map_or(manifest.len(), |whole| whole.encode().len());
+    let manifest = &mut manifest[..len];
     store_number(manifest, at, width, value);
     if let Some((body, sum)) = manifest.split_last_chunk_mut::<4>() {
         *sum = crc32fast::hash(body).to_le_bytes();
