@@ -390,7 +390,11 @@ fn decide_segment(
     {
         scan::void_undecided(segment, candidate.durable(), candidate.limit);
     }
-    for slot in &candidate.unproven {
+    // What does not hold above the durable end does not count now, and must not begin to once the
+    // next flush has moved the durable end: in a store that was killed it is damage, and reported.
+    let (found, damaged) = (&candidate.unproven, candidate.walked.unsound && candidate.each);
+    let unproven = if damaged { &scan::unproven(candidate, true) } else { found };
+    for slot in unproven {
         segment.void(SlotNumber(*slot));
     }
     let closed = candidate.inherited.sealed && segment.is_full();

@@ -113,7 +113,7 @@ pub(super) fn has_lost_its_cache(candidates: &mut [Candidate]) -> bool {
 
 /// Slots above the durable end that do not count where each record stands for itself: those of
 /// batches that are not whole, and with `singles` also single ones that do not hold.
-fn unproven(candidate: &Candidate, singles: bool) -> Vec<u32> {
+pub(super) fn unproven(candidate: &Candidate, singles: bool) -> Vec<u32> {
     let segment = &*candidate.segment;
     let mut unproven = Vec::new();
     // Of the batch that the walk is in: where it begins, and how many of its slots are to come.

@@ -181,6 +181,29 @@ fn a_record_above_the_durable_end_that_does_not_hold_after_a_kill_is_damage() {
     assert_eq!(store.len(), closed.state.len() - 1);
 }
 
+/// The first opening answers with the version before, and reports the damage. Each later one
+/// answers the same: the damaged record counted again once a flush had moved the durable end over
+/// it. (mutation: damage-counts-later)
+#[test]
+fn damage_that_an_opening_after_a_kill_has_left_out_stays_out() {
+    let closed = killed(|store| {
+        some(store);
+        RECORDS.put(store, &id(7), 99);
+    });
+    let (path, place) = closed.record(&id(7));
+    flip(&path, (place.frame.start + 64) * 8);
+    let mut answers = Vec::new();
+    for life in 0..3 {
+        let store = common::open(closed.path());
+        assert_eq!(store.recovery().corrupt, u64::from(life == 0), "life {life}");
+        answers.push(state(&store));
+        store.close().unwrap();
+    }
+    assert_same(&answers[1], &answers[0]);
+    assert_same(&answers[2], &answers[0]);
+    assert!(common::open(closed.path()).verify().unwrap().is_clean());
+}
+
 #[test]
 fn strict_refuses_a_damaged_durable_end_or_sealed_count() {
     let closed = Closed::of_segments(2);
