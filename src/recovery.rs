@@ -78,6 +78,8 @@ struct Candidate {
     each: bool,
     /// Slots below the limit that do not count because of that, in order.
     unproven: Vec<u32>,
+    /// Conditional puts that do not count because of a member of a batch [W9].
+    outdone: Vec<SlotNumber>,
     /// Something is wrong with it as a whole.
     flaw: Option<collect::Flaw>,
     /// Since step 3.
@@ -89,8 +91,8 @@ impl Candidate {
         let inherited = segment.inherited();
         let trusted = inherited.durable_end.min(limit);
         let walked = scan::Walked::default();
-        let (cut, each, unproven) = (false, false, Vec::new());
-        Self { segment, inherited, limit, trusted, cut, each, unproven, flaw, walked }
+        let (cut, each, unproven, outdone) = (false, false, Vec::new(), Vec::new());
+        Self { segment, inherited, limit, trusted, cut, each, unproven, outdone, flaw, walked }
     }
 
     /// It holds copies of records, each of which stands for itself: nothing before or behind it is
@@ -212,7 +214,9 @@ fn begin_writing(
     catalog: &Catalog,
 ) -> Result<(), Error> {
     engine.log().source().directory().remove_temporaries()?;
-    let given_up = |candidate: &Candidate| candidate.cut || candidate.each;
+    let given_up = |candidate: &Candidate| {
+        candidate.cut || candidate.each || !candidate.outdone.is_empty()
+    };
     let gives_up = mode == Recovery::Salvage || candidates.iter().any(given_up);
     if gives_up && !basis.rebuilt {
         catalog.begin_incarnation(engine.log().source(), &basis.manifest)?;
@@ -270,13 +274,16 @@ fn make_true_index(
     let before = report.clone();
     let engine = make_index(log, candidates, report)?;
     if mode == Recovery::Salvage || !scan::has_lost_its_cache(candidates) {
+        scan::find_outdone(&engine, candidates);
         return Ok(engine);
     }
     *report = RecoveryReport { counted: Counted::Each, ..before };
     let log = engine.into_log();
     log.forget_live();
     candidates.iter().for_each(|candidate| candidate.segment.forget_live());
-    make_index(log, candidates, report)
+    let engine = make_index(log, candidates, report)?;
+    scan::find_outdone(&engine, candidates);
+    Ok(engine)
 }
 
 fn make_index(
@@ -396,6 +403,13 @@ fn decide_segment(
     let unproven = if damaged { &scan::unproven(candidate, true) } else { found };
     for slot in unproven {
         segment.void(SlotNumber(*slot));
+    }
+    for slot in &candidate.outdone {
+        segment.void(*slot);
+    }
+    if !candidate.outdone.is_empty() {
+        // Before compaction may give up the member that says so.
+        durability.flush(segment)?;
     }
     let closed = candidate.inherited.sealed && segment.is_full();
     if !goes_on && candidate.flaw.is_none() && (!closed || candidate.cut) {

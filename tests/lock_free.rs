@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use stratalog::internals::format::slot::SlotState;
+use stratalog::internals::format::slot::{self, SlotState};
 use stratalog::internals::index::KeyHash;
 use stratalog::internals::segment::{Moves, Segment};
 use stratalog::{Options, Store};
@@ -316,7 +316,7 @@ fn of_a_record_and_its_copy_the_copy_counts_after_a_kill_whichever_segment_is_ol
         .unwrap();
     let frame = source.committed_frame(slot).unwrap();
     let copy = engine
-        .copy_record(&frame, stratalog::internals::format::slot::Kind::Put, body, &copies)
+        .copy_record((source, &frame), slot::Kind::Put, body, &copies)
         .unwrap()
         .unwrap();
     let mut moves = Moves::default();

@@ -119,7 +119,8 @@ impl Moving {
         };
         self.victim.clear_forward(body.offset);
         let frame = self.victim.committed_frame(SlotNumber(0)).unwrap();
-        self.engine.copy_record(&frame, kind, body, &self.output).unwrap().unwrap()
+        let from = (&*self.victim, &frame);
+        self.engine.copy_record(from, kind, body, &self.output).unwrap().unwrap()
     }
 
     fn set_moves(&self, copy: &Relocation) {

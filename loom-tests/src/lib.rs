@@ -243,8 +243,8 @@ pub fn compact(
         let frame = victim.committed_frame(slot).expect("it is whole");
         let key = Key { hash: KeyHash(body.key_hash), id: frame.id() };
         if engine.is_current(&guard, key, victim.address(body.offset)) {
-            let copy =
-                engine.copy_record(&frame, Kind::Put, body, output).expect("nobody voids it");
+            let copied = engine.copy_record((victim, &frame), Kind::Put, body, output);
+            let copy = copied.expect("nobody voids it");
             copies.push(copy.expect("room"));
         }
     }

@@ -190,7 +190,7 @@ impl Compactor<'_> {
             }
             // Before there is a copy [M2].
             victim.clear_forward(body.offset);
-            let copy = self.copy_frame(&frame, (Kind::Put, body), outputs)?;
+            let copy = self.copy_frame((victim, &frame), (Kind::Put, body), outputs)?;
             mine.copied.push(Copied { victim: number, ..copy });
         }
         Ok(())
@@ -227,13 +227,13 @@ impl Compactor<'_> {
 
     pub(super) fn copy_frame(
         &self,
-        frame: &Frame<'_>,
+        (from, frame): (&FileSegment, &Frame<'_>),
         (kind, body): (Kind, SlotBody),
         outputs: &Mutex<&mut Outputs>,
     ) -> Result<Copied, Stopped> {
         loop {
             let output = self.output(kind, &mut lock(outputs))?;
-            if let Some(copy) = self.engine.copy_record(frame, kind, body, &output)? {
+            if let Some(copy) = self.engine.copy_record((from, frame), kind, body, &output)? {
                 return Ok(Copied { victim: 0, output, copy });
             }
             let mut outputs = lock(outputs);

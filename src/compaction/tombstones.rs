@@ -48,7 +48,7 @@ impl Compactor<'_> {
             let Some(victim) = victims.get(candidate.victim) else { continue };
             let Ok(frame) = victim.committed_frame(candidate.slot) else { continue };
             let what = (Kind::Tombstone, candidate.body);
-            let mut copy = self.copy_frame(&frame, what, outputs)?;
+            let mut copy = self.copy_frame((victim, &frame), what, outputs)?;
             copy.victim = candidate.victim;
             group.copied.push(copy);
         }

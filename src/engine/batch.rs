@@ -86,7 +86,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// A member, as a blind write of its own. One that cannot be placed where its LSN says is
-    /// written again by itself; its first copy can never win.
+    /// written again, as a batch of one; until that is there recovery knows where it belongs [W9].
     fn publish_member(
         &self,
         guard: &Guard,
@@ -94,6 +94,26 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         lsn: Lsn,
         entry: Entry,
     ) -> Result<Lsn, Error> {
+        if self.publish_once(guard, record, lsn, entry) {
+            return Ok(lsn);
+        }
+        let frames = self.frames_of(std::slice::from_ref(record), vec![0])?;
+        loop {
+            let guard = self.epoch.pin();
+            // Whatever room there is: an error now comes too late.
+            let need = Need::ToFree;
+            let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, need)?;
+            let Ok(written) = reservation.commit(std::slice::from_ref(record)) else { continue };
+            for (lsn, address, _claim) in written {
+                if self.publish_once(&guard, record, lsn, Entry { address, ..entry }) {
+                    return Ok(lsn);
+                }
+            }
+        }
+    }
+
+    /// `false`: it has to be written again.
+    fn publish_once(&self, guard: &Guard, record: &Record<'_>, lsn: Lsn, entry: Entry) -> bool {
         let bytes = record.layout().bytes();
         let segment = self.log.resolve(guard, entry.address).map(|(segment, _)| segment);
         let counted = segment.filter(|_| record.kind == Kind::Put);
@@ -110,10 +130,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             Published::Installed(before) => {
                 self.account(guard, counted.map_or(0, |_| bytes), before);
                 counted.inspect(|segment| note_expiry(segment, record));
-                Ok(lsn)
+                true
             }
-            Published::Absorbed => Ok(lsn),
-            Published::AppendAgain => self.put_again(record),
+            Published::Absorbed => true,
+            Published::AppendAgain => false,
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::index::{Entry, Index, KeyHash, Resolve, Shape};
 use crate::log::{Log, Source};
 use crate::memory::Memory;
 use crate::segment::{Frame, FrameDamage, Record, Segment};
-use crate::sync::{AtomicI64, Ordering};
+use crate::sync::{AtomicBool, AtomicI64, Ordering};
 
 /// A record that the index points at and whose lengths are sound.
 #[derive(Debug)]
@@ -72,6 +72,8 @@ pub struct Engine<M: Memory, S, const SLOTS: usize = 7> {
     log: Log<M, S>,
     index: Index<SLOTS>,
     live: AtomicI64,
+    /// Recovery has met a conditional put that has not seen a member of a batch [W9].
+    unseen: AtomicBool,
 }
 
 /// What an index entry is to an id.
@@ -86,7 +88,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// An engine over a log, with an empty index.
     #[must_use]
     pub fn new(log: Log<M, S>, shape: Shape) -> Self {
-        Self { epoch: Epoch::new(), log, index: Index::new(shape), live: AtomicI64::new(0) }
+        let (epoch, index) = (Epoch::new(), Index::new(shape));
+        Self { epoch, log, index, live: AtomicI64::new(0), unseen: AtomicBool::new(false) }
     }
 
     /// The log, without the index: for recovery, which may want another one.

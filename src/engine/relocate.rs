@@ -124,7 +124,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// then hides what is older than it. `None` if that segment is full.
     pub fn copy_record(
         &self,
-        frame: &Frame<'_>,
+        (from, frame): (&Segment<M>, &Frame<'_>),
         kind: Kind,
         body: SlotBody,
         to: &Segment<M>,
@@ -146,7 +146,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let bytes = record.layout().bytes();
         let Some(units) = units_of(bytes) else { return Ok(None) };
         let Some((reservation, _)) = to.reserve(bytes) else { return Ok(None) };
-        let copied = reservation.copy(&record, body.lsn);
+        let copied = reservation.copy(&record, body.lsn, from.seen(frame));
         let (slot, to) =
             copied.map_err(|_voided| Error::Io(std::io::Error::other("a copy was voided")))?;
         let (from, len) = (frame.offset(), units);

@@ -5,15 +5,17 @@ use super::{Engine, exhausted};
 use crate::epoch::Guard;
 use crate::error::Error;
 use crate::format::ids::Lsn;
-use crate::format::slot::{Kind, SlotBody};
+use crate::format::slot::{Kind, SlotBody, Written};
 use crate::index::{Decision, Entry, Exhausted, Found, Index, KeyHash, Resolve, Room};
 use crate::log::Source;
 use crate::memory::Memory;
 use crate::segment::Segment;
+use crate::sync::Ordering;
 
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
-    /// Puts a record found by recovery into the index: highest LSN wins, whatever the order. Of two
-    /// copies of one record, which have the same LSN, the one that was not moved on: it has the
+    /// Puts a record found by recovery into the index: highest LSN wins, whatever the order, but a
+    /// member of a batch also wins over conditional puts that have not seen it [W9]. Of two copies
+    /// of one record, which have the same LSN, the one that was not moved on: it has the
     /// tag. Its segment may well be the older one: one for copies takes them from log segments that
     /// were begun after it.
     pub fn restore(&self, segment: &Segment<M>, kind: Kind, body: SlotBody) -> Result<(), Error> {
@@ -57,6 +59,16 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let older = |guard: &Guard, old: Entry| {
             let Some(found) = self.slot_of(guard, old) else { return true };
             let before = || self.log.resolve(guard, old.address);
+            if before().is_some_and(|(its, _)| Self::is_unseen(body, its, found)) {
+                // Relaxed: the end of the scan's threads orders it.
+                self.unseen.store(true, Ordering::Relaxed);
+                return true;
+            }
+            if Self::is_unseen(found, segment, body) {
+                // Relaxed: as above.
+                self.unseen.store(true, Ordering::Relaxed);
+                return false;
+            }
             found.lsn < body.lsn
                 || found.lsn == body.lsn
                     && before().is_none_or(|(s, at)| last(s, at) < last(segment, body.offset))
@@ -64,6 +76,40 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let wins = |guard: &Guard, old: Option<Entry>| old.is_none_or(|old| older(guard, old));
         let (_, live) = self.restore_if(guard, segment, kind, body, wins)?;
         Ok(live)
+    }
+
+    /// Whether a conditional put has a higher LSN than a member of a batch that it has not seen:
+    /// the member was, or was to be, written again above it [W9].
+    fn is_unseen(member: SlotBody, segment: &Segment<M>, put: SlotBody) -> bool {
+        if member.written != Written::InBatch
+            || put.written != Written::Conditionally
+            || put.lsn < member.lsn
+        {
+            return false;
+        }
+        // SAFETY: recovery has seen the slot committed, by Acquire.
+        let frame = unsafe { segment.frame(put.offset) };
+        frame.is_ok_and(|frame| segment.seen(&frame).is_some_and(|seen| seen < member.lsn))
+    }
+
+    /// Whether recovery has met a conditional put that does not count because of a member of a
+    /// batch with a lower LSN.
+    pub fn has_unseen(&self) -> bool {
+        // Relaxed: as in `restore_newest`.
+        self.unseen.load(Ordering::Relaxed)
+    }
+
+    /// Whether a conditional put does not count because of a member of a batch with a lower LSN,
+    /// which the index leads to.
+    pub fn hides_behind(&self, segment: &Segment<M>, body: SlotBody) -> bool {
+        if body.written != Written::Conditionally {
+            return false;
+        }
+        let guard = self.epoch.pin();
+        let keys = RestoredKeys { engine: self, guard: &guard, segment, body };
+        let found = self.index.get(&guard, KeyHash(body.key_hash), |entry| keys.same_key(entry));
+        let member = found.and_then(|entry| self.slot_of(&guard, entry));
+        member.is_some_and(|member| Self::is_unseen(member, segment, body))
     }
 
     /// Puts a copy without force into the index if the record that it was made of is there, and

@@ -3,7 +3,7 @@
 #![cfg(test)]
 
 use super::*;
-use crate::format::frame::Writing;
+use crate::format::frame::{Writing, units_of};
 use crate::format::header::{HEADER_END, Role};
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::slot::Kind;
@@ -34,6 +34,10 @@ fn record(id: &[u8], writing: Writing) -> Record<'_> {
         created_ns: 1,
         expires_ns: 0,
     }
+}
+
+fn put_one(engine: &Small, content: &[u8]) -> Lsn {
+    engine.put(&Record { content, ..record(&ONE, Writing::Blind) }).unwrap()
 }
 
 fn put(engine: &Small, id: u32) -> Result<Lsn, Error> {
@@ -185,4 +189,161 @@ fn a_member_that_finds_no_room_again_does_not_keep_the_others_from_being_publish
     let guard = engine.epoch().pin();
     assert!(engine.get(&guard, KeyHash(7), &ids[0]).unwrap().is_some());
     assert!(engine.get(&guard, KeyHash(7), &ids[1]).unwrap().is_some(), "committed, and not there");
+}
+
+const ONE: [u8; 4] = [1; 4];
+const TWO: [u8; 4] = [2; 4];
+
+fn tombstone(id: &[u8]) -> Record<'_> {
+    let (embedding, kind) = (&[][..], Kind::Tombstone);
+    Record { kind, embedding, ..record(id, Writing::Conditional) }
+}
+
+fn put_if(engine: &Small, content: &[u8]) {
+    let record = Record { content, ..record(&ONE, Writing::Conditional) };
+    engine.write_if(&record, |_, _| true).unwrap().unwrap();
+}
+
+/// What the two ids hold after recovery has met the records in one order, and in the other one.
+fn recovered(mut engine: Small) -> [[Option<Vec<u8>>; 2]; 2] {
+    [false, true].map(|reversed| {
+        let log = std::mem::replace(&mut engine, self::engine()).into_log();
+        log.forget_live();
+        let shape = Shape { buckets: 1, split_at: 20, overflow_blocks: 1, initial_depth: 0 };
+        engine = Engine::new(log, shape);
+        let guard = engine.epoch().pin();
+        let mut records = Vec::new();
+        for segment in engine.log().table().iter(&guard) {
+            let states = segment.slots(segment.slots_end()).map(|(_, state)| (segment, state));
+            records.extend(states);
+        }
+        if reversed {
+            records.reverse();
+        }
+        for (segment, state) in records {
+            if let SlotState::Committed(kind, body) = state {
+                engine.restore(segment, kind, body).unwrap();
+            }
+        }
+        [ONE, TWO].map(|id| {
+            let found = engine.get(&guard, KeyHash(7), &id).unwrap();
+            found.map(|at| at.frame.content().to_vec())
+        })
+    })
+}
+
+/// A process dies between the commit of a batch and its publication. Meanwhile a conditional write
+/// of one of its ids was made, with a higher LSN: the batch was there but for that id [W9].
+#[test]
+fn a_batch_of_which_a_conditional_put_has_seen_nothing_is_there_as_a_whole() {
+    let (batch, alone) = (|| Some(b"batch".to_vec()), || Some(b"alone".to_vec()));
+    type Case = (fn(&Small), fn(&Small), Option<Vec<u8>>);
+    let cases: [Case; 9] = [
+        (|_| (), |engine| put_if(engine, b"alone"), batch()),
+        (|engine| _ = put_one(engine, b"old"), |engine| put_if(engine, b"alone"), batch()),
+        // Nor have others that follow it.
+        (
+            |_| (),
+            |engine| {
+                put_if(engine, b"first");
+                put_if(engine, b"alone");
+            },
+            batch(),
+        ),
+        // A removal stands above the batch.
+        (
+            |engine| put_if(engine, b"old"),
+            |engine| _ = engine.remove(&tombstone(&ONE)).unwrap().unwrap(),
+            None,
+        ),
+        (
+            |engine| put_if(engine, b"old"),
+            |engine| {
+                engine.remove(&tombstone(&ONE)).unwrap().unwrap();
+                put_if(engine, b"alone");
+            },
+            alone(),
+        ),
+        // So does a put that asks nothing, and what has seen that.
+        (|_| (), |engine| _ = put_one(engine, b"alone"), alone()),
+        (
+            |_| (),
+            |engine| {
+                put_one(engine, b"blind");
+                put_if(engine, b"alone");
+            },
+            alone(),
+        ),
+        (
+            |_| (),
+            |engine| {
+                put_if(engine, b"first");
+                put_one(engine, b"blind");
+                put_if(engine, b"alone");
+            },
+            alone(),
+        ),
+        (|_| (), |_| (), batch()),
+    ];
+    for (n, (before, after, expected)) in cases.into_iter().enumerate() {
+        let engine = engine();
+        before(&engine);
+        let guard = engine.epoch().pin();
+        let content = b"batch";
+        let records = [ONE, TWO];
+        let records = records.each_ref().map(|id| Record { content, ..record(id, Writing::Blind) });
+        let frames = records.map(|record| units_of(record.layout().bytes()).unwrap());
+        let batch_of =
+            |frames| engine.log().reserve_batch(&engine.epoch, &guard, frames, Need::ToGrow);
+        // What the process would have gone on with.
+        let claims = batch_of(&frames).unwrap().commit(&records).unwrap();
+        after(&engine);
+        std::mem::forget(claims);
+        drop(guard);
+        for found in recovered(engine) {
+            assert_eq!(found, [expected.clone(), batch()], "case {n}");
+        }
+    }
+}
+
+/// What has seen the batch stands above it, however old its members look.
+#[test]
+fn a_conditional_put_that_has_seen_a_batch_is_not_hidden_by_it() {
+    let alone = Some(b"alone".to_vec());
+    let written = |after: fn(&Small)| {
+        let engine = engine();
+        let content = b"batch";
+        let mut records = [ONE, TWO]
+            .each_ref()
+            .map(|id| Record { content, ..record(id, Writing::Blind) })
+            .to_vec();
+        engine.write_batch(&mut records).unwrap();
+        after(&engine);
+        recovered(engine)
+    };
+    let removed = |engine: &Small| _ = engine.remove(&tombstone(&ONE)).unwrap().unwrap();
+    let cases: [fn(&Small); 4] = [
+        |engine| put_if(engine, b"alone"),
+        |engine| {
+            put_if(engine, b"first");
+            put_if(engine, b"alone");
+        },
+        |engine| {
+            engine.remove(&tombstone(&ONE)).unwrap().unwrap();
+            put_if(engine, b"alone");
+        },
+        // The index has forgotten the removal.
+        |engine| {
+            engine.remove(&tombstone(&ONE)).unwrap().unwrap();
+            let guard = engine.epoch().pin();
+            engine.drop_tombstones(&guard, relocate::Key { hash: KeyHash(7), id: &ONE });
+            put_if(engine, b"alone");
+        },
+    ];
+    for case in cases {
+        for found in written(case) {
+            assert_eq!(found, [alone.clone(), Some(b"batch".to_vec())]);
+        }
+    }
+    assert!(written(removed).iter().all(|found| found[0].is_none()));
 }

@@ -45,17 +45,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Stores a version of an id, or a tombstone that asks nothing. The record's parts have passed
     /// the store's checks.
     pub fn put(&self, record: &Record<'_>) -> Result<Lsn, Error> {
-        self.put_as(record, need(record), true)
-    }
-
-    /// The same for a record that was committed before and could not be placed: it takes whatever
-    /// room there is, since an error now would come too late.
-    pub(super) fn put_again(&self, record: &Record<'_>) -> Result<Lsn, Error> {
-        self.put_as(record, Need::ToFree, false)
-    }
-
-    fn put_as(&self, record: &Record<'_>, mut need: Need, mut first: bool) -> Result<Lsn, Error> {
         debug_assert_eq!(record.writing, Writing::Blind);
+        let (mut need, mut first) = (need(record), true);
         let (bytes, tomb) = (record.layout().bytes(), record.kind == Kind::Tombstone);
         let live_bytes = if tomb { 0 } else { bytes };
         loop {
@@ -86,6 +77,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                     return Ok(lsn);
                 }
                 Published::Absorbed => return Ok(lsn),
+                // It takes whatever room there is: an error now would come too late.
                 Published::AppendAgain => (need, first) = (Need::ToFree, false),
             }
         }
@@ -278,6 +270,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             };
             match verdict {
                 Verdict::Took(counts) => {
+                    pending.set_seen(self.seen_by(guard, found));
                     pending.set_previous(counts.map_or(0, Entry::bits));
                     Decision::Set(pending_entry(record, pending))
                 }
@@ -289,6 +282,19 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             .update(&self.epoch, guard, KeyHash(record.key_hash), &keys, decide)
             .map_err(|Exhausted| exhausted())?;
         Ok(verdict)
+    }
+
+    /// What a conditional put that replaces this has seen [W9]. The put that it replaces has seen
+    /// what it says itself: a write before which that one could not go cannot go before this one.
+    fn seen_by(&self, guard: &Guard, found: Found) -> Lsn {
+        let entry = match found {
+            Found::Absent { drop_lsn } => return drop_lsn,
+            // A write that was voided and took the place of nothing says what it has seen, too.
+            Found::Entry(old) => self.standing(guard, old).unwrap_or(old),
+        };
+        let at = self.locate(guard, entry).ok();
+        let seen = at.and_then(|at| at.segment.seen(&at.frame));
+        seen.unwrap_or_else(|| self.lsn_of(guard, entry))
     }
 
     /// Restores the entry that a write has replaced whose slot was voided. A slot of the index is

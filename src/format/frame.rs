@@ -23,8 +23,9 @@ const _: () = assert!(HEADER_BYTES + ID_BYTES_MAX < u16::MAX as usize);
 pub enum Writing {
     /// Committed before it is published: there is no previous word.
     Blind,
-    /// Decided by the index: the last 8 bytes of the frame are the previous word; of a tombstone,
-    /// which has no user tag, the tag word is.
+    /// Decided by the index: the last 8 bytes of the frame are the previous word, and the 16 bytes
+    /// before them say what the write has seen; of a tombstone, which has no user tag, the tag word
+    /// is the previous one, and nothing is said.
     Conditional,
 }
 
@@ -33,6 +34,8 @@ pub enum Writing {
 pub const FORWARD: u64 = 1 << 63;
 /// Bytes of the previous word at the end of a conditional put.
 const PREVIOUS_BYTES: usize = 8;
+/// Bytes before it: the LSN that the put has seen, and the checksum of that.
+const SEEN_BYTES: usize = 16;
 /// Flag in the frame header: a conditional put.
 const FLAG_CONDITIONAL: u8 = 1;
 /// Flag in the frame header: the record expires, and its id begins behind the expiry.
@@ -51,7 +54,7 @@ pub struct FrameLayout {
     pub content_at: usize,
     /// End of the content.
     pub end: usize,
-    /// Whether a previous word comes last.
+    /// Whether what was seen and a previous word come last.
     has_previous: bool,
 }
 
@@ -95,8 +98,14 @@ impl FrameLayout {
     #[must_use]
     #[inline]
     pub fn bytes(self) -> u64 {
-        let last = if self.has_previous { PREVIOUS_BYTES } else { 0 };
+        let last = if self.has_previous { SEEN_BYTES + PREVIOUS_BYTES } else { 0 };
         whole_units(self.end + last) as u64
+    }
+
+    /// Where it lies what a conditional put has seen, if this is one.
+    #[must_use]
+    pub fn seen_at(self) -> Option<usize> {
+        self.has_previous.then(|| self.bytes() as usize - PREVIOUS_BYTES - SEEN_BYTES)
     }
 
     /// Where the previous word lies, if the record is a conditional one.
@@ -329,6 +338,9 @@ mod tests {
             let previous = layout.previous_at();
             prop_assert!(previous.is_multiple_of(8) && previous + 8 <= layout.bytes() as usize);
             prop_assert!(previous >= layout.end || dimension == 0 && previous == 0);
+            let seen = layout.seen_at();
+            prop_assert!(seen.is_none_or(|at| at >= layout.end && at + SEEN_BYTES == previous));
+            prop_assert_eq!(seen.is_some(), dimension > 0);
         }
     }
 

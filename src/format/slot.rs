@@ -35,6 +35,17 @@ impl Kind {
     }
 }
 
+/// How a record was written: what recovery must know of it without its frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Committed before it was published, by itself.
+    Alone,
+    /// Decided by the index. The frame of a put says what it has seen.
+    Conditionally,
+    /// As a member of a batch.
+    InBatch,
+}
+
 /// Words 1 to 3 of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotBody {
@@ -48,18 +59,28 @@ pub struct SlotBody {
     pub len: Units,
     /// The record has an expiry, which is in the frame.
     pub expires: bool,
+    /// How it was written.
+    pub written: Written,
 }
 
-/// In the word of offset and length.
+/// In the word of offset and length, whose length has 29 bits.
 const EXPIRES: u64 = 1 << 63;
+const CONDITIONALLY: u64 = 1 << 62;
+const IN_BATCH: u64 = 1 << 61;
+const FLAGS: u64 = EXPIRES | CONDITIONALLY | IN_BATCH;
 
 impl SlotBody {
     /// The three words.
     #[must_use]
     pub fn words(self) -> [u64; 3] {
-        let flag = if self.expires { EXPIRES } else { 0 };
+        let written = match self.written {
+            Written::Alone => 0,
+            Written::Conditionally => CONDITIONALLY,
+            Written::InBatch => IN_BATCH,
+        };
+        let flags = if self.expires { EXPIRES } else { 0 } | written;
         let extent = u64::from(self.offset.0) | u64::from(self.len.0) << 32;
-        [self.lsn.as_u64(), self.key_hash, extent | flag]
+        [self.lsn.as_u64(), self.key_hash, extent | flags]
     }
 
     /// The body of three words, whatever they hold.
@@ -69,8 +90,13 @@ impl SlotBody {
             lsn: Lsn::from_u64(words[0]),
             key_hash: words[1],
             offset: Units(words[2] as u32),
-            len: Units(((words[2] & !EXPIRES) >> 32) as u32),
+            len: Units(((words[2] & !FLAGS) >> 32) as u32),
             expires: words[2] & EXPIRES != 0,
+            written: match words[2] & (CONDITIONALLY | IN_BATCH) {
+                CONDITIONALLY => Written::Conditionally,
+                IN_BATCH => Written::InBatch,
+                _ => Written::Alone,
+            },
         }
     }
 }
@@ -207,14 +233,16 @@ mod tests {
     proptest! {
         #[test]
         fn a_slot_survives_the_round_trip_and_any_flipped_bit_is_seen(
-            lsn: u64, key_hash: u64, offset: u32, len in 0..1u32 << 31,
+            lsn: u64, key_hash: u64, offset: u32, len in 0..1u32 << 29,
             n in 0..SlotNumber::LIMIT, tombstone: bool, pending: bool, expires: bool,
+            how in 0usize..3,
             bit in 0usize..256,
         ) {
             let slot = SlotNumber(n);
             let kind = if tombstone { Kind::Tombstone } else { Kind::Put };
             let (lsn, offset, len) = (Lsn::from_u64(lsn), Units(offset), Units(len));
-            let body = SlotBody { lsn, key_hash, offset, len, expires };
+            let written = [Written::Alone, Written::Conditionally, Written::InBatch][how];
+            let body = SlotBody { lsn, key_hash, offset, len, expires, written };
             let (word0, expected) = if pending {
                 (pending_word(kind, body, SALT, slot), SlotState::Pending(kind, body))
             } else {

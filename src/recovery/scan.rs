@@ -468,6 +468,24 @@ pub(super) fn finish_moves(engine: &FileEngine, candidate: &Candidate) -> Result
     Ok(())
 }
 
+/// Conditional puts that do not count because of a member of a batch: they are to be void, so that
+/// the highest LSN is the newest state again [W9].
+pub(super) fn find_outdone(engine: &FileEngine, candidates: &mut [Candidate]) {
+    if !engine.has_unseen() {
+        return;
+    }
+    for candidate in candidates.iter_mut().filter(|candidate| candidate.flaw.is_none()) {
+        let segment = &*candidate.segment;
+        for (slot, state) in segment.slots(candidate.limit) {
+            if let SlotState::Committed(Kind::Put, body) = state
+                && engine.hides_behind(segment, body)
+            {
+                candidate.outdone.push(slot);
+            }
+        }
+    }
+}
+
 /// Step 4's part for copies: those that count are put in force, all others are void for good.
 pub(super) fn decide_copies(engine: &FileEngine, candidate: &Candidate) {
     let guard = engine.epoch().pin();

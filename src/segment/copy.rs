@@ -9,11 +9,18 @@ use crate::memory::Memory;
 use crate::sync::Ordering;
 
 impl<M: Memory> Reservation<'_, M> {
-    /// Fills the frame with a record that keeps an earlier LSN, and leaves its slot a copy without
-    /// force. Where it lies.
-    pub fn copy(mut self, record: &Record<'_>, lsn: Lsn) -> Result<(SlotNumber, Units), Voided> {
+    /// Fills the frame with a record that keeps an earlier LSN, and what it has seen, and leaves
+    /// its slot a copy without force. Where it lies.
+    pub fn copy(
+        mut self,
+        record: &Record<'_>,
+        lsn: Lsn,
+        seen: Option<Lsn>,
+    ) -> Result<(SlotNumber, Units), Voided> {
         let body = self.fill_as(record, (lsn, false), || ());
         let (segment, slot) = (self.segment(), self.slot());
+        // Where that is damaged, it has seen everything before it.
+        segment.store_seen(slot, body.offset, record.layout(), seen.unwrap_or(lsn));
         let word = slot::copy_word(record.kind, body, segment.salt, slot);
         self.decide_with(word)?;
         Ok((slot, body.offset))

@@ -2,7 +2,7 @@
 
 use super::Segment;
 use crate::format::ids::{Lsn, SlotNumber, UNIT_BYTES, Units};
-use crate::format::slot::{self, EMPTY_WORD, SLOT_BYTES, SlotBody, SlotState};
+use crate::format::slot::{self, EMPTY_WORD, SLOT_BYTES, SlotBody, SlotState, Written};
 use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -170,8 +170,8 @@ impl<M: Memory> Segment<M> {
     /// Notes where a reserved slot's frame will lie, so that whoever walks the directory can step
     /// over the slot even if nobody ever decides about it.
     pub(super) fn write_extent(&self, slot: SlotNumber, offset: Units, len: Units) {
-        let (lsn, expires) = (Lsn::ZERO, false);
-        let words = SlotBody { lsn, key_hash: 0, offset, len, expires }.words();
+        let (lsn, key_hash, expires, written) = (Lsn::ZERO, 0, false, Written::Alone);
+        let words = SlotBody { lsn, key_hash, offset, len, expires, written }.words();
         // Relaxed: a hint, believed only where it continues the frames before it.
         self.slot_word(slot, 3).store(words[2], Ordering::Relaxed);
     }

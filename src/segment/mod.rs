@@ -21,6 +21,7 @@ mod lines;
 mod moved;
 mod reader;
 mod replica;
+mod seen;
 mod shared;
 mod writer;
 

@@ -101,7 +101,7 @@ impl<'s> Frame<'s> {
         self.header().expires_ns <= crate::clock::now_ns()
     }
 
-    fn layout(&self) -> FrameLayout {
+    pub(super) fn layout(&self) -> FrameLayout {
         FrameLayout::of(self.outline(), self.embedding_bytes().len() as u32)
     }
 

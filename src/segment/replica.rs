@@ -51,9 +51,11 @@ impl<M: Memory> Segment<M> {
         // Relaxed: the copy is not shared yet.
         to.memory.word(at).store(tag, Ordering::Relaxed);
         // SAFETY: `frame` has checked that it lies inside this segment, and `to` is as large;
-        // nobody else has it yet. The bytes end before a previous word, which is a control word and
-        // means nothing any more.
+        // nobody else has it yet. The bytes end before the control words at the end of a frame.
         unsafe { to.memory.write(at + TAG_BYTES, frame.bytes()) };
+        // The previous word means nothing any more.
+        let seen = self.seen(&frame).unwrap_or(body.lsn);
+        to.store_seen(slot, body.offset, frame.layout(), seen);
     }
 }
 
@@ -105,7 +107,7 @@ mod tests {
             };
             let (reservation, _) = segment.reserve(record.layout().bytes()).unwrap();
             let lsn = Lsn::new(Sequence(2), SlotNumber(u32::from(n)));
-            slots.push(reservation.copy(&record, lsn).unwrap().0);
+            slots.push(reservation.copy(&record, lsn, None).unwrap().0);
         }
         assert!(segment.decide_copy(slots[0], true) && segment.decide_copy(slots[2], true));
         let mut walk = segment.slots(3);

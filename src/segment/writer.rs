@@ -9,7 +9,7 @@ use super::cursor::{self, Grant, Reserved};
 use super::lines::Lines;
 use crate::format::frame::{FrameHeader, FrameLayout, Place, TAG_BYTES, Writing, units_of};
 use crate::format::ids::{Address, Lsn, SlotNumber, Units};
-use crate::format::slot::{self, EMPTY_WORD, Kind, SlotBody};
+use crate::format::slot::{self, EMPTY_WORD, Kind, SlotBody, Written};
 use crate::memory::Memory;
 use crate::sync::Ordering;
 
@@ -185,6 +185,11 @@ impl<'s, M: Memory> Reservation<'s, M> {
             offset: self.offset,
             len: self.len,
             expires: header.expires(),
+            written: match record.writing {
+                _ if in_batch => Written::InBatch,
+                Writing::Conditional => Written::Conditionally,
+                Writing::Blind => Written::Alone,
+            },
         };
         self.segment.write_body(self.slot, body);
         body
@@ -241,10 +246,10 @@ impl<'s, M: Memory> Reservation<'s, M> {
         let body = self.fill(record, false);
         let word = slot::pending_word(record.kind, body, self.segment.salt, self.slot);
         self.decide_with(word)?;
-        let previous_at = self.offset.bytes() + record.layout().previous_at();
         let (segment, slot, kind) = (self.segment, self.slot, record.kind);
         let (offset, decided, _claim) = (self.offset, false, self.claim.take());
-        Ok(Pending { segment, slot, offset, previous_at, kind, body, word, decided, _claim })
+        let layout = record.layout();
+        Ok(Pending { segment, slot, offset, layout, kind, body, word, decided, _claim })
     }
 }
 
@@ -264,7 +269,7 @@ pub struct Pending<'s, M: Memory> {
     segment: &'s Segment<M>,
     slot: SlotNumber,
     offset: Units,
-    previous_at: usize,
+    layout: FrameLayout,
     kind: Kind,
     body: SlotBody,
     word: u64,
@@ -289,8 +294,14 @@ impl<M: Memory> Pending<'_, M> {
     /// Notes the index entry that the record is about to take the place of, for whoever meets the
     /// record after its slot was voided. To be called before each try to publish it.
     pub fn set_previous(&self, word: u64) {
+        let at = self.offset.bytes() + self.layout.previous_at();
         // Relaxed: published by the index entry, with Release; nobody reads it before.
-        self.segment.memory.word(self.previous_at).store(word, Ordering::Relaxed);
+        self.segment.memory.word(at).store(word, Ordering::Relaxed);
+    }
+
+    /// Notes what a put has seen of its id [W9]. To be called before each try to publish it.
+    pub fn set_seen(&self, seen: Lsn) {
+        self.segment.store_seen(self.slot, self.offset, self.layout, seen);
     }
 
     /// Commits: the index entry that points here is the decision, and it has been made. `Err`: the
@@ -372,7 +383,8 @@ impl<'s, M: Memory> BatchReservation<'s, M> {
         let head = &mut self.head;
         let key_hash = written.len() as u64;
         let (lsn, offset, len) = (head.lsn(), head.offset, head.len);
-        let body = SlotBody { lsn, key_hash, offset, len, expires: false };
+        let (expires, alone) = (false, Written::Alone);
+        let body = SlotBody { lsn, key_hash, offset, len, expires, written: alone };
         head.segment.write_body(head.slot, body);
         let word = slot::batch_word(body, head.segment.salt, head.slot);
         head.decide_with(word)?;

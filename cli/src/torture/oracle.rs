@@ -8,7 +8,9 @@
 //! - O1: a put that was acknowledged is found, unless a later or concurrent operation explains what
 //!   is found instead. A remove likewise: what it removed does not come back.
 //! - O2: what was seen by a get has happened: it ended, at the latest, when that was reported.
-//! - O3: the record found has the LSN that its put returned, and no acknowledged put a higher one.
+//! - O3: the record found has the LSN that its put returned, and no acknowledged put a higher one;
+//!   but a conditional put may, if the record is of a batch and the put has not seen it (DESIGN
+//!   4.3, W9).
 //! - O4: of a key that one thread writes, a remove answers what its last operation left, and a
 //!   conditional put succeeds if that is what it asks for.
 //! - O5: a batch of which one put is found after a kill counts as acknowledged, all of it.
@@ -84,6 +86,8 @@ struct Op {
     end: u64,
     /// What was found proves that it had happened, whenever it was acknowledged.
     proven: bool,
+    /// It is one of a batch.
+    in_batch: bool,
     /// Of a put that was acknowledged, or found.
     lsn: Option<u64>,
     /// The tag that it was found with.
@@ -100,6 +104,7 @@ impl Op {
         begin: 0,
         end: 0,
         proven: false,
+        in_batch: false,
         lsn: None,
         tag: 0,
         expires: 0,
@@ -226,8 +231,9 @@ impl Oracle {
                 Ok(())
             }
             Event::Begin { version, key, what, expires } => {
+                let in_batch = self.is_in_batch(version);
                 let ops = self.ops_mut(key)?;
-                ops.push(Op::begun(version, what, position, expires));
+                ops.push(Op { in_batch, ..Op::begun(version, what, position, expires) });
                 let place = (key, ops.len() - 1);
                 self.open.insert(version, place);
                 Ok(())
@@ -274,6 +280,12 @@ impl Oracle {
                 Err(wrong(key, format!("while it was being written, a get found that {what}")))
             }
         }
+    }
+
+    /// Whether a batch that has begun, and not returned, has this write.
+    fn is_in_batch(&self, version: Version) -> bool {
+        let mut batches = self.batches.iter();
+        batches.any(|(first, count)| (first.0..first.0 + count).contains(&version.0))
     }
 
     /// Whether it is known what the operations on a key, before the one at a place, leave: one
@@ -468,7 +480,9 @@ impl Oracle {
             return Err(wrong(key, what));
         }
         let mut puts = self.acknowledged(key, before).filter(|op| op.is_put());
-        if let Some(higher) = puts.find(|op| op.lsn.is_some_and(|higher| higher > lsn)) {
+        let binds = |put: &Op| !op.in_batch || put.what == What::Put;
+        let is_higher = |put: &&Op| put.lsn.is_some_and(|higher| higher > lsn) && binds(put);
+        if let Some(higher) = puts.find(is_higher) {
             let what = format!("version {version} is there, {higher} has a higher LSN");
             return Err(Violation { kind: Kind::Lost, key, what });
         }

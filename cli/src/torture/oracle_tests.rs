@@ -228,6 +228,22 @@ fn a_put_that_only_a_get_has_shown_may_have_been_updated_before() {
     assert_eq!(oracle.note(&bumped(4, 4)).unwrap_err().kind, Kind::Wrong);
 }
 
+/// A batch that a kill has cut short stands above the conditional put that has not seen it.
+#[test]
+fn a_record_of_a_batch_may_have_a_lower_lsn_than_a_conditional_put() {
+    let of_batch = |batch: bool, what| {
+        let (first, second) = (Version(1), begin_what(5, SHARED, what));
+        let batch = batch.then_some(Event::Batch { first, count: 1 });
+        let mut events: Vec<_> = batch.into_iter().collect();
+        events.extend([begin(1, SHARED, true), second, put(5)]);
+        after(&events)
+    };
+    let kind = |batch, what| kind(&of_batch(batch, what), SHARED, found(1, 10));
+    assert_eq!(kind(true, What::PutIfAbsent), None);
+    assert_eq!(kind(false, What::PutIfAbsent), Some(Kind::Lost));
+    assert_eq!(kind(true, What::Put), Some(Kind::Lost));
+}
+
 #[test]
 fn a_tag_lies_between_the_updates_that_were_acknowledged_and_those_that_began() {
     let mut events = vec![begin(1, OWN, true), put(1)];
