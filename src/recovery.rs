@@ -214,9 +214,8 @@ fn begin_writing(
     catalog: &Catalog,
 ) -> Result<(), Error> {
     engine.log().source().directory().remove_temporaries()?;
-    let given_up = |candidate: &Candidate| {
-        candidate.cut || candidate.each || !candidate.outdone.is_empty()
-    };
+    let given_up =
+        |candidate: &Candidate| candidate.cut || candidate.each || !candidate.outdone.is_empty();
     let gives_up = mode == Recovery::Salvage || candidates.iter().any(given_up);
     if gives_up && !basis.rebuilt {
         catalog.begin_incarnation(engine.log().source(), &basis.manifest)?;

@@ -315,10 +315,8 @@ fn of_a_record_and_its_copy_the_copy_counts_after_a_kill_whichever_segment_is_ol
         })
         .unwrap();
     let frame = source.committed_frame(slot).unwrap();
-    let copy = engine
-        .copy_record((source, &frame), slot::Kind::Put, body, &copies)
-        .unwrap()
-        .unwrap();
+    let copy =
+        engine.copy_record((source, &frame), slot::Kind::Put, body, &copies).unwrap().unwrap();
     let mut moves = Moves::default();
     moves.add(copy.from, &copies, copy.to);
     source.set_moves(moves);
