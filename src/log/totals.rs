@@ -32,11 +32,17 @@ pub(super) struct Totals {
 /// Sums over the settled segments.
 #[derive(Debug, Default)]
 struct Settled {
+    /// How many changes of what follows have begun, and how many are done.
+    begun: AtomicU64,
+    done: AtomicU64,
     segments: AtomicU64,
     frame_bytes: AtomicU64,
     held_bytes: AtomicU64,
     disk_bytes: AtomicU64,
 }
+
+/// How often the totals are read, if segments are added to them meanwhile.
+const READINGS: u32 = 8;
 
 /// What the log holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,8 +99,21 @@ fn held_bytes<M: Memory>(segment: &Segment<M>) -> u64 {
 }
 
 impl<M: Memory, S: Source<M>> Log<M, S> {
-    /// What the log holds now: by the running totals, and a look at what is not settled.
+    /// What the log holds now: by the running totals, and a walk over what is not settled. A segment
+    /// that is settled in between is in neither; so this reads again, but waits for nobody.
     pub fn held(&self, guard: &Guard) -> Held {
+        let settled = &self.totals.settled;
+        for _ in 0..READINGS {
+            let done = read(&settled.done);
+            let held = self.held_by_one_reading(guard);
+            if read(&settled.begun) == done {
+                return held;
+            }
+        }
+        self.held_by_one_reading(guard)
+    }
+
+    fn held_by_one_reading(&self, guard: &Guard) -> Held {
         let (totals, settled) = (&self.totals, &self.totals.settled);
         let mut held = Held {
             segments: read(&settled.segments),
@@ -127,26 +146,30 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     /// A settled segment goes into the totals; by the thread that clears its unsettled mark.
     pub(super) fn count_in(&self, segment: &Segment<M>) {
         let disk_bytes = self.source().disk_bytes(segment);
+        let settled = &self.totals.settled;
+        add(&settled.begun, 1);
         if segment.count_in(disk_bytes) {
-            let settled = &self.totals.settled;
             add(&settled.segments, 1);
             add(&settled.frame_bytes, segment.frame_bytes());
             add(&settled.held_bytes, held_bytes(segment));
             add(&settled.disk_bytes, disk_bytes);
         }
+        add(&settled.done, 1);
     }
 
     /// A dropped segment leaves the totals. Nothing in it is live, and whoever made something dead
     /// subtracts that, maybe later.
     pub fn count_out(&self, segment: &Segment<M>) {
         let totals = &self.totals;
+        let settled = &totals.settled;
+        add(&settled.begun, 1);
         if let Some(disk_bytes) = segment.count_out() {
-            let settled = &totals.settled;
             sub(&settled.segments, 1);
             sub(&settled.frame_bytes, segment.frame_bytes());
             sub(&settled.held_bytes, held_bytes(segment));
             sub(&settled.disk_bytes, disk_bytes);
         }
+        add(&settled.done, 1);
         sub(&totals.expired_bytes, segment.expired_bytes());
         sub(&totals.needed_bytes, segment.needed_bytes());
     }
