@@ -317,6 +317,10 @@ impl Compactor<'_> {
         if active.frame_bytes() == active.live_bytes() && active.expired_bytes() == 0 {
             return;
         }
+        // Where there is no room for another one, removals go on in this one.
+        if log.in_use(&guard).nth(1).is_some() && log.source().keep_room().is_err() {
+            return;
+        }
         log.end_active(&guard);
         let Some(ended) = log.table().get_counted(&guard, active.table_index()) else { return };
         drop(guard);

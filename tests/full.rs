@@ -100,6 +100,26 @@ fn without_a_byte_left_what_is_dead_is_compacted() {
     assert!(store.verify().unwrap().is_clean());
 }
 
+/// Nothing is dead as a whole, and no room is kept back: `compact` can do nothing, and must not end
+/// the segment in which removals still find room. (mutation: full-active-ended)
+#[test]
+fn a_compaction_that_finds_no_room_leaves_removals_theirs() {
+    let Some(disk) = Small::tmpfs(24 << 20) else { return };
+    let store = options().open(disk.at("s")).unwrap();
+    for n in 0..45 {
+        put(&store, n).unwrap();
+    }
+    disk.fill();
+    let mut removed = 0;
+    for n in (0..45).step_by(3) {
+        let done = store.remove(u32::to_le_bytes(n)).unwrap_or_else(|error| panic!("{n}: {error}"));
+        removed += u32::from(done);
+        let report = store.compact();
+        assert!(matches!(report, Ok(_) | Err(Error::StorageFull)), "{report:?}");
+    }
+    assert_eq!((removed, store.len()), (15, 30));
+}
+
 /// A store that never replaced its manifest may be on the full disk, too.
 #[test]
 fn the_file_for_the_next_manifest_is_there_from_the_beginning() {
