@@ -68,6 +68,12 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// Whether a slot of a segment that may be emptied is damaged: each was decided once, so one that
+/// says nothing, or that nobody decided, has lost what it said. Its record may still be there.
+fn is_lost(state: &SlotState) -> bool {
+    matches!(state, SlotState::Invalid | SlotState::Empty | SlotState::Pending(..))
+}
+
 /// Gives up copies that no source will name.
 pub(super) fn take_back(copied: &[Copied]) {
     for copy in copied {
@@ -112,8 +118,7 @@ impl Compactor<'_> {
                         let frame = segment.committed_frame(slot);
                         frame.is_ok_and(|frame| segment.verify(&frame).is_ok())
                     }
-                    SlotState::Invalid => false,
-                    _ => true,
+                    state => !is_lost(&state),
                 };
                 if !sound {
                     return false;
@@ -180,7 +185,7 @@ impl Compactor<'_> {
         for (slot, state) in part {
             let body = match state {
                 SlotState::Committed(Kind::Put, body) => body,
-                SlotState::Invalid => return Err(self.damaged(victim)),
+                state if is_lost(&state) => return Err(self.damaged(victim)),
                 _ => continue,
             };
             let Some(frame) = self.current(&guard, victim, slot, body)? else { continue };

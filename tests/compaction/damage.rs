@@ -4,7 +4,7 @@
 use super::{DIM, beside, contains_bytes, options, put, segment_files, version};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use stratalog::{Error, Store};
+use stratalog::{Compaction, Error, Store};
 
 const EMBEDDING: [f32; DIM] = [1.0; DIM];
 const DAMAGED: &[u8] = b"the-content-that-is-damaged";
@@ -236,4 +236,39 @@ fn what_is_overwritten_after_it_was_damaged_keeps_its_segment_no_longer() {
     assert_eq!(store.stats().dead_bytes, 0);
     store.close().unwrap();
     assert!(!contains_bytes(&path, SECRET));
+}
+
+/// Slots that were lost (a zeroed sector) were passed over, and the segment given up: the records
+/// whose frames still stood there were gone for good, and nothing named the damage any more.
+/// (mutation: lost-slots-given-up)
+#[test]
+fn a_segment_with_slots_that_were_lost_stays_and_goes_on_being_named() {
+    for compaction in [Compaction::Manual, Compaction::Auto] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = options().open(&path).unwrap();
+        (0..400).for_each(|id| put(&store, id, 0));
+        assert_eq!(store.stats().segments, 1);
+        (128..400).for_each(|id| assert!(store.remove(u32::to_le_bytes(id)).unwrap()));
+        store.close().unwrap();
+        let [file] = &segment_files(&path)[..] else { panic!("one segment") };
+        // The first block of the directory, and the one in front of it, whose slots are whole.
+        overwrite(&(file.clone(), 4096), &[0; 4096]);
+        let store = options().compaction(compaction).open(&path).unwrap();
+        let lost = store.recovery().corrupt;
+        assert_eq!((lost, store.len()), (128, 0));
+        // Another one becomes active, so that the background may have it.
+        (0..2_000).for_each(|id| put(&store, 1_000 + id, 0));
+        store.sync().unwrap();
+        if compaction == Compaction::Manual {
+            store.compact().unwrap();
+        } else {
+            std::thread::sleep(std::time::Duration::from_secs(3));
+        }
+        assert!(file.exists(), "{compaction:?}: the frames are gone");
+        assert_eq!(store.verify().unwrap().damaged.len() as u64, lost, "{compaction:?}");
+        store.close().unwrap();
+        let store = options().open(&path).unwrap();
+        assert_eq!((store.recovery().corrupt, store.len()), (lost, 2_000), "{compaction:?}");
+    }
 }
