@@ -1,6 +1,6 @@
 //! Copying the current records of a group, and moving readers and writers over to the copies.
 
-use super::tombstones::Candidate;
+use super::tombstones::{Candidate, sound_frame};
 use super::{Compactor, FileSegment, Group, Pace, RECORDS_A_PIN, Stopped, together};
 use crate::engine::{Key, Relocation};
 use crate::epoch::Guard;
@@ -103,8 +103,9 @@ impl Compactor<'_> {
     }
 
     /// Whether nothing damaged in a segment counts, as far as its emptying would find out.
-    fn is_sound(&self, segment: &FileSegment) -> bool {
+    fn is_sound(&self, segment: &Arc<FileSegment>) -> bool {
         let mut slots = segment.slots(segment.slots_end());
+        let mut removals = Vec::new();
         loop {
             let guard = self.engine.epoch().pin();
             let mut more = false;
@@ -114,9 +115,11 @@ impl Compactor<'_> {
                     SlotState::Committed(Kind::Put, body) => {
                         self.current(&guard, segment, slot, body).is_ok()
                     }
-                    SlotState::Committed(Kind::Tombstone, _) => {
-                        let frame = segment.committed_frame(slot);
-                        frame.is_ok_and(|frame| segment.verify(&frame).is_ok())
+                    SlotState::Committed(Kind::Tombstone, body) => {
+                        if sound_frame(segment, slot).is_none() {
+                            removals.push(Candidate { victim: 0, slot, body });
+                        }
+                        true
                     }
                     state => !is_lost(&state),
                 };
@@ -125,7 +128,7 @@ impl Compactor<'_> {
                 }
             }
             if !more {
-                return true;
+                return !self.may_hide(segment, &removals);
             }
         }
     }

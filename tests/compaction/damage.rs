@@ -272,3 +272,68 @@ fn a_segment_with_slots_that_were_lost_stays_and_goes_on_being_named() {
         assert_eq!((store.recovery().corrupt, store.len()), (lost, 2_000), "{compaction:?}");
     }
 }
+
+/// Changes the first byte of the id in the frame of a slot.
+fn damage_frame(file: &Path, slot: usize) {
+    let bytes = std::fs::read(file).unwrap();
+    let offset = bytes[4096 + slot * 32 + 24..][..4].try_into().unwrap();
+    overwrite(&(file.to_owned(), u64::from(u32::from_le_bytes(offset)) * 64 + 40), b"X");
+}
+
+/// A damaged removal kept its segment for good, also once nothing older was left that it hides.
+#[test]
+fn a_damaged_removal_keeps_its_segment_only_while_it_hides_something() {
+    const SECRET: &[u8] = b"the-secret-that-must-go";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    store.put("a", &EMBEDDING, "1").unwrap();
+    store.put("secret", &EMBEDDING, SECRET).unwrap();
+    assert!(store.remove("a").unwrap());
+    store.put("a", &EMBEDDING, "2").unwrap();
+    assert!(store.remove("secret").unwrap());
+    store.close().unwrap();
+    damage_frame(&segment_files(&path)[0], 2);
+    let store = options().open(&path).unwrap();
+    store.compact().unwrap();
+    store.compact().unwrap();
+    assert!(store.verify().unwrap().is_clean());
+    store.close().unwrap();
+    assert!(!contains_bytes(&path, SECRET));
+}
+
+#[test]
+fn what_a_damaged_removal_hides_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    // The older version is in a segment that stays, since it is damaged.
+    store.put("removed", &EMBEDDING, "x").unwrap();
+    store.put("damaged", &EMBEDDING, DAMAGED).unwrap();
+    store.put("dead", &EMBEDDING, "1").unwrap();
+    store.put("dead", &EMBEDDING, "2").unwrap();
+    overwrite(&place_of(&path, DAMAGED), b"X");
+    store.compact().unwrap();
+    let first = segment_files(&path);
+    assert!(store.remove("removed").unwrap());
+    store.put("dead", &EMBEDDING, "3").unwrap();
+    let second = segment_files(&path).into_iter().find(|file| !first.contains(file)).unwrap();
+    damage_frame(&second, 0);
+    for _ in 0..2 {
+        store.compact().unwrap();
+        assert!(second.exists() && !store.contains("removed"));
+    }
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    assert!(!store.contains("removed"));
+    store.compact().unwrap();
+    assert!(second.exists());
+    store.put("damaged", &EMBEDDING, "whole").unwrap();
+    // The first run gives up the older version, the second one what hid it.
+    store.compact().unwrap();
+    store.compact().unwrap();
+    assert!(!second.exists() && !store.contains("removed"));
+    assert!(store.verify().unwrap().is_clean());
+    store.close().unwrap();
+    assert!(!options().open(&path).unwrap().contains("removed"));
+}
