@@ -1,6 +1,6 @@
 //! Copying the current records of a group, and moving readers and writers over to the copies.
 
-use super::tombstones::Candidate;
+use super::tombstones::{Candidate, sound_frame};
 use super::{Compactor, FileSegment, Group, Pace, RECORDS_A_PIN, Stopped, together};
 use crate::engine::{Key, Relocation};
 use crate::epoch::Guard;
@@ -68,6 +68,12 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// Whether a slot of a segment that may be emptied is damaged: each was decided once, so one that
+/// says nothing, or that nobody decided, has lost what it said. Its record may still be there.
+fn is_lost(state: &SlotState) -> bool {
+    matches!(state, SlotState::Invalid | SlotState::Empty | SlotState::Pending(..))
+}
+
 /// Gives up copies that no source will name.
 pub(super) fn take_back(copied: &[Copied]) {
     for copy in copied {
@@ -97,8 +103,9 @@ impl Compactor<'_> {
     }
 
     /// Whether nothing damaged in a segment counts, as far as its emptying would find out.
-    fn is_sound(&self, segment: &FileSegment) -> bool {
+    fn is_sound(&self, segment: &Arc<FileSegment>) -> bool {
         let mut slots = segment.slots(segment.slots_end());
+        let mut removals = Vec::new();
         loop {
             let guard = self.engine.epoch().pin();
             let mut more = false;
@@ -108,19 +115,20 @@ impl Compactor<'_> {
                     SlotState::Committed(Kind::Put, body) => {
                         self.current(&guard, segment, slot, body).is_ok()
                     }
-                    SlotState::Committed(Kind::Tombstone, _) => {
-                        let frame = segment.committed_frame(slot);
-                        frame.is_ok_and(|frame| segment.verify(&frame).is_ok())
+                    SlotState::Committed(Kind::Tombstone, body) => {
+                        if sound_frame(segment, slot).is_none() {
+                            removals.push(Candidate { victim: 0, slot, body });
+                        }
+                        true
                     }
-                    SlotState::Invalid => false,
-                    _ => true,
+                    state => !is_lost(&state),
                 };
                 if !sound {
                     return false;
                 }
             }
             if !more {
-                return true;
+                return !self.may_hide(segment, &removals);
             }
         }
     }
@@ -180,7 +188,7 @@ impl Compactor<'_> {
         for (slot, state) in part {
             let body = match state {
                 SlotState::Committed(Kind::Put, body) => body,
-                SlotState::Invalid => return Err(self.damaged(victim)),
+                state if is_lost(&state) => return Err(self.damaged(victim)),
                 _ => continue,
             };
             let Some(frame) = self.current(&guard, victim, slot, body)? else { continue };

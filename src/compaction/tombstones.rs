@@ -13,7 +13,7 @@ use crate::format::ids::{Lsn, SlotNumber};
 use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::index::KeyHash;
 use crate::memory::Memory;
-use crate::segment::Segment;
+use crate::segment::{Frame, Segment};
 use crate::sync::lock;
 use crate::sync::unmodelled::{Arc, Mutex};
 use std::collections::HashMap;
@@ -35,7 +35,7 @@ impl Compactor<'_> {
         outputs: &Mutex<&mut Outputs>,
         group: &mut Group,
     ) -> Result<(), Stopped> {
-        let mut candidates = self.tombstones_of(victims)?;
+        let mut candidates = self.tombstones_of(victims);
         candidates.extend(&group.expired);
         if candidates.is_empty() {
             return Ok(());
@@ -46,7 +46,9 @@ impl Compactor<'_> {
                 continue;
             }
             let Some(victim) = victims.get(candidate.victim) else { continue };
-            let Ok(frame) = victim.committed_frame(candidate.slot) else { continue };
+            let Some(frame) = sound_frame(victim, candidate.slot) else {
+                return Err(self.damaged(victim));
+            };
             let what = (Kind::Tombstone, candidate.body);
             let mut copy = self.copy_frame((victim, &frame), what, outputs)?;
             copy.victim = candidate.victim;
@@ -55,7 +57,9 @@ impl Compactor<'_> {
         Ok(())
     }
 
-    fn tombstones_of(&self, victims: &[Arc<FileSegment>]) -> Result<Vec<Candidate>, Stopped> {
+    /// Damaged ones are among them: the hash in the slot tells whether anything older is left that
+    /// it hides.
+    fn tombstones_of(&self, victims: &[Arc<FileSegment>]) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         for (victim, segment) in victims.iter().enumerate() {
             let mut guard = self.engine.epoch().pin();
@@ -65,19 +69,22 @@ impl Compactor<'_> {
                     drop(guard);
                     guard = self.engine.epoch().pin();
                 }
-                let Ok(frame) = segment.committed_frame(slot) else {
-                    return Err(self.damaged(segment));
-                };
-                if segment.verify(&frame).is_err() {
-                    return Err(self.damaged(segment));
-                }
-                let key = Key { hash: KeyHash(body.key_hash), id: frame.id() };
-                if !self.is_superseded(&guard, key, segment, body) {
+                let superseded = sound_frame(segment, slot).is_some_and(|frame| {
+                    let key = Key { hash: KeyHash(body.key_hash), id: frame.id() };
+                    self.is_superseded(&guard, key, segment, body)
+                });
+                if !superseded {
                     candidates.push(Candidate { victim, slot, body });
                 }
             }
         }
-        Ok(candidates)
+        candidates
+    }
+
+    /// Whether damaged tombstones of a segment may hide something in another one.
+    pub(super) fn may_hide(&self, segment: &Arc<FileSegment>, damaged: &[Candidate]) -> bool {
+        let needed = || self.needed(std::slice::from_ref(segment), damaged);
+        !damaged.is_empty() && needed().values().any(|(_, needed)| *needed)
     }
 
     /// Whether the index has another version of the id. That it has none says nothing: tombstones
@@ -155,6 +162,11 @@ impl Compactor<'_> {
             }
         }
     }
+}
+
+/// The frame of a slot, if it is as it was written.
+pub(super) fn sound_frame(segment: &FileSegment, slot: SlotNumber) -> Option<Frame<'_>> {
+    segment.committed_frame(slot).ok().filter(|frame| segment.verify(frame).is_ok())
 }
 
 /// Notes for which keys a segment holds a version older than the tombstone, or may yet.

@@ -4,7 +4,7 @@
 use super::{DIM, beside, contains_bytes, options, put, segment_files, version};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use stratalog::{Error, Store};
+use stratalog::{Compaction, Error, Store};
 
 const EMBEDDING: [f32; DIM] = [1.0; DIM];
 const DAMAGED: &[u8] = b"the-content-that-is-damaged";
@@ -236,4 +236,104 @@ fn what_is_overwritten_after_it_was_damaged_keeps_its_segment_no_longer() {
     assert_eq!(store.stats().dead_bytes, 0);
     store.close().unwrap();
     assert!(!contains_bytes(&path, SECRET));
+}
+
+/// Slots that were lost (a zeroed sector) were passed over, and the segment given up: the records
+/// whose frames still stood there were gone for good, and nothing named the damage any more.
+/// (mutation: lost-slots-given-up)
+#[test]
+fn a_segment_with_slots_that_were_lost_stays_and_goes_on_being_named() {
+    for compaction in [Compaction::Manual, Compaction::Auto] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = options().open(&path).unwrap();
+        (0..400).for_each(|id| put(&store, id, 0));
+        assert_eq!(store.stats().segments, 1);
+        (128..400).for_each(|id| assert!(store.remove(u32::to_le_bytes(id)).unwrap()));
+        store.close().unwrap();
+        let [file] = &segment_files(&path)[..] else { panic!("one segment") };
+        // The first block of the directory, and the one in front of it, whose slots are whole.
+        overwrite(&(file.clone(), 4096), &[0; 4096]);
+        let store = options().compaction(compaction).open(&path).unwrap();
+        let lost = store.recovery().corrupt;
+        assert_eq!((lost, store.len()), (128, 0));
+        // Another one becomes active, so that the background may have it.
+        (0..2_000).for_each(|id| put(&store, 1_000 + id, 0));
+        store.sync().unwrap();
+        if compaction == Compaction::Manual {
+            store.compact().unwrap();
+        } else {
+            std::thread::sleep(std::time::Duration::from_secs(3));
+        }
+        assert!(file.exists(), "{compaction:?}: the frames are gone");
+        assert_eq!(store.verify().unwrap().damaged.len() as u64, lost, "{compaction:?}");
+        store.close().unwrap();
+        let store = options().open(&path).unwrap();
+        assert_eq!((store.recovery().corrupt, store.len()), (lost, 2_000), "{compaction:?}");
+    }
+}
+
+/// Changes the first byte of the id in the frame of a slot.
+fn damage_frame(file: &Path, slot: usize) {
+    let bytes = std::fs::read(file).unwrap();
+    let offset = bytes[4096 + slot * 32 + 24..][..4].try_into().unwrap();
+    overwrite(&(file.to_owned(), u64::from(u32::from_le_bytes(offset)) * 64 + 40), b"X");
+}
+
+/// A damaged removal kept its segment for good, also once nothing older was left that it hides.
+#[test]
+fn a_damaged_removal_keeps_its_segment_only_while_it_hides_something() {
+    const SECRET: &[u8] = b"the-secret-that-must-go";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    store.put("a", &EMBEDDING, "1").unwrap();
+    store.put("secret", &EMBEDDING, SECRET).unwrap();
+    assert!(store.remove("a").unwrap());
+    store.put("a", &EMBEDDING, "2").unwrap();
+    assert!(store.remove("secret").unwrap());
+    store.close().unwrap();
+    damage_frame(&segment_files(&path)[0], 2);
+    let store = options().open(&path).unwrap();
+    store.compact().unwrap();
+    store.compact().unwrap();
+    assert!(store.verify().unwrap().is_clean());
+    store.close().unwrap();
+    assert!(!contains_bytes(&path, SECRET));
+}
+
+#[test]
+fn what_a_damaged_removal_hides_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    // The older version is in a segment that stays, since it is damaged.
+    store.put("removed", &EMBEDDING, "x").unwrap();
+    store.put("damaged", &EMBEDDING, DAMAGED).unwrap();
+    store.put("dead", &EMBEDDING, "1").unwrap();
+    store.put("dead", &EMBEDDING, "2").unwrap();
+    overwrite(&place_of(&path, DAMAGED), b"X");
+    store.compact().unwrap();
+    let first = segment_files(&path);
+    assert!(store.remove("removed").unwrap());
+    store.put("dead", &EMBEDDING, "3").unwrap();
+    let second = segment_files(&path).into_iter().find(|file| !first.contains(file)).unwrap();
+    damage_frame(&second, 0);
+    for _ in 0..2 {
+        store.compact().unwrap();
+        assert!(second.exists() && !store.contains("removed"));
+    }
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    assert!(!store.contains("removed"));
+    store.compact().unwrap();
+    assert!(second.exists());
+    store.put("damaged", &EMBEDDING, "whole").unwrap();
+    // The first run gives up the older version, the second one what hid it.
+    store.compact().unwrap();
+    store.compact().unwrap();
+    assert!(!second.exists() && !store.contains("removed"));
+    assert!(store.verify().unwrap().is_clean());
+    store.close().unwrap();
+    assert!(!options().open(&path).unwrap().contains("removed"));
 }
