@@ -25,13 +25,16 @@ const ASKED_SLOTS: u32 = 16 << 10;
 /// or overrun cursor never makes it read one as the other.
 ///
 /// Members of a batch come as `Committed` if its head was met, as `Void` if not; so a walk that
-/// begins inside a batch can tell decided from undecided, but not what counts.
+/// begins inside a batch can tell decided from undecided, but not what counts. Below the durable
+/// end a head was decided, so one that says nothing is damaged: its members stand for themselves.
 #[derive(Debug)]
 pub struct Slots<'s, M> {
     segment: &'s Segment<M>,
     mark: Mark,
     end: u32,
     members: u32,
+    /// The slot before, or before the members, says nothing.
+    no_head: bool,
     /// Slots below this were asked for ahead.
     asked: u32,
 }
@@ -63,6 +66,7 @@ impl<M: Memory> Slots<'_, M> {
         let passed = (first..end).take_while(blank).count() as u32;
         self.mark.slot += passed;
         self.members = self.members.saturating_sub(passed);
+        self.no_head |= passed > 0;
         passed
     }
 
@@ -103,8 +107,16 @@ impl<M: Memory> Iterator for Slots<'_, M> {
         self.mark.slot += 1;
         let state = match state {
             SlotState::Member(kind, body) if self.members > 0 => SlotState::Committed(kind, body),
+            SlotState::Member(kind, body)
+                if self.no_head && slot.0 < self.segment.durable_end() =>
+            {
+                SlotState::Committed(kind, body)
+            }
             SlotState::Member(..) => SlotState::Void,
-            _ => state,
+            _ => {
+                self.no_head = matches!(state, SlotState::Empty | SlotState::Invalid);
+                state
+            }
         };
         self.members = match state {
             SlotState::Batch(members, _) => members,
@@ -196,7 +208,7 @@ impl<M: Memory> Segment<M> {
     /// The same from a mark that an earlier walk left.
     pub fn slots_from(&self, mark: Mark, end: u32) -> Slots<'_, M> {
         let end = end.min(self.geometry.capacity().slots_max());
-        Slots { segment: self, mark, end, members: 0, asked: 0 }
+        Slots { segment: self, mark, end, members: 0, no_head: false, asked: 0 }
     }
 
     pub(super) fn write_body(&self, slot: SlotNumber, body: SlotBody) {
