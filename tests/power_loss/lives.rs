@@ -8,6 +8,7 @@ use super::judge::{Judge, Tally};
 use super::life::{self, Writer};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use stratalog::Options;
 use stratalog::internals::format::header::{DIRECTORY_AT, FLUSH_AT};
 use stratalog::internals::format::manifest::Manifest;
 use stratalog::internals::format::slot::SLOT_BYTES;
@@ -200,19 +201,23 @@ fn a_kill_while_a_store_is_created_another_process_and_power_loss_lose_nothing_d
     drop(life::open(&place.path().join("parent/store")).unwrap());
     let kills = device.stop();
     assert!(kills.len() > 3, "{} moments", kills.len());
-    for (n, kill) in kills.iter().enumerate() {
+    let twice = kills.iter().enumerate().flat_map(|(n, kill)| [(n, kill, true), (n, kill, false)]);
+    for (n, kill, puts) in twice {
         let place = super::scratch();
         let device = kill.go_on_at(place.path(), 2);
         device.watch(0, None);
         let store = life::open(&place.path().join("parent/store")).unwrap();
-        store.put("kept", &[1.0; 16], "durable").unwrap();
-        store.sync().unwrap();
+        if puts {
+            store.put("kept", &[1.0; 16], "durable").unwrap();
+            store.sync().unwrap();
+        }
         device.capture();
         let promised = device.stop().pop().unwrap();
         drop(store);
         let place = super::scratch();
         device::write(&promised.cut(Cut { seed: 1, unit: 512, new: 0 }), place.path());
-        let store = life::open(&place.path().join("parent/store")).unwrap();
-        assert!(store.contains("kept"), "killed at {n}: {:?}", store.recovery());
+        let store = Options::new().create(false).open(place.path().join("parent/store"));
+        let store = store.unwrap_or_else(|error| panic!("killed at {n}, puts: {puts}: {error}"));
+        assert_eq!(store.contains("kept"), puts, "killed at {n}: {:?}", store.recovery());
     }
 }
