@@ -221,3 +221,45 @@ fn a_kill_while_a_store_is_created_another_process_and_power_loss_lose_nothing_d
         assert_eq!(store.contains("kept"), puts, "killed at {n}: {:?}", store.recovery());
     }
 }
+
+/// A kill at any moment of a compaction that gives a segment up, another process that removes what
+/// the manifest says is dropped, then power loss: no manifest that the device may have under its
+/// name misses a file.
+#[test]
+fn a_kill_while_a_segment_is_dropped_another_process_and_power_loss_leave_none_missing() {
+    let place = super::scratch();
+    let device = Device::new(place.path(), Honesty::Honest, 1);
+    device.watch(0, None);
+    let store = life::open(&place.path().join("store")).unwrap();
+    for content in ["overwritten", "moved to a segment that stays"] {
+        store.put("b", &[1.0; 16], content).unwrap();
+    }
+    store.compact().unwrap();
+    store.put("a", &[1.0; 16], "removed").unwrap();
+    store.remove("a").unwrap();
+    // The manifest names all of it.
+    store.close().unwrap();
+    let store = life::open(&place.path().join("store")).unwrap();
+    device.remember_one_in(1);
+    store.compact().unwrap();
+    let kills = device.stop();
+    drop(store);
+    assert!(kills.len() > 3, "{} moments", kills.len());
+    for (n, kill) in kills.iter().enumerate() {
+        let place = super::scratch();
+        let device = kill.go_on_at(place.path(), 2);
+        device.watch(1, None);
+        // Closing waits for what opening left to do.
+        life::open(&place.path().join("store")).unwrap().close().unwrap();
+        device.capture();
+        for (m, capture) in device.stop().iter().enumerate() {
+            for seed in 0..16 {
+                let place = super::scratch();
+                device::write(&capture.cut(Cut { seed, unit: 512, new: 50 }), place.path());
+                let found = Options::new().read_only(true).open(place.path().join("store"));
+                let missing = found.unwrap().recovery().missing_segments;
+                assert_eq!(missing, 0, "killed at {n}, power lost at {m}, seed {seed}");
+            }
+        }
+    }
+}
