@@ -90,7 +90,6 @@ impl Options {
             (Place::Foreign, _) | (_, None) => Err(Error::NotAStore(path.to_owned())),
             (Place::Blank, Some(directory)) => {
                 self.dimension_to_create()?;
-                directory.sync_name().map_err(|error| at(path, error))?;
                 Ok(directory)
             }
             (Place::Headless, _) if self.recovery != Recovery::Salvage => {

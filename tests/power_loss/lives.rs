@@ -263,3 +263,36 @@ fn a_kill_while_a_segment_is_dropped_another_process_and_power_loss_leave_none_m
         }
     }
 }
+
+/// A backup is killed at any moment, the last one after it has its name, which is not on the device
+/// yet; another process opens the copy and makes a write durable; then power is lost.
+#[test]
+fn a_kill_while_a_backup_ends_a_write_to_the_copy_and_power_loss_lose_nothing_durable() {
+    let place = super::scratch();
+    let device = Device::new(place.path(), Honesty::Honest, 1);
+    device.watch(0, None);
+    let store = life::open(&place.path().join("store")).unwrap();
+    store.put("a", &[1.0; 16], "copied").unwrap();
+    device.remember_one_in(1);
+    store.backup(place.path().join("copy")).unwrap();
+    let kills = device.stop();
+    drop(store);
+    let is_there = |kill: &&Capture| kill.present().contains_key(Path::new("copy"));
+    let kills: Vec<_> = kills.iter().filter(is_there).collect();
+    assert!(!kills.is_empty(), "no moment between a name and its sync");
+    for kill in kills {
+        let place = super::scratch();
+        let device = kill.go_on_at(place.path(), 2);
+        device.watch(0, None);
+        let copy = life::open(&place.path().join("copy")).unwrap();
+        copy.put("kept", &[1.0; 16], "durable").unwrap();
+        copy.sync().unwrap();
+        device.capture();
+        let promised = device.stop().pop().unwrap();
+        drop(copy);
+        let place = super::scratch();
+        device::write(&promised.cut(Cut { seed: 1, unit: 512, new: 0 }), place.path());
+        let copy = Options::new().create(false).open(place.path().join("copy")).unwrap();
+        assert!(copy.contains("a") && copy.contains("kept"));
+    }
+}
