@@ -203,5 +203,8 @@ pub fn remove_dropped(files: &Files, dropped: &[SegmentId]) -> Result<(), Error>
     if dropped.is_empty() {
         return Ok(());
     }
+    // The process that wrote that manifest may have been killed before it was on the device under
+    // its name: the one before it still needs them.
+    files.directory().sync()?;
     files.remove_files(dropped).map_err(fs::no_room)
 }

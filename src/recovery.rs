@@ -360,6 +360,8 @@ fn decide(
 /// store is used before this is done, which may take the device as long as all of the rest.
 pub fn tidy_up(engine: &FileEngine, catalog: &Catalog, leftovers: Leftovers) -> Result<(), Error> {
     let files = engine.log().source();
+    // First: it may be all the room that there is for the next manifest.
+    catalog::remove_dropped(files, &leftovers.dropped)?;
     match catalog.update(engine) {
         Ok(()) => {}
         // A full disk is no reason not to open: the blank files still say which sequence numbers
@@ -371,7 +373,7 @@ pub fn tidy_up(engine: &FileEngine, catalog: &Catalog, leftovers: Leftovers) -> 
         let name = crate::fs::segment_name(id.sequence, id.salt);
         files.directory().remove_segment(&name)?;
     }
-    catalog::remove_dropped(files, &leftovers.dropped)
+    Ok(())
 }
 
 fn decide_segment(

@@ -198,3 +198,29 @@ fn a_store_that_was_restored_without_its_zeros_survives_a_full_disk() {
         assert_eq!(open().len(), 2 + put.len());
     }
 }
+
+/// The process before was killed between the manifest that gives a segment up and the removal of
+/// its file, and nothing is kept for the next manifest: the file is the room that there is.
+#[test]
+fn a_dropped_segment_whose_removal_was_cut_short_is_removed_without_a_byte_left() {
+    let Some(small) = Small::tmpfs(16 << 20) else { return };
+    let path = small.at("store");
+    let store = options().open(&path).unwrap();
+    put(&store, 1).unwrap();
+    put(&store, 1).unwrap();
+    let segment = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+    let segment = segment.filter(|path| path.extension().is_some_and(|e| e == "seg")).min();
+    let (segment, manifest) = (segment.unwrap(), path.join("MANIFEST"));
+    let dead = std::fs::read(&segment).unwrap();
+    assert_eq!(store.compact().unwrap().segments_removed, 1);
+    let drops_it = std::fs::read(&manifest).unwrap();
+    store.close().unwrap();
+    std::fs::write(&manifest, drops_it).unwrap();
+    std::fs::write(&segment, dead).unwrap();
+    std::fs::remove_file(path.join("MANIFEST.next")).unwrap();
+    small.fill();
+    let store = options().open(&path).unwrap();
+    assert!(store.contains(1u32.to_le_bytes()));
+    store.close().unwrap();
+    assert!(!segment.exists(), "it stays for as long as the disk is full");
+}

@@ -30,6 +30,8 @@ mod common;
 mod device;
 #[path = "common/dice.rs"]
 mod dice;
+#[path = "power_loss/failing.rs"]
+mod failing;
 #[path = "power_loss/gaps.rs"]
 mod gaps;
 #[path = "power_loss/judge.rs"]

@@ -116,6 +116,9 @@ fn parent(path: &Path) -> &Path {
 
 /// The new store gets its name once it is whole and on the device.
 fn finish(unfinished: TempDir, dest: &Path) -> anyhow::Result<()> {
+    // Who opens a store without a lock file brings its name to the device first, should this
+    // process not come to it.
+    fs::remove_file(unfinished.path().join("LOCK"))?;
     fs::rename(unfinished.path(), dest)?;
     // Nothing is left under the old name to be removed.
     drop(unfinished.keep());

@@ -50,7 +50,13 @@ impl DirectoryLock {
 
 impl Directory {
     /// Locks the store for writing. Changes nothing if the lock file is there.
+    ///
+    /// Whoever is the first to lock it syncs the directory's name: the process that gave it its
+    /// name may have been killed before that was on the device.
     pub fn lock(&self) -> Result<DirectoryLock, Error> {
+        if !self.has(LOCK) {
+            self.sync_name()?;
+        }
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = self.open_at(LOCK, flags).map_err(no_room)?;
         let metadata = file.metadata()?;

@@ -63,6 +63,11 @@ impl Options {
             Place::Foreign => return Err(Error::NotAStore(path.to_owned())),
         }
         let (manifest, recovered) = self.recover(&directory)?;
+        if !self.read_only && manifest.segments.is_empty() {
+            // The process that created the store may have been killed before its name was on the
+            // device. The first segment brings it there; until then the caller relies on it.
+            directory.sync()?;
+        }
         if strict {
             lock.iter_mut().for_each(fs::DirectoryLock::name_holder);
         }
@@ -85,7 +90,6 @@ impl Options {
             (Place::Foreign, _) | (_, None) => Err(Error::NotAStore(path.to_owned())),
             (Place::Blank, Some(directory)) => {
                 self.dimension_to_create()?;
-                directory.sync_name().map_err(|error| at(path, error))?;
                 Ok(directory)
             }
             (Place::Headless, _) if self.recovery != Recovery::Salvage => {

@@ -64,11 +64,49 @@ impl Content {
     }
 }
 
+/// Pages by their offset, as they were when a flush failed: the kernel takes them for clean, and
+/// they are not on the device.
+type Lost = BTreeMap<usize, Vec<u8>>;
+
 struct Inode {
     /// Open, so that the file system gives the number to no other.
     _handle: Option<File>,
     /// What the last flush covered, then what was seen since, the present last.
     versions: Vec<Content>,
+    lost: Lost,
+}
+
+impl Inode {
+    /// Of which nothing is on the device.
+    fn unflushed(handle: File, blank: Content) -> Self {
+        Self { _handle: Some(handle), versions: vec![blank], lost: Lost::new() }
+    }
+
+    /// A flush of what is there now fails.
+    fn lose(&mut self, now: &Content) {
+        let device = self.versions[0].bytes();
+        for (n, page) in now.bytes().chunks(PAGE).enumerate() {
+            let at = n * PAGE;
+            if part(device, at, at + PAGE) != page {
+                self.lost.insert(at, page.to_vec());
+            }
+        }
+    }
+
+    /// A flush ends well: what is on the device then, which has no page that was lost and not
+    /// stored to since.
+    fn flush(&mut self, now: Content) {
+        let mut bytes = now.bytes().to_vec();
+        self.lost.retain(|&at, page| part(&bytes, at, at + PAGE) == page);
+        for at in self.lost.keys() {
+            let end = bytes.len().min(at + PAGE);
+            let old = part(self.versions[0].bytes(), *at, end).to_vec();
+            bytes[*at..end].fill(0);
+            bytes[*at..at + old.len()].copy_from_slice(&old);
+        }
+        let stale = !self.lost.is_empty();
+        self.versions = vec![if stale { Content::File(Arc::new(bytes)) } else { now }];
+    }
 }
 
 /// Which flushes the device only pretends to have made: to show that the judge notices.
@@ -86,6 +124,7 @@ pub enum Honesty {
 pub struct Capture {
     root: Ino,
     inodes: BTreeMap<Ino, Vec<Content>>,
+    lost: BTreeMap<Ino, Lost>,
     /// What had been promised by then.
     pub claims: Claims,
     /// Nobody wrote meanwhile, so that a kill at this moment leaves exactly the present.
@@ -100,6 +139,8 @@ struct State {
     one_in: u64,
     /// The only thread that writes to the store, if there is one.
     writer: Option<ThreadId>,
+    /// So many flushes from now on one fails; 0: none does.
+    fails_in: u64,
 }
 
 pub struct Device {
@@ -117,13 +158,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a link in `/proc` leads to is being flushed.
-pub fn synced(link: &str, data_only: bool) {
+/// What a link in `/proc` leads to is being flushed. Whether that ends well.
+pub fn synced(link: &str, data_only: bool) -> bool {
     let path = fs::read_link(link).expect("an open file");
     let devices = lock(&DEVICES).clone();
-    if let Some(device) = devices.iter().find(|device| path.starts_with(&device.root)) {
-        device.synced(Path::new(link), data_only);
-    }
+    let device = devices.iter().find(|device| path.starts_with(&device.root));
+    device.is_none_or(|device| device.synced(Path::new(link), data_only))
 }
 
 /// A name under a watched directory is about to be changed.
@@ -145,6 +185,7 @@ impl Device {
             dice: Dice(seed),
             one_in: 0,
             writer: None,
+            fails_in: 0,
         };
         let device = Arc::new(Self {
             root,
@@ -174,6 +215,11 @@ impl Device {
         lock(&self.state).one_in = flushes;
     }
 
+    /// So many flushes from now on one fails; 0: none does. Whether the last one has.
+    pub fn fail_in(&self, flushes: u64) -> bool {
+        std::mem::replace(&mut lock(&self.state).fails_in, flushes) == 0
+    }
+
     /// What was captured so far.
     pub fn take(&self) -> Vec<Capture> {
         std::mem::take(&mut lock(&self.state).captures)
@@ -191,7 +237,7 @@ impl Device {
         self.stop().last().expect("the one just made").present()
     }
 
-    fn synced(&self, link: &Path, data_only: bool) {
+    fn synced(&self, link: &Path, data_only: bool) -> bool {
         let mut state = lock(&self.state);
         let one_in = state.one_in;
         if one_in > 0 && state.dice.one_in(one_in) {
@@ -211,9 +257,17 @@ impl Device {
                 self.try_look(&link.join(name), &mut state);
             }
         }
-        if !lost {
-            state.inodes.insert(ino, Inode { _handle: Some(handle), versions: vec![content] });
+        let fails = state.fails_in == 1;
+        state.fails_in = state.fails_in.saturating_sub(1);
+        let inode = state.inodes.entry(ino);
+        let inode = inode.or_insert_with(|| Inode::unflushed(handle, content.blank()));
+        match content {
+            Content::File(_) if fails => inode.lose(&content),
+            Content::File(_) if !lost => inode.flush(content),
+            Content::Directory(_) if !lost && !fails => inode.versions = vec![content],
+            _ => {}
         }
+        !fails
     }
 
     /// A name is about to be changed.
@@ -235,8 +289,9 @@ impl Device {
         self.look(state);
         let inodes = state.inodes.iter().map(|(ino, inode)| (*ino, inode.versions.clone()));
         let inodes = inodes.collect();
+        let lost = state.inodes.iter().map(|(ino, inode)| (*ino, inode.lost.clone())).collect();
         let exact = state.writer == Some(std::thread::current().id());
-        let capture = Capture { root: self.root_ino, inodes, claims, exact };
+        let capture = Capture { root: self.root_ino, inodes, lost, claims, exact };
         if state.one_in != 1 && state.captures.len() == CAPTURES_MAX {
             let n = state.dice.below(CAPTURES_MAX as u64);
             state.captures.remove(n as usize);
@@ -258,11 +313,8 @@ impl Device {
         let Ok(handle) = File::open(path) else { return false };
         let content = content(&handle, path);
         let ino = handle.metadata().expect("an open file").ino();
-        let blank = content.blank();
-        let inode = state
-            .inodes
-            .entry(ino)
-            .or_insert_with(|| Inode { _handle: Some(handle), versions: vec![blank] });
+        let inode = state.inodes.entry(ino);
+        let inode = inode.or_insert_with(|| Inode::unflushed(handle, content.blank()));
         if inode.versions.last() != Some(&content) {
             if inode.versions.len() > BETWEEN_MAX {
                 inode.versions.remove(1);
@@ -390,8 +442,9 @@ impl Capture {
                 }
             });
             let moved = moved.collect();
-            let new = || Inode { _handle: None, versions: Vec::new() };
-            state.inodes.entry(number(*ino)).or_insert_with(new).versions = moved;
+            let new = || Inode { _handle: None, versions: Vec::new(), lost: Lost::new() };
+            let inode = state.inodes.entry(number(*ino)).or_insert_with(new);
+            (inode.versions, inode.lost) = (moved, self.lost[ino].clone());
         }
         drop(state);
         device
@@ -448,13 +501,13 @@ fn choose(versions: &[Content], cut: Cut, dice: &mut Dice) -> Content {
     let mut bytes = vec![0; len];
     for page in (0..len).step_by(PAGE) {
         let end = len.min(page + PAGE);
-        let last = part(&versions[versions.len() - 1], page, end);
-        if versions.iter().all(|version| part(version, page, end) == last) {
+        let last = part(versions[versions.len() - 1].bytes(), page, end);
+        if versions.iter().all(|version| part(version.bytes(), page, end) == last) {
             bytes[page..page + last.len()].copy_from_slice(last);
             continue;
         }
         for at in (page..end).step_by(cut.unit) {
-            let version = &versions[pick(versions.len(), cut, dice)];
+            let version = versions[pick(versions.len(), cut, dice)].bytes();
             let chosen = part(version, at, end.min(at + cut.unit));
             bytes[at..at + chosen.len()].copy_from_slice(chosen);
         }
@@ -463,8 +516,7 @@ fn choose(versions: &[Content], cut: Cut, dice: &mut Dice) -> Content {
 }
 
 /// The bytes from one offset to another, as far as they are there.
-fn part(version: &Content, from: usize, to: usize) -> &[u8] {
-    let all = version.bytes();
+fn part(all: &[u8], from: usize, to: usize) -> &[u8] {
     &all[from.min(all.len())..to.min(all.len())]
 }
 

@@ -8,6 +8,7 @@ use super::judge::{Judge, Tally};
 use super::life::{self, Writer};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use stratalog::Options;
 use stratalog::internals::format::header::{DIRECTORY_AT, FLUSH_AT};
 use stratalog::internals::format::manifest::Manifest;
 use stratalog::internals::format::slot::SLOT_BYTES;
@@ -200,19 +201,98 @@ fn a_kill_while_a_store_is_created_another_process_and_power_loss_lose_nothing_d
     drop(life::open(&place.path().join("parent/store")).unwrap());
     let kills = device.stop();
     assert!(kills.len() > 3, "{} moments", kills.len());
-    for (n, kill) in kills.iter().enumerate() {
+    let twice = kills.iter().enumerate().flat_map(|(n, kill)| [(n, kill, true), (n, kill, false)]);
+    for (n, kill, puts) in twice {
         let place = super::scratch();
         let device = kill.go_on_at(place.path(), 2);
         device.watch(0, None);
         let store = life::open(&place.path().join("parent/store")).unwrap();
-        store.put("kept", &[1.0; 16], "durable").unwrap();
-        store.sync().unwrap();
+        if puts {
+            store.put("kept", &[1.0; 16], "durable").unwrap();
+            store.sync().unwrap();
+        }
         device.capture();
         let promised = device.stop().pop().unwrap();
         drop(store);
         let place = super::scratch();
         device::write(&promised.cut(Cut { seed: 1, unit: 512, new: 0 }), place.path());
-        let store = life::open(&place.path().join("parent/store")).unwrap();
-        assert!(store.contains("kept"), "killed at {n}: {:?}", store.recovery());
+        let store = Options::new().create(false).open(place.path().join("parent/store"));
+        let store = store.unwrap_or_else(|error| panic!("killed at {n}, puts: {puts}: {error}"));
+        assert_eq!(store.contains("kept"), puts, "killed at {n}: {:?}", store.recovery());
+    }
+}
+
+/// A kill at any moment of a compaction that gives a segment up, another process that removes what
+/// the manifest says is dropped, then power loss: no manifest that the device may have under its
+/// name misses a file.
+#[test]
+fn a_kill_while_a_segment_is_dropped_another_process_and_power_loss_leave_none_missing() {
+    let place = super::scratch();
+    let device = Device::new(place.path(), Honesty::Honest, 1);
+    device.watch(0, None);
+    let store = life::open(&place.path().join("store")).unwrap();
+    for content in ["overwritten", "moved to a segment that stays"] {
+        store.put("b", &[1.0; 16], content).unwrap();
+    }
+    store.compact().unwrap();
+    store.put("a", &[1.0; 16], "removed").unwrap();
+    store.remove("a").unwrap();
+    // The manifest names all of it.
+    store.close().unwrap();
+    let store = life::open(&place.path().join("store")).unwrap();
+    device.remember_one_in(1);
+    store.compact().unwrap();
+    let kills = device.stop();
+    drop(store);
+    assert!(kills.len() > 3, "{} moments", kills.len());
+    for (n, kill) in kills.iter().enumerate() {
+        let place = super::scratch();
+        let device = kill.go_on_at(place.path(), 2);
+        device.watch(1, None);
+        // Closing waits for what opening left to do.
+        life::open(&place.path().join("store")).unwrap().close().unwrap();
+        device.capture();
+        for (m, capture) in device.stop().iter().enumerate() {
+            for seed in 0..16 {
+                let place = super::scratch();
+                device::write(&capture.cut(Cut { seed, unit: 512, new: 50 }), place.path());
+                let found = Options::new().read_only(true).open(place.path().join("store"));
+                let missing = found.unwrap().recovery().missing_segments;
+                assert_eq!(missing, 0, "killed at {n}, power lost at {m}, seed {seed}");
+            }
+        }
+    }
+}
+
+/// A backup is killed at any moment, the last one after it has its name, which is not on the device
+/// yet; another process opens the copy and makes a write durable; then power is lost.
+#[test]
+fn a_kill_while_a_backup_ends_a_write_to_the_copy_and_power_loss_lose_nothing_durable() {
+    let place = super::scratch();
+    let device = Device::new(place.path(), Honesty::Honest, 1);
+    device.watch(0, None);
+    let store = life::open(&place.path().join("store")).unwrap();
+    store.put("a", &[1.0; 16], "copied").unwrap();
+    device.remember_one_in(1);
+    store.backup(place.path().join("copy")).unwrap();
+    let kills = device.stop();
+    drop(store);
+    let is_there = |kill: &&Capture| kill.present().contains_key(Path::new("copy"));
+    let kills: Vec<_> = kills.iter().filter(is_there).collect();
+    assert!(!kills.is_empty(), "no moment between a name and its sync");
+    for kill in kills {
+        let place = super::scratch();
+        let device = kill.go_on_at(place.path(), 2);
+        device.watch(0, None);
+        let copy = life::open(&place.path().join("copy")).unwrap();
+        copy.put("kept", &[1.0; 16], "durable").unwrap();
+        copy.sync().unwrap();
+        device.capture();
+        let promised = device.stop().pop().unwrap();
+        drop(copy);
+        let place = super::scratch();
+        device::write(&promised.cut(Cut { seed: 1, unit: 512, new: 0 }), place.path());
+        let copy = Options::new().create(false).open(place.path().join("copy")).unwrap();
+        assert!(copy.contains("a") && copy.contains("kept"));
     }
 }

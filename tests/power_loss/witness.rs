@@ -20,6 +20,18 @@ const UNLINKAT: c_long = CALLS.1;
 // SAFETY: the signature is libc's.
 unsafe extern "C" {
     fn syscall(number: c_long, ...) -> c_long;
+    fn __errno_location() -> *mut c_int;
+}
+
+/// What a flush answers.
+fn answer(ends_well: bool) -> c_int {
+    const EIO: c_int = 5;
+    if ends_well {
+        return 0;
+    }
+    // SAFETY: libc's place for the calling thread's error.
+    unsafe { *__errno_location() = EIO };
+    -1
 }
 
 /// A name in a directory is about to be changed.
@@ -77,15 +89,13 @@ extern "C" fn unlink(name: *const c_char) -> c_int {
 // SAFETY: the signature is libc's.
 #[unsafe(no_mangle)]
 extern "C" fn fsync(fd: c_int) -> c_int {
-    device::synced(&format!("/proc/self/fd/{fd}"), false);
-    0
+    answer(device::synced(&format!("/proc/self/fd/{fd}"), false))
 }
 
 // SAFETY: the signature is libc's.
 #[unsafe(no_mangle)]
 extern "C" fn fdatasync(fd: c_int) -> c_int {
-    device::synced(&format!("/proc/self/fd/{fd}"), true);
-    0
+    answer(device::synced(&format!("/proc/self/fd/{fd}"), true))
 }
 
 /// The engine flushes whole mappings of whole files, where it has no descriptor.
@@ -96,6 +106,5 @@ extern "C" fn msync(at: *mut c_void, _: usize, _: c_int) -> c_int {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("the mappings");
     let line = maps.lines().find(|line| line.starts_with(&begin)).expect("a mapping begins here");
     let range = line.split(' ').next().expect("its range");
-    device::synced(&format!("/proc/self/map_files/{range}"), true);
-    0
+    answer(device::synced(&format!("/proc/self/map_files/{range}"), true))
 }
