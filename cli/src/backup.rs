@@ -49,8 +49,9 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let (lsn, records) = (store.durable_lsn(), store.len());
     // Whether it opens, and holds as much, is better known now than when it is needed.
     let copy = open(&Options::new().read_only(true), &args.dest)?;
-    // A damaged record that this opening left out counts in the copy, where asking for it says so.
-    let is_whole = copy.len() == records || copy.len() > records && !store.recovery().is_clean();
+    // What this opening left out as damaged counts in the copy: asking for such a record says so,
+    // and such a removal removes.
+    let is_whole = copy.len() == records || !store.recovery().is_clean();
     ensure!(
         is_whole,
         "{} has {} records, the store has {records}: do not rely on this copy",

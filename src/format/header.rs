@@ -2,6 +2,7 @@
 
 use crate::format::checksum::{self, Salt};
 use crate::format::ids::{Sequence, UNIT_BYTES};
+use std::ops::Range;
 
 /// Version of the format that this code reads and writes.
 pub const FORMAT_VERSION: u32 = 2;
@@ -160,6 +161,10 @@ pub(super) fn check_version(bytes: &[u8], magic: [u8; 8]) -> Result<(), HeaderEr
     if version == FORMAT_VERSION { Ok(()) } else { Err(HeaderError::Version(version)) }
 }
 
+/// Where the store lies in the identity.
+pub const STORE_AT: Range<usize> = 16..32;
+/// Where the sequence lies in it, and the half of the salt that is in the file's name, too.
+pub const NAMED_AT: Range<usize> = 32..44;
 /// Where the role lies in the identity.
 const ROLE_AT: usize = 60;
 /// Where the features lie in the identity.

@@ -3,7 +3,8 @@
 use super::Candidate;
 use crate::error::Error;
 use crate::files::Files;
-use crate::format::header::{Identity, Role, SegmentId};
+use crate::format::checksum::Salt;
+use crate::format::header::{IDENTITY_BYTES, Identity, NAMED_AT, Role, STORE_AT, SegmentId};
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::manifest::Manifest;
 use crate::fs::{self, SegmentFile};
@@ -84,6 +85,27 @@ enum Opened {
     Gone,
 }
 
+/// What the manifest says of a file, by the file's name.
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    /// It names it.
+    Named(SegmentId),
+    /// It is older than the file, if that is one of the store's.
+    Younger,
+    /// The file can be none of the store's.
+    Strange,
+}
+
+impl Known {
+    fn of(file: &SegmentFile, named: Option<SegmentId>, manifest: &Manifest) -> Self {
+        match named {
+            Some(id) => Self::Named(id),
+            None if is_put_there(file.sequence, None, manifest) => Self::Strange,
+            None => Self::Younger,
+        }
+    }
+}
+
 /// What may be wrong with a segment whose records can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flaw {
@@ -120,7 +142,7 @@ pub(super) fn collect(
     for file in found.iter().filter(|file| !dropped(file)) {
         let id = listed.get(&file.sequence).copied();
         let id = id.filter(|id| file.is_of(*id));
-        match open_certain(files, file, id, (mode, writable))? {
+        match open_certain(files, file, Known::of(file, id, manifest), (mode, writable))? {
             Opened::Gone => continue,
             Opened::Newer(bits) => return Err(Error::UnsupportedFeatures { bits }),
             Opened::Foreign => {
@@ -131,8 +153,9 @@ pub(super) fn collect(
                 report.corrupt += 1;
                 collected.damage.push(damage(&file.path, reason));
                 collected.opened.insert(file.sequence);
-                seen.insert(file.sequence, ());
-                // It may be well again tomorrow: it goes on being named.
+                // It may be well again tomorrow: it goes on being named. Of one that is not named
+                // nothing is known, so another one with its number counts.
+                seen.extend(id.map(|id| (id.sequence, ())));
                 collected.missing.extend(id);
             }
             Opened::Segment(segment, _)
@@ -150,7 +173,7 @@ pub(super) fn collect(
                 continue;
             }
             Opened::Segment(segment, flaw) => {
-                if let Some(flaw) = flaw {
+                if let Some(flaw) = flaw.filter(|_| id.is_some() || !is_unused(&segment)) {
                     report.corrupt += 1;
                     collected.damage.push(damage(&file.path, flaw.reason()));
                 }
@@ -253,10 +276,10 @@ fn take(
 fn open_certain(
     files: &Files,
     file: &SegmentFile,
-    listed: Option<SegmentId>,
+    known: Known,
     how: (Recovery, bool),
 ) -> Result<Opened, Error> {
-    let opened = open(files, file, listed, how)?;
+    let opened = open(files, file, known, how)?;
     // One that is sealed at nothing holds what was cut off, unless the device has the seal.
     if let (Opened::Segment(segment, None), (_, true)) = (&opened, how)
         && (!is_unused(segment) || segment.sealed().is_some())
@@ -265,7 +288,7 @@ fn open_certain(
         let salt = segment.salt();
         drop(opened);
         super::rewrite::copy_file(files, &file.name, salt)?;
-        let opened = open(files, file, listed, how)?;
+        let opened = open(files, file, known, how)?;
         if let Opened::Segment(segment, None) = &opened {
             super::rewrite::finish_copy(files, segment);
         }
@@ -277,16 +300,16 @@ fn open_certain(
 fn open(
     files: &Files,
     file: &SegmentFile,
-    listed: Option<SegmentId>,
+    known: Known,
     (mode, writable): (Recovery, bool),
 ) -> Result<Opened, Error> {
-    let expected = listed.map(|id| files.identity(id));
+    let (named, strange) = (matches!(known, Known::Named(_)), matches!(known, Known::Strange));
     let (handle, len) = match files.directory().open_segment(&file.name, writable) {
         Ok(Some(opened)) => opened,
         Ok(None) if files.directory().is_gone(&file.name) => return Ok(Opened::Gone),
-        Ok(None) if expected.is_some() => return Ok(Opened::Broken("it is not a regular file")),
+        Ok(None) if named => return Ok(Opened::Broken("it is not a regular file")),
         Ok(None) => return Ok(Opened::Foreign),
-        Err(error) if expected.is_none() && error.kind() == io::ErrorKind::PermissionDenied => {
+        Err(error) if strange && error.kind() == io::ErrorKind::PermissionDenied => {
             return Ok(Opened::Foreign);
         }
         Err(error) if mode != Recovery::Tolerant && super::salvage::is_the_files(&error) => {
@@ -305,14 +328,14 @@ fn open(
         } else {
             MmapMemory::read_only(&handle, size)?
         }
-    } else if expected.is_some() {
+    } else if !strange {
         // Cut short: what is left is served from a copy, because touching a mapping beyond the
         // file's end would kill the process. The file stays as it is.
         MmapMemory::copy_of(handle, size)?
     } else {
         return Ok(Opened::Foreign);
     };
-    match attach(files, file, expected, memory, (short, writable)) {
+    match attach(files, file, known, memory, (short, writable)) {
         // A copy made by hard links would be changed, or this store through the copy.
         Opened::Segment(..) if linked => Err(Error::Io(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -329,17 +352,25 @@ fn open(
 fn attach(
     files: &Files,
     file: &SegmentFile,
-    expected: Option<Identity>,
+    known: Known,
     memory: MmapMemory,
     (short, writable): (bool, bool),
 ) -> Opened {
+    let expected = match known {
+        Known::Named(id) => Some(files.identity(id)),
+        Known::Younger | Known::Strange => None,
+    };
     let mut flaw = short.then_some(Flaw::Short);
-    let identity = match (Identity::decode(&Segment::identity_bytes(&memory)), expected) {
+    let bytes = Segment::identity_bytes(&memory);
+    let identity = match (Identity::decode(&bytes), expected) {
         (Ok(identity), _) => identity,
         // A manifest names segments of its own version only: another one is damage, too.
         (Err(_), Some(expected)) => {
             flaw = flaw.or(Some(Flaw::Header));
             expected
+        }
+        (Err(_), None) if matches!(known, Known::Younger) && resembles(files, file, &bytes) => {
+            return Opened::Broken("its header is damaged, and no manifest names its salt");
         }
         (Err(_), None) => return Opened::Foreign,
     };
@@ -358,4 +389,14 @@ fn attach(
         (false, Some(_)) => Opened::Broken("it is another segment's file"),
         (false, None) => Opened::Foreign,
     }
+}
+
+/// Whether a header that does not hold still says which store it is of, or which segment, as its
+/// file's name does.
+fn resembles(files: &Files, file: &SegmentFile, header: &[u8; IDENTITY_BYTES]) -> bool {
+    let salt = Salt(u64::from(file.half_salt));
+    let id = SegmentId { sequence: file.sequence, salt, role: Role::Log };
+    let called_for = files.identity(id).encode();
+    let same = |range: std::ops::Range<usize>| header.get(range.clone()) == called_for.get(range);
+    same(STORE_AT) || same(NAMED_AT)
 }

@@ -112,6 +112,28 @@ fn a_backup_of_a_store_that_has_lost_something_is_made_and_says_so() {
     assert_eq!(report["live_records"], open(&copy).len());
 }
 
+/// The opening cannot read the removal and shows what it removed; in the copy it removes. That was
+/// an error, and the copy not to be relied on.
+#[test]
+fn a_backup_of_a_store_that_has_lost_a_removal_is_made_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("store"), dir.path().join("copy"));
+    let options = Options::new().dimension(1).segment_size(1 << 20);
+    let store = options.compaction(Compaction::Manual).open(&path).unwrap();
+    store.put("removed", &[0.0], "").unwrap();
+    for n in 0..3 {
+        store.put([n], &[0.0], [0; 450_000]).unwrap();
+    }
+    store.remove("removed").unwrap();
+    store.close().unwrap();
+    let second = fs::File::options().write(true).open(&segments(&path)[1]).unwrap();
+    second.set_len(512 << 10).unwrap();
+    let report = json(3, words(&path, "backup", &[copy.to_str().unwrap(), "--json"]));
+    assert_eq!(report["lost"].as_array().unwrap().len(), 3, "{report}");
+    assert!(open(&path).contains("removed") && !open(&copy).contains("removed"));
+    expect(3, words(&copy, "verify", &[]));
+}
+
 #[test]
 fn a_salvage_of_a_whole_store_loses_nothing() {
     let (dir, store) = sample_store();
