@@ -30,7 +30,9 @@ fn answer(ends_well: bool) -> c_int {
         return 0;
     }
     // SAFETY: libc's place for the calling thread's error.
-    unsafe { *__errno_location() = EIO };
+    let place = unsafe { __errno_location() };
+    // SAFETY: as above.
+    unsafe { *place = EIO };
     -1
 }
 
