@@ -99,8 +99,8 @@ fn held_bytes<M: Memory>(segment: &Segment<M>) -> u64 {
 }
 
 impl<M: Memory, S: Source<M>> Log<M, S> {
-    /// What the log holds now: by the running totals, and a walk over what is not settled. A segment
-    /// that is settled in between is in neither; so this reads again, but waits for nobody.
+    /// What the log holds now: by the running totals, and a walk over what is not settled. A
+    /// segment that is settled in between is in neither; so this reads again, but waits for nobody.
     pub fn held(&self, guard: &Guard) -> Held {
         let settled = &self.totals.settled;
         for _ in 0..READINGS {
