@@ -93,6 +93,12 @@ fn what_lies_behind_a_segment_of_which_nothing_is_left_does_not_count() {
 /// without a flush of the directory: nothing is behind a gap.
 #[test]
 fn a_blank_segment_that_was_overtaken_cuts_nothing() {
+    let judged = (0..50).any(|_| blank_segment_was_overtaken());
+    assert!(judged, "a second flush came by each time");
+}
+
+/// Whether the durable end lagged, as this is about.
+fn blank_segment_was_overtaken() -> bool {
     let (book, place) = (Book::default(), super::scratch());
     let device = Device::new(place.path(), Honesty::Honest, 1);
     device.watch(0, Some(std::thread::current().id()));
@@ -121,7 +127,9 @@ fn a_blank_segment_that_was_overtaken_cuts_nothing() {
     let last = of_log.max_by_key(|bytes| identity_of(bytes).sequence).unwrap();
     let mut identity = identity_of(last);
     let word = |at: usize| u64::from_le_bytes(last[at..at + 8].try_into().unwrap());
-    assert_eq!(word(header::DURABLE_AT), 0, "it lags by one");
+    if word(header::DURABLE_AT) != 0 {
+        return false;
+    }
     let followed = header::decode_predecessor(word(PREDECESSOR_AT), identity.salt);
     assert!(followed.unwrap().1, "what was flushed says for certain whom it follows");
     let path = segments.clone().find(|(_, bytes)| bytes.as_ref() == Some(last)).unwrap().0.clone();
@@ -141,4 +149,5 @@ fn a_blank_segment_that_was_overtaken_cuts_nothing() {
     let mut judge = Judge::new(&book, &mut tally, Dice(2));
     let opened = judge.open(&image, place.path(), &capture.claims, &history, false);
     opened.unwrap_or_else(|error| panic!("{error}")).unwrap().device.stop();
+    true
 }
