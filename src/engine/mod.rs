@@ -24,7 +24,7 @@ use crate::index::{Entry, Index, KeyHash, Resolve, Shape};
 use crate::log::{Log, Source};
 use crate::memory::Memory;
 use crate::segment::{Frame, FrameDamage, Record, Segment};
-use crate::sync::{AtomicBool, AtomicI64, Ordering};
+use crate::sync::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// A record that the index points at and whose lengths are sound.
 #[derive(Debug)]
@@ -74,6 +74,9 @@ pub struct Engine<M: Memory, S, const SLOTS: usize = 7> {
     live: AtomicI64,
     /// Recovery has met a conditional put that has not seen a member of a batch [W9].
     unseen: AtomicBool,
+    /// The highest LSN of a member of a batch that could not be published, because there was no
+    /// room to write it again [W9].
+    given_up: AtomicU64,
 }
 
 /// What an index entry is to an id.
@@ -89,7 +92,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     #[must_use]
     pub fn new(log: Log<M, S>, shape: Shape) -> Self {
         let (epoch, index) = (Epoch::new(), Index::new(shape));
-        Self { epoch, log, index, live: AtomicI64::new(0), unseen: AtomicBool::new(false) }
+        let (live, unseen, given_up) =
+            (AtomicI64::new(0), AtomicBool::new(false), AtomicU64::new(0));
+        Self { epoch, log, index, live, unseen, given_up }
     }
 
     /// The log, without the index: for recovery, which may want another one.

@@ -347,3 +347,64 @@ fn a_conditional_put_that_has_seen_a_batch_is_not_hidden_by_it() {
     }
     assert!(written(removed).iter().all(|found| found[0].is_none()));
 }
+
+/// One segment, and more once there is room. Called when half of it is reserved, it writes the id
+/// [`TWO`], conditionally.
+#[derive(Clone, Default)]
+struct Full(std::sync::Arc<FullState>);
+
+#[derive(Default)]
+struct FullState {
+    engine: std::sync::OnceLock<std::sync::Weak<Engine<HeapMemory, Full, 7>>>,
+    room: std::sync::atomic::AtomicBool,
+}
+
+impl Source<HeapMemory> for Full {
+    fn create(&self, s: Sequence, role: Role, need: Need) -> Result<Segment<HeapMemory>, Error> {
+        let room = self.0.room.load(std::sync::atomic::Ordering::SeqCst);
+        if s == Sequence(1) || room { Heap.create(s, role, need) } else { Err(Error::StorageFull) }
+    }
+    fn discard(&self, _: &Segment<HeapMemory>) {}
+    fn wake(&self) {
+        let Some(engine) = self.0.engine.get().and_then(std::sync::Weak::upgrade) else { return };
+        let guard = engine.epoch().pin();
+        let begun = engine.log().active(&guard).is_some_and(|active| active.slots_end() > 0);
+        if begun && engine.get(&guard, KeyHash(7), &TWO).unwrap().is_none() {
+            let record = Record { content: b"first", ..record(&TWO, Writing::Conditional) };
+            engine.write_if(&record, |_, current| current.is_none()).unwrap().unwrap();
+        }
+    }
+}
+
+/// A batch that has failed with one of its members unpublished may be found after the next opening,
+/// but not in place of what was written after it [W9].
+#[test]
+fn a_batch_that_failed_does_not_come_back_over_what_was_written_after_it() {
+    let geometry =
+        Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
+    let source = Full::default();
+    let log = Log::new(source.clone(), geometry, Sequence(1));
+    let engine = std::sync::Arc::new(Engine::<_, _, 7>::new(log, Shape::default()));
+    assert!(source.0.engine.set(std::sync::Arc::downgrade(&engine)).is_ok());
+    let content = vec![1; geometry.frame_bytes_max() as usize * 3 / 4];
+    let mut records = [ONE, TWO].each_ref().map(|id| record(id, Writing::Blind)).to_vec();
+    records[1].content = &content;
+    let written = engine.write_batch(&mut records);
+    assert!(matches!(written, Err(Error::StorageFull)), "{written:?}");
+    source.0.room.store(true, std::sync::atomic::Ordering::SeqCst);
+    for content in [b"second", b"latest"] {
+        let record = Record { content, ..record(&TWO, Writing::Conditional) };
+        engine.write_if(&record, |_, current| current.is_some()).unwrap().unwrap();
+    }
+    let log = std::sync::Arc::into_inner(engine).unwrap().into_log();
+    let again = Engine::<_, _, 7>::new(log, Shape::default());
+    let guard = again.epoch().pin();
+    for segment in again.log().table().iter(&guard) {
+        for (_, state) in segment.slots(segment.slots_end()) {
+            let SlotState::Committed(kind, body) = state else { continue };
+            again.restore(segment, kind, body).unwrap();
+        }
+    }
+    let found = again.get(&guard, KeyHash(7), &TWO).unwrap().unwrap();
+    assert!(found.frame.content() == b"latest", "a batch that failed hides what came later");
+}
