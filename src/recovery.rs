@@ -14,6 +14,7 @@
 //!    the cut ever comes back, and the youngest segment goes on if it is whole.
 
 mod collect;
+mod outdone;
 mod rewrite;
 mod salvage;
 mod scan;
@@ -263,7 +264,7 @@ fn note_durable(engine: &FileEngine, durability: &Durability, candidates: &[Cand
 }
 
 /// Step 3; again if it shows that the page cache was lost: without their other members, members of
-/// a batch do not count.
+/// a batch do not count; and without the conditional puts that a member of a batch has outdone.
 fn make_true_index(
     log: Log<MmapMemory, Files>,
     candidates: &mut [Candidate],
@@ -271,18 +272,27 @@ fn make_true_index(
     report: &mut RecoveryReport,
 ) -> Result<FileEngine, Error> {
     let before = report.clone();
-    let engine = make_index(log, candidates, report)?;
-    if mode == Recovery::Salvage || !scan::has_lost_its_cache(candidates) {
-        scan::find_outdone(&engine, candidates);
-        return Ok(engine);
+    let mut engine = make_index(log, candidates, report)?;
+    if mode != Recovery::Salvage && scan::has_lost_its_cache(candidates) {
+        *report = RecoveryReport { counted: Counted::Each, ..before.clone() };
+        engine = make_index_again(engine, candidates, report)?;
     }
-    *report = RecoveryReport { counted: Counted::Each, ..before };
+    if outdone::find_outdone(&engine, candidates) {
+        *report = RecoveryReport { counted: report.counted, ..before };
+        engine = make_index_again(engine, candidates, report)?;
+    }
+    Ok(engine)
+}
+
+fn make_index_again(
+    engine: FileEngine,
+    candidates: &mut [Candidate],
+    report: &mut RecoveryReport,
+) -> Result<FileEngine, Error> {
     let log = engine.into_log();
     log.forget_live();
     candidates.iter().for_each(|candidate| candidate.segment.forget_live());
-    let engine = make_index(log, candidates, report)?;
-    scan::find_outdone(&engine, candidates);
-    Ok(engine)
+    make_index(log, candidates, report)
 }
 
 fn make_index(
@@ -405,10 +415,10 @@ fn decide_segment(
     for slot in unproven {
         segment.void(SlotNumber(*slot));
     }
-    for slot in &candidate.outdone {
-        segment.void(*slot);
-    }
-    if !candidate.outdone.is_empty() {
+    // What has a flaw is never written to.
+    let outdone = candidate.outdone.iter().filter(|_| candidate.flaw.is_none());
+    outdone.for_each(|slot| segment.void(*slot));
+    if !candidate.outdone.is_empty() && candidate.flaw.is_none() {
         // Before compaction may give up the member that says so.
         durability.flush(segment)?;
     }

@@ -16,6 +16,7 @@ use crate::index::{Entry, KeyHash};
 use crate::log::{Need, Source};
 use crate::memory::Memory;
 use crate::segment::Record;
+use crate::sync::Ordering;
 
 /// How many members ahead the index is asked for.
 const AHEAD: usize = 8;
@@ -98,18 +99,28 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             return Ok(lsn);
         }
         let frames = self.frames_of(std::slice::from_ref(record), vec![0])?;
+        let mut newest = lsn;
         loop {
             let guard = self.epoch.pin();
             // Whatever room there is: an error now comes too late.
             let need = Need::ToFree;
-            let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, need)?;
+            let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, need);
+            let reservation = reservation.inspect_err(|_| self.give_up(newest))?;
             let Ok(written) = reservation.commit(std::slice::from_ref(record)) else { continue };
             for (lsn, address, _claim) in written {
                 if self.publish_once(&guard, record, lsn, Entry { address, ..entry }) {
                     return Ok(lsn);
                 }
+                newest = lsn;
             }
         }
+    }
+
+    /// A member will never be published. It may be found after the next opening, but not in place
+    /// of what is written once its batch has failed: that says that it has seen it [W9].
+    fn give_up(&self, lsn: Lsn) {
+        // Relaxed: who writes after the batch's return has it from whatever told him of that.
+        self.given_up.fetch_max(lsn.as_u64(), Ordering::Relaxed);
     }
 
     /// `false`: it has to be written again.

@@ -6,12 +6,14 @@
 
 mod batch;
 mod expiry;
+mod outdone;
 mod relocate;
 mod restore;
 #[cfg(all(test, not(stratalog_loom)))]
 mod tests;
 mod write;
 
+pub use outdone::FoundRecord;
 pub use relocate::{Key, Relocation};
 pub use write::Refused;
 
@@ -24,7 +26,8 @@ use crate::index::{Entry, Index, KeyHash, Resolve, Shape};
 use crate::log::{Log, Source};
 use crate::memory::Memory;
 use crate::segment::{Frame, FrameDamage, Record, Segment};
-use crate::sync::{AtomicBool, AtomicI64, Ordering};
+use crate::sync::{AtomicI64, AtomicU64, Mutex, Ordering};
+use std::collections::BTreeSet;
 
 /// A record that the index points at and whose lengths are sound.
 #[derive(Debug)]
@@ -72,8 +75,11 @@ pub struct Engine<M: Memory, S, const SLOTS: usize = 7> {
     log: Log<M, S>,
     index: Index<SLOTS>,
     live: AtomicI64,
-    /// Recovery has met a conditional put that has not seen a member of a batch [W9].
-    unseen: AtomicBool,
+    /// Hashes of ids of which recovery has met a conditional put that has not seen all [W9].
+    unseen: Mutex<BTreeSet<u64>>,
+    /// The highest LSN of a member of a batch that could not be published, because there was no
+    /// room to write it again [W9].
+    given_up: AtomicU64,
 }
 
 /// What an index entry is to an id.
@@ -89,7 +95,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     #[must_use]
     pub fn new(log: Log<M, S>, shape: Shape) -> Self {
         let (epoch, index) = (Epoch::new(), Index::new(shape));
-        Self { epoch, log, index, live: AtomicI64::new(0), unseen: AtomicBool::new(false) }
+        let (live, unseen, given_up) =
+            (AtomicI64::new(0), Mutex::new(BTreeSet::new()), AtomicU64::new(0));
+        Self { epoch, log, index, live, unseen, given_up }
     }
 
     /// The log, without the index: for recovery, which may want another one.

@@ -10,11 +10,11 @@ use crate::index::{Decision, Entry, Exhausted, Found, Index, KeyHash, Resolve, R
 use crate::log::Source;
 use crate::memory::Memory;
 use crate::segment::Segment;
-use crate::sync::Ordering;
+use crate::sync::lock;
 
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
-    /// Puts a record found by recovery into the index: highest LSN wins, whatever the order, but a
-    /// member of a batch also wins over conditional puts that have not seen it [W9]. Of two copies
+    /// Puts a record found by recovery into the index: highest LSN wins, whatever the order; for
+    /// what does not count all the same see [`Engine::find_outdone`]. Of two copies
     /// of one record, which have the same LSN, the one that was not moved on: it has the
     /// tag. Its segment may well be the older one: one for copies takes them from log segments that
     /// were begun after it.
@@ -59,15 +59,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let older = |guard: &Guard, old: Entry| {
             let Some(found) = self.slot_of(guard, old) else { return true };
             let before = || self.log.resolve(guard, old.address);
-            if before().is_some_and(|(its, _)| Self::is_unseen(body, its, found)) {
-                // Relaxed: the end of the scan's threads orders it.
-                self.unseen.store(true, Ordering::Relaxed);
-                return true;
-            }
-            if Self::is_unseen(found, segment, body) {
-                // Relaxed: as above.
-                self.unseen.store(true, Ordering::Relaxed);
-                return false;
+            self.note_unseen(found, segment, body);
+            if let Some((its, _)) = before() {
+                self.note_unseen(body, its, found);
             }
             found.lsn < body.lsn
                 || found.lsn == body.lsn
@@ -78,38 +72,19 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         Ok(live)
     }
 
-    /// Whether a conditional put has a higher LSN than a member of a batch that it has not seen:
-    /// the member was, or was to be, written again above it [W9].
-    fn is_unseen(member: SlotBody, segment: &Segment<M>, put: SlotBody) -> bool {
-        if member.written != Written::InBatch
-            || put.written != Written::Conditionally
-            || put.lsn < member.lsn
-        {
-            return false;
+    /// Notes the id if a conditional put has not seen something with a lower LSN that asks nothing.
+    /// Where a put is the newest of its id and a member of a batch has outdone it, such a thing is
+    /// met, in whatever order its records come: the member, or what stood above it.
+    fn note_unseen(&self, other: SlotBody, segment: &Segment<M>, put: SlotBody) {
+        let conditional = Written::Conditionally;
+        if put.written != conditional || other.written == conditional || other.lsn >= put.lsn {
+            return;
         }
         // SAFETY: recovery has seen the slot committed, by Acquire.
-        let frame = unsafe { segment.frame(put.offset) };
-        frame.is_ok_and(|frame| segment.seen(&frame).is_some_and(|seen| seen < member.lsn))
-    }
-
-    /// Whether recovery has met a conditional put that does not count because of a member of a
-    /// batch with a lower LSN.
-    pub fn has_unseen(&self) -> bool {
-        // Relaxed: as in `restore_newest`.
-        self.unseen.load(Ordering::Relaxed)
-    }
-
-    /// Whether a conditional put does not count because of a member of a batch with a lower LSN,
-    /// which the index leads to.
-    pub fn hides_behind(&self, segment: &Segment<M>, body: SlotBody) -> bool {
-        if body.written != Written::Conditionally {
-            return false;
+        let frame = unsafe { segment.frame(put.offset) }.ok();
+        if frame.and_then(|frame| segment.seen(&frame)).is_some_and(|seen| seen < other.lsn) {
+            lock(&self.unseen).insert(put.key_hash);
         }
-        let guard = self.epoch.pin();
-        let keys = RestoredKeys { engine: self, guard: &guard, segment, body };
-        let found = self.index.get(&guard, KeyHash(body.key_hash), |entry| keys.same_key(entry));
-        let member = found.and_then(|entry| self.slot_of(&guard, entry));
-        member.is_some_and(|member| Self::is_unseen(member, segment, body))
     }
 
     /// Puts a copy without force into the index if the record that it was made of is there, and

@@ -16,6 +16,7 @@ use crate::index::{Decision, Entry, Exhausted, Found, KeyHash, Room};
 use crate::log::{Need, Source};
 use crate::memory::Memory;
 use crate::segment::{Pending, Record, Segment};
+use crate::sync::Ordering;
 
 /// How a blind put ended.
 pub(super) enum Published {
@@ -286,7 +287,14 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
 
     /// What a conditional put that replaces this has seen [W9]. The put that it replaces has seen
     /// what it says itself: a write before which that one could not go cannot go before this one.
+    /// And a member that its batch has given up does not come above it.
     fn seen_by(&self, guard: &Guard, found: Found) -> Lsn {
+        // Relaxed: see `give_up`.
+        let given_up = Lsn::from_u64(self.given_up.load(Ordering::Relaxed));
+        self.seen_of(guard, found).max(given_up)
+    }
+
+    fn seen_of(&self, guard: &Guard, found: Found) -> Lsn {
         let entry = match found {
             Found::Absent { drop_lsn } => return drop_lsn,
             // A write that was voided and took the place of nothing says what it has seen, too.

@@ -336,10 +336,7 @@ fn scan(
     report: &mut RecoveryReport,
 ) -> Result<Walked, Error> {
     let segment = &*candidate.segment;
-    let decided = match candidate.flaw {
-        Some(_) => candidate.trusted,
-        None => candidate.trusted.max(candidate.durable()),
-    };
+    let decided = decided(candidate);
     let mut records = Vec::with_capacity(AT_ONCE);
     let (durable, mut live) = (candidate.durable(), 0);
     let mut walk = segment.slots(candidate.limit);
@@ -407,7 +404,8 @@ fn judge(
     report: &mut RecoveryReport,
 ) -> Verdict {
     let segment = &*candidate.segment;
-    if candidate.unproven.binary_search(&slot.0).is_ok() {
+    let unproven = || candidate.unproven.binary_search(&slot.0).is_ok();
+    if unproven() || candidate.outdone.binary_search(&slot).is_ok() {
         return Verdict::Nothing;
     }
     // A copy that is not whole: what it was to be copied from still counts.
@@ -468,21 +466,22 @@ pub(super) fn finish_moves(engine: &FileEngine, candidate: &Candidate) -> Result
     Ok(())
 }
 
-/// Conditional puts that do not count because of a member of a batch: they are to be void, so that
-/// the highest LSN is the newest state again [W9].
-pub(super) fn find_outdone(engine: &FileEngine, candidates: &mut [Candidate]) {
-    if !engine.has_unseen() {
-        return;
-    }
-    for candidate in candidates.iter_mut().filter(|candidate| candidate.flaw.is_none()) {
-        let segment = &*candidate.segment;
-        for (slot, state) in segment.slots(candidate.limit) {
-            if let SlotState::Committed(Kind::Put, body) = state
-                && engine.hides_behind(segment, body)
-            {
-                candidate.outdone.push(slot);
-            }
-        }
+/// Whether a slot's record goes into the index.
+pub(super) fn counts(
+    engine: &FileEngine,
+    candidate: &Candidate,
+    slot: (SlotNumber, SlotState),
+) -> bool {
+    let verdict =
+        judge(engine, candidate, slot, decided(candidate), &mut RecoveryReport::default());
+    matches!(verdict, Verdict::Counts(..))
+}
+
+/// Slots below this were decided once.
+fn decided(candidate: &Candidate) -> u32 {
+    match candidate.flaw {
+        Some(_) => candidate.trusted,
+        None => candidate.trusted.max(candidate.durable()),
     }
 }
 
