@@ -142,12 +142,13 @@ fn blank_segment_was_overtaken() -> bool {
     let mut blank = vec![0; last.len()];
     blank[..IDENTITY].copy_from_slice(&identity.encode());
     let name = format!("store/{:010x}-{:08x}.seg", between.0, 77);
-    image.extend([(name.into(), Some(blank)), (path, Some(last))]);
+    image.extend([(PathBuf::from(&name), Some(blank)), (path, Some(last))]);
     device::reboot(&mut image);
     let history = book.history.lock().unwrap().clone();
     let (mut tally, place) = (Tally::default(), super::scratch());
     let mut judge = Judge::new(&book, &mut tally, Dice(2));
     let opened = judge.open(&image, place.path(), &capture.claims, &history, false);
     opened.unwrap_or_else(|error| panic!("{error}")).unwrap().device.stop();
+    assert!(!place.path().join(&name).exists(), "what was never used is removed");
     true
 }
