@@ -379,8 +379,9 @@ impl Compactor<'_> {
             copy::take_back(&group.copied);
             return Err(stopped);
         }
-        self.move_all(victims, &group);
+        // First: an output with a copy in force must not be dropped, whatever stops the moves.
         outputs.note_in_force(&group.copied);
+        self.move_all(victims, &group);
         for copied in group.copied.iter().filter(|copied| copied.copy.kind == Kind::Tombstone) {
             let bytes = copied.copy.len.bytes() as u64;
             self.engine.log().count_needed(&copied.output, bytes);
