@@ -362,6 +362,7 @@ fn decide(
     if let (Some(tail), Some(_)) = (tail, active) {
         engine.log().set_active(tail);
     }
+    engine.begin_at(engine.log().tail(&engine.epoch().pin()));
     Ok(())
 }
 

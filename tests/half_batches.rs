@@ -162,3 +162,71 @@ fn a_batch_stays_whole_through_compaction_and_later_openings() {
         store.close().unwrap();
     }
 }
+
+/// Writes a batch with a single put.
+fn batch_of_one(store: &Store, id: &str) {
+    let mut batch = Batch::new();
+    batch.put(id, &[1.0], b"written-in-a-batch");
+    store.write(batch).unwrap();
+}
+
+fn content_of(store: &Store, id: &str) -> Option<Vec<u8>> {
+    store.pin().get(id).unwrap().map(|record| record.content().to_vec())
+}
+
+/// The salvage finds the member damaged, so the index leads nowhere and the insert finds nothing.
+/// The next opening trusts the member's slot, and must not void the insert because of it.
+#[test]
+fn an_insert_after_a_salvage_outlives_the_damaged_member_of_a_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let options = options().compaction(Compaction::Manual);
+    let store = options.open(&path).unwrap();
+    batch_of_one(&store, "id");
+    store.close().unwrap();
+    let segment = &segments(&path)[0];
+    let mut bytes = std::fs::read(segment).unwrap();
+    let at = bytes.windows(18).position(|part| part == b"written-in-a-batch").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(segment, bytes).unwrap();
+
+    let store = options.clone().recovery(stratalog::Recovery::Salvage).open(&path).unwrap();
+    assert_eq!(content_of(&store, "id"), None);
+    store.put_if("id", &[1.0], b"inserted", Condition::Absent).unwrap();
+    store.close().unwrap();
+    for life in 0..2 {
+        let store = options.open(&path).unwrap();
+        assert_eq!(content_of(&store, "id").as_deref(), Some(&b"inserted"[..]), "life {life}");
+        store.close().unwrap();
+    }
+}
+
+/// The segment with the batch is missing while the insert is made, and returns afterwards.
+#[test]
+fn an_insert_while_a_segment_is_missing_outlives_the_return_of_a_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let options = options().segment_size(4 << 20).compaction(Compaction::Manual);
+    let store = options.open(&path).unwrap();
+    batch_of_one(&store, "id");
+    for n in 0..60 {
+        store.put(format!("filler {n}"), &[1.0], vec![n; 100_000]).unwrap();
+    }
+    store.close().unwrap();
+    let segment = segments(&path).remove(0);
+    let elsewhere = dir.path().join("elsewhere");
+    std::fs::rename(&segment, &elsewhere).unwrap();
+
+    let store = options.open(&path).unwrap();
+    assert_eq!(store.recovery().missing_segments, 1);
+    assert_eq!(content_of(&store, "id"), None);
+    store.put_if("id", &[1.0], b"inserted", Condition::Absent).unwrap();
+    store.close().unwrap();
+    std::fs::rename(&elsewhere, &segment).unwrap();
+    for life in 0..2 {
+        let store = options.open(&path).unwrap();
+        assert_eq!(store.recovery().missing_segments, 0);
+        assert_eq!(content_of(&store, "id").as_deref(), Some(&b"inserted"[..]), "life {life}");
+        store.close().unwrap();
+    }
+}

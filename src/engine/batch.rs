@@ -123,6 +123,13 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         self.given_up.fetch_max(lsn.as_u64(), Ordering::Relaxed);
     }
 
+    /// Notes that every LSN below `next` was given before this opening, so no member with such an
+    /// LSN is published from now on. The index may not lead to one that is damaged or missing. A
+    /// later opening may find it, and must not void the conditional puts of this life for it [W9].
+    pub fn begin_at(&self, next: Lsn) {
+        self.give_up(Lsn::from_u64(next.as_u64().saturating_sub(1)));
+    }
+
     /// `false`: it has to be written again.
     fn publish_once(&self, guard: &Guard, record: &Record<'_>, lsn: Lsn, entry: Entry) -> bool {
         let bytes = record.layout().bytes();

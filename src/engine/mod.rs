@@ -77,8 +77,8 @@ pub struct Engine<M: Memory, S, const SLOTS: usize = 7> {
     live: AtomicI64,
     /// Hashes of ids of which recovery has met a conditional put that has not seen all [W9].
     unseen: Mutex<BTreeSet<u64>>,
-    /// The highest LSN of a member of a batch that could not be published, because there was no
-    /// room to write it again [W9].
+    /// The highest LSN of a member of a batch that is never published, though a later opening may
+    /// find it: there was no room to write it again, or it was written before this opening [W9].
     given_up: AtomicU64,
 }
 

@@ -26,7 +26,8 @@ const ASKED_SLOTS: u32 = 16 << 10;
 ///
 /// Members of a batch come as `Committed` if its head was met, as `Void` if not; so a walk that
 /// begins inside a batch can tell decided from undecided, but not what counts. Below the durable
-/// end a head was decided, so one that says nothing is damaged: its members stand for themselves.
+/// end a head was decided, so one that says nothing is damaged: its members stand for themselves,
+/// unless its other words say that it was never committed.
 #[derive(Debug)]
 pub struct Slots<'s, M> {
     segment: &'s Segment<M>,
@@ -68,6 +69,22 @@ impl<M: Memory> Slots<'_, M> {
         self.members = self.members.saturating_sub(passed);
         self.no_head |= passed > 0;
         passed
+    }
+
+    /// Whether a slot whose checksum does not match was the head of a committed batch, as far as
+    /// its other words tell, or a member behind such a head.
+    #[cold]
+    fn may_be_head(&self, slot: SlotNumber, words: [u64; 3]) -> bool {
+        let (body, segment) = (SlotBody::from_words(words), self.segment);
+        let most = u64::from(segment.geometry.capacity().slots_max());
+        if body.lsn == Lsn::new(segment.sequence, slot) && (1..=most).contains(&body.key_hash) {
+            return true;
+        }
+        match words {
+            // Its reservation has noted the extent, and nothing else was written: it was void.
+            [0, 0, extent] if extent != 0 => false,
+            _ => body.written != Written::InBatch || self.no_head,
+        }
     }
 
     /// Has the next part of the directory brought into memory, if it would come page by page.
@@ -114,7 +131,8 @@ impl<M: Memory> Iterator for Slots<'_, M> {
             }
             SlotState::Member(..) => SlotState::Void,
             _ => {
-                self.no_head = matches!(state, SlotState::Empty | SlotState::Invalid);
+                self.no_head = state == SlotState::Empty
+                    || state == SlotState::Invalid && self.may_be_head(slot, words);
                 state
             }
         };

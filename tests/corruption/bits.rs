@@ -9,10 +9,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::header::{
     BOOT_AT, CURSOR_AT, DURABLE_AT, IDENTITY_BYTES, PREDECESSOR_AT,
 };
-use stratalog::{Error, Options, Store, Verify};
+use stratalog::internals::format::ids::SlotNumber;
+use stratalog::internals::format::slot::void_word;
+use stratalog::{Batch, Error, Options, Store, Verify};
 
 /// Parts of a frame with an id of six bytes: the checksum covers fields, id, embedding and content;
 /// not the tag, and not the padding.
@@ -380,5 +383,43 @@ fn a_damaged_record_can_be_overwritten_and_removed() {
         assert!(store.remove("victim").unwrap(), "byte {at}");
         assert_eq!((store.len(), store.contains("victim")), (2, false), "byte {at}");
         reopen(store);
+    }
+}
+
+/// A batch that was voided before its head was committed never happened. Damage in its directory
+/// must not make its members count.
+#[test]
+fn damage_in_a_voided_batch_brings_none_of_its_members_in() {
+    let closed = Closed::new(|store| {
+        store.put("old", &RECORDS.embedding(b"old", 1), "1").unwrap();
+        let mut batch = Batch::new();
+        batch.put("old", &RECORDS.embedding(b"old", 2), b"2");
+        for n in 0..4 {
+            batch.put(id(n), &RECORDS.embedding(&id(n), 1), b"1");
+        }
+        store.write(batch).unwrap();
+        store.put("last", &RECORDS.embedding(b"last", 1), "1").unwrap();
+    });
+    let path = closed.segments().remove(0);
+    let slot_at = |slot: usize| DIRECTORY_AT + slot * SLOT;
+    let mut bytes = std::fs::read(&path).unwrap();
+    let salt = Salt(u64::from_le_bytes(bytes[40..48].try_into().unwrap()));
+    let head = slot_at(1);
+    bytes[head..head + 8].copy_from_slice(&void_word(salt, SlotNumber(1)).to_le_bytes());
+    // As the reservation leaves it: only the extent is known.
+    bytes[head + 8..head + 24].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+    for damaged in 1..6 {
+        for bit in 0..256 {
+            if bit % 16 != 0 && damaged > 1 {
+                continue;
+            }
+            flip(&path, slot_at(damaged) * 8 + bit);
+            let store = Options::new().read_only(true).open(closed.path()).unwrap();
+            let content = store.pin().get("old").unwrap().unwrap().content().to_vec();
+            assert_eq!((content.as_slice(), store.len()), (&b"1"[..], 2), "{damaged} {bit}");
+            drop(store);
+            flip(&path, slot_at(damaged) * 8 + bit);
+        }
     }
 }
