@@ -271,7 +271,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             };
             match verdict {
                 Verdict::Took(counts) => {
-                    pending.set_seen(self.seen_by(guard, found));
+                    if record.kind == Kind::Put {
+                        pending.set_seen(self.seen_by(guard, found));
+                    }
                     pending.set_previous(counts.map_or(0, Entry::bits));
                     Decision::Set(pending_entry(record, pending))
                 }
