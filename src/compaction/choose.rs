@@ -84,6 +84,7 @@ impl Compactor<'_> {
     fn measure(&self) -> Vec<Measured> {
         let guard = self.engine.epoch().pin();
         let log = self.engine.log();
+        log.end_full(&guard);
         let ready = |segment: &FileSegment| {
             let settled = segment.sealed().is_some_and(|end| segment.flushed().slot >= end);
             let free = segment.reclaiming() == Reclaiming::None && !segment.is_quarantined();
@@ -93,7 +94,11 @@ impl Compactor<'_> {
             let ((live, dead), total) = (live_and_dead(&segment), segment.frame_bytes());
             Measured { segment, live, dead, total }
         };
-        log.in_use_counted(&guard, ready).into_iter().map(measure).collect()
+        let mut found = log.in_use_counted(&guard, ready);
+        // It may have filled just now. What is full and not active never is again [G1].
+        let active = log.active(&guard).map(FileSegment::table_index);
+        found.retain(|segment| Some(segment.table_index()) != active);
+        found.into_iter().map(measure).collect()
     }
 
     /// Every segment that holds something dead, or takes more room than it needs; those that may
