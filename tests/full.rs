@@ -120,6 +120,26 @@ fn a_compaction_that_finds_no_room_leaves_removals_theirs() {
     assert_eq!((removed, store.len()), (15, 30));
 }
 
+/// What is dead as a whole needs no room, whatever else is worth emptying and does: it is dropped,
+/// and gives the others theirs.
+#[test]
+fn without_a_byte_left_what_needs_copies_does_not_keep_what_is_dead() {
+    let Some(disk) = Small::tmpfs(24 << 20) else { return };
+    let store = options().open(disk.at("s")).unwrap();
+    for n in 0..10 {
+        put(&store, n).unwrap();
+    }
+    // Of the first ten, one stays.
+    for n in 0..30 {
+        put(&store, n % 9).unwrap();
+    }
+    disk.fill();
+    while put(&store, 1).is_ok() {}
+    let report = store.compact().unwrap();
+    assert!(report.segments_removed >= 3 && report.moved_records > 0, "{report:?}");
+    assert_eq!(store.len(), 10);
+}
+
 /// A put that fills the active segment and finds no room for another one leaves it the active one.
 /// Were it emptied as such, its entry in the table would be given again: to a segment for copies,
 /// which then took puts that no flush covers. (mutation: full-active-emptied)
