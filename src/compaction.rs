@@ -230,6 +230,8 @@ impl Compactor<'_> {
     }
 
     /// Empties and drops all of these segments, group by group. How many were dropped.
+    ///
+    /// A group for whose copies there is no room is taken apart: what needs none gives some back.
     fn empty_all(
         &self,
         mut left: Vec<Arc<FileSegment>>,
@@ -238,15 +240,36 @@ impl Compactor<'_> {
         tell: &mut dyn FnMut(&mut CompactionReport),
     ) -> Result<u64, Error> {
         let before = report.segments_removed;
+        let (mut apart, mut refused) = (false, Vec::new());
         while !left.is_empty() && !self.stopped() {
-            let group = choose::take_group(&mut left, self.capacity());
-            if let Some(emptied) = self.empty_group(group, outputs)? {
+            let most = if apart { 1 } else { choose::GROUP_MAX };
+            let group = choose::take_group(&mut left, most, self.capacity());
+            let emptied = match self.empty_group(group.clone(), outputs) {
+                Err(Error::StorageFull) if apart => {
+                    refused.extend(group);
+                    continue;
+                }
+                Err(Error::StorageFull) => {
+                    left.extend(group);
+                    left.sort_by_key(|segment| segment.live_bytes() > 0);
+                    apart = true;
+                    continue;
+                }
+                emptied => emptied?,
+            };
+            if let Some(emptied) = emptied {
                 self.drop_groups(vec![emptied], outputs, report)?;
                 self.reclaim();
+                left.append(&mut refused);
+                apart = false;
             }
             tell(report);
         }
-        Ok(report.segments_removed - before)
+        if refused.is_empty() || self.stopped() {
+            Ok(report.segments_removed - before)
+        } else {
+            Err(Error::StorageFull)
+        }
     }
 
     /// Empties group after group; they are dropped as soon as what made them dead is on the device,

@@ -120,6 +120,51 @@ fn a_compaction_that_finds_no_room_leaves_removals_theirs() {
     assert_eq!((removed, store.len()), (15, 30));
 }
 
+/// What is dead as a whole needs no room, whatever else is worth emptying and does: it is dropped,
+/// and gives the others theirs.
+#[test]
+fn without_a_byte_left_what_needs_copies_does_not_keep_what_is_dead() {
+    let Some(disk) = Small::tmpfs(24 << 20) else { return };
+    let store = options().open(disk.at("s")).unwrap();
+    for n in 0..10 {
+        put(&store, n).unwrap();
+    }
+    // Of the first ten, one stays.
+    for n in 0..30 {
+        put(&store, n % 9).unwrap();
+    }
+    disk.fill();
+    while put(&store, 1).is_ok() {}
+    let report = store.compact().unwrap();
+    assert!(report.segments_removed >= 3 && report.moved_records > 0, "{report:?}");
+    assert_eq!(store.len(), 10);
+}
+
+/// A put that fills the active segment and finds no room for another one leaves it the active one.
+/// Were it emptied as such, its entry in the table would be given again: to a segment for copies,
+/// which then took puts that no flush covers. (mutation: full-active-emptied)
+#[test]
+fn a_full_segment_that_nothing_could_follow_is_not_emptied_while_it_is_active() {
+    let Some(disk) = Small::tmpfs(24 << 20) else { return };
+    let expiring = options().time_to_live(std::time::Duration::from_secs(1));
+    let store = expiring.open(disk.at("s")).unwrap();
+    for n in 0..45 {
+        put(&store, n).unwrap();
+    }
+    disk.fill();
+    let highest = (45..).map_while(|n| put(&store, n).ok()).last().unwrap();
+    let tail = store.stats().tail;
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert!(store.compact().unwrap().segments_removed >= 5);
+    assert!(store.stats().tail >= tail, "{} after {tail}", store.stats().tail);
+    store.close().unwrap();
+    std::fs::remove_file(disk.at("filler")).unwrap();
+    let store = expiring.open(disk.at("s")).unwrap();
+    let lsn = put(&store, 1).unwrap();
+    assert!(lsn > highest, "{lsn} after {highest}");
+    store.wait_durable(lsn).unwrap();
+}
+
 /// A store that never replaced its manifest may be on the full disk, too.
 #[test]
 fn the_file_for_the_next_manifest_is_there_from_the_beginning() {

@@ -18,7 +18,7 @@ pub enum Scope {
 }
 
 /// Segments of a group, at most: bounds how long its copies wait for their sources to go.
-const GROUP_MAX: usize = 32;
+pub(super) const GROUP_MAX: usize = 32;
 /// Looks for what has expired wherever anything ever can.
 pub(super) const EVER: u64 = u64::MAX - 1;
 /// Threads, at most.
@@ -50,10 +50,14 @@ fn is_blank(measured: &Measured) -> bool {
 }
 
 /// Takes the next group off a list: about as much live data as one segment holds.
-pub(super) fn take_group(left: &mut Vec<Arc<FileSegment>>, capacity: u64) -> Vec<Arc<FileSegment>> {
+pub(super) fn take_group(
+    left: &mut Vec<Arc<FileSegment>>,
+    most: usize,
+    capacity: u64,
+) -> Vec<Arc<FileSegment>> {
     let mut live = 0;
     let mut count = 0;
-    for segment in left.iter().take(GROUP_MAX) {
+    for segment in left.iter().take(most) {
         live += segment.live_bytes();
         // With their slots, no more than one segment.
         if count > 0 && live > capacity / 4 * 3 {
@@ -84,6 +88,7 @@ impl Compactor<'_> {
     fn measure(&self) -> Vec<Measured> {
         let guard = self.engine.epoch().pin();
         let log = self.engine.log();
+        log.end_full(&guard);
         let ready = |segment: &FileSegment| {
             let settled = segment.sealed().is_some_and(|end| segment.flushed().slot >= end);
             let free = segment.reclaiming() == Reclaiming::None && !segment.is_quarantined();
@@ -93,7 +98,11 @@ impl Compactor<'_> {
             let ((live, dead), total) = (live_and_dead(&segment), segment.frame_bytes());
             Measured { segment, live, dead, total }
         };
-        log.in_use_counted(&guard, ready).into_iter().map(measure).collect()
+        let mut found = log.in_use_counted(&guard, ready);
+        // It may have filled just now. What is full and not active never is again [G1].
+        let active = log.active(&guard).map(FileSegment::table_index);
+        found.retain(|segment| Some(segment.table_index()) != active);
+        found.into_iter().map(measure).collect()
     }
 
     /// Every segment that holds something dead, or takes more room than it needs; those that may
@@ -186,7 +195,7 @@ impl Compactor<'_> {
             }
         }
         let mut left = worth.into_iter().map(|m| Arc::clone(&m.segment)).collect();
-        take_group(&mut left, self.capacity())
+        take_group(&mut left, GROUP_MAX, self.capacity())
     }
 
     /// One for copies that is nearly empty; one of the log that was ended early, by an opening that

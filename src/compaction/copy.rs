@@ -266,7 +266,12 @@ impl Compactor<'_> {
             (made, _) => made?,
         };
         *outputs.place(kind) = Some(Arc::clone(&made));
-        self.catalog.update(self.engine)?;
+        if let Err(error) = self.catalog.update(self.engine) {
+            // Nobody is to come back to one that is not named.
+            let unnamed = outputs.place(kind).take();
+            outputs.ended.extend(unnamed);
+            return Err(error);
+        }
         Ok(made)
     }
 

@@ -173,9 +173,23 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     /// Lets the active segment take no more, and the next put begin another one. `false` if there
     /// was none, or it was replaced just now.
     pub fn end_active(&self, guard: &Guard) -> bool {
+        self.end_if(guard, |_| true)
+    }
+
+    /// The same where the active segment is full already: whoever found it so may have found no
+    /// room for another one, and it must be out of `active` before it is emptied [G1].
+    pub fn end_full(&self, guard: &Guard) -> bool {
+        self.end_if(guard, Segment::is_full)
+    }
+
+    fn end_if(&self, guard: &Guard, condition: impl FnOnce(&Segment<M>) -> bool) -> bool {
         // Acquire: as in `active`.
         let word = self.active.load(Ordering::Acquire);
         let Some(segment) = self.segment_of_word(guard, word) else { return false };
+        if !condition(segment) {
+            return false;
+        }
+        // One that is full to the last unit may not have been found so yet.
         segment.close();
         let none = NONE_AFTER | segment.sequence().0;
         // Release: pairs with the Acquire loads of `active`. A thread that finds no active segment
