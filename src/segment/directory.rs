@@ -26,7 +26,8 @@ const ASKED_SLOTS: u32 = 16 << 10;
 ///
 /// Members of a batch come as `Committed` if its head was met, as `Void` if not; so a walk that
 /// begins inside a batch can tell decided from undecided, but not what counts. Below the durable
-/// end a head was decided, so one that says nothing is damaged: its members stand for themselves.
+/// end, as it was when the walk began, a head was decided, so one that says nothing is damaged: its
+/// members stand for themselves.
 #[derive(Debug)]
 pub struct Slots<'s, M> {
     segment: &'s Segment<M>,
@@ -35,6 +36,8 @@ pub struct Slots<'s, M> {
     members: u32,
     /// The slot before, or before the members, says nothing.
     no_head: bool,
+    /// Slots below this were decided when the walk began.
+    durable: u32,
     /// Slots below this were asked for ahead.
     asked: u32,
 }
@@ -107,9 +110,7 @@ impl<M: Memory> Iterator for Slots<'_, M> {
         self.mark.slot += 1;
         let state = match state {
             SlotState::Member(kind, body) if self.members > 0 => SlotState::Committed(kind, body),
-            SlotState::Member(kind, body)
-                if self.no_head && slot.0 < self.segment.durable_end() =>
-            {
+            SlotState::Member(kind, body) if self.no_head && slot.0 < self.durable => {
                 SlotState::Committed(kind, body)
             }
             SlotState::Member(..) => SlotState::Void,
@@ -208,7 +209,9 @@ impl<M: Memory> Segment<M> {
     /// The same from a mark that an earlier walk left.
     pub fn slots_from(&self, mark: Mark, end: u32) -> Slots<'_, M> {
         let end = end.min(self.geometry.capacity().slots_max());
-        Slots { segment: self, mark, end, members: 0, no_head: false, asked: 0 }
+        // Not later: a live writer's flush may decide a head that was met undecided, and move it.
+        let durable = self.durable_end();
+        Slots { segment: self, mark, end, members: 0, no_head: false, durable, asked: 0 }
     }
 
     pub(super) fn write_body(&self, slot: SlotNumber, body: SlotBody) {
@@ -280,5 +283,44 @@ impl<M: Memory> Segment<M> {
         let void = slot::void_word(self.salt, slot);
         // Release: as in `decide`; plain store, because recovery is alone [S1].
         self.slot_word(slot, 0).store(void, Ordering::Release);
+    }
+}
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests {
+    use super::*;
+    use crate::format::slot::Kind;
+    use crate::log::tests::segment;
+    use crate::segment::{Record, Voided};
+
+    fn record(id: &[u8]) -> Record<'_> {
+        Record {
+            kind: Kind::Put,
+            writing: crate::format::frame::Writing::Blind,
+            id,
+            key_hash: 7,
+            embedding: &[0; 4],
+            content: b"x",
+            created_ns: 1,
+            expires_ns: 0,
+        }
+    }
+
+    /// Beside a live writer: between head and members a flush voids the one and covers the others.
+    #[test]
+    fn a_head_that_was_not_decided_when_a_walk_began_is_not_a_damaged_one() {
+        let segment = segment(1);
+        let records = [record(b"a"), record(b"b")];
+        let len = crate::format::frame::units_of(records[0].layout().bytes()).unwrap();
+        let (batch, _) = segment.reserve_batch(&[len, len]).unwrap();
+        let mut walk = segment.slots(3);
+        assert_eq!(walk.next(), Some((SlotNumber(0), SlotState::Empty)));
+        assert!(segment.void_if_empty(SlotNumber(0)));
+        assert_eq!(batch.commit(&records).err(), Some(Voided));
+        assert!(matches!(segment.slot(SlotNumber(1)), SlotState::Member(..)));
+        segment.set_durable_end(3);
+        for (slot, state) in walk {
+            assert_eq!(state, SlotState::Void, "{slot:?}");
+        }
     }
 }
