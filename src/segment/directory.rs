@@ -237,7 +237,7 @@ impl<M: Memory> Segment<M> {
     /// The same where losing means that somebody else has decided.
     pub(super) fn decide_or_leave(&self, slot: SlotNumber, from: u64, to: u64) {
         if self.decide(slot, from, to).is_err() {
-            // Final either way [S1].
+            // Decided either way [S1].
         }
     }
 
@@ -269,6 +269,22 @@ impl<M: Memory> Segment<M> {
         }
     }
 
+    /// Whether a slot was written as a member of a batch, whatever its head says.
+    #[must_use]
+    pub fn is_member(&self, slot: SlotNumber) -> bool {
+        matches!(self.slot(slot), SlotState::Member(..))
+    }
+
+    /// Voids a member of a batch whose head is void.
+    pub fn void_if_member(&self, slot: SlotNumber) {
+        // Acquire: pairs with the Release in `decide`.
+        let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
+        let state = slot::decode(word0, self.body_words(slot), self.salt, slot);
+        if let SlotState::Member(..) = state {
+            self.decide_or_leave(slot, word0, slot::void_word(self.salt, slot));
+        }
+    }
+
     /// Voids a slot nobody has decided about, and says whether that is how it ended.
     pub fn void_if_empty(&self, slot: SlotNumber) -> bool {
         let void = slot::void_word(self.salt, slot);
@@ -291,7 +307,7 @@ mod tests {
     use super::*;
     use crate::format::slot::Kind;
     use crate::log::tests::segment;
-    use crate::segment::{Record, Voided};
+    use crate::segment::Record;
 
     fn record(id: &[u8]) -> Record<'_> {
         Record {
@@ -313,14 +329,34 @@ mod tests {
         let records = [record(b"a"), record(b"b")];
         let len = crate::format::frame::units_of(records[0].layout().bytes()).unwrap();
         let (batch, _) = segment.reserve_batch(&[len, len]).unwrap();
+        assert!(batch.commit(&records).is_ok());
+        // Relaxed: no other thread. As before its writer has come to it.
+        segment.slot_word(SlotNumber(0), 0).store(EMPTY_WORD, Ordering::Relaxed);
         let mut walk = segment.slots(3);
         assert_eq!(walk.next(), Some((SlotNumber(0), SlotState::Empty)));
         assert!(segment.void_if_empty(SlotNumber(0)));
-        assert_eq!(batch.commit(&records).err(), Some(Voided));
         assert!(matches!(segment.slot(SlotNumber(1)), SlotState::Member(..)));
         segment.set_durable_end(3);
         for (slot, state) in walk {
             assert_eq!(state, SlotState::Void, "{slot:?}");
+        }
+    }
+
+    /// It was void and never written; damaged, its head would say no more than one that was there.
+    #[test]
+    fn a_batch_whose_head_was_voided_leaves_no_members() {
+        for stopped_at in [0, 1, 2] {
+            let segment = segment(1);
+            let records = [record(b"a"), record(b"b")];
+            let len = crate::format::frame::units_of(records[0].layout().bytes()).unwrap();
+            let (batch, _) = segment.reserve_batch(&[len, len]).unwrap();
+            assert!(segment.void_if_empty(SlotNumber(stopped_at)));
+            assert!(batch.commit(&records).is_err());
+            segment.set_durable_end(3);
+            // Relaxed: no other thread.
+            segment.slot_word(SlotNumber(0), 0).store(7, Ordering::Relaxed);
+            let found: Vec<_> = segment.slots(3).map(|(_, state)| state).collect();
+            assert_eq!(found, [SlotState::Invalid, SlotState::Void, SlotState::Void]);
         }
     }
 }
