@@ -3,6 +3,8 @@
 //! other; and no file that is not the engine's own is ever removed.
 #![cfg(test)]
 
+#[path = "corruption/batches.rs"]
+mod batches;
 #[path = "corruption/bits.rs"]
 mod bits;
 #[path = "common/child.rs"]

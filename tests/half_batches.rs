@@ -142,6 +142,8 @@ fn a_batch_stays_whole_through_compaction_and_later_openings() {
     let slot = forget_what_was_seen(segment, b"not-of-the-batch");
     for life in 0..4 {
         let read_only = options.clone().read_only(true).open(&path).unwrap();
+        let deep = read_only.verify_deep(|_, _| ()).unwrap();
+        assert!(deep.is_clean(), "life {life}: {deep:?}");
         let store = options.open(&path).unwrap();
         for store in [&read_only, &store] {
             let pinned = store.pin();

@@ -272,7 +272,7 @@ fn take(
 }
 
 /// As [`open`]; a file that the process before could not bring to the device for certain is copied
-/// to a new one first.
+/// to a new one first. What somebody put there stays as it is.
 fn open_certain(
     files: &Files,
     file: &SegmentFile,
@@ -282,6 +282,7 @@ fn open_certain(
     let opened = open(files, file, known, how)?;
     // One that is sealed at nothing holds what was cut off, unless the device has the seal.
     if let (Opened::Segment(segment, None), (_, true)) = (&opened, how)
+        && !matches!(known, Known::Strange)
         && (!is_unused(segment) || segment.sealed().is_some())
         && super::rewrite::is_uncertain(files, segment)
     {

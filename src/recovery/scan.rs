@@ -562,12 +562,18 @@ pub(super) fn name_cut(engine: &FileEngine, candidates: &[Candidate], report: &m
     }
 }
 
-/// Step 4's part for slots: nobody will ever decide about these any more.
+/// Step 4's part for slots: nobody will ever decide about these any more. The members of a batch
+/// that was not decided go with its head: they would count if that were damaged some day.
 /// Below the durable end an undecided slot is damage, and stays to be named.
 pub(super) fn void_undecided<M: Memory>(segment: &Segment<M>, durable: u32, limit: u32) {
-    let mut undecided = Vec::new();
+    let (mut undecided, mut no_head) = (Vec::new(), false);
     for (slot, state) in segment.slots(limit) {
-        if slot.0 >= durable && matches!(state, SlotState::Empty | SlotState::Pending(..)) {
+        let is_member = state == SlotState::Void && segment.is_member(slot);
+        let decided = !matches!(state, SlotState::Empty | SlotState::Pending(..));
+        if !is_member {
+            no_head = state == SlotState::Void || !decided;
+        }
+        if slot.0 >= durable && (!decided || is_member && no_head) {
             undecided.push(slot);
         }
     }

@@ -26,8 +26,8 @@ const ASKED_SLOTS: u32 = 16 << 10;
 ///
 /// Members of a batch come as `Committed` if its head was met, as `Void` if not; so a walk that
 /// begins inside a batch can tell decided from undecided, but not what counts. Below the durable
-/// end a head was decided, so one that says nothing is damaged: its members stand for themselves,
-/// unless its other words say that it was never committed.
+/// end, as it was when the walk began, a head was decided, so one that says nothing is damaged: its
+/// members stand for themselves, unless its other words say that it was never committed.
 #[derive(Debug)]
 pub struct Slots<'s, M> {
     segment: &'s Segment<M>,
@@ -36,6 +36,8 @@ pub struct Slots<'s, M> {
     members: u32,
     /// The slot before, or before the members, says nothing.
     no_head: bool,
+    /// Slots below this were decided when the walk began.
+    durable: u32,
     /// Slots below this were asked for ahead.
     asked: u32,
 }
@@ -124,9 +126,7 @@ impl<M: Memory> Iterator for Slots<'_, M> {
         self.mark.slot += 1;
         let state = match state {
             SlotState::Member(kind, body) if self.members > 0 => SlotState::Committed(kind, body),
-            SlotState::Member(kind, body)
-                if self.no_head && slot.0 < self.segment.durable_end() =>
-            {
+            SlotState::Member(kind, body) if self.no_head && slot.0 < self.durable => {
                 SlotState::Committed(kind, body)
             }
             SlotState::Member(..) => SlotState::Void,
@@ -226,7 +226,9 @@ impl<M: Memory> Segment<M> {
     /// The same from a mark that an earlier walk left.
     pub fn slots_from(&self, mark: Mark, end: u32) -> Slots<'_, M> {
         let end = end.min(self.geometry.capacity().slots_max());
-        Slots { segment: self, mark, end, members: 0, no_head: false, asked: 0 }
+        // Not later: a live writer's flush may decide a head that was met undecided, and move it.
+        let durable = self.durable_end();
+        Slots { segment: self, mark, end, members: 0, no_head: false, durable, asked: 0 }
     }
 
     pub(super) fn write_body(&self, slot: SlotNumber, body: SlotBody) {
@@ -252,7 +254,7 @@ impl<M: Memory> Segment<M> {
     /// The same where losing means that somebody else has decided.
     pub(super) fn decide_or_leave(&self, slot: SlotNumber, from: u64, to: u64) {
         if self.decide(slot, from, to).is_err() {
-            // Final either way [S1].
+            // Decided either way [S1].
         }
     }
 
@@ -284,6 +286,22 @@ impl<M: Memory> Segment<M> {
         }
     }
 
+    /// Whether a slot was written as a member of a batch, whatever its head says.
+    #[must_use]
+    pub fn is_member(&self, slot: SlotNumber) -> bool {
+        matches!(self.slot(slot), SlotState::Member(..))
+    }
+
+    /// Voids a member of a batch whose head is void.
+    pub fn void_if_member(&self, slot: SlotNumber) {
+        // Acquire: pairs with the Release in `decide`.
+        let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
+        let state = slot::decode(word0, self.body_words(slot), self.salt, slot);
+        if let SlotState::Member(..) = state {
+            self.decide_or_leave(slot, word0, slot::void_word(self.salt, slot));
+        }
+    }
+
     /// Voids a slot nobody has decided about, and says whether that is how it ended.
     pub fn void_if_empty(&self, slot: SlotNumber) -> bool {
         let void = slot::void_word(self.salt, slot);
@@ -298,5 +316,64 @@ impl<M: Memory> Segment<M> {
         let void = slot::void_word(self.salt, slot);
         // Release: as in `decide`; plain store, because recovery is alone [S1].
         self.slot_word(slot, 0).store(void, Ordering::Release);
+    }
+}
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests {
+    use super::*;
+    use crate::format::slot::Kind;
+    use crate::log::tests::segment;
+    use crate::segment::Record;
+
+    fn record(id: &[u8]) -> Record<'_> {
+        Record {
+            kind: Kind::Put,
+            writing: crate::format::frame::Writing::Blind,
+            id,
+            key_hash: 7,
+            embedding: &[0; 4],
+            content: b"x",
+            created_ns: 1,
+            expires_ns: 0,
+        }
+    }
+
+    /// Beside a live writer: between head and members a flush voids the one and covers the others.
+    #[test]
+    fn a_head_that_was_not_decided_when_a_walk_began_is_not_a_damaged_one() {
+        let segment = segment(1);
+        let records = [record(b"a"), record(b"b")];
+        let len = crate::format::frame::units_of(records[0].layout().bytes()).unwrap();
+        let (batch, _) = segment.reserve_batch(&[len, len]).unwrap();
+        assert!(batch.commit(&records).is_ok());
+        // Relaxed: no other thread. As before its writer has come to it.
+        segment.slot_word(SlotNumber(0), 0).store(EMPTY_WORD, Ordering::Relaxed);
+        let mut walk = segment.slots(3);
+        assert_eq!(walk.next(), Some((SlotNumber(0), SlotState::Empty)));
+        assert!(segment.void_if_empty(SlotNumber(0)));
+        assert!(matches!(segment.slot(SlotNumber(1)), SlotState::Member(..)));
+        segment.set_durable_end(3);
+        for (slot, state) in walk {
+            assert_eq!(state, SlotState::Void, "{slot:?}");
+        }
+    }
+
+    /// It was void and never written; damaged, its head would say no more than one that was there.
+    #[test]
+    fn a_batch_whose_head_was_voided_leaves_no_members() {
+        for stopped_at in [0, 1, 2] {
+            let segment = segment(1);
+            let records = [record(b"a"), record(b"b")];
+            let len = crate::format::frame::units_of(records[0].layout().bytes()).unwrap();
+            let (batch, _) = segment.reserve_batch(&[len, len]).unwrap();
+            assert!(segment.void_if_empty(SlotNumber(stopped_at)));
+            assert!(batch.commit(&records).is_err());
+            segment.set_durable_end(3);
+            // Relaxed: no other thread.
+            segment.slot_word(SlotNumber(0), 0).store(7, Ordering::Relaxed);
+            let found: Vec<_> = segment.slots(3).map(|(_, state)| state).collect();
+            assert_eq!(found, [SlotState::Invalid, SlotState::Void, SlotState::Void]);
+        }
     }
 }

@@ -373,6 +373,21 @@ impl<'s, M: Memory> BatchReservation<'s, M> {
     /// address of each, and the claim to keep until it is in the index.
     pub fn commit(mut self, records: &[Record<'_>]) -> Result<Vec<Member<'s, M>>, Voided> {
         let mut written = Vec::with_capacity(records.len());
+        match self.decide(records, &mut written) {
+            Ok(()) => Ok(written),
+            Err(voided) => {
+                // They would count if the head were damaged some day.
+                self.members.iter().for_each(|member| member.segment.void_if_member(member.slot));
+                Err(voided)
+            }
+        }
+    }
+
+    fn decide(
+        &mut self,
+        records: &[Record<'_>],
+        written: &mut Vec<Member<'s, M>>,
+    ) -> Result<(), Voided> {
         for (member, record) in self.members.iter_mut().zip(records) {
             let body = member.fill(record, true);
             let (segment, slot) = (member.segment, member.slot);
@@ -387,8 +402,7 @@ impl<'s, M: Memory> BatchReservation<'s, M> {
         let body = SlotBody { lsn, key_hash, offset, len, expires, written: alone };
         head.segment.write_body(head.slot, body);
         let word = slot::batch_word(body, head.segment.salt, head.slot);
-        head.decide_with(word)?;
-        Ok(written)
+        head.decide_with(word)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::memory::MmapMemory;
 use crate::recovery::{check, readable_id};
 use crate::report::{Damage, VerifyReport};
-use crate::segment::{Ahead, Segment};
+use crate::segment::{Ahead, Frame, Segment};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -234,6 +234,8 @@ impl<P: FnMut(u64, u64)> Walk<'_, P> {
                     self.report.damaged.push(wrong("its slot has another id's hash"));
                 }
             }
+            // Opening for writing makes such a put void; here it is still there.
+            Ok(Some(at)) if is_outdone(segment, &frame, at.frame.header().lsn) => {}
             Ok(Some(_)) => {
                 self.report.damaged.push(wrong("a get of its id answers something older"));
             }
@@ -267,4 +269,10 @@ impl<P: FnMut(u64, u64)> Walk<'_, P> {
             }
         }
     }
+}
+
+/// Whether a conditional put need not count: something older that answers in its place is, or came
+/// after, a member of a batch that it has not seen [W9].
+fn is_outdone(segment: &Segment<MmapMemory>, put: &Frame<'_>, answer: Lsn) -> bool {
+    segment.seen(put).is_some_and(|seen| seen < answer)
 }

@@ -7,7 +7,10 @@ use super::{Answer, Closed, RECORDS, ask, id, read_only, tree, walk};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use stratalog::internals::format::header::{IDENTITY_BYTES, Identity};
+use stratalog::internals::format::checksum::Salt;
+use stratalog::internals::format::header::{
+    BOOT_AT, FLUSH_AT, FlushNote, IDENTITY_BYTES, Identity, encode_flush,
+};
 use stratalog::{Options, Store};
 
 /// What is in the store lies in whole segments, so each id is found or lost with its file.
@@ -366,4 +369,29 @@ fn of_two_segments_with_one_number_that_no_manifest_names_one_counts_and_the_oth
     let store = common::open(&path);
     assert_eq!((only_one_of(&store), store.recovery().foreign_files), (counts, 1));
     assert_eq!(std::fs::read(other).unwrap(), before, "it was changed");
+}
+
+/// A flush of it was under way when it was copied: it was flushed, copied to a new file, and said
+/// something else then.
+#[test]
+fn what_a_strangers_segment_says_of_a_flush_changes_nothing() {
+    let closed = Closed::of_segments(2);
+    let mut bytes = std::fs::read(&closed.segments()[0]).unwrap();
+    let mut identity = Identity::decode(bytes.first_chunk().unwrap()).unwrap();
+    identity.salt = Salt(0x0123_4567_89AB_CDEF);
+    bytes[..IDENTITY_BYTES].copy_from_slice(&identity.encode());
+    let half = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let boot = [BOOT_AT, BOOT_AT + 8].map(half);
+    let name = format!("{:010x}-89abcdef.seg", identity.sequence.0);
+    let stranger = closed.path().join(name);
+    for note in [FlushNote::Begun, FlushNote::Failed] {
+        let word = encode_flush(note, boot, identity.salt);
+        bytes[FLUSH_AT..FLUSH_AT + 8].copy_from_slice(&word.to_le_bytes());
+        std::fs::write(&stranger, &bytes).unwrap();
+        let store = common::open(closed.path());
+        assert_eq!(store.recovery().foreign_files, 1);
+        assert_same(&state(&store), &closed.state);
+        store.close().unwrap();
+        assert!(std::fs::read(&stranger).unwrap() == bytes, "{note:?}");
+    }
 }

@@ -59,7 +59,7 @@ fn assert_listed(lost: &[Damage], path: &Path, at: usize, id: Option<&[u8]>) {
 }
 
 /// What a kill leaves: a copy of the files while the store is open.
-fn killed(fill: impl FnOnce(&Store)) -> Closed {
+pub(super) fn killed(fill: impl FnOnce(&Store)) -> Closed {
     let dir = tempfile::tempdir().unwrap();
     let options = Options::new().dimension(RECORDS.dimension).segment_size(SEGMENT);
     // No flush, so that no durable end is ahead of the damage.
@@ -202,40 +202,6 @@ fn damage_that_an_opening_after_a_kill_has_left_out_stays_out() {
     assert_same(&answers[1], &answers[0]);
     assert_same(&answers[2], &answers[0]);
     assert!(common::open(closed.path()).verify().unwrap().is_clean());
-}
-
-/// All members were void, whole and durable as they were, and nothing but the head was named: what
-/// they had replaced or removed was there again. (mutation: damaged-head-voids)
-#[test]
-fn a_damaged_head_of_a_batch_costs_none_of_its_members() {
-    let closed = Closed::new(|store| {
-        store.put("old", &RECORDS.embedding(b"old", 1), "1").unwrap();
-        store.put("gone", &RECORDS.embedding(b"gone", 1), "1").unwrap();
-        let mut batch = Batch::new();
-        batch.put("old", &RECORDS.embedding(b"old", 2), b"2").remove("gone");
-        for n in 0..50 {
-            batch.put(id(n), &RECORDS.embedding(&id(n), 1), b"1");
-        }
-        store.write(batch).unwrap();
-        store.put("last", &RECORDS.embedding(b"last", 1), "1").unwrap();
-    });
-    let path = closed.segments().remove(0);
-    let head = DIRECTORY_AT + 2 * 32;
-    let flipped = |byte: u8| byte ^ 1;
-    for damage in [|_: u8| 0, flipped] {
-        for mode in [Recovery::Tolerant, Recovery::Salvage] {
-            for read_only in [true, false] {
-                change(&path, head..head + 32, |_, byte| damage(byte));
-                let options = Options::new().recovery(mode).read_only(read_only);
-                let store = options.open(closed.path()).unwrap();
-                assert_same(&state(&store), &closed.state);
-                assert!(!store.contains("gone") && store.recovery().corrupt == 1);
-                assert_eq!(store.verify().unwrap().damaged.len(), 1);
-                drop(store);
-                closed.restore();
-            }
-        }
-    }
 }
 
 #[test]

@@ -1,0 +1,70 @@
+//! Damaged heads of batches. Invariant: the members count if the batch was decided, and only then.
+
+use super::common::{self, assert_same, state};
+use super::modes::killed;
+use super::{Closed, DIRECTORY_AT, RECORDS, change, id, zero};
+use stratalog::{Batch, Options, Recovery};
+
+/// All members were void, whole and durable as they were, and nothing but the head was named: what
+/// they had replaced or removed was there again. (mutation: damaged-head-voids)
+#[test]
+fn a_damaged_head_of_a_batch_costs_none_of_its_members() {
+    let closed = Closed::new(|store| {
+        store.put("old", &RECORDS.embedding(b"old", 1), "1").unwrap();
+        store.put("gone", &RECORDS.embedding(b"gone", 1), "1").unwrap();
+        let mut batch = Batch::new();
+        batch.put("old", &RECORDS.embedding(b"old", 2), b"2").remove("gone");
+        for n in 0..50 {
+            batch.put(id(n), &RECORDS.embedding(&id(n), 1), b"1");
+        }
+        store.write(batch).unwrap();
+        store.put("last", &RECORDS.embedding(b"last", 1), "1").unwrap();
+    });
+    let path = closed.segments().remove(0);
+    let head = DIRECTORY_AT + 2 * 32;
+    let flipped = |byte: u8| byte ^ 1;
+    for damage in [|_: u8| 0, flipped] {
+        for mode in [Recovery::Tolerant, Recovery::Salvage] {
+            for read_only in [true, false] {
+                change(&path, head..head + 32, |_, byte| damage(byte));
+                let options = Options::new().recovery(mode).read_only(read_only);
+                let store = options.open(closed.path()).unwrap();
+                assert_same(&state(&store), &closed.state);
+                assert!(!store.contains("gone") && store.recovery().corrupt == 1);
+                assert_eq!(store.verify().unwrap().damaged.len(), 1);
+                drop(store);
+                closed.restore();
+            }
+        }
+    }
+}
+
+/// The process died before it had decided the batch. Its members were whole and below the durable
+/// end later, so they counted once the head, which says that there is no batch, was damaged.
+/// (mutation: members-stay-undecided)
+#[test]
+fn damage_does_not_bring_a_batch_that_was_never_decided() {
+    let closed = killed(|store| {
+        store.put("old", &RECORDS.embedding(b"old", 1), "1").unwrap();
+        let mut batch = Batch::new();
+        batch.put("old", &RECORDS.embedding(b"old", 2), b"2").put(
+            "new",
+            &RECORDS.embedding(b"new", 1),
+            b"1",
+        );
+        store.write(batch).unwrap();
+    });
+    let path = closed.segments().remove(0);
+    let head = DIRECTORY_AT + 32;
+    zero(&path, head..head + 8);
+    let store = common::open(closed.path());
+    let before = state(&store);
+    assert!(store.len() == 1 && store.recovery().corrupt == 0);
+    store.close().unwrap();
+    for damage in [0, 1] {
+        change(&path, head..head + 32, |_, byte| byte * damage ^ 1);
+        let store = common::open(closed.path());
+        assert_same(&state(&store), &before);
+        assert_eq!(store.recovery().corrupt, 1);
+    }
+}
