@@ -62,7 +62,7 @@ fn damage_does_not_bring_a_batch_that_was_never_decided() {
     assert!(store.len() == 1 && store.recovery().corrupt == 0);
     store.close().unwrap();
     for damage in [0, 1] {
-        change(&path, head..head + 32, |_, byte| byte * damage ^ 1);
+        change(&path, head..head + 32, |_, byte| (byte * damage) ^ 1);
         let store = common::open(closed.path());
         assert_same(&state(&store), &before);
         assert_eq!(store.recovery().corrupt, 1);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use stratalog::internals::format::header::{BOOT_AT, CURSOR_AT, DURABLE_AT, SEALED_AT};
 use stratalog::internals::format::manifest::Manifest;
-use stratalog::{Batch, Compaction, Damage, Error, Options, Recovery, Store};
+use stratalog::{Compaction, Damage, Error, Options, Recovery, Store};
 
 fn strict(path: &Path) -> Result<Store, Error> {
     Options::new().recovery(Recovery::Strict).open(path)
