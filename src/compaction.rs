@@ -202,12 +202,18 @@ impl Compactor<'_> {
         tell: &mut dyn FnMut(&mut CompactionReport),
     ) -> Result<(), Error> {
         if scope == Scope::All {
-            self.end_active();
+            let mut left = !self.end_active();
             // So that every segment that is full is on the device.
             self.durability.sync(self.engine)?;
             // And what a process before this one left of its copies: a sync is about the log.
             let _covered = self.durability.cover(self.engine, Lsn::ZERO)?;
             let mut removed = self.empty_all(self.choose_all(), outputs, report, tell)?;
+            if left && removed > 0 {
+                // There is room now.
+                left = !self.end_active();
+                self.durability.sync(self.engine)?;
+                removed += self.empty_all(self.choose_all(), outputs, report, tell)?;
+            }
             let mut needed = u64::MAX;
             // A tombstone stays while an older version of its id may stand in another segment,
             // which this run may have emptied later: then it goes in one more pass.
@@ -220,7 +226,7 @@ impl Compactor<'_> {
                     removed => removed?,
                 };
             }
-            return Ok(());
+            return if left { Err(Error::StorageFull) } else { Ok(()) };
         }
         let mut waiting = VecDeque::new();
         let emptied = self.empty_what_pays(&mut waiting, outputs, report);
@@ -330,27 +336,31 @@ impl Compactor<'_> {
     }
 
     /// The segment that takes new records cannot be emptied; if something in it is dead, the next
-    /// put begins another.
-    fn end_active(&self) {
+    /// put begins another. `false`: there is no room for another one.
+    fn end_active(&self) -> bool {
         let log = self.engine.log();
         let guard = self.engine.epoch().pin();
-        let Some(active) = log.active(&guard) else { return };
+        let Some(active) = log.active(&guard) else { return true };
         // The background may have looked a moment ago, and look again in a second only.
         self.engine.look_for_expired(&guard, active, choose::EVER, clock::now_ns());
         if active.frame_bytes() == active.live_bytes() && active.expired_bytes() == 0 {
-            return;
+            return true;
         }
-        // Where there is no room for another one, removals go on in this one.
-        if log.in_use(&guard).nth(1).is_some() && log.source().keep_room().is_err() {
-            return;
+        // Where there is no room for another one, removals go on in this one, unless it is full.
+        let several = || log.in_use(&guard).nth(1).is_some();
+        if !active.is_full() && several() && log.source().keep_room().is_err() {
+            return false;
         }
         log.end_active(&guard);
-        let Some(ended) = log.table().get_counted(&guard, active.table_index()) else { return };
+        let Some(ended) = log.table().get_counted(&guard, active.table_index()) else {
+            return true;
+        };
         drop(guard);
         let waiting = Instant::now();
         while !ended.is_quiet() && waiting.elapsed() < QUIET_WAIT {
             thread::sleep(Duration::from_millis(1));
         }
+        true
     }
 
     /// Steps 2 to 4 for one group. A victim in which something is damaged stays as it is, and the

@@ -140,6 +140,34 @@ fn without_a_byte_left_what_needs_copies_does_not_keep_what_is_dead() {
     assert_eq!(store.len(), 10);
 }
 
+/// A compaction that had to leave the active segment as it is said that all went well, and the
+/// bytes that were removed stayed in its file. It says so, and does it once there is room.
+#[test]
+fn a_compaction_that_cannot_end_the_active_segment_says_so() {
+    const SECRET: &[u8] = b"the-secret-that-must-go";
+    let Some(disk) = Small::tmpfs(24 << 20) else { return };
+    let path = disk.at("s");
+    let store = options().open(&path).unwrap();
+    for n in 0..45 {
+        put(&store, n).unwrap();
+    }
+    store.put("secret", &[1.0], SECRET).unwrap();
+    disk.fill();
+    assert!(store.remove("secret").unwrap());
+    let report = store.compact();
+    assert!(matches!(report, Err(Error::StorageFull)), "{report:?}");
+    // What is dead elsewhere gives the room back in the same run.
+    for n in 0..20 {
+        assert!(store.remove(u32::to_le_bytes(n)).unwrap());
+    }
+    store.compact().unwrap();
+    store.close().unwrap();
+    for entry in std::fs::read_dir(&path).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(SECRET.len()).any(|window| window == SECRET));
+    }
+}
+
 /// A put that fills the active segment and finds no room for another one leaves it the active one.
 /// Were it emptied as such, its entry in the table would be given again: to a segment for copies,
 /// which then took puts that no flush covers. (mutation: full-active-emptied)
