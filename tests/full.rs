@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 use stratalog::{Compaction, Error, Options, Store};
 use tempfile::TempDir;
 
@@ -173,24 +174,33 @@ fn a_compaction_that_cannot_end_the_active_segment_says_so() {
 /// which then took puts that no flush covers. (mutation: full-active-emptied)
 #[test]
 fn a_full_segment_that_nothing_could_follow_is_not_emptied_while_it_is_active() {
-    let Some(disk) = Small::tmpfs(24 << 20) else { return };
-    let expiring = options().time_to_live(std::time::Duration::from_secs(1));
-    let store = expiring.open(disk.at("s")).unwrap();
-    for n in 0..45 {
-        put(&store, n).unwrap();
+    for kind in [Compaction::Manual, Compaction::Auto] {
+        let Some(disk) = Small::tmpfs(24 << 20) else { return };
+        let expiring = options().time_to_live(Duration::from_secs(1)).compaction(kind);
+        let expiring = expiring.flush_interval(Some(Duration::from_millis(20)));
+        let store = expiring.open(disk.at("s")).unwrap();
+        for n in 0..45 {
+            put(&store, n).unwrap();
+        }
+        disk.fill();
+        let highest = (45..).map_while(|n| put(&store, n).ok()).last().unwrap();
+        let tail = store.stats().tail;
+        std::thread::sleep(Duration::from_millis(1100));
+        if kind == Compaction::Manual {
+            assert!(store.compact().unwrap().segments_removed >= 5);
+        }
+        let waiting = Instant::now();
+        while store.stats().segments > 0 && waiting.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(store.stats().tail >= tail, "{} after {tail}", store.stats().tail);
+        store.close().unwrap();
+        std::fs::remove_file(disk.at("filler")).unwrap();
+        let store = expiring.open(disk.at("s")).unwrap();
+        let lsn = put(&store, 1).unwrap();
+        assert!(lsn > highest, "{lsn} after {highest}");
+        store.wait_durable(lsn).unwrap();
     }
-    disk.fill();
-    let highest = (45..).map_while(|n| put(&store, n).ok()).last().unwrap();
-    let tail = store.stats().tail;
-    std::thread::sleep(std::time::Duration::from_millis(1100));
-    assert!(store.compact().unwrap().segments_removed >= 5);
-    assert!(store.stats().tail >= tail, "{} after {tail}", store.stats().tail);
-    store.close().unwrap();
-    std::fs::remove_file(disk.at("filler")).unwrap();
-    let store = expiring.open(disk.at("s")).unwrap();
-    let lsn = put(&store, 1).unwrap();
-    assert!(lsn > highest, "{lsn} after {highest}");
-    store.wait_durable(lsn).unwrap();
 }
 
 /// A store that never replaced its manifest may be on the full disk, too.
