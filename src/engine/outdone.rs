@@ -6,6 +6,7 @@
 //! is decided by twos depends on the order in which they are met.
 
 use super::Engine;
+use super::restore::may_be_of_one_id;
 use crate::epoch::Guard;
 use crate::format::ids::{Lsn, SlotNumber};
 use crate::format::slot::{Kind, SlotBody, Written};
@@ -36,12 +37,10 @@ impl<M: Memory> FoundRecord<'_, M> {
         self.segment.seen(&self.segment.committed_frame(self.slot).ok()?)
     }
 
-    /// As far as can be told, where the hashes are equal.
-    fn is_of_same_id(&self, other: &Self) -> bool {
+    fn may_be_of_the_id_of(&self, other: &Self) -> bool {
         let frames = [self, other].map(|record| record.segment.committed_frame(record.slot));
         let [Ok(mine), Ok(its)] = frames else { return true };
-        let whole = || self.segment.verify(&mine).is_ok() && other.segment.verify(&its).is_ok();
-        mine.id() == its.id() || !whole()
+        may_be_of_one_id((self.segment, &mine), (other.segment, &its))
     }
 }
 
@@ -75,7 +74,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             let (hash, lsn) = (put.body.key_hash, put.body.lsn);
             let Some(seen) = put.seen().filter(|seen| *seen < lsn) else { return false };
             let mut unseen = members.range((hash, seen)..(hash, lsn));
-            unseen.any(|((_, lsn), member)| *lsn > seen && member.is_of_same_id(put))
+            unseen.any(|((_, lsn), member)| *lsn > seen && member.may_be_of_the_id_of(put))
         });
         let guard = self.epoch.pin();
         let newest = puts.iter().filter(|put| self.is_newest(&guard, put));

@@ -9,7 +9,7 @@ use crate::format::slot::{Kind, SlotBody, Written};
 use crate::index::{Decision, Entry, Exhausted, Found, Index, KeyHash, Resolve, Room};
 use crate::log::Source;
 use crate::memory::Memory;
-use crate::segment::Segment;
+use crate::segment::{Frame, Segment};
 use crate::sync::lock;
 
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
@@ -60,7 +60,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             let Some(found) = self.slot_of(guard, old) else { return true };
             let before = || self.log.resolve(guard, old.address);
             self.note_unseen(found, segment, body);
-            if let Some((its, _)) = before() {
+            if found.written == Written::Conditionally
+                && let Some((its, _)) = before()
+            {
                 self.note_unseen(body, its, found);
             }
             found.lsn < body.lsn
@@ -177,6 +179,15 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 }
 
+/// Whether two frames are of one id, as far as can be told where their hashes are equal.
+pub(super) fn may_be_of_one_id<M: Memory>(
+    (mine, frame): (&Segment<M>, &Frame<'_>),
+    (its, other): (&Segment<M>, &Frame<'_>),
+) -> bool {
+    let whole = || mine.verify(frame).is_ok() && its.verify(other).is_ok();
+    frame.id() == other.id() || !whole()
+}
+
 /// Compares keys of records that may be damaged. Slots are under checksums of their own, so equal
 /// hashes there decide, unless both frames are whole and their ids differ.
 struct RestoredKeys<'a, M: Memory, S, const SLOTS: usize> {
@@ -197,9 +208,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Resolve for RestoredKeys<'_, M
         let (Ok(mine), Ok(other)) = (mine, self.engine.locate(self.guard, entry)) else {
             return true;
         };
-        let whole =
-            || self.segment.verify(&mine).is_ok() && other.segment.verify(&other.frame).is_ok();
-        mine.id() == other.frame.id() || !whole()
+        may_be_of_one_id((self.segment, &mine), (other.segment, &other.frame))
     }
 
     fn lsn(&self, entry: Entry) -> Lsn {
