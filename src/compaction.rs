@@ -346,9 +346,11 @@ impl Compactor<'_> {
         if active.frame_bytes() == active.live_bytes() && active.expired_bytes() == 0 {
             return true;
         }
-        // Where there is no room for another one, removals go on in this one, unless it is full.
-        let several = || log.in_use(&guard).nth(1).is_some();
-        if !active.is_full() && several() && log.source().keep_room().is_err() {
+        // Where there is no room for another one, removals go on in this one, unless it is full. A
+        // store of one segment keeps no room back: what takes its copies is enough.
+        let (several, source) = (log.in_use(&guard).nth(1).is_some(), log.source());
+        let room = || if several { source.keep_room().is_ok() } else { source.has_room() };
+        if !active.is_full() && !room() {
             return false;
         }
         log.end_active(&guard);

@@ -395,6 +395,10 @@ impl Source<MmapMemory> for Files {
     fn keep_room(&self) -> Result<(), Error> {
         self.keep_spares().map(drop)
     }
+
+    fn has_room(&self) -> bool {
+        self.directory.free_bytes().is_ok_and(|free| free >= self.segment_bytes)
+    }
 }
 
 #[cfg(test)]

@@ -169,6 +169,33 @@ fn a_compaction_that_cannot_end_the_active_segment_says_so() {
     }
 }
 
+/// A store of one segment keeps no room back. With none left on the disk, `compact` ended that
+/// segment, and from then on every put and every removal was refused, though it was all but empty.
+#[test]
+fn a_compaction_without_room_leaves_a_store_of_one_segment_its_own() {
+    for left in [0, 500_000] {
+        let Some(disk) = Small::tmpfs(24 << 20) else { return };
+        let store = options().open(disk.at("s")).unwrap();
+        for n in 0..10_u32 {
+            store.put(n.to_le_bytes(), &[1.0], "small").unwrap();
+        }
+        disk.fill();
+        let filler = File::options().write(true).open(disk.at("filler")).unwrap();
+        filler.set_len(filler.metadata().unwrap().len() - left).unwrap();
+        for n in 0..5_u32 {
+            assert!(store.remove(n.to_le_bytes()).unwrap(), "{n}");
+            let report = store.compact();
+            assert!(matches!(report, Err(Error::StorageFull)), "{report:?}");
+            store.put("more", &[1.0], "small").unwrap();
+        }
+        // Room for its copies is room enough.
+        filler.set_len(filler.metadata().unwrap().len() - (1 << 20) - (1 << 16)).unwrap();
+        assert_eq!(store.compact().unwrap().moved_records, 6);
+        store.put("more", &[1.0], "small").unwrap();
+        store.close().unwrap();
+    }
+}
+
 /// A put that fills the active segment and finds no room for another one leaves it the active one.
 /// Were it emptied as such, its entry in the table would be given again: to a segment for copies,
 /// which then took puts that no flush covers. (mutation: full-active-emptied)

@@ -65,6 +65,11 @@ pub trait Source<M: Memory>: Send + Sync {
     fn keep_room(&self) -> Result<(), Error> {
         Ok(())
     }
+    /// Whether there is room for one more segment, whatever is kept back. Must not wait for another
+    /// thread.
+    fn has_room(&self) -> bool {
+        true
+    }
     /// Bytes allocated to what stands behind a segment.
     fn disk_bytes(&self, _segment: &Segment<M>) -> u64 {
         0
