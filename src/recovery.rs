@@ -31,7 +31,7 @@ use crate::format::header::{DIRECTORY_AT, FlushNote, Role, SegmentId};
 use crate::format::ids::{Lsn, Sequence, SlotNumber, TableIndex};
 use crate::format::manifest::Manifest;
 use crate::index::Shape;
-use crate::log::Log;
+use crate::log::{Log, Source};
 use crate::memory::{Memory, MmapMemory};
 use crate::options::Recovery;
 use crate::report::{Counted, Damage, RecoveryReport};
@@ -359,8 +359,12 @@ fn decide(
         let goes_on = active.is_some_and(|active| std::ptr::eq(active, candidate));
         decide_segment(engine, durability, candidate, goes_on)?;
     }
-    if let (Some(tail), Some(_)) = (tail, active) {
+    if let (Some(tail), Some(active)) = (tail, active) {
         engine.log().set_active(tail);
+        if candidates.len() > 1 && matches!(files.keep_room(), Err(Error::StorageFull)) {
+            // The process before this one may have made it of the last room there was.
+            active.segment.keep_for_removals();
+        }
     }
     engine.begin_at(engine.log().tail(&engine.epoch().pin()));
     Ok(())

@@ -196,6 +196,51 @@ fn a_compaction_without_room_leaves_a_store_of_one_segment_its_own() {
     }
 }
 
+/// The segment that a removal had made of the last room took puts after a reopening, and then there
+/// was no room for the next removal.
+#[test]
+fn what_was_made_of_the_last_room_is_for_removals_after_a_reopening_too() {
+    let Some(disk) = Small::tmpfs(10 << 20) else { return };
+    let path = disk.at("s");
+    let mut store = options().open(&path).unwrap();
+    let count = (0..).take_while(|n| put(&store, *n).is_ok()).count() as u32;
+    for n in 0..count {
+        let removed = store.remove(n.to_le_bytes()).or_else(|_full| {
+            store.compact()?;
+            store.remove(n.to_le_bytes())
+        });
+        assert!(removed.unwrap(), "{n}");
+        if n == 0 {
+            store.close().unwrap();
+            store = options().open(&path).unwrap();
+            assert!(matches!(put(&store, count), Err(Error::StorageFull)));
+        }
+    }
+    store.compact().unwrap();
+    put(&store, 0).unwrap();
+}
+
+/// Room that comes back is for the next copies of compaction first, whoever finds it. A removal
+/// took it, for a segment that took puts as well; then nothing could be compacted, and nothing be
+/// removed, for good.
+#[test]
+fn a_removal_leaves_compaction_the_room_that_came_back() {
+    let Some(disk) = Small::tmpfs(24 << 20) else { return };
+    let store = options().open(disk.at("s")).unwrap();
+    for n in 0..45 {
+        put(&store, n % 40).unwrap();
+    }
+    disk.fill();
+    while put(&store, 41).is_ok() {}
+    let filler = File::options().write(true).open(disk.at("filler")).unwrap();
+    filler.set_len(filler.metadata().unwrap().len() - (3 << 19)).unwrap();
+    let removed = store.remove(0_u32.to_le_bytes());
+    assert!(matches!(removed, Ok(true) | Err(Error::StorageFull)), "{removed:?}");
+    assert!(matches!(put(&store, 42), Err(Error::StorageFull)));
+    assert!(store.compact().unwrap().segments_removed > 0);
+    assert!(store.remove(1_u32.to_le_bytes()).unwrap());
+}
+
 /// A put that fills the active segment and finds no room for another one leaves it the active one.
 /// Were it emptied as such, its entry in the table would be given again: to a segment for copies,
 /// which then took puts that no flush covers. (mutation: full-active-emptied)

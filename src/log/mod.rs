@@ -385,13 +385,23 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         Ok(())
     }
 
-    /// A new segment for records, if the room that is kept back is not touched by it.
+    /// A new segment for records. One for more, if the room that is kept back is not touched by it;
+    /// one for removals all the same, but what compaction needs for its copies goes first, too.
     fn make_to_go_on(&self, guard: &Guard, need: Need) -> Result<Segment<M>, Error> {
         // A store of one segment has nothing to give back yet.
-        if need == Need::ToFree || self.in_use(guard).nth(1).is_none() {
+        if self.in_use(guard).nth(1).is_none() {
             return self.source.create(self.take_sequence()?, Role::Log, need);
         }
-        self.source.keep_room()?;
+        let kept = self.source.keep_room();
+        if need == Need::ToFree {
+            let segment = self.source.create(self.take_sequence()?, Role::Log, need)?;
+            if kept.is_err() {
+                // It took the last room, wherever it found it.
+                segment.keep_for_removals();
+            }
+            return Ok(segment);
+        }
+        kept?;
         let segment = self.source.create(self.take_sequence()?, Role::Log, need)?;
         self.source.keep_room().inspect_err(|_| self.source.discard(&segment))?;
         Ok(segment)
