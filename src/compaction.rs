@@ -228,6 +228,9 @@ impl Compactor<'_> {
             }
             return if left { Err(Error::StorageFull) } else { Ok(()) };
         }
+        // What a process before this one left of its copies is emptied like the rest once it is on
+        // the device.
+        let _covered = self.durability.cover(self.engine, Lsn::ZERO)?;
         let mut waiting = VecDeque::new();
         let emptied = self.empty_what_pays(&mut waiting, outputs, report);
         // What was emptied is dropped, whatever has ended the work.
@@ -313,6 +316,12 @@ impl Compactor<'_> {
                 return Ok(());
             }
             let Some(emptied) = self.empty_group(group, outputs)? else { return Ok(()) };
+            let left_behind = emptied.victims.iter().any(|victim| !victim.is_own());
+            if emptied.moved_records == 0 && left_behind {
+                // Before this process may be killed in its turn, and leave as much again.
+                self.drop_groups(vec![emptied], outputs, report)?;
+                continue;
+            }
             waiting.push_back(emptied);
             if waiting.len() >= WAITING_MANY {
                 self.durability.ask();

@@ -288,6 +288,36 @@ fn failed_flush_is_honoured_where_only_one_process_knows_the_boot() {
     assert_ne!(std::fs::metadata(&segment).unwrap().ino(), inode, "what is there is promised");
 }
 
+/// Each process that was killed before its first group was dropped left the copies that it had made
+/// by then, and the next one began with copies of its own: a program that lives shorter than a group
+/// takes filled the disk.
+#[test]
+fn copies_that_killed_processes_have_left_do_not_pile_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut path = dir.path().join("0");
+    let store = options().open(&path).unwrap();
+    for n in 0..750 {
+        put(&store, if n % 3 == 0 { n / 3 } else { n % 3 });
+    }
+    store.close().unwrap();
+    let before = segments(&path).len();
+    // A group takes more than a second.
+    let slow = options().compaction(Compaction::Auto).compaction_rate(500_000);
+    for life in 1..7 {
+        let next = dir.path().join(life.to_string());
+        let store = slow.open(&path).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(600));
+        killed(&store, &next);
+        drop(store);
+        std::fs::remove_dir_all(&path).unwrap();
+        path = next;
+    }
+    let after = segments(&path).len();
+    assert!(after <= before + 2, "{after} segments, {before} before");
+    let store = options().open(&path).unwrap();
+    assert!((0..250).all(|n| has(&store, n)) && store.len() == 250);
+}
+
 /// Children of these tests.
 #[test]
 fn roles() {
