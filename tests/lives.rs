@@ -289,8 +289,8 @@ fn failed_flush_is_honoured_where_only_one_process_knows_the_boot() {
 }
 
 /// Each process that was killed before its first group was dropped left the copies that it had made
-/// by then, and the next one began with copies of its own: a program that lives shorter than a group
-/// takes filled the disk.
+/// by then, and the next one made its own: a program that lives shorter than a group takes filled
+/// the disk.
 #[test]
 fn copies_that_killed_processes_have_left_do_not_pile_up() {
     let dir = tempfile::tempdir().unwrap();
