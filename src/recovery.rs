@@ -170,8 +170,7 @@ pub fn recover(
     let engine = make_true_index(log, &mut candidates, mode, &mut report)?;
     match mode {
         Recovery::Strict => salvage::refuse_damage(&engine, &candidates, &report)?,
-        Recovery::Salvage => salvage::shadow_damaged(&engine, &candidates, &report)?,
-        Recovery::Tolerant => {}
+        mode => salvage::shadow_damaged(&engine, &candidates, (mode, &report))?,
     }
     scan::name_cut(&engine, &candidates, &mut report);
     report.lost.sort_by(|a, b| (&a.segment, a.offset).cmp(&(&b.segment, b.offset)));
