@@ -12,7 +12,7 @@ use crate::format::header::Role;
 use crate::format::ids::{Lsn, SlotNumber};
 use crate::log::Source;
 use crate::memory::Memory;
-use crate::segment::{Mark, Segment};
+use crate::segment::Segment;
 
 /// Shows that what dropped segments leave behind is on the device [D9].
 #[derive(Debug)]
