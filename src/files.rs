@@ -329,7 +329,7 @@ impl Files {
     ///
     /// `StorageFull` if there is no room for a spare that is not there: then nothing may grow.
     pub fn keep_spares(&self) -> Result<bool, Error> {
-        let free = self.directory.free_bytes()?;
+        let free = self.directory.free_bytes(self.segment_bytes)?;
         let near = self.segment_bytes.saturating_mul(NEARLY_FULL);
         // The one for copies first: what compaction gives back is room for the other.
         for (spare, name) in self.spares.iter().zip(fs::SPARES).rev() {

@@ -170,11 +170,10 @@ pub fn recover(
     let engine = make_true_index(log, &mut candidates, mode, &mut report)?;
     match mode {
         Recovery::Strict => salvage::refuse_damage(&engine, &candidates, &report)?,
-        Recovery::Salvage => salvage::shadow_damaged(&engine, &candidates, &report)?,
-        Recovery::Tolerant => {}
+        mode => salvage::shadow_damaged(&engine, &candidates, (mode, &report))?,
     }
     scan::name_cut(&engine, &candidates, &mut report);
-    report.lost.sort_by(|a, b| (&a.segment, a.offset).cmp(&(&b.segment, b.offset)));
+    report.sort_losses();
 
     candidates.iter().for_each(|candidate| candidate.note_state(&engine, writable));
     let durability = Durability::new(engine.log().source().boot_id());
@@ -273,13 +272,19 @@ fn make_true_index(
 ) -> Result<FileEngine, Error> {
     let before = report.clone();
     let mut engine = make_index(log, candidates, report)?;
-    if mode != Recovery::Salvage && scan::has_lost_its_cache(candidates) {
+    let found = report.clone();
+    let each = mode != Recovery::Salvage && scan::has_lost_its_cache(candidates);
+    if each {
         *report = RecoveryReport { counted: Counted::Each, ..before.clone() };
         engine = make_index_again(engine, candidates, report)?;
     }
     if outdone::find_outdone(&engine, candidates) {
         *report = RecoveryReport { counted: report.counted, ..before };
         engine = make_index_again(engine, candidates, report)?;
+    }
+    if each {
+        // A member that does not hold is damage, though now the whole of its batch does not count.
+        report.set_losses(found);
     }
     Ok(engine)
 }

@@ -159,6 +159,18 @@ impl RecoveryReport {
         self.lost.is_empty() && self.lost_unlisted == 0
     }
 
+    /// Sorts the losses by their places, and names each place once, as it was noted first.
+    pub(crate) fn sort_losses(&mut self) {
+        let place = |damage: &Damage| (damage.segment.clone(), damage.offset);
+        self.lost.sort_by_cached_key(place);
+        self.lost.dedup_by(|b, a| b.offset == a.offset && b.segment == a.segment);
+    }
+
+    /// Replaces the losses by those of another report.
+    pub(crate) fn set_losses(&mut self, of: Self) {
+        (self.corrupt, self.lost, self.lost_unlisted) = (of.corrupt, of.lost, of.lost_unlisted);
+    }
+
     /// Notes a loss.
     pub(crate) fn lose(&mut self, damage: Damage) {
         if self.lost.len() < LOST_LISTED_MAX {

@@ -24,8 +24,12 @@ fn text(path: &Path) -> &str {
 
 impl Small {
     fn tmpfs(bytes: u64) -> Option<Self> {
+        Self::tmpfs_of_files(bytes, 1000)
+    }
+
+    fn tmpfs_of_files(bytes: u64, files: u32) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let size = format!("size={bytes}");
+        let size = format!("size={bytes},nr_inodes={files}");
         let mounted = run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", text(dir.path())]);
         Self::if_mounted(mounted, dir)
     }
@@ -99,6 +103,27 @@ fn without_a_byte_left_what_is_dead_is_compacted() {
     let store = options().open(disk.at("s")).unwrap();
     assert_eq!(store.len(), 5);
     assert!(store.verify().unwrap().is_clean());
+}
+
+/// There were bytes enough, so no room was kept back: the store could not be emptied any more.
+#[test]
+fn where_no_file_can_be_made_any_more_records_are_removed_and_compacted() {
+    let Some(disk) = Small::tmpfs_of_files(64 << 20, 12) else { return };
+    let store = options().open(disk.at("s")).unwrap();
+    let mut n = 0;
+    while put(&store, n).is_ok() {
+        n += 1;
+    }
+    assert!(matches!(put(&store, n), Err(Error::StorageFull)), "{n}");
+    let is_there = |n: &u32| store.contains(u32::to_le_bytes(*n));
+    for n in (0..n).filter(is_there) {
+        assert!(store.remove(u32::to_le_bytes(n)).unwrap(), "{n}");
+    }
+    let report = store.compact().unwrap();
+    assert!(report.segments_removed >= 4 && store.is_empty(), "{report:?}");
+    put(&store, 7).unwrap();
+    store.close().unwrap();
+    assert_eq!(options().open(disk.at("s")).unwrap().len(), 1);
 }
 
 /// Nothing is dead as a whole, and no room is kept back: `compact` can do nothing, and must not end

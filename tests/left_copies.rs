@@ -1,11 +1,14 @@
 //! A process that died while it compacted. Invariant: the next one gives back what it had copied,
-//! and after a removal, a compaction and a close no file holds the removed bytes.
+//! and after a removal, a compaction and a close no file holds the removed bytes; and a backup
+//! holds what was moved.
 #![cfg(test)]
 
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
-use stratalog::{Compaction, Options, SegmentRole};
+use stratalog::internals::format::header::DIRECTORY_AT;
+use stratalog::{Compaction, Options, SegmentRole, Store};
 
 const RECORDS: u32 = 300;
 
@@ -32,10 +35,10 @@ fn holds(dir: &Path, bytes: &[u8]) -> bool {
     contents.any(|content| content.windows(bytes.len()).any(|window| window == bytes))
 }
 
-#[test]
-fn copies_of_a_process_that_died_are_given_back_at_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, killed) = (dir.path().join("s"), dir.path().join("killed"));
+/// A store, and in `killed` what it left when its process died while it compacted: copies without
+/// force.
+fn killed_while_it_copied(dir: &Path) -> (Store, PathBuf) {
+    let (path, killed) = (dir.join("s"), dir.join("killed"));
     let store = options().compaction_rate(400_000).open(&path).unwrap();
     for n in 0..RECORDS {
         store.put(n.to_le_bytes(), &[1.0], content(n)).unwrap();
@@ -60,6 +63,13 @@ fn copies_of_a_process_that_died_are_given_back_at_once() {
         // As after a kill: the compaction sleeps, for its rate.
         copy(&path, &killed);
     });
+    (store, killed)
+}
+
+#[test]
+fn copies_of_a_process_that_died_are_given_back_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, killed) = killed_while_it_copied(dir.path());
     store.close().unwrap();
 
     let store = options().open(&killed).unwrap();
@@ -73,5 +83,38 @@ fn copies_of_a_process_that_died_are_given_back_at_once() {
     store.close().unwrap();
     for n in 1..4 {
         assert!(!holds(&killed, &content(n)[..20]), "removed bytes of {n}");
+    }
+}
+
+/// The copy was in no backup, since its process had died before it noted how far it was flushed;
+/// and what it was copied from had the tag as it was when the record was moved.
+#[test]
+fn a_backup_has_the_tags_of_what_a_process_that_died_had_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, killed) = killed_while_it_copied(dir.path());
+    let id = 5_u32.to_le_bytes();
+    let lsn = store.get_owned(id).unwrap().unwrap().lsn.as_u64();
+    store.close().unwrap();
+    // As if it had died a moment later: the source of the copy says that it was moved.
+    let name = format!("{:010x}-", lsn >> 24);
+    let entries = std::fs::read_dir(&killed).unwrap().map(|entry| entry.unwrap().path());
+    let is_it = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(&name);
+    let file = entries.into_iter().find(is_it).unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(file).unwrap();
+    let mut offset = [0; 4];
+    let slot = DIRECTORY_AT as u64 + (lsn & 0xFF_FFFF) * 32;
+    file.read_exact_at(&mut offset, slot + 24).unwrap();
+    let frame = u64::from(u32::from_le_bytes(offset)) * 64;
+    file.write_all_at(&[0x80], frame + 7).unwrap();
+
+    let store = options().open(&killed).unwrap();
+    let (live, backup) = (store.len(), dir.path().join("backup"));
+    assert_eq!(store.update_tag(id, |_| 77).unwrap(), Some(77));
+    store.backup(&backup).unwrap();
+    store.close().unwrap();
+    for path in [killed, backup] {
+        let store = options().open(&path).unwrap();
+        assert_eq!(store.len(), live);
+        assert_eq!(store.get_owned(id).unwrap().unwrap().tag, 77, "{}", path.display());
     }
 }

@@ -12,7 +12,7 @@ use crate::format::header::Role;
 use crate::format::ids::{Lsn, SlotNumber};
 use crate::log::Source;
 use crate::memory::Memory;
-use crate::segment::{Mark, Segment};
+use crate::segment::Segment;
 
 /// Shows that what dropped segments leave behind is on the device [D9].
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct Covered(());
 impl Durability {
     /// Brings copies to the device that nothing leads to yet: before records are moved [R3].
     pub fn flush_copies<M: Memory>(&self, segment: &Segment<M>) -> Result<(), Error> {
-        segment.prepare_flush(end_mark(segment));
+        segment.prepare_flush(segment.end_mark());
         self.flush(segment)
     }
 
@@ -53,7 +53,7 @@ impl Durability {
         if segment.is_settled() {
             return Ok(());
         }
-        let mark = end_mark(segment);
+        let mark = segment.end_mark();
         segment.prepare_flush(mark);
         self.flush(segment)?;
         segment.set_durable_end(mark.slot);
@@ -68,11 +68,4 @@ impl Durability {
         }
         Ok(())
     }
-}
-
-/// Where the slots taken so far end, and their frames begin.
-fn end_mark<M: Memory>(segment: &Segment<M>) -> Mark {
-    let mut walk = segment.slots_from(segment.flushed(), segment.slots_end());
-    walk.by_ref().for_each(drop);
-    walk.mark()
 }

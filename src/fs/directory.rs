@@ -382,10 +382,14 @@ impl Directory {
         start_of(file, len).map(Some)
     }
 
-    /// Bytes that its file system still has for its user.
-    pub fn free_bytes(&self) -> io::Result<u64> {
+    /// Bytes that its file system still has for its user in files of this length: it may have
+    /// fewer files left than bytes for them.
+    pub fn free_bytes(&self, file_bytes: u64) -> io::Result<u64> {
         let about = retry_on_intr(|| rustix::fs::fstatvfs(self.fd()))?;
-        Ok(about.f_bavail.saturating_mul(about.f_frsize))
+        let free = about.f_bavail.saturating_mul(about.f_frsize);
+        // Some do not count their files.
+        let counts = about.f_files > 0;
+        Ok(if counts { free.min(about.f_favail.saturating_mul(file_bytes)) } else { free })
     }
 
     /// Bytes allocated to a file; none if it is gone.

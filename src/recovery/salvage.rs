@@ -11,7 +11,7 @@ use crate::format::ids::Sequence;
 use crate::format::manifest::{Manifest, Nature};
 use crate::format::slot::{Kind, SLOT_BYTES, SlotState};
 use crate::fs::{self, Directory, SegmentFile};
-use crate::options::{DIMENSION_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use crate::options::{DIMENSION_MAX, Recovery, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::report::{Damage, RecoveryReport};
 use std::collections::BTreeMap;
 use std::io;
@@ -250,16 +250,25 @@ pub(super) fn refuse_damage(
 /// has removed stays so; both is certain from the slot, which is under a checksum of its own.
 /// That slot alone says so to later openings, so compaction keeps away from its segment: nothing in
 /// the index leads there, and the older version may lie in a segment that stays.
+///
+/// Tolerant: the same below the durable end of a segment that has a flaw. In others such a slot is
+/// trusted, and its record in the index.
 pub(super) fn shadow_damaged(
     engine: &FileEngine,
     candidates: &[Candidate],
-    report: &RecoveryReport,
+    (mode, report): (Recovery, &RecoveryReport),
 ) -> Result<(), Error> {
     if report.corrupt == 0 {
         return Ok(());
     }
-    for Candidate { segment, limit, .. } in candidates {
-        for (slot, state) in segment.slots(*limit) {
+    for candidate in candidates {
+        let segment = &candidate.segment;
+        let end = match (mode, candidate.flaw) {
+            (Recovery::Salvage, _) => candidate.limit,
+            (_, Some(_)) => candidate.inherited.durable_end.min(candidate.limit),
+            (_, None) => continue,
+        };
+        for (slot, state) in segment.slots(end) {
             let SlotState::Committed(kind, body) = state else { continue };
             // The scan has checked every record; a put that held is marked.
             let held = kind == Kind::Put && segment.is_verified(body.offset);

@@ -541,8 +541,12 @@ pub fn readable_id<M: Memory>(segment: &Segment<M>, slot: SlotNumber) -> Option<
 /// Names the records that a cut after power loss has cost.
 pub(super) fn name_cut(engine: &FileEngine, candidates: &[Candidate], report: &mut RecoveryReport) {
     for candidate in candidates {
-        for slot in candidate.unproven.iter().map(|slot| SlotNumber(*slot)) {
-            if let SlotState::Committed(_, body) = candidate.segment.slot(slot) {
+        // By a walk: only that can tell what a member of a batch is.
+        let end = candidate.unproven.last().map_or(0, |last| last + 1);
+        for (slot, state) in candidate.segment.slots(end) {
+            if let SlotState::Committed(_, body) = state
+                && candidate.unproven.binary_search(&slot.0).is_ok()
+            {
                 let why = "it does not prove itself, or its batch is not whole";
                 let at = body.offset.bytes();
                 report.lose(damage_at(engine, &candidate.segment, slot, (at, why)));

@@ -231,6 +231,14 @@ impl<M: Memory> Segment<M> {
         Slots { segment: self, mark, end, members: 0, no_head: false, durable, asked: 0 }
     }
 
+    /// Where the slots taken so far end, and their frames begin.
+    #[must_use]
+    pub fn end_mark(&self) -> Mark {
+        let mut walk = self.slots_from(self.flushed(), self.slots_end());
+        walk.by_ref().for_each(drop);
+        walk.mark()
+    }
+
     pub(super) fn write_body(&self, slot: SlotNumber, body: SlotBody) {
         for (n, word) in body.words().into_iter().enumerate() {
             // Relaxed: published by word 0, or for a pending frame by the index entry.

@@ -112,6 +112,12 @@ impl<M: Memory> Segment<M> {
         self.with_tag(frame, |_, now| Some(now & !FORWARD))
     }
 
+    /// The same for a backup, with the FORWARD of an earlier process: the copy that it was moved to
+    /// is in the backup, too, and has the tag.
+    pub(super) fn tag_to_replicate(&self, frame: &Frame<'_>) -> u64 {
+        self.with_tag(frame, |_, now| Some(now))
+    }
+
     /// Replaces the tag of a record, wherever it is now, by what `f` makes of it; the new tag.
     /// Lock-free; `f` may be called many times, and may panic.
     pub fn update_tag(

@@ -45,9 +45,10 @@ impl<M: Memory> Segment<M> {
     ) {
         let Ok(frame) = self.committed_frame(slot) else { return };
         let at = body.offset.bytes();
-        // Wherever the record is now, and without FORWARD: the replica carries no half-made move.
-        // A tombstone's word is its previous one, which means nothing any more.
-        let tag = if kind == Kind::Put { self.tag(&frame) } else { 0 };
+        // Wherever the record is now, and without FORWARD if this process has moved it: then
+        // source and copy get the same tag. A tombstone's word is its previous one, which means
+        // nothing any more.
+        let tag = if kind == Kind::Put { self.tag_to_replicate(&frame) } else { 0 };
         // Relaxed: the copy is not shared yet.
         to.memory.word(at).store(tag, Ordering::Relaxed);
         // SAFETY: `frame` has checked that it lies inside this segment, and `to` is as large;

@@ -2,6 +2,7 @@
 
 use super::Store;
 use crate::error::Error;
+use crate::format::header::Role;
 use crate::format::ids::Sequence;
 use crate::fs;
 use crate::memory::MmapMemory;
@@ -57,7 +58,7 @@ impl Store {
         let segments = log.counted(&guard, log.in_use_at_once(&guard));
         // Read last: whatever was moved out of a segment that was gone by then is below a mark.
         let marked = segments.into_iter().map(|segment| {
-            let mark = segment.flushed();
+            let mark = mark_of(&segment);
             (segment, mark)
         });
         let (parts, others): (Vec<_>, Vec<_>) = marked.partition(|(_, mark)| mark.slot > 0);
@@ -77,6 +78,17 @@ impl Store {
             drop(copy);
         }
         directory.replace_manifest(&manifest.encode())
+    }
+}
+
+/// How far a segment counts. One for copies that an earlier process has made, all of it: it takes
+/// no more, opening has decided about each of its slots, and its mark may be lower, since that
+/// process died before it had stored it, or its header was damaged. What it was copied from may
+/// be gone.
+fn mark_of(segment: &Segment<MmapMemory>) -> Mark {
+    match segment.role() {
+        Role::Copies if !segment.is_own() => segment.end_mark(),
+        Role::Copies | Role::Log => segment.flushed(),
     }
 }
 

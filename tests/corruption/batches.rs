@@ -1,9 +1,9 @@
 //! Damaged heads of batches. Invariant: the members count if the batch was decided, and only then.
 
 use super::common::{self, assert_same, state};
-use super::modes::killed;
-use super::{Closed, DIRECTORY_AT, RECORDS, change, id, zero};
-use stratalog::{Batch, Options, Recovery};
+use super::modes::{assert_refused, killed};
+use super::{Closed, DIRECTORY_AT, RECORDS, change, flip, id, zero};
+use stratalog::{Batch, Counted, Options, Recovery};
 
 /// All members were void, whole and durable as they were, and nothing but the head was named: what
 /// they had replaced or removed was there again. (mutation: damaged-head-voids)
@@ -66,5 +66,33 @@ fn damage_does_not_bring_a_batch_that_was_never_decided() {
         let store = common::open(closed.path());
         assert_same(&state(&store), &before);
         assert_eq!(store.recovery().corrupt, 1);
+    }
+}
+
+/// The other members do not count without it, and what they had replaced or removed is there again.
+/// Nothing was named, and strict did not refuse it.
+#[test]
+fn a_damaged_member_of_a_batch_is_named_after_a_kill_and_refused_by_strict() {
+    let closed = killed(|store| {
+        for name in ["old", "gone", "hurt"] {
+            RECORDS.put(store, name.as_bytes(), 1);
+        }
+        let mut batch = Batch::new();
+        batch.put("hurt", &RECORDS.embedding(b"hurt", 2), RECORDS.content(b"hurt", 2));
+        batch.put("old", &RECORDS.embedding(b"old", 2), RECORDS.content(b"old", 2)).remove("gone");
+        store.write(batch).unwrap();
+    });
+    let (path, place) = closed.record(b"hurt");
+    flip(&path, (place.frame.start + 64) * 8);
+    let at = place.frame.start as u64;
+    assert_refused(&closed, &path, at..at + 1);
+    for read_only in [true, false] {
+        let store = Options::new().read_only(read_only).open(closed.path()).unwrap();
+        let report = store.recovery();
+        assert_eq!((report.corrupt, report.counted), (1, Counted::Each));
+        let lost: Vec<_> = report.lost.iter().filter_map(|lost| lost.id.as_deref()).collect();
+        assert_eq!(lost, [&b"gone"[..], b"old", b"hurt"], "as they lie in the file");
+        assert!(report.lost.iter().all(|lost| lost.segment == path));
+        assert!(store.contains("gone") && store.len() == 3);
     }
 }

@@ -15,7 +15,7 @@ use stratalog::internals::format::header::{
 };
 use stratalog::internals::format::ids::SlotNumber;
 use stratalog::internals::format::slot::void_word;
-use stratalog::{Batch, Error, Options, Store, Verify};
+use stratalog::{Batch, Error, Options, SegmentRole, Store, Verify};
 
 /// Parts of a frame with an id of six bytes: the checksum covers fields, id, embedding and content;
 /// not the tag, and not the padding.
@@ -421,5 +421,29 @@ fn damage_in_a_voided_batch_brings_none_of_its_members_in() {
             drop(store);
             flip(&path, slot_at(damaged) * 8 + bit);
         }
+    }
+}
+
+/// The store answered everything, and nothing was reported; its backup had none of it.
+#[test]
+fn a_backup_does_not_depend_on_the_durable_end_of_copies() {
+    let closed = Closed::new(|store| {
+        for n in 0..300 {
+            RECORDS.put(store, &id(n), n);
+        }
+        store.remove(id(0)).unwrap();
+        store.compact().unwrap();
+    });
+    let segments = common::open(closed.path()).segments();
+    let copies = segments.iter().find(|segment| segment.role == SegmentRole::Copies).unwrap();
+    for bit in 0..64 {
+        flip(&copies.path, DURABLE_AT * 8 + bit);
+        let store = common::open(closed.path());
+        let dir = tempfile::tempdir().unwrap();
+        store.backup(dir.path()).unwrap();
+        assert_same(&state(&store), &closed.state);
+        assert_same(&state(&common::open(dir.path())), &closed.state);
+        drop(store);
+        closed.restore();
     }
 }

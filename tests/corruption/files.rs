@@ -2,7 +2,7 @@
 //! them, once they are back nothing is missing: the engine removes nothing that it did not make.
 
 use super::child::Role;
-use super::common::{self, State, assert_same, reopen, state};
+use super::common::{self, SEGMENT, State, assert_same, reopen, state};
 use super::{Answer, Closed, RECORDS, ask, id, read_only, tree, walk};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -118,6 +118,37 @@ fn what_is_put_after_a_segment_was_cut_short_is_found_again() {
     }
     closed.assert_whole();
     assert!(gone.is_empty(), "(segment, bytes, found of 5): {gone:?}");
+}
+
+/// The slots are there, and say by id's hash and LSN that what is older does not count: as where
+/// only the record is damaged.
+#[test]
+fn what_a_segment_that_was_cut_short_had_removed_or_replaced_stays_away() {
+    let mut last = 0;
+    let closed = Closed::new(|store| {
+        RECORDS.put(store, b"removed", 1);
+        RECORDS.put(store, b"replaced", 1);
+        while store.stats().segments < 2 {
+            RECORDS.put(store, &id(last), last);
+            last += 1;
+        }
+        store.remove("removed").unwrap();
+        RECORDS.put(store, b"replaced", 2);
+    });
+    let (path, _) = closed.record(b"replaced");
+    cut(&path, SEGMENT / 2);
+    for _ in 0..2 {
+        for store in [read_only(closed.path()), common::open(closed.path())] {
+            for id in ["removed", "replaced"] {
+                assert_eq!(store.get_owned(id).unwrap(), None, "{id}");
+            }
+            assert_eq!(walk(&store, &closed.state), last as usize - 1);
+            assert_eq!(store.len(), last as usize - 1);
+        }
+        common::open(closed.path()).compact().unwrap();
+    }
+    closed.restore();
+    closed.assert_whole();
 }
 
 #[test]

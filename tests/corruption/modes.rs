@@ -32,7 +32,7 @@ fn salvaged(path: &Path, check: impl Fn(&Store)) {
 /// Strict refuses, names the file and a byte of it in the range, and changes nothing: neither with
 /// a lock file nor without one.
 #[track_caller]
-fn assert_refused(closed: &Closed, path: &Path, range: std::ops::Range<u64>) {
+pub(super) fn assert_refused(closed: &Closed, path: &Path, range: std::ops::Range<u64>) {
     for read_only in [false, true] {
         for lock in [true, false] {
             if !lock {
