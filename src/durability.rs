@@ -41,9 +41,12 @@ use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, yield_n
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// How often a flush yields to a writer between its reservation and its commit before it voids the
-/// slot.
+/// How often a flush yields to writers between their reservation and their commit before it voids
+/// the slots: in all for a segment, since all of them were reserved before it began to wait.
 const YIELDS_MAX: u32 = 200;
+
+/// So many times as often for each time that what a call writes was voided before.
+const PATIENCE: u32 = 4;
 
 /// How often a leader yields to those who shared the last flush, so that they share its own too.
 const GATHER_YIELDS: u32 = 32;
@@ -320,7 +323,7 @@ impl Durability {
         self.check()?;
         // In LSN order, and none behind one that is not full [D5].
         for segment in to_flush(engine).into_iter().take_while(|segment| segment.is_full()) {
-            self.sync_segment(&segment)?;
+            self.sync_segment(engine, &segment)?;
         }
         Ok(())
     }
@@ -332,7 +335,7 @@ impl Durability {
         self.check()?;
         let gone = engine.log().last_gone();
         for segment in to_flush(engine) {
-            self.sync_segment(&segment)?;
+            self.sync_segment(engine, &segment)?;
         }
         // Who was given one of those may still wait for it; all that came before is durable now.
         if gone > self.durable() {
@@ -471,11 +474,15 @@ impl Durability {
         Ok(())
     }
 
-    fn sync_segment<M: Memory>(&self, segment: &Segment<M>) -> Result<(), Error> {
+    fn sync_segment<M: Memory, S: Source<M>, const N: usize>(
+        &self,
+        engine: &Engine<M, S, N>,
+        segment: &Segment<M>,
+    ) -> Result<(), Error> {
         // Whether any later reservation can be granted, asked before the end is read: if not, the
         // durable end stored below is this segment's last one.
         let full = segment.is_full();
-        let mark = decide_all(segment, segment.flushed());
+        let mark = decide_all(engine, segment);
         if full {
             // Who found the segment full may not have come to note it. Every slot that was granted
             // lies below the mark [D5]; so may some that were not.
@@ -527,15 +534,21 @@ fn to_flush<M: Memory, S: Source<M>, const N: usize>(
     engine.log().to_flush(&guard)
 }
 
-/// Sees to it that every granted slot from a mark on is decided; how far it came.
-fn decide_all<M: Memory>(segment: &Segment<M>, from: Mark) -> Mark {
-    let mut slots = segment.slots_from(from, segment.slots_end());
+/// Sees to it that every granted slot that was not flushed is decided; how far it came.
+fn decide_all<M: Memory, S: Source<M>, const N: usize>(
+    engine: &Engine<M, S, N>,
+    segment: &Segment<M>,
+) -> Mark {
+    let mut slots = segment.slots_from(segment.flushed(), segment.slots_end());
+    let (mut yields, most) = (0, YIELDS_MAX * PATIENCE.pow(engine.voids()));
     while let Some((slot, mut state)) = slots.next() {
-        let mut yields = 0;
         while matches!(state, SlotState::Empty | SlotState::Pending(..)) {
-            if yields < YIELDS_MAX {
+            if yields < most {
                 yield_now();
                 yields += 1;
+                if yields == most {
+                    engine.note_vain_wait();
+                }
             } else if state == SlotState::Empty {
                 segment.void_if_empty(slot);
             } else {

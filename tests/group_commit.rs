@@ -7,10 +7,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration as Time, Instant};
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::Writing;
 use stratalog::internals::format::header::{Features, HEADER_END, Identity, Role, StoreId};
-use stratalog::internals::format::ids::{Lsn as RawLsn, Sequence};
+use stratalog::internals::format::ids::{Lsn as RawLsn, Sequence, Units};
 use stratalog::internals::format::slot::Kind;
 use stratalog::internals::segment::{Geometry, Record, Segment};
 use stratalog::internals::{Durability as Flushes, Engine, HeapMemory, Log, Memory, Need, Source};
@@ -152,8 +153,8 @@ fn a_future_may_be_dropped_half_way_and_awaited_after_close() {
     drop(other);
 }
 
-/// A heap memory whose flushes fail for as long as the switch is on.
-struct Faulty(HeapMemory, Arc<AtomicBool>);
+/// A heap memory whose flushes fail for as long as the switch is on; each write takes so long.
+struct Faulty(HeapMemory, Arc<AtomicBool>, Time);
 
 #[expect(unsafe_code, reason = "hands everything on to a memory that keeps the contract")]
 mod forward {
@@ -175,6 +176,9 @@ mod forward {
             unsafe { HeapMemory::write(&self.0, at, bytes) }
         }
         unsafe fn stream(&self, at: usize, lines: &[u8]) {
+            if !self.2.is_zero() {
+                std::thread::sleep(self.2);
+            }
             // SAFETY: the caller's contract is the same.
             unsafe { HeapMemory::stream(&self.0, at, lines) }
         }
@@ -195,7 +199,9 @@ mod forward {
     }
 }
 
-struct Heap(Arc<AtomicBool>);
+/// Segments of so many bytes; each write to them takes so long.
+struct Heap(Arc<AtomicBool>, usize, Time);
+
 impl Source<Faulty> for Heap {
     fn create(&self, sequence: Sequence, role: Role, _: Need) -> Result<Segment<Faulty>, Error> {
         let identity = Identity {
@@ -203,39 +209,45 @@ impl Source<Faulty> for Heap {
             sequence,
             salt: Salt(sequence.0),
             dimension: 1,
-            segment_bytes: 1 << 16,
+            segment_bytes: self.1 as u64,
             directory_at: HEADER_END as u32,
             features: Features::default(),
             role,
         };
-        let memory = Faulty(HeapMemory::new(1 << 16), Arc::clone(&self.0));
+        let memory = Faulty(HeapMemory::new(self.1), Arc::clone(&self.0), self.2);
         Ok(Segment::create(memory, &identity))
     }
     fn discard(&self, _: &Segment<Faulty>) {}
     fn wake(&self) {}
 }
 
-fn put(engine: &Engine<Faulty, Heap>, id: &str) -> Lsn {
-    let record = Record {
+fn engine(broken: &Arc<AtomicBool>, segment_bytes: usize, slow: Time) -> Engine<Faulty, Heap> {
+    let geometry = Geometry { segment_bytes, directory_at: HEADER_END, dimension: 1 };
+    let log = Log::new(Heap(Arc::clone(broken), segment_bytes, slow), geometry, Sequence(1));
+    Engine::new(log, stratalog::internals::index::Shape::default())
+}
+
+fn record<'a>(id: &'a [u8], key_hash: u64, content: &'a [u8]) -> Record<'a> {
+    Record {
         kind: Kind::Put,
         writing: Writing::Blind,
-        id: id.as_bytes(),
-        key_hash: id.len() as u64,
+        id,
+        key_hash,
         embedding: &[0; 4],
-        content: b"x",
+        content,
         created_ns: 0,
         expires_ns: 0,
-    };
-    engine.put(&record).unwrap()
+    }
+}
+
+fn put(engine: &Engine<Faulty, Heap>, id: &str) -> Lsn {
+    engine.put(&record(id.as_bytes(), id.len() as u64, b"x")).unwrap()
 }
 
 #[test]
 fn after_one_failed_flush_none_is_tried_and_nobody_is_told_that_all_is_well() {
     let broken = Arc::new(AtomicBool::new(false));
-    let geometry = Geometry { segment_bytes: 1 << 16, directory_at: HEADER_END, dimension: 1 };
-    let log = Log::new(Heap(Arc::clone(&broken)), geometry, Sequence(1));
-    let engine: Engine<Faulty, Heap> =
-        Engine::new(log, stratalog::internals::index::Shape::default());
+    let engine = engine(&broken, 1 << 16, Time::ZERO);
     let flushes = Flushes::default();
     let durable = put(&engine, "a");
     flushes.sync(&engine).unwrap();
@@ -267,10 +279,7 @@ fn after_one_failed_flush_none_is_tried_and_nobody_is_told_that_all_is_well() {
 /// The flusher has ended by then; the last flush is the closer's.
 #[test]
 fn a_future_that_is_polled_while_the_store_closes_is_served_by_its_last_flush() {
-    let geometry = Geometry { segment_bytes: 1 << 16, directory_at: HEADER_END, dimension: 1 };
-    let log = Log::new(Heap(Arc::default()), geometry, Sequence(1));
-    let engine: Engine<Faulty, Heap> =
-        Engine::new(log, stratalog::internals::index::Shape::default());
+    let engine = engine(&Arc::default(), 1 << 16, Time::ZERO);
     let flushes = Flushes::default();
     let lsn = put(&engine, "a");
     flushes.stop();
@@ -282,4 +291,45 @@ fn a_future_that_is_polled_while_the_store_closes_is_served_by_its_last_flush() 
     assert_eq!(wakes.1.load(Ordering::Acquire), 1, "it was not woken");
     let done = flushes.poll(lsn, &mut context, &mut slot);
     assert!(matches!(done, Poll::Ready(Ok(()))), "{done:?}");
+}
+
+/// Each slot of it was waited for as long as the first one: half a minute for 100,000.
+#[test]
+fn a_flush_waits_for_a_stopped_batch_as_long_as_for_a_stopped_put() {
+    let waited = (0..3).map(|_| {
+        let (engine, flushes) = (engine(&Arc::default(), 1 << 24, Time::ZERO), Flushes::default());
+        let (guard, frames) = (engine.epoch().pin(), vec![Units(1); 100_000]);
+        let stopped =
+            engine.log().reserve_batch(engine.epoch(), &guard, &frames, Need::ToGrow).unwrap();
+        let began = Instant::now();
+        flushes.sync(&engine).unwrap();
+        let waited = began.elapsed();
+        assert!(stopped.commit(&[]).is_err(), "it was not voided");
+        waited
+    });
+    let least = waited.min().unwrap();
+    assert!(least < Time::from_secs(1), "{least:?}");
+}
+
+/// It takes longer than a flush waits, so each of them voided it, as long as anybody asked for one.
+#[test]
+fn a_batch_that_takes_long_ends_beside_a_thread_that_asks_for_one_flush_after_the_other() {
+    let engine = engine(&Arc::default(), 1 << 20, Time::from_micros(50));
+    let (flushes, ended) = (Flushes::default(), AtomicBool::new(false));
+    let ids: Vec<_> = (0..300u64).map(u64::to_le_bytes).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let records = ids.iter().map(|id| record(id, u64::from_le_bytes(*id) << 8, b"x"));
+            engine.write_batch(&mut records.collect()).unwrap();
+            // Release: pairs with the Acquire below.
+            ended.store(true, Ordering::Release);
+        });
+        let began = Instant::now();
+        // Acquire: pairs with the Release above.
+        while !ended.load(Ordering::Acquire) && began.elapsed() < Time::from_secs(20) {
+            flushes.sync(&engine).unwrap();
+        }
+        assert!(ended.load(Ordering::Acquire), "it is voided by each flush");
+    });
+    assert_eq!(engine.voids(), 0, "flushes go on to wait");
 }

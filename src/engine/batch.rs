@@ -40,6 +40,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         if are_too_alike(records) {
             return Err(exhausted());
         }
+        let mut voids = self.voids.of_call();
         loop {
             let guard = self.epoch.pin();
             for record in &*records {
@@ -47,7 +48,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             }
             let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, need)?;
             // Voided by a flush that could not wait: once more.
-            let Ok(written) = reservation.commit(records) else { continue };
+            let Ok(written) = reservation.commit(records) else {
+                voids.add_one();
+                continue;
+            };
             let (mut highest, mut failed) = (Lsn::ZERO, None);
             let mut ahead = records.iter().skip(AHEAD);
             for (record, (lsn, address, _claim)) in records.iter().zip(written) {

@@ -11,6 +11,7 @@ mod relocate;
 mod restore;
 #[cfg(all(test, not(stratalog_loom)))]
 mod tests;
+mod voids;
 mod write;
 
 pub use outdone::FoundRecord;
@@ -28,6 +29,7 @@ use crate::memory::Memory;
 use crate::segment::{Frame, FrameDamage, Record, Segment};
 use crate::sync::{AtomicI64, AtomicU64, Mutex, Ordering};
 use std::collections::BTreeSet;
+use voids::MostVoids;
 
 /// A record that the index points at and whose lengths are sound.
 #[derive(Debug)]
@@ -80,6 +82,7 @@ pub struct Engine<M: Memory, S, const SLOTS: usize = 7> {
     /// The highest LSN of a member of a batch that is never published, though a later opening may
     /// find it: there was no room to write it again, or it was written before this opening [W9].
     given_up: AtomicU64,
+    voids: MostVoids,
 }
 
 /// What an index entry is to an id.
@@ -97,7 +100,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let (epoch, index) = (Epoch::new(), Index::new(shape));
         let (live, unseen, given_up) =
             (AtomicI64::new(0), Mutex::new(BTreeSet::new()), AtomicU64::new(0));
-        Self { epoch, log, index, live, unseen, given_up }
+        let voids = MostVoids::default();
+        Self { epoch, log, index, live, unseen, given_up, voids }
     }
 
     /// The log, without the index: for recovery, which may want another one.
@@ -122,6 +126,16 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     #[inline]
     pub fn index(&self) -> &Index<SLOTS> {
         &self.index
+    }
+
+    /// How often flushes have voided what some call that goes on writes, up to a few times.
+    pub fn voids(&self) -> u32 {
+        self.voids.get()
+    }
+
+    /// A flush has waited in vain, as long as [`Engine::voids`] says.
+    pub fn note_vain_wait(&self) {
+        self.voids.take_one_back();
     }
 
     /// Live records.
