@@ -41,12 +41,13 @@ use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, yield_n
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// How often a flush yields to writers between their reservation and their commit before it voids
-/// the slots: in all for a segment, since all of them were reserved before it began to wait.
+/// How often a flush yields to the writers of a segment, all together, before it voids the slots
+/// that they have reserved and not committed: all were reserved before it began to wait.
 const YIELDS_MAX: u32 = 200;
-
-/// So many times as often for each time that what a call writes was voided before.
+/// It yields so many times as often for each time that a write in progress was voided before.
 const PATIENCE: u32 = 4;
+/// More voids than this make no difference.
+const RETRIES_MAX: u64 = 6;
 
 /// How often a leader yields to those who shared the last flush, so that they share its own too.
 const GATHER_YIELDS: u32 = 32;
@@ -482,7 +483,7 @@ impl Durability {
         // Whether any later reservation can be granted, asked before the end is read: if not, the
         // durable end stored below is this segment's last one.
         let full = segment.is_full();
-        let mark = decide_all(engine, segment);
+        let mark = decide_all(segment, yields_max(engine.retries()), yield_now);
         if full {
             // Who found the segment full may not have come to note it. Every slot that was granted
             // lies below the mark [D5]; so may some that were not.
@@ -534,21 +535,16 @@ fn to_flush<M: Memory, S: Source<M>, const N: usize>(
     engine.log().to_flush(&guard)
 }
 
-/// Sees to it that every granted slot that was not flushed is decided; how far it came.
-fn decide_all<M: Memory, S: Source<M>, const N: usize>(
-    engine: &Engine<M, S, N>,
-    segment: &Segment<M>,
-) -> Mark {
+/// Decides every granted slot that is not flushed, and returns where they end. Calls `wait` at most
+/// `most` times while writers are still at work, then voids their slots.
+fn decide_all<M: Memory>(segment: &Segment<M>, most: u32, wait: impl Fn()) -> Mark {
     let mut slots = segment.slots_from(segment.flushed(), segment.slots_end());
-    let (mut yields, most) = (0, YIELDS_MAX * PATIENCE.pow(engine.voids()));
+    let mut waits = 0;
     while let Some((slot, mut state)) = slots.next() {
         while matches!(state, SlotState::Empty | SlotState::Pending(..)) {
-            if yields < most {
-                yield_now();
-                yields += 1;
-                if yields == most {
-                    engine.note_vain_wait();
-                }
+            if waits < most {
+                wait();
+                waits += 1;
             } else if state == SlotState::Empty {
                 segment.void_if_empty(slot);
             } else {
@@ -559,4 +555,9 @@ fn decide_all<M: Memory, S: Source<M>, const N: usize>(
         slots.update(&state);
     }
     slots.mark()
+}
+
+/// How long a flush waits for writers while writes are in progress that were voided before.
+fn yields_max(retries: u64) -> u32 {
+    YIELDS_MAX * PATIENCE.pow(retries.min(RETRIES_MAX) as u32)
 }

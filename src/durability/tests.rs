@@ -1,13 +1,14 @@
-//! Waiters without a thread, when a flush fails that is not theirs.
+//! Waiters without a thread, when a flush fails that is not theirs; and how long a flush waits.
 
 use super::*;
 use crate::format::header::HEADER_END;
-use crate::format::ids::Sequence;
+use crate::format::ids::{Sequence, Units};
 use crate::index::Shape;
 use crate::log::Log;
-use crate::log::tests::{Heap, SEGMENT_BYTES};
+use crate::log::tests::{Heap, SEGMENT_BYTES, segment};
 use crate::memory::HeapMemory;
 use crate::segment::Geometry;
+use std::cell::Cell;
 use std::sync::mpsc;
 use std::task::Wake;
 
@@ -43,4 +44,22 @@ fn failed_flush_of_copies_wakes_futures() {
     });
     let told = durability.poll(lsn, &mut context, &mut slot);
     assert!(matches!(told, Poll::Ready(Err(Error::FlushFailed(_)))));
+}
+
+/// A thread is stopped inside a batch. Each of its slots was waited for as long as the first one:
+/// half a minute for 100,000.
+#[test]
+fn a_flush_waits_once_for_all_slots_of_a_stopped_batch() {
+    let segment = segment(1);
+    let (stopped, _) = segment.reserve_batch(&[Units(1); 20]).unwrap();
+    let waits = Cell::new(0);
+    let mark = decide_all(&segment, 7, || waits.set(waits.get() + 1));
+    assert_eq!((mark.slot, waits.get()), (21, 7));
+    assert!(stopped.commit(&[]).is_err(), "it was not voided");
+}
+
+#[test]
+fn a_flush_waits_longer_for_writes_that_were_voided_before() {
+    assert_eq!([0, 1, 2].map(yields_max), [200, 800, 3200]);
+    assert_eq!(yields_max(u64::MAX), yields_max(RETRIES_MAX));
 }

@@ -40,7 +40,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         if are_too_alike(records) {
             return Err(exhausted());
         }
-        let mut voids = self.voids.of_call();
+        let mut retries = self.retries.of_call();
         loop {
             let guard = self.epoch.pin();
             for record in &*records {
@@ -49,7 +49,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, need)?;
             // Voided by a flush that could not wait: once more.
             let Ok(written) = reservation.commit(records) else {
-                voids.add_one();
+                retries.add_one();
                 continue;
             };
             let (mut highest, mut failed) = (Lsn::ZERO, None);

@@ -9,9 +9,9 @@ mod expiry;
 mod outdone;
 mod relocate;
 mod restore;
+mod retries;
 #[cfg(all(test, not(stratalog_loom)))]
 mod tests;
-mod voids;
 mod write;
 
 pub use outdone::FoundRecord;
@@ -29,7 +29,7 @@ use crate::memory::Memory;
 use crate::segment::{Frame, FrameDamage, Record, Segment};
 use crate::sync::{AtomicI64, AtomicU64, Mutex, Ordering};
 use std::collections::BTreeSet;
-use voids::MostVoids;
+use retries::Retries;
 
 /// A record that the index points at and whose lengths are sound.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ pub struct Engine<M: Memory, S, const SLOTS: usize = 7> {
     /// The highest LSN of a member of a batch that is never published, though a later opening may
     /// find it: there was no room to write it again, or it was written before this opening [W9].
     given_up: AtomicU64,
-    voids: MostVoids,
+    retries: Retries,
 }
 
 /// What an index entry is to an id.
@@ -100,8 +100,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let (epoch, index) = (Epoch::new(), Index::new(shape));
         let (live, unseen, given_up) =
             (AtomicI64::new(0), Mutex::new(BTreeSet::new()), AtomicU64::new(0));
-        let voids = MostVoids::default();
-        Self { epoch, log, index, live, unseen, given_up, voids }
+        let retries = Retries::default();
+        Self { epoch, log, index, live, unseen, given_up, retries }
     }
 
     /// The log, without the index: for recovery, which may want another one.
@@ -128,14 +128,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         &self.index
     }
 
-    /// How often flushes have voided what some call that goes on writes, up to a few times.
-    pub fn voids(&self) -> u32 {
-        self.voids.get()
-    }
-
-    /// A flush has waited in vain, as long as [`Engine::voids`] says.
-    pub fn note_vain_wait(&self) {
-        self.voids.take_one_back();
+    /// Returns how many times flushes have voided the writes that are in progress.
+    pub fn retries(&self) -> u64 {
+        self.retries.count()
     }
 
     /// Live records.

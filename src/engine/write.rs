@@ -50,7 +50,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let (mut need, mut first) = (need(record), true);
         let (bytes, tomb) = (record.layout().bytes(), record.kind == Kind::Tombstone);
         let live_bytes = if tomb { 0 } else { bytes };
-        let mut voids = self.voids.of_call();
+        let mut retries = self.retries.of_call();
         loop {
             let guard = self.epoch.pin();
             // It comes while the frame is filled.
@@ -63,7 +63,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             // A new id goes behind all that share its bucket: two lines, half of the time.
             let hint = || self.index.prefetch_behind(&guard, KeyHash(record.key_hash));
             let Ok((address, _claim)) = reservation.commit_meanwhile(record, hint) else {
-                voids.add_one();
+                retries.add_one();
                 continue;
             };
             let entry = Entry { address, tomb, pending: false };
@@ -199,7 +199,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     ) -> Result<Result<Lsn, Refused>, Error> {
         debug_assert_eq!(record.writing, Writing::Conditional);
         let bytes = record.layout().bytes();
-        let mut voids = self.voids.of_call();
+        let mut retries = self.retries.of_call();
         loop {
             let guard = self.epoch.pin();
             let current = self.current(&guard, record);
@@ -209,7 +209,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             let reservation = self.log.reserve(&self.epoch, &guard, bytes, need(record))?;
             let segment = reservation.segment();
             let Ok(mut pending) = reservation.pend(record) else {
-                voids.add_one();
+                retries.add_one();
                 continue;
             };
             match self.decide_write(&guard, record, &pending, &accept)? {
@@ -220,7 +220,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                     let (lsn, entry) = (pending.lsn(), pending_entry(record, &pending));
                     if pending.commit().is_err() {
                         self.take_back(&guard, record, entry, before)?;
-                        voids.add_one();
+                        retries.add_one();
                         continue;
                     }
                     let live_bytes = if record.kind == Kind::Put { bytes } else { 0 };
