@@ -397,7 +397,7 @@ impl Source<MmapMemory> for Files {
     }
 
     fn has_room(&self) -> bool {
-        self.directory.free_bytes().is_ok_and(|free| free >= self.segment_bytes)
+        self.directory.free_bytes(self.segment_bytes).is_ok_and(|free| free >= self.segment_bytes)
     }
 }
 

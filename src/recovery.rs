@@ -418,6 +418,9 @@ fn decide_segment(
     {
         scan::void_undecided(segment, candidate.durable(), candidate.limit);
     }
+    if candidate.walked.headless && candidate.flaw.is_none() {
+        scan::void_headless(segment, candidate.limit);
+    }
     // What does not hold above the durable end does not count now, and must not begin to once the
     // next flush has moved the durable end: in a store that was killed it is damage, and reported.
     let (found, damaged) = (&candidate.unproven, candidate.walked.unsound && candidate.each);

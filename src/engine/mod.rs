@@ -28,8 +28,8 @@ use crate::log::{Log, Source};
 use crate::memory::Memory;
 use crate::segment::{Frame, FrameDamage, Record, Segment};
 use crate::sync::{AtomicI64, AtomicU64, Mutex, Ordering};
-use std::collections::BTreeSet;
 use retries::Retries;
+use std::collections::BTreeSet;
 
 /// A record that the index points at and whose lengths are sound.
 #[derive(Debug)]

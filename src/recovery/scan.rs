@@ -274,6 +274,8 @@ pub(super) struct Walked {
     pub(super) end: Mark,
     /// There are slots that nobody has decided about.
     pub(super) undecided: bool,
+    /// There are members of batches whose heads are void, or not decided.
+    pub(super) headless: bool,
     /// A record or a batch that was not known to be durable was whole once, and is not any more.
     pub(super) unsound: bool,
 }
@@ -352,6 +354,7 @@ fn scan(
             // The head of a batch is committed after all its members are there.
             walked.unsound |= members > 0;
         }
+        walked.headless |= state == SlotState::Void && segment.is_member(slot);
         members = match state {
             SlotState::Batch(n, _) => n,
             _ => members.saturating_sub(1),
@@ -582,6 +585,23 @@ pub(super) fn void_undecided<M: Memory>(segment: &Segment<M>, durable: u32, limi
         }
     }
     for slot in undecided {
+        segment.void(slot);
+    }
+}
+
+/// The same for members whose head was void before: a flush could not wait for their writer, which
+/// came to an end before it had voided them.
+pub(super) fn void_headless<M: Memory>(segment: &Segment<M>, limit: u32) {
+    let (mut headless, mut void_head) = (Vec::new(), false);
+    for (slot, state) in segment.slots(limit) {
+        let is_member = state == SlotState::Void && segment.is_member(slot);
+        if !is_member {
+            void_head = state == SlotState::Void;
+        } else if void_head {
+            headless.push(slot);
+        }
+    }
+    for slot in headless {
         segment.void(slot);
     }
 }

@@ -4,6 +4,15 @@ use super::common::{self, assert_same, state};
 use super::modes::{assert_refused, killed};
 use super::{Closed, DIRECTORY_AT, RECORDS, change, flip, id, zero};
 use stratalog::{Batch, Counted, Options, Recovery};
+    }
+}
+
+use super::modes::killed;
+use super::{Closed, DIRECTORY_AT, RECORDS, change, id, zero};
+use stratalog::internals::format::checksum::Salt;
+use stratalog::internals::format::ids::SlotNumber;
+use stratalog::internals::format::slot::void_word;
+use stratalog::{Batch, Options, Recovery};
 
 /// All members were void, whole and durable as they were, and nothing but the head was named: what
 /// they had replaced or removed was there again. (mutation: damaged-head-voids)
@@ -94,5 +103,40 @@ fn a_damaged_member_of_a_batch_is_named_after_a_kill_and_refused_by_strict() {
         assert_eq!(lost, [&b"gone"[..], b"old", b"hurt"], "as they lie in the file");
         assert!(report.lost.iter().all(|lost| lost.segment == path));
         assert!(store.contains("gone") && store.len() == 3);
+    }
+}
+
+/// A flush had voided the head before the process died: the opening found nothing undecided, and
+/// left the members as they were.
+#[test]
+fn damage_does_not_bring_a_batch_whose_head_a_flush_has_voided() {
+    let closed = killed(|store| {
+        store.put("old", &RECORDS.embedding(b"old", 1), "1").unwrap();
+        let mut batch = Batch::new();
+        batch.put("old", &RECORDS.embedding(b"old", 2), b"2").put(
+            "new",
+            &RECORDS.embedding(b"new", 1),
+            b"1",
+        );
+        store.write(batch).unwrap();
+    });
+    let path = closed.segments().remove(0);
+    let bytes = std::fs::read(&path).unwrap();
+    let salt = Salt(u64::from_le_bytes(bytes[40..48].try_into().unwrap()));
+    let void = void_word(salt, SlotNumber(1)).to_le_bytes();
+    let head = DIRECTORY_AT + 32;
+    change(&path, head..head + 8, |at, _| void[at - head]);
+    // Its writer had not come to it: it says where its frame lies, and no more.
+    zero(&path, head + 8..head + 24);
+    let store = common::open(closed.path());
+    let before = state(&store);
+    assert!(store.len() == 1 && store.recovery().corrupt == 0);
+    store.close().unwrap();
+    for damage in [0, 1] {
+        // A flipped bit, then a slot that is lost.
+        change(&path, head..head + 32, |at, byte| (byte ^ u8::from(at == head)) * (1 - damage));
+        let store = common::open(closed.path());
+        assert_same(&state(&store), &before);
+        assert_eq!(store.recovery().corrupt, 1);
     }
 }
