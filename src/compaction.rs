@@ -358,7 +358,8 @@ impl Compactor<'_> {
         // Where there is no room for another one, removals go on in this one, unless it is full. A
         // store of one segment keeps no room back: what takes its copies is enough.
         let (several, source) = (log.in_use(&guard).nth(1).is_some(), log.source());
-        let room = || if several { source.keep_room().is_ok() } else { source.has_room() };
+        let room =
+            || if several { source.keep_room().is_ok() } else { source.has_room_for_copies() };
         if !active.is_full() && !room() {
             return false;
         }

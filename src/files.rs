@@ -104,6 +104,12 @@ impl Spare {
         Ok(true)
     }
 
+    /// Whether it is there, or somebody makes it just now.
+    fn is_there_soon(&self) -> bool {
+        // Relaxed: a hint; the file itself says whether it is there.
+        self.state.load(Ordering::Relaxed) != ABSENT
+    }
+
     /// Hands the file over, if it is there, to what gives it another name or removes it.
     fn take<R>(&self, then: impl FnOnce((fs::NewSegmentFile, File)) -> R) -> Option<R> {
         let file = self.file.take()?;
@@ -120,9 +126,7 @@ impl Spare {
         let began = Instant::now();
         loop {
             let taken = self.take(&then);
-            // Relaxed: a hint; the file itself says whether it is there.
-            let absent = self.state.load(Ordering::Relaxed) == ABSENT;
-            if taken.is_some() || absent || began.elapsed() > SPARE_WAIT {
+            if taken.is_some() || !self.is_there_soon() || began.elapsed() > SPARE_WAIT {
                 return taken;
             }
             thread::sleep(Duration::from_millis(1));
@@ -396,8 +400,10 @@ impl Source<MmapMemory> for Files {
         self.keep_spares().map(drop)
     }
 
-    fn has_room(&self) -> bool {
-        self.directory.free_bytes(self.segment_bytes).is_ok_and(|free| free >= self.segment_bytes)
+    fn has_room_for_copies(&self) -> bool {
+        let [_, for_copies] = &self.spares;
+        let free = || self.directory.free_bytes(self.segment_bytes);
+        for_copies.is_there_soon() || free().is_ok_and(|free| free >= self.segment_bytes)
     }
 }
 

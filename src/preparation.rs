@@ -129,10 +129,9 @@ impl Preparer<'_> {
     pub fn prepare(&self, pace: &mut Pace) -> Result<bool, Error> {
         let engine = self.engine;
         pace.look(engine, self.durability);
-        // A store of one segment has nothing to give back yet.
-        let several = engine.log().in_use(&engine.epoch().pin()).nth(1).is_some();
         // The room that is kept back goes first, and where there is little not much is hoarded.
-        let scarce = several && engine.log().source().keep_spares()?;
+        let keeps_room = engine.log().keeps_room(&engine.epoch().pin());
+        let scarce = keeps_room && engine.log().source().keep_spares()?;
         let pages = pace.pages(self.synced);
         self.catch_up(pages);
         let wanted = pace.ahead(engine);

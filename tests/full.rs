@@ -2,6 +2,7 @@
 //! and no store to a mapping kills the process.
 #![cfg(test)]
 
+use rustix::fs::FallocateFlags;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -56,7 +57,18 @@ impl Small {
 
     /// Takes what room is left, to the last page.
     fn fill(&self) {
-        let mut file = File::create(self.at("filler")).unwrap();
+        let mut file = File::options().create(true).append(true).open(self.at("filler")).unwrap();
+        // Nearly all of it at once: bit by bit, a background thread could make its spares meanwhile.
+        for _ in 0..100 {
+            let about = rustix::fs::fstatvfs(&file).unwrap();
+            let free = (about.f_bavail * about.f_frsize).saturating_sub(64 << 10);
+            let from = file.metadata().unwrap().len();
+            // One that is just making a segment may be faster.
+            let filled = rustix::fs::fallocate(&file, FallocateFlags::empty(), from, free.max(1));
+            if filled.is_ok() {
+                break;
+            }
+        }
         while file.write_all(&[1; 4096]).is_ok() {}
     }
 }
@@ -79,7 +91,7 @@ fn put(store: &Store, n: u32) -> Result<stratalog::Lsn, Error> {
 /// H8: somebody else has taken the last byte; whole segments are dead, and their room is needed.
 #[test]
 fn without_a_byte_left_what_is_dead_is_compacted() {
-    let Some(disk) = Small::tmpfs(24 << 20) else { return };
+    let Some(disk) = Small::tmpfs(40 << 20) else { return };
     let store = options().open(disk.at("s")).unwrap();
     for round in 0..3 {
         for n in 0..60 {
@@ -130,7 +142,7 @@ fn where_no_file_can_be_made_any_more_records_are_removed_and_compacted() {
 /// the segment in which removals still find room. (mutation: full-active-ended)
 #[test]
 fn a_compaction_that_finds_no_room_leaves_removals_theirs() {
-    let Some(disk) = Small::tmpfs(24 << 20) else { return };
+    let Some(disk) = Small::tmpfs(40 << 20) else { return };
     let store = options().open(disk.at("s")).unwrap();
     for n in 0..45 {
         put(&store, n).unwrap();
@@ -150,7 +162,7 @@ fn a_compaction_that_finds_no_room_leaves_removals_theirs() {
 /// and gives the others theirs.
 #[test]
 fn without_a_byte_left_what_needs_copies_does_not_keep_what_is_dead() {
-    let Some(disk) = Small::tmpfs(24 << 20) else { return };
+    let Some(disk) = Small::tmpfs(40 << 20) else { return };
     let store = options().open(disk.at("s")).unwrap();
     for n in 0..10 {
         put(&store, n).unwrap();
@@ -171,7 +183,7 @@ fn without_a_byte_left_what_needs_copies_does_not_keep_what_is_dead() {
 #[test]
 fn a_compaction_that_cannot_end_the_active_segment_says_so() {
     const SECRET: &[u8] = b"the-secret-that-must-go";
-    let Some(disk) = Small::tmpfs(24 << 20) else { return };
+    let Some(disk) = Small::tmpfs(40 << 20) else { return };
     let path = disk.at("s");
     let store = options().open(&path).unwrap();
     for n in 0..45 {
@@ -199,7 +211,7 @@ fn a_compaction_that_cannot_end_the_active_segment_says_so() {
 #[test]
 fn a_compaction_without_room_leaves_a_store_of_one_segment_its_own() {
     for left in [0, 500_000] {
-        let Some(disk) = Small::tmpfs(24 << 20) else { return };
+        let Some(disk) = Small::tmpfs(40 << 20) else { return };
         let store = options().open(disk.at("s")).unwrap();
         for n in 0..10_u32 {
             store.put(n.to_le_bytes(), &[1.0], "small").unwrap();
@@ -250,7 +262,7 @@ fn what_was_made_of_the_last_room_is_for_removals_after_a_reopening_too() {
 /// removed, for good.
 #[test]
 fn a_removal_leaves_compaction_the_room_that_came_back() {
-    let Some(disk) = Small::tmpfs(24 << 20) else { return };
+    let Some(disk) = Small::tmpfs(40 << 20) else { return };
     let store = options().open(disk.at("s")).unwrap();
     for n in 0..45 {
         put(&store, n % 40).unwrap();
@@ -272,7 +284,7 @@ fn a_removal_leaves_compaction_the_room_that_came_back() {
 #[test]
 fn a_full_segment_that_nothing_could_follow_is_not_emptied_while_it_is_active() {
     for kind in [Compaction::Manual, Compaction::Auto] {
-        let Some(disk) = Small::tmpfs(24 << 20) else { return };
+        let Some(disk) = Small::tmpfs(40 << 20) else { return };
         let expiring = options().time_to_live(Duration::from_secs(1)).compaction(kind);
         let expiring = expiring.flush_interval(Some(Duration::from_millis(20)));
         let store = expiring.open(disk.at("s")).unwrap();
@@ -403,4 +415,21 @@ fn a_dropped_segment_whose_removal_was_cut_short_is_removed_without_a_byte_left(
     assert!(store.contains(1u32.to_le_bytes()));
     store.close().unwrap();
     assert!(!segment.exists(), "it stays for as long as the disk is full");
+}
+
+/// The second segment took the room without which nothing could be removed any more.
+#[test]
+fn what_fills_a_disk_of_four_segments_can_be_removed() {
+    for disk_bytes in [7, 8, 9, 10].map(|half| (half << 19) + (1 << 16)) {
+        let Some(disk) = Small::tmpfs(disk_bytes) else { return };
+        let store = options().open(disk.at("s")).unwrap();
+        let puts = (0..60).take_while(|n| put(&store, *n).is_ok()).count() as u32;
+        assert!(puts >= 9, "{puts} of {disk_bytes}");
+        for n in 0..puts {
+            assert!(store.remove(n.to_le_bytes()).unwrap(), "{n} of {puts}, {disk_bytes}");
+        }
+        store.compact().unwrap();
+        assert!((0..9).all(|n| put(&store, n).is_ok()), "{disk_bytes}");
+        store.close().unwrap();
+    }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration as Time, Instant};
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::Writing;
 use stratalog::internals::format::header::{Features, HEADER_END, Identity, Role, StoreId};
-use stratalog::internals::format::ids::{Lsn as RawLsn, Sequence, Units};
+use stratalog::internals::format::ids::{Lsn as RawLsn, Sequence};
 use stratalog::internals::format::slot::Kind;
 use stratalog::internals::segment::{Geometry, Record, Segment};
 use stratalog::internals::{Durability as Flushes, Engine, HeapMemory, Log, Memory, Need, Source};

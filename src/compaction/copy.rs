@@ -5,9 +5,10 @@ use super::{Compactor, FileSegment, Group, Pace, RECORDS_A_PIN, Stopped, togethe
 use crate::engine::{Key, Relocation};
 use crate::epoch::Guard;
 use crate::error::Error;
-use crate::format::ids::{Lsn, Sequence, SlotNumber};
-use crate::format::slot::{Kind, SlotBody, SlotState};
+use crate::format::ids::{Lsn, Sequence, SlotNumber, UNIT_BYTES};
+use crate::format::slot::{Kind, SLOT_BYTES, SlotBody, SlotState};
 use crate::index::KeyHash;
+use crate::log::Source;
 use crate::memory::MmapMemory;
 use crate::segment::{Ahead, Frame, Moves, Segment, Slots};
 use crate::sync::lock;
@@ -140,6 +141,10 @@ impl Compactor<'_> {
         outputs: &mut Outputs,
         group: &mut Group,
     ) -> Result<(), Stopped> {
+        // Copies that are taken back stay in the way of others: the room comes first.
+        if !outputs.have_room_for(victims, self.capacity()) && !self.has_room_for_output() {
+            return Err(Error::StorageFull.into());
+        }
         let parts = Mutex::new(Parts { victims, ..Parts::default() });
         let (outputs, pace) = (Mutex::new(outputs), Pace::default());
         let mut done = Ok(());
@@ -275,6 +280,10 @@ impl Compactor<'_> {
         Ok(made)
     }
 
+    fn has_room_for_output(&self) -> bool {
+        self.engine.log().source().has_room_for_copies()
+    }
+
     /// Step 3: what was copied is on the device before anything leads to it.
     pub(super) fn flush_outputs(&self, outputs: &Outputs) -> Result<(), Error> {
         outputs.all().try_for_each(|output| self.durability.flush_copies(output))
@@ -363,6 +372,20 @@ impl Outputs {
             Kind::Put => &mut self.records,
             Kind::Tombstone => &mut self.tombstones,
         }
+    }
+
+    /// Whether the live records of these segments fit what is left in the open one for records.
+    fn have_room_for(&self, victims: &[Arc<FileSegment>], capacity: u64) -> bool {
+        let sum = |of: fn(&FileSegment) -> u64| victims.iter().map(|v| of(v)).sum::<u64>();
+        let live = sum(|v| v.live_bytes().saturating_sub(v.expired_bytes()));
+        let slots = sum(|v| u64::from(v.slots_end()));
+        let wanted = live + slots.min(live / UNIT_BYTES as u64) * SLOT_BYTES as u64;
+        let left = |open: &Arc<FileSegment>| {
+            let taken = open.taken();
+            let directory = open.geometry().directory_at as u64 + taken.slots * SLOT_BYTES as u64;
+            capacity.saturating_sub(directory + taken.units * UNIT_BYTES as u64)
+        };
+        wanted <= self.records.as_ref().map_or(0, left)
     }
 
     /// One that is open, whichever.

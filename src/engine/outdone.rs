@@ -37,6 +37,11 @@ impl<M: Memory> FoundRecord<'_, M> {
         self.segment.seen(&self.segment.committed_frame(self.slot).ok()?)
     }
 
+    fn is_sound(&self) -> bool {
+        let frame = self.segment.committed_frame(self.slot);
+        frame.is_ok_and(|frame| self.segment.verify(&frame).is_ok())
+    }
+
     fn may_be_of_the_id_of(&self, other: &Self) -> bool {
         let frames = [self, other].map(|record| record.segment.committed_frame(record.slot));
         let [Ok(mine), Ok(its)] = frames else { return true };
@@ -63,11 +68,12 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let (mut members, mut puts) = (BTreeMap::new(), Vec::new());
         for record in records {
             match record.body.written {
-                Written::InBatch => {
+                // One that is damaged outdoes nothing that is whole.
+                Written::InBatch if record.is_sound() => {
                     members.insert((record.body.key_hash, record.body.lsn), record);
                 }
                 Written::Conditionally if record.kind == Kind::Put => puts.push(record),
-                Written::Conditionally | Written::Alone => {}
+                Written::InBatch | Written::Conditionally | Written::Alone => {}
             }
         }
         puts.retain(|put| {

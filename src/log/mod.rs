@@ -65,9 +65,9 @@ pub trait Source<M: Memory>: Send + Sync {
     fn keep_room(&self) -> Result<(), Error> {
         Ok(())
     }
-    /// Whether there is room for one more segment, whatever is kept back. Must not wait for another
-    /// thread.
-    fn has_room(&self) -> bool {
+    /// Whether compaction finds room for one more segment of copies, be it the one that is kept
+    /// back for them. Must not wait for another thread.
+    fn has_room_for_copies(&self) -> bool {
         true
     }
     /// Bytes allocated to what stands behind a segment.
@@ -385,11 +385,23 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         Ok(())
     }
 
+    /// Whether the log keeps room back where the disk is nearly full. A store of one segment has
+    /// nothing to give back until it needs a second one, without which nothing could be removed.
+    pub fn keeps_room(&self, guard: &Guard) -> bool {
+        let mut used = self.in_use(guard);
+        match (used.next(), used.next()) {
+            (None, _) => false,
+            (Some(only), None) => {
+                only.role() == Role::Log && (only.is_full() || self.nears_roll(guard))
+            }
+            _ => true,
+        }
+    }
+
     /// A new segment for records. One for more, if the room that is kept back is not touched by it;
     /// one for removals all the same, but what compaction needs for its copies goes first, too.
     fn make_to_go_on(&self, guard: &Guard, need: Need) -> Result<Segment<M>, Error> {
-        // A store of one segment has nothing to give back yet.
-        if self.in_use(guard).nth(1).is_none() {
+        if !self.keeps_room(guard) {
             return self.source.create(self.take_sequence()?, Role::Log, need);
         }
         let kept = self.source.keep_room();

@@ -3,16 +3,10 @@
 use super::common::{self, assert_same, state};
 use super::modes::{assert_refused, killed};
 use super::{Closed, DIRECTORY_AT, RECORDS, change, flip, id, zero};
-use stratalog::{Batch, Counted, Options, Recovery};
-    }
-}
-
-use super::modes::killed;
-use super::{Closed, DIRECTORY_AT, RECORDS, change, id, zero};
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::ids::SlotNumber;
 use stratalog::internals::format::slot::void_word;
-use stratalog::{Batch, Options, Recovery};
+use stratalog::{Batch, Counted, Options, Recovery};
 
 /// All members were void, whole and durable as they were, and nothing but the head was named: what
 /// they had replaced or removed was there again. (mutation: damaged-head-voids)
