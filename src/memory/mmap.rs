@@ -91,7 +91,9 @@ impl MmapMemory {
     /// [`Error::ResourceLimit`] if the process may have no more mappings; [`Error::Io`].
     pub fn new(file: &File, len: usize) -> Result<Self, Error> {
         let map = MmapOptions::new().len(len).map_raw(file).map_err(Error::of_mapping)?;
-        Ok(Self { is_shared_file: true, ..Self::over(map, Descriptor::of(file)) })
+        let mut memory = Self::over(map, Descriptor::of(file));
+        memory.is_shared_file = true;
+        Ok(memory)
     }
 
     /// Maps a file for reading. Storing to it, or flushing, is a bug of the caller.
