@@ -18,6 +18,7 @@ mod outdone;
 mod rewrite;
 mod salvage;
 mod scan;
+mod slots;
 
 pub use salvage::{Basis, prove};
 pub use scan::{check, readable_id};
@@ -406,7 +407,7 @@ fn decide_segment(
     let segment = &*candidate.segment;
     let rebooted = !candidate.inherited.is_of_boot(boot_id);
     if candidate.holds_copies() {
-        scan::decide_copies(engine, candidate);
+        slots::decide_copies(engine, candidate);
         if !candidate.is_settled() && candidate.flaw.is_none() {
             // Nobody goes on with it. Where the file system cannot do this, the space stays taken.
             let end = candidate.walked.end;
@@ -416,10 +417,10 @@ fn decide_segment(
     } else if candidate.walked.undecided
         && (!rebooted && !candidate.cut || candidate.flaw.is_some())
     {
-        scan::void_undecided(segment, candidate.durable(), candidate.limit);
+        slots::void_undecided(segment, candidate.durable(), candidate.limit);
     }
     if candidate.walked.headless && candidate.flaw.is_none() {
-        scan::void_headless(segment, candidate.limit);
+        slots::void_headless(segment, candidate.limit);
     }
     // What does not hold above the durable end does not count now, and must not begin to once the
     // next flush has moved the durable end: in a store that was killed it is damage, and reported.

@@ -1,7 +1,7 @@
 //! What the recovery modes differ in: proving what a store is without its manifest, refusing any
 //! damage, and not letting an older version stand in for a damaged one.
 
-use super::{Candidate, FileEngine, scan};
+use super::{Candidate, FileEngine, scan, slots};
 use crate::error::Error;
 use crate::format::header::{
     CURSOR_AT, DIRECTORY_AT, FORMAT_VERSION, HeaderError, IDENTITY_BYTES, Identity, SegmentId,
@@ -286,6 +286,6 @@ pub(super) fn shadow_damaged(
 /// Salvage cuts nothing after power loss, so what was never decided is voided wherever it lies.
 pub(super) fn void_torn(candidates: &[Candidate]) {
     for candidate in candidates {
-        scan::void_undecided(&candidate.segment, candidate.durable(), candidate.limit);
+        slots::void_undecided(&candidate.segment, candidate.durable(), candidate.limit);
     }
 }

@@ -488,37 +488,6 @@ fn decided(candidate: &Candidate) -> u32 {
     }
 }
 
-/// Step 4's part for copies: those that count are put in force, all others are void for good.
-pub(super) fn decide_copies(engine: &FileEngine, candidate: &Candidate) {
-    let guard = engine.epoch().pin();
-    let segment = &*candidate.segment;
-    let trusted = candidate.inherited.durable_end;
-    let (mut void, mut in_force) = (Vec::new(), Vec::new());
-    for (slot, state) in segment.slots(candidate.limit) {
-        match state {
-            SlotState::Void => {}
-            SlotState::Copy(_, body) => {
-                if engine.leads_to(&guard, segment, body) {
-                    in_force.push(slot);
-                } else {
-                    // What it was copied from still counts.
-                    void.push(slot);
-                }
-            }
-            // Below the durable end it is damage, and stays to be named.
-            _ if slot.0 < trusted => {}
-            SlotState::Committed(kind, body) if check(segment, slot, kind, body, true).is_ok() => {}
-            _ => void.push(slot),
-        }
-    }
-    for slot in in_force {
-        segment.decide_copy(slot, true);
-    }
-    for slot in void {
-        segment.void(slot);
-    }
-}
-
 fn damage_at(
     engine: &FileEngine,
     segment: &Segment<MmapMemory>,
@@ -566,43 +535,6 @@ pub(super) fn name_cut(engine: &FileEngine, candidates: &[Candidate], report: &m
                 report.lose(damage_at(engine, segment, slot, (body.offset.bytes(), why)));
             }
         }
-    }
-}
-
-/// Step 4's part for slots: nobody will ever decide about these any more. The members of a batch
-/// that was not decided go with its head: they would count if that were damaged some day.
-/// Below the durable end an undecided slot is damage, and stays to be named.
-pub(super) fn void_undecided<M: Memory>(segment: &Segment<M>, durable: u32, limit: u32) {
-    let (mut undecided, mut no_head) = (Vec::new(), false);
-    for (slot, state) in segment.slots(limit) {
-        let is_member = state == SlotState::Void && segment.is_member(slot);
-        let decided = !matches!(state, SlotState::Empty | SlotState::Pending(..));
-        if !is_member {
-            no_head = state == SlotState::Void || !decided;
-        }
-        if slot.0 >= durable && (!decided || is_member && no_head) {
-            undecided.push(slot);
-        }
-    }
-    for slot in undecided {
-        segment.void(slot);
-    }
-}
-
-/// The same for members whose head was void before: a flush could not wait for their writer, which
-/// came to an end before it had voided them.
-pub(super) fn void_headless<M: Memory>(segment: &Segment<M>, limit: u32) {
-    let (mut headless, mut void_head) = (Vec::new(), false);
-    for (slot, state) in segment.slots(limit) {
-        let is_member = state == SlotState::Void && segment.is_member(slot);
-        if !is_member {
-            void_head = state == SlotState::Void;
-        } else if void_head {
-            headless.push(slot);
-        }
-    }
-    for slot in headless {
-        segment.void(slot);
     }
 }
 
