@@ -58,7 +58,7 @@ impl Small {
     /// Takes what room is left, to the last page.
     fn fill(&self) {
         let mut file = File::options().create(true).append(true).open(self.at("filler")).unwrap();
-        // Nearly all of it at once: bit by bit, a background thread could make its spares meanwhile.
+        // Nearly all of it at once: bit by bit, a background thread could make its spares.
         for _ in 0..100 {
             let about = rustix::fs::fstatvfs(&file).unwrap();
             let free = (about.f_bavail * about.f_frsize).saturating_sub(64 << 10);

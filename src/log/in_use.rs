@@ -119,6 +119,19 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         self.table.iter(guard).filter(move |segment| self.is_in_use(segment, active))
     }
 
+    /// Whether the log keeps room back where the disk is nearly full. A store of one segment has
+    /// nothing to give back until it needs a second one, without which nothing could be removed.
+    pub fn keeps_room(&self, guard: &Guard) -> bool {
+        let mut used = self.in_use(guard);
+        match (used.next(), used.next()) {
+            (None, _) => false,
+            (Some(only), None) => {
+                only.role() == Role::Log && (only.is_full() || self.nears_roll(guard))
+            }
+            _ => true,
+        }
+    }
+
     pub(super) fn is_in_use(&self, segment: &Segment<M>, active: Option<TableIndex>) -> bool {
         let begun = segment.role() == Role::Copies
             || segment.is_full() && segment.is_own()

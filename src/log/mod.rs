@@ -385,19 +385,6 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         Ok(())
     }
 
-    /// Whether the log keeps room back where the disk is nearly full. A store of one segment has
-    /// nothing to give back until it needs a second one, without which nothing could be removed.
-    pub fn keeps_room(&self, guard: &Guard) -> bool {
-        let mut used = self.in_use(guard);
-        match (used.next(), used.next()) {
-            (None, _) => false,
-            (Some(only), None) => {
-                only.role() == Role::Log && (only.is_full() || self.nears_roll(guard))
-            }
-            _ => true,
-        }
-    }
-
     /// A new segment for records. One for more, if the room that is kept back is not touched by it;
     /// one for removals all the same, but what compaction needs for its copies goes first, too.
     fn make_to_go_on(&self, guard: &Guard, need: Need) -> Result<Segment<M>, Error> {
