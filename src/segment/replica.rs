@@ -64,7 +64,7 @@ impl<M: Memory> Segment<M> {
 mod tests {
     use super::*;
     use crate::format::checksum::Salt;
-    use crate::format::frame::Writing;
+    use crate::format::frame::{FORWARD, Writing};
     use crate::format::header::{Features, HEADER_END, Identity, Role, StoreId};
     use crate::format::ids::{Lsn, Sequence, TableIndex};
     use crate::memory::HeapMemory;
@@ -88,6 +88,38 @@ mod tests {
         segment
     }
 
+    /// Of a record and its copy with one LSN recovery takes the one that was not moved on. Both are
+    /// in the backup, and only the copy has the tags that were given since.
+    #[test]
+    fn a_replica_says_that_an_earlier_process_has_moved_a_record() {
+        let (segment, to) = (segment(), segment());
+        let record = record(&[1; 4]);
+        let (reservation, _) = segment.reserve(record.layout().bytes()).unwrap();
+        let committed = reservation.commit(&record).unwrap();
+        let at = segment.committed_frame(SlotNumber(0)).unwrap().offset();
+        // Relaxed: no other thread.
+        segment.memory.word(at.bytes()).store(FORWARD | 5, Ordering::Relaxed);
+        drop(committed);
+        let mut walk = segment.slots(1);
+        walk.by_ref().for_each(drop);
+        segment.replicate(&to, walk.mark());
+        assert!(to.is_forwarded(at));
+        assert_eq!(to.tag(&to.committed_frame(SlotNumber(0)).unwrap()), 5);
+    }
+
+    fn record(id: &[u8; 4]) -> Record<'_> {
+        Record {
+            kind: Kind::Put,
+            writing: Writing::Blind,
+            id,
+            key_hash: 7,
+            embedding: &[0; 4],
+            content: b"x",
+            created_ns: 1,
+            expires_ns: 0,
+        }
+    }
+
     /// Else a backup could count it, without the tag that its source passed on a moment later.
     #[test]
     fn a_copy_that_is_not_in_force_is_void_in_a_replica() {
@@ -96,16 +128,7 @@ mod tests {
         let mut slots = Vec::new();
         for n in 0..3 {
             let id = id(n);
-            let record = Record {
-                kind: Kind::Put,
-                writing: Writing::Blind,
-                id: &id,
-                key_hash: 7,
-                embedding: &[0; 4],
-                content: b"x",
-                created_ns: 1,
-                expires_ns: 0,
-            };
+            let record = record(&id);
             let (reservation, _) = segment.reserve(record.layout().bytes()).unwrap();
             let lsn = Lsn::new(Sequence(2), SlotNumber(u32::from(n)));
             slots.push(reservation.copy(&record, lsn, None).unwrap().0);
