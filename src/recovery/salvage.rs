@@ -287,5 +287,8 @@ pub(super) fn shadow_damaged(
 pub(super) fn void_torn(candidates: &[Candidate]) {
     for candidate in candidates {
         slots::void_undecided(&candidate.segment, candidate.durable(), candidate.limit);
+        if candidate.flaw.is_none() {
+            slots::void_headless(&candidate.segment, candidate.limit);
+        }
     }
 }

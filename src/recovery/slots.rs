@@ -38,28 +38,19 @@ pub(super) fn decide_copies(engine: &FileEngine, candidate: &Candidate) {
     }
 }
 
-/// Step 4's part for slots: nobody will ever decide about these any more. The members of a batch
-/// that was not decided go with its head: they would count if that were damaged some day.
-/// Below the durable end an undecided slot is damage, and stays to be named.
+/// Step 4's part for slots: nobody will ever decide about these any more. Below the durable end an
+/// undecided slot is damage, and stays to be named.
 pub(super) fn void_undecided<M: Memory>(segment: &Segment<M>, durable: u32, limit: u32) {
-    let (mut undecided, mut no_head) = (Vec::new(), false);
-    for (slot, state) in segment.slots(limit) {
-        let is_member = state == SlotState::Void && segment.is_member(slot);
-        let decided = !matches!(state, SlotState::Empty | SlotState::Pending(..));
-        if !is_member {
-            no_head = state == SlotState::Void || !decided;
-        }
-        if slot.0 >= durable && (!decided || is_member && no_head) {
-            undecided.push(slot);
-        }
-    }
-    for slot in undecided {
+    let undecided = |state| matches!(state, SlotState::Empty | SlotState::Pending(..));
+    let slots = segment.slots(limit).filter(|(slot, state)| slot.0 >= durable && undecided(*state));
+    let slots: Vec<_> = slots.collect();
+    for (slot, _) in slots {
         segment.void(slot);
     }
 }
 
-/// The same for members whose head was void before: a flush could not wait for their writer, which
-/// came to an end before it had voided them.
+/// The same for the members of a batch whose head is void: they would count if that were damaged
+/// some day. Their writer came to its end before it had voided them.
 pub(super) fn void_headless<M: Memory>(segment: &Segment<M>, limit: u32) {
     let (mut headless, mut void_head) = (Vec::new(), false);
     for (slot, state) in segment.slots(limit) {
