@@ -12,7 +12,7 @@ use stratalog::internals::format::header::{
 };
 use stratalog::internals::format::ids::{Sequence, SlotNumber};
 use stratalog::internals::format::manifest::Manifest;
-use stratalog::internals::format::slot::{self, Kind, SlotState};
+use stratalog::internals::format::slot::{self, Kind, SlotBody, SlotState};
 use stratalog::internals::segment::{Put, Segment};
 use stratalog::internals::{HeapMemory, Memory};
 
@@ -30,7 +30,10 @@ pub fn slot(data: &[u8]) {
     forge::forge_slot(&mut segment, 0, 0, words[0]);
     let forged = forge::slot_words(&segment, 0)[0];
     let state = decode_slot(forged, rest, Salt(0), SlotNumber(0));
-    assert!(words[0] as u8 != 1 || (words[0] >> 8) as u8 != 1 || state != SlotState::Invalid);
+    let is_put = words[0] as u8 == 1 && (words[0] >> 8) as u8 == 1;
+    // Flags that do not go together are refused, whatever the sum says.
+    let is_written = SlotBody::from_words(rest).words() == rest;
+    assert_eq!(is_put && is_written, is_put && state != SlotState::Invalid);
 }
 
 fn decode_slot(word0: u64, rest: [u64; 3], salt: Salt, number: SlotNumber) -> SlotState {

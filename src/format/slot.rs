@@ -211,6 +211,10 @@ pub fn decode(word0: u64, words: [u64; 3], salt: Salt, slot: SlotNumber) -> Slot
         return SlotState::Invalid;
     }
     let body = SlotBody::from_words(words);
+    if body.words() != words {
+        // A conditional write that is part of a batch: nobody writes that.
+        return SlotState::Invalid;
+    }
     match (state, Kind::from_byte(kind)) {
         (COMMITTED, Some(kind)) => SlotState::Committed(kind, body),
         (PENDING, Some(kind)) => SlotState::Pending(kind, body),
@@ -259,6 +263,14 @@ mod tests {
             prop_assert_eq!(elsewhere, SlotState::Invalid);
             prop_assert_eq!(decode(word0, words, Salt(SALT.0 ^ 1 << 40), slot), SlotState::Invalid);
         }
+    }
+
+    /// Found by fuzzing: it was a write alone.
+    #[test]
+    fn a_slot_that_is_conditional_and_in_a_batch_is_invalid() {
+        let words = [1, 2, 1 << 32 | CONDITIONALLY | IN_BATCH];
+        let word0 = word(COMMITTED, Kind::Put.byte(), words, SALT, SlotNumber(3));
+        assert_eq!(decode(word0, words, SALT, SlotNumber(3)), SlotState::Invalid);
     }
 
     #[test]

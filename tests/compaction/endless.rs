@@ -63,5 +63,7 @@ fn a_compaction_that_never_ends_holds_a_few_segments_only() {
     let removed = store.stats().compaction_segments_removed;
     println!("at most {most:?} (descriptors, unlinked), {removed} segments removed");
     assert!(removed > MOST as u64, "too little was compacted: {removed} segments");
-    assert!(most.0 <= MOST && most.1 <= MOST, "(descriptors, unlinked mappings): {most:?}");
+    // Under a sanitizer a mapping that was given up stays.
+    let unlinked = if cfg!(stratalog_poison) { 0 } else { most.1 };
+    assert!(most.0 <= MOST && unlinked <= MOST, "(descriptors, unlinked mappings): {most:?}");
 }
