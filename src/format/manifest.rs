@@ -91,7 +91,8 @@ fn encode_entry(segment: &SegmentId) -> [u8; ENTRY_BYTES] {
 }
 
 fn decode_entry(entry: &[u8]) -> Option<SegmentId> {
-    let role = Role::from_number(word(entry, 16) as u32)?;
+    // The upper half is nothing's yet: what a later version writes there takes a feature word.
+    let role = Role::from_number(u32::try_from(word(entry, 16)).ok()?)?;
     Some(SegmentId { sequence: Sequence(word(entry, 0)), salt: Salt(word(entry, 8)), role })
 }
 
