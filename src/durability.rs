@@ -39,7 +39,7 @@ use crate::segment::{Mark, Segment};
 use crate::sync::unmodelled::{Arc, OnceLock, PoisonError};
 use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, yield_now};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a flush yields to the writers of a segment, all together, before it voids the slots
 /// that they have reserved and not committed: all were reserved before it began to wait.
@@ -48,6 +48,8 @@ const YIELDS_MAX: u32 = 200;
 const PATIENCE: u32 = 4;
 /// More voids than this make no difference.
 const RETRIES_MAX: u64 = 6;
+/// And no longer than this: where others want the processor, a yield may take milliseconds.
+const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// How often a leader yields to those who shared the last flush, so that they share its own too.
 const GATHER_YIELDS: u32 = 32;
@@ -483,7 +485,11 @@ impl Durability {
         // Whether any later reservation can be granted, asked before the end is read: if not, the
         // durable end stored below is this segment's last one.
         let full = segment.is_full();
-        let mark = decide_all(segment, yields_max(engine.retries()), yield_now);
+        let began = Instant::now();
+        let mark = decide_all(segment, yields_max(engine.retries()), || {
+            yield_now();
+            began.elapsed() < WAIT_MAX
+        });
         if full {
             // Who found the segment full may not have come to note it. Every slot that was granted
             // lies below the mark [D5]; so may some that were not.
@@ -536,15 +542,14 @@ fn to_flush<M: Memory, S: Source<M>, const N: usize>(
 }
 
 /// Decides every granted slot that is not flushed, and returns where they end. Calls `wait` at most
-/// `most` times while writers are still at work, then voids their slots.
-fn decide_all<M: Memory>(segment: &Segment<M>, most: u32, wait: impl Fn()) -> Mark {
+/// `most` times, or until it is `false`, while writers are still at work, then voids their slots.
+fn decide_all<M: Memory>(segment: &Segment<M>, most: u32, wait: impl Fn() -> bool) -> Mark {
     let mut slots = segment.slots_from(segment.flushed(), segment.slots_end());
     let mut waits = 0;
     while let Some((slot, mut state)) = slots.next() {
         while matches!(state, SlotState::Empty | SlotState::Pending(..)) {
             if waits < most {
-                wait();
-                waits += 1;
+                waits = if wait() { waits + 1 } else { most };
             } else if state == SlotState::Empty {
                 segment.void_if_empty(slot);
             } else {

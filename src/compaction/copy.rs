@@ -197,7 +197,8 @@ impl Compactor<'_> {
                 _ => continue,
             };
             let Some(frame) = self.current(&guard, victim, slot, body)? else { continue };
-            if frame.has_expired() {
+            let (hash, address) = (KeyHash(body.key_hash), victim.address(body.offset));
+            if frame.has_expired() || self.engine.is_removed_at(&guard, hash, address) {
                 mine.expired.push(Candidate { victim: number, slot, body });
                 continue;
             }

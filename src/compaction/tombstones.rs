@@ -18,7 +18,8 @@ use crate::sync::lock;
 use crate::sync::unmodelled::{Arc, Mutex};
 use std::collections::HashMap;
 
-/// A tombstone of a victim, or a record that has expired; nothing newer has taken its place.
+/// A tombstone of a victim, or a record that has expired or that something damaged has replaced;
+/// nothing newer has taken its place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
     /// Which segment of the group.

@@ -53,8 +53,27 @@ fn a_flush_waits_once_for_all_slots_of_a_stopped_batch() {
     let segment = segment(1);
     let (stopped, _) = segment.reserve_batch(&[Units(1); 20]).unwrap();
     let waits = Cell::new(0);
-    let mark = decide_all(&segment, 7, || waits.set(waits.get() + 1));
+    let wait = || {
+        waits.set(waits.get() + 1);
+        true
+    };
+    let mark = decide_all(&segment, 7, wait);
     assert_eq!((mark.slot, waits.get()), (21, 7));
+    assert!(stopped.commit(&[]).is_err(), "it was not voided");
+}
+
+/// So many yields take hours where other threads want the processors.
+#[test]
+fn a_flush_that_has_waited_long_enough_waits_for_no_other_slot_either() {
+    let segment = segment(1);
+    let (stopped, _) = segment.reserve_batch(&[Units(1); 20]).unwrap();
+    let waits = Cell::new(0);
+    let wait = || {
+        waits.set(waits.get() + 1);
+        waits.get() < 3
+    };
+    let mark = decide_all(&segment, yields_max(RETRIES_MAX), wait);
+    assert_eq!((mark.slot, waits.get()), (21, 3));
     assert!(stopped.commit(&[]).is_err(), "it was not voided");
 }
 

@@ -102,6 +102,13 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
     }
 
+    /// Whether the entry that leads to a put of a quiet segment says that its id is removed: the
+    /// put has expired, or opening found that something newer of the id is damaged.
+    pub fn is_removed_at(&self, guard: &Guard, hash: KeyHash, address: Address) -> bool {
+        let removed = |entry: Entry| entry.address == address && entry.tomb;
+        self.index.get(guard, hash, removed).is_some()
+    }
+
     /// Whether the id has a live record.
     pub fn has_live(&self, guard: &Guard, key: Key<'_>) -> bool {
         // Damage does not make a record less live.

@@ -151,6 +151,34 @@ fn what_a_segment_that_was_cut_short_had_removed_or_replaced_stays_away() {
     closed.assert_whole();
 }
 
+/// Nor does it live on as something that compaction moves: the copy counted as live, and took room
+/// for as long as the process ran, and the copy of it in the next one.
+#[test]
+fn what_a_segment_that_was_cut_short_had_replaced_is_not_moved_as_something_live() {
+    let mut last = 0;
+    let closed = Closed::new(|store| {
+        RECORDS.put(store, b"removed", 1);
+        RECORDS.put(store, b"replaced", 1);
+        RECORDS.put(store, b"kept", 1);
+        while store.stats().segments < 2 {
+            RECORDS.put(store, &id(last), last);
+            last += 1;
+        }
+        store.remove("removed").unwrap();
+        RECORDS.put(store, b"replaced", 2);
+    });
+    let (path, _) = closed.record(b"replaced");
+    cut(&path, SEGMENT / 2);
+    let store = common::open(closed.path());
+    let (live, moved) = (store.stats().live_bytes, store.compact().unwrap().moved_bytes);
+    assert!(moved <= live, "{moved} bytes moved of {live}");
+    let of_segments: u64 = store.segments().iter().map(|segment| segment.live_bytes).sum();
+    assert_eq!((store.stats().live_bytes, of_segments), (live, live));
+    for id in ["removed", "replaced"] {
+        assert_eq!(store.get_owned(id).unwrap(), None, "{id}");
+    }
+}
+
 #[test]
 fn a_segment_that_was_extended_is_read_as_before() {
     let closed = Closed::of_segments(2);
