@@ -66,6 +66,20 @@ fn killed_while_it_copied(dir: &Path) -> (Store, PathBuf) {
     (store, killed)
 }
 
+/// As if it had died a moment later: the source of the copy says that it was moved.
+fn set_forward(killed: &Path, lsn: u64) {
+    let name = format!("{:010x}-", lsn >> 24);
+    let entries = std::fs::read_dir(killed).unwrap().map(|entry| entry.unwrap().path());
+    let is_it = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(&name);
+    let file = entries.into_iter().find(is_it).unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(file).unwrap();
+    let mut offset = [0; 4];
+    let slot = DIRECTORY_AT as u64 + (lsn & 0xFF_FFFF) * 32;
+    file.read_exact_at(&mut offset, slot + 24).unwrap();
+    let frame = u64::from(u32::from_le_bytes(offset)) * 64;
+    file.write_all_at(&[0x80], frame + 7).unwrap();
+}
+
 #[test]
 fn copies_of_a_process_that_died_are_given_back_at_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -95,17 +109,7 @@ fn a_backup_has_the_tags_of_what_a_process_that_died_had_moved() {
     let id = 5_u32.to_le_bytes();
     let lsn = store.get_owned(id).unwrap().unwrap().lsn.as_u64();
     store.close().unwrap();
-    // As if it had died a moment later: the source of the copy says that it was moved.
-    let name = format!("{:010x}-", lsn >> 24);
-    let entries = std::fs::read_dir(&killed).unwrap().map(|entry| entry.unwrap().path());
-    let is_it = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(&name);
-    let file = entries.into_iter().find(is_it).unwrap();
-    let file = std::fs::File::options().read(true).write(true).open(file).unwrap();
-    let mut offset = [0; 4];
-    let slot = DIRECTORY_AT as u64 + (lsn & 0xFF_FFFF) * 32;
-    file.read_exact_at(&mut offset, slot + 24).unwrap();
-    let frame = u64::from(u32::from_le_bytes(offset)) * 64;
-    file.write_all_at(&[0x80], frame + 7).unwrap();
+    set_forward(&killed, lsn);
 
     let store = options().open(&killed).unwrap();
     let (live, backup) = (store.len(), dir.path().join("backup"));
@@ -117,4 +121,34 @@ fn a_backup_has_the_tags_of_what_a_process_that_died_had_moved() {
         assert_eq!(store.len(), live);
         assert_eq!(store.get_owned(id).unwrap().unwrap().tag, 77, "{}", path.display());
     }
+}
+
+/// What a copy was made of answers where the copy is damaged, if the header is, too: so it does in
+/// a backup, where the header is whole and each slot is believed.
+#[test]
+fn a_backup_has_what_answers_in_place_of_a_damaged_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, killed) = killed_while_it_copied(dir.path());
+    let id = 5_u32.to_le_bytes();
+    let lsn = store.get_owned(id).unwrap().unwrap().lsn.as_u64();
+    store.close().unwrap();
+    set_forward(&killed, lsn);
+
+    // The background stores how far the copies are on the device.
+    let auto = options().compaction(Compaction::Auto);
+    let store = auto.open(&killed).unwrap();
+    let copies = |s: &stratalog::SegmentStats| s.role == SegmentRole::Copies;
+    let path = store.segments().into_iter().find(copies).unwrap().path;
+    thread::sleep(Duration::from_secs(3));
+    assert!(store.segments().iter().any(|s| s.path == path), "it was emptied");
+    store.close().unwrap();
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_len(1 << 19).unwrap();
+
+    let store = options().open(&killed).unwrap();
+    let found = store.get_owned(id).unwrap();
+    assert!(found.is_some());
+    let backup = dir.path().join("backup");
+    store.backup(&backup).unwrap();
+    assert_eq!(options().open(&backup).unwrap().get_owned(id).unwrap(), found);
 }

@@ -61,6 +61,12 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         self.index.get(guard, KeyHash(body.key_hash), leads).is_some()
     }
 
+    /// Whether the index leads to a record with the LSN of a slot, wherever it lies.
+    pub fn has_lsn(&self, guard: &Guard, body: SlotBody) -> bool {
+        let same = |entry: Entry| self.slot_of(guard, entry).is_some_and(|at| at.lsn == body.lsn);
+        self.index.get(guard, KeyHash(body.key_hash), same).is_some()
+    }
+
     /// What counts for an id whose entry was found, if that lies at an address of a quiet segment.
     fn counts_at(&self, guard: &Guard, found: Found, address: Address) -> Option<Entry> {
         let counts = match found {

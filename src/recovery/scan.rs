@@ -480,12 +480,10 @@ pub(super) fn counts(
     matches!(verdict, Verdict::Counts(..))
 }
 
-/// Slots below this were decided once.
+/// Slots below this were decided once. The durable end is under a checksum of its own, so what is
+/// wrong with the rest of a header does not speak against it.
 fn decided(candidate: &Candidate) -> u32 {
-    match candidate.flaw {
-        Some(_) => candidate.trusted,
-        None => candidate.trusted.max(candidate.durable()),
-    }
+    candidate.trusted.max(candidate.inherited.durable_end.min(candidate.limit))
 }
 
 fn damage_at(

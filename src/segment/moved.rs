@@ -53,9 +53,13 @@ impl<M> Moves<M> {
         self.moves.push(Move { from, target: target as u32, to });
     }
 
-    fn find(&self, from: Units) -> Option<(Arc<Segment<M>>, Units)> {
+    fn get(&self, from: Units) -> Option<&Move> {
         let at = self.moves.binary_search_by_key(&from, |m| m.from).ok()?;
-        let found = self.moves.get(at)?;
+        self.moves.get(at)
+    }
+
+    fn find(&self, from: Units) -> Option<(Arc<Segment<M>>, Units)> {
+        let found = self.get(from)?;
         Some((self.targets.get(found.target as usize)?.upgrade()?, found.to))
     }
 }
@@ -113,9 +117,13 @@ impl<M: Memory> Segment<M> {
     }
 
     /// The same for a backup, with the FORWARD of an earlier process: the copy that it was moved to
-    /// is in the backup, too, and has the tag.
+    /// is in the backup, too, and has the tag. Where this process has moved it, the copy may be
+    /// gone already, and in no backup.
     pub(super) fn tag_to_replicate(&self, frame: &Frame<'_>) -> u64 {
-        self.with_tag(frame, |_, now| Some(now))
+        let tag = self.with_tag(frame, |_, now| Some(now));
+        // After the tag: this process sets FORWARD where the table says so already [M2].
+        let is_moved = self.moves.get().is_some_and(|moves| moves.get(frame.offset()).is_some());
+        if is_moved { tag & !FORWARD } else { tag }
     }
 
     /// Replaces the tag of a record, wherever it is now, by what `f` makes of it; the new tag.

@@ -66,9 +66,10 @@ mod tests {
     use crate::format::checksum::Salt;
     use crate::format::frame::{FORWARD, Writing};
     use crate::format::header::{Features, HEADER_END, Identity, Role, StoreId};
-    use crate::format::ids::{Lsn, Sequence, TableIndex};
+    use crate::format::ids::{Lsn, Sequence, TableIndex, Units};
     use crate::memory::HeapMemory;
-    use crate::segment::Record;
+    use crate::segment::{Moves, Record};
+    use std::sync::Arc;
 
     const BYTES: usize = 1 << 12;
 
@@ -120,19 +121,43 @@ mod tests {
         }
     }
 
+    /// A copy without force: its slot, and where it lies.
+    fn copy(segment: &Segment<HeapMemory>, n: u8) -> (SlotNumber, Units) {
+        let id = id(n);
+        let record = record(&id);
+        let (reservation, _) = segment.reserve(record.layout().bytes()).unwrap();
+        let lsn = Lsn::new(Sequence(2), SlotNumber(u32::from(n)));
+        reservation.copy(&record, lsn, None).unwrap()
+    }
+
+    fn id(n: u8) -> [u8; 4] {
+        [n; 4]
+    }
+
+    /// While a backup was at work its copy was moved on, and given up. If an earlier process had
+    /// moved it, too, the source of that move says so as well, and its older tag could count.
+    #[test]
+    fn a_record_whose_copy_is_gone_is_not_moved_in_a_replica() {
+        let (segment, to, output) = (segment(), segment(), Arc::new(segment()));
+        let ((slot, from), (_, at)) = (copy(&segment, 0), copy(&output, 0));
+        assert!(segment.decide_copy(slot, true));
+        let frame = segment.committed_frame(slot).unwrap();
+        assert_eq!(segment.update_tag(&frame, |_| 77), Ok(77));
+        let mut moves = Moves::default();
+        moves.add(from, &output, at);
+        segment.set_moves(moves);
+        segment.forward(from, &output, at);
+        drop(output);
+        segment.replicate(&to, segment.end_mark());
+        let frame = to.committed_frame(slot).unwrap();
+        assert_eq!((to.tag(&frame), to.is_forwarded(from)), (77, false));
+    }
+
     /// Else a backup could count it, without the tag that its source passed on a moment later.
     #[test]
     fn a_copy_that_is_not_in_force_is_void_in_a_replica() {
         let (segment, to) = (segment(), segment());
-        let id = |n: u8| [n; 4];
-        let mut slots = Vec::new();
-        for n in 0..3 {
-            let id = id(n);
-            let record = record(&id);
-            let (reservation, _) = segment.reserve(record.layout().bytes()).unwrap();
-            let lsn = Lsn::new(Sequence(2), SlotNumber(u32::from(n)));
-            slots.push(reservation.copy(&record, lsn, None).unwrap().0);
-        }
+        let slots = [0, 1, 2].map(|n| copy(&segment, n).0);
         assert!(segment.decide_copy(slots[0], true) && segment.decide_copy(slots[2], true));
         let mut walk = segment.slots(3);
         walk.by_ref().for_each(drop);

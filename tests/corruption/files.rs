@@ -99,6 +99,32 @@ fn a_segment_that_was_cut_short_costs_the_records_it_cut_and_is_reported() {
     assert!(silent.is_empty(), "(segment, bytes): {silent:?}");
 }
 
+/// What was cut off a segment for copies passed for copies that had not been finished, and only the
+/// file was named.
+#[test]
+fn what_a_segment_for_copies_that_was_cut_short_has_lost_is_named_one_by_one() {
+    let closed = Closed::new(|store| {
+        (0..100).for_each(|n| drop(RECORDS.put(store, &id(n), n)));
+        store.remove(id(0)).unwrap();
+        store.compact().unwrap();
+    });
+    let mut named = 0;
+    for path in closed.segments() {
+        cut(&path, SEGMENT - 40_000);
+        for store in [read_only(closed.path()), common::open(closed.path())] {
+            let nothing = |id: &&Vec<u8>| ask(&store, &closed.state, id) == Answer::Nothing;
+            let gone = closed.state.keys().filter(nothing).count();
+            if gone > 0 {
+                let report = store.recovery();
+                assert_eq!((report.lost.len(), report.corrupt), (gone + 1, gone as u64 + 1));
+                named += gone;
+            }
+        }
+        closed.restore();
+    }
+    assert!(named > 20, "{named}");
+}
+
 /// What the engine cannot map it must not write to: an acknowledged record is in a file.
 #[test]
 fn what_is_put_after_a_segment_was_cut_short_is_found_again() {
