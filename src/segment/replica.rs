@@ -122,12 +122,12 @@ mod tests {
     }
 
     /// A copy without force: its slot, and where it lies.
-    fn copy(segment: &Segment<HeapMemory>, n: u8) -> (SlotNumber, Units) {
+    fn copy(segment: &Segment<HeapMemory>, n: u8) -> Option<(SlotNumber, Units)> {
         let id = id(n);
         let record = record(&id);
-        let (reservation, _) = segment.reserve(record.layout().bytes()).unwrap();
+        let (reservation, _) = segment.reserve(record.layout().bytes())?;
         let lsn = Lsn::new(Sequence(2), SlotNumber(u32::from(n)));
-        reservation.copy(&record, lsn, None).unwrap()
+        reservation.copy(&record, lsn, None).ok()
     }
 
     fn id(n: u8) -> [u8; 4] {
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn a_record_whose_copy_is_gone_is_not_moved_in_a_replica() {
         let (segment, to, output) = (segment(), segment(), Arc::new(segment()));
-        let ((slot, from), (_, at)) = (copy(&segment, 0), copy(&output, 0));
+        let ((slot, from), (_, at)) = (copy(&segment, 0).unwrap(), copy(&output, 0).unwrap());
         assert!(segment.decide_copy(slot, true));
         let frame = segment.committed_frame(slot).unwrap();
         assert_eq!(segment.update_tag(&frame, |_| 77), Ok(77));
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn a_copy_that_is_not_in_force_is_void_in_a_replica() {
         let (segment, to) = (segment(), segment());
-        let slots = [0, 1, 2].map(|n| copy(&segment, n).0);
+        let slots = [0, 1, 2].map(|n| copy(&segment, n).unwrap().0);
         assert!(segment.decide_copy(slots[0], true) && segment.decide_copy(slots[2], true));
         let mut walk = segment.slots(3);
         walk.by_ref().for_each(drop);
