@@ -104,7 +104,9 @@ fn a_segment_that_was_cut_short_costs_the_records_it_cut_and_is_reported() {
 #[test]
 fn what_a_segment_for_copies_that_was_cut_short_has_lost_is_named_one_by_one() {
     let closed = Closed::new(|store| {
-        (0..100).for_each(|n| drop(RECORDS.put(store, &id(n), n)));
+        for n in 0..100 {
+            RECORDS.put(store, &id(n), n);
+        }
         store.remove(id(0)).unwrap();
         store.compact().unwrap();
     });
