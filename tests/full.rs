@@ -417,6 +417,32 @@ fn a_dropped_segment_whose_removal_was_cut_short_is_removed_without_a_byte_left(
     assert!(!segment.exists(), "it stays for as long as the disk is full");
 }
 
+/// Live records and tombstones of a group did not fit the one segment that there was room for. What
+/// had been copied of them was taken back, and took the room that each alone would have found; so
+/// nothing could be compacted, the next time neither.
+#[test]
+fn a_group_whose_tombstones_find_no_room_leaves_the_room_to_its_parts() {
+    let Some(disk) = Small::tmpfs((7 << 20) + (1 << 16)) else { return };
+    let store = options().open(disk.at("s")).unwrap();
+    let id = |n: u32| format!("{n:0900}");
+    let mut count = 0;
+    while store.stats().segments <= 3 {
+        store.put(id(count), &[1.0], "x").unwrap();
+        count += 1;
+    }
+    // Something dead in each: they are copied to segments that are younger than the active one,
+    // which the tombstones of what is removed then come to.
+    (0..6).for_each(|n| assert!(store.remove(id(n * count / 6)).unwrap()));
+    store.compact().unwrap();
+    for n in (0..count).filter(|n| n % 10 < 3 && store.contains(id(*n))) {
+        assert!(store.remove(id(n)).unwrap(), "{n} of {count}");
+    }
+    let left = store.len();
+    let report = store.compact().unwrap();
+    assert!(report.moved_records > 0 && report.segments_removed > 3, "{report:?}");
+    assert_eq!(store.len(), left);
+}
+
 /// The second segment took the room without which nothing could be removed any more.
 #[test]
 fn what_fills_a_disk_of_four_segments_can_be_removed() {
