@@ -24,6 +24,13 @@ fn text(path: &Path) -> &str {
 }
 
 impl Small {
+    /// As large as the memory; it says that it has no blocks, and none is free.
+    fn without_limit() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = run("mount", &["-t", "tmpfs", "-o", "size=0", "tmpfs", text(dir.path())]);
+        Self::if_mounted(mounted, dir)
+    }
+
     fn tmpfs(bytes: u64) -> Option<Self> {
         Self::tmpfs_of_files(bytes, 1000)
     }
@@ -231,6 +238,20 @@ fn a_compaction_without_room_leaves_a_store_of_one_segment_its_own() {
         store.put("more", &[1.0], "small").unwrap();
         store.close().unwrap();
     }
+}
+
+/// It was taken for full, so what was removed from a store of one segment stayed for good.
+#[test]
+fn a_store_of_one_segment_is_compacted_where_the_file_system_does_not_say_what_is_free() {
+    let Some(disk) = Small::without_limit() else { return };
+    let store = options().open(disk.at("s")).unwrap();
+    for n in 0..4 {
+        put(&store, n).unwrap();
+    }
+    assert!(store.remove(1_u32.to_le_bytes()).unwrap());
+    let report = store.compact().unwrap();
+    assert_eq!((report.segments_removed, report.moved_records), (1, 3));
+    put(&store, 1).unwrap();
 }
 
 /// The segment that a removal had made of the last room took puts after a reopening, and then there
