@@ -459,7 +459,8 @@ fn a_group_whose_tombstones_find_no_room_leaves_the_room_to_its_parts() {
         assert!(store.remove(id(n)).unwrap(), "{n} of {count}");
     }
     let left = store.len();
-    let report = store.compact().unwrap();
+    // What another thread has not unmapped yet may be the room: then it is there the next time.
+    let report = (0..5).find_map(|_| store.compact().ok()).expect("it is full for good");
     assert!(report.moved_records > 0 && report.segments_removed > 3, "{report:?}");
     assert_eq!(store.len(), left);
 }
