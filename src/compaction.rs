@@ -254,14 +254,15 @@ impl Compactor<'_> {
             let most = if apart { 1 } else { choose::GROUP_MAX };
             let group = choose::take_group(&mut left, most, self.capacity());
             let emptied = match self.empty_group(group.clone(), outputs) {
-                Err(Error::StorageFull) if apart => {
-                    refused.extend(group);
-                    continue;
-                }
                 Err(Error::StorageFull) => {
-                    left.extend(group);
-                    left.sort_by_key(|segment| segment.live_bytes() > 0);
-                    apart = true;
+                    self.make_way(outputs)?;
+                    if apart {
+                        refused.extend(group);
+                    } else {
+                        left.extend(group);
+                        left.sort_by_key(|segment| segment.live_bytes() > 0);
+                        apart = true;
+                    }
                     continue;
                 }
                 emptied => emptied?,
@@ -279,6 +280,16 @@ impl Compactor<'_> {
         } else {
             Err(Error::StorageFull)
         }
+    }
+
+    /// Copies that were taken back leave their room to others: the tombstones of a group may take
+    /// more than there was, and nobody knows before.
+    fn make_way(&self, outputs: &mut Outputs) -> Result<(), Error> {
+        if !outputs.is_empty() {
+            self.finish_outputs(outputs)?;
+            self.reclaim();
+        }
+        Ok(())
     }
 
     /// Empties group after group; they are dropped as soon as what made them dead is on the device,

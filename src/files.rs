@@ -403,7 +403,12 @@ impl Source<MmapMemory> for Files {
     fn has_room_for_copies(&self) -> bool {
         let [_, for_copies] = &self.spares;
         let free = || self.directory.free_bytes(self.segment_bytes);
-        for_copies.is_there_soon() || free().is_ok_and(|free| free >= self.segment_bytes)
+        // Some file systems do not say what is free: a try tells.
+        let [_, name] = fs::SPARES;
+        let make = || fs::NewSegmentFile::create(&self.directory, name, self.segment_bytes);
+        for_copies.is_there_soon()
+            || free().is_ok_and(|free| free >= self.segment_bytes)
+            || for_copies.make(make).is_ok_and(|made| made)
     }
 }
 

@@ -24,6 +24,13 @@ fn text(path: &Path) -> &str {
 }
 
 impl Small {
+    /// As large as the memory; it says that it has no blocks, and none is free.
+    fn without_limit() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = run("mount", &["-t", "tmpfs", "-o", "size=0", "tmpfs", text(dir.path())]);
+        Self::if_mounted(mounted, dir)
+    }
+
     fn tmpfs(bytes: u64) -> Option<Self> {
         Self::tmpfs_of_files(bytes, 1000)
     }
@@ -233,6 +240,20 @@ fn a_compaction_without_room_leaves_a_store_of_one_segment_its_own() {
     }
 }
 
+/// It was taken for full, so what was removed from a store of one segment stayed for good.
+#[test]
+fn a_store_of_one_segment_is_compacted_where_the_file_system_does_not_say_what_is_free() {
+    let Some(disk) = Small::without_limit() else { return };
+    let store = options().open(disk.at("s")).unwrap();
+    for n in 0..4 {
+        put(&store, n).unwrap();
+    }
+    assert!(store.remove(1_u32.to_le_bytes()).unwrap());
+    let report = store.compact().unwrap();
+    assert_eq!((report.segments_removed, report.moved_records), (1, 3));
+    put(&store, 1).unwrap();
+}
+
 /// The segment that a removal had made of the last room took puts after a reopening, and then there
 /// was no room for the next removal.
 #[test]
@@ -415,6 +436,33 @@ fn a_dropped_segment_whose_removal_was_cut_short_is_removed_without_a_byte_left(
     assert!(store.contains(1u32.to_le_bytes()));
     store.close().unwrap();
     assert!(!segment.exists(), "it stays for as long as the disk is full");
+}
+
+/// Live records and tombstones of a group did not fit the one segment that there was room for. What
+/// had been copied of them was taken back, and took the room that each alone would have found; so
+/// nothing could be compacted, the next time neither.
+#[test]
+fn a_group_whose_tombstones_find_no_room_leaves_the_room_to_its_parts() {
+    let Some(disk) = Small::tmpfs((7 << 20) + (1 << 16)) else { return };
+    let store = options().open(disk.at("s")).unwrap();
+    let id = |n: u32| format!("{n:0900}");
+    let mut count = 0;
+    while store.stats().segments <= 3 {
+        store.put(id(count), &[1.0], "x").unwrap();
+        count += 1;
+    }
+    // Something dead in each: they are copied to segments that are younger than the active one,
+    // which the tombstones of what is removed then come to.
+    (0..6).for_each(|n| assert!(store.remove(id(n * count / 6)).unwrap()));
+    store.compact().unwrap();
+    for n in (0..count).filter(|n| n % 10 < 3 && store.contains(id(*n))) {
+        assert!(store.remove(id(n)).unwrap(), "{n} of {count}");
+    }
+    let left = store.len();
+    // What another thread has not unmapped yet may be the room: then it is there the next time.
+    let report = (0..5).find_map(|_| store.compact().ok()).expect("it is full for good");
+    assert!(report.moved_records > 0 && report.segments_removed > 3, "{report:?}");
+    assert_eq!(store.len(), left);
 }
 
 /// The second segment took the room without which nothing could be removed any more.

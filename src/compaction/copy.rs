@@ -403,6 +403,10 @@ impl Outputs {
         self.records.iter().chain(&self.tombstones)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.all().next().is_none()
+    }
+
     fn all(&self) -> impl Iterator<Item = &Arc<FileSegment>> {
         self.open_ones().chain(&self.ended)
     }
