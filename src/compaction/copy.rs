@@ -8,7 +8,6 @@ use crate::error::Error;
 use crate::format::ids::{Lsn, Sequence, SlotNumber, UNIT_BYTES};
 use crate::format::slot::{Kind, SLOT_BYTES, SlotBody, SlotState};
 use crate::index::KeyHash;
-use crate::log::Source;
 use crate::memory::MmapMemory;
 use crate::segment::{Ahead, Frame, Moves, Segment, Slots};
 use crate::sync::lock;
@@ -23,6 +22,8 @@ pub(super) struct Outputs {
     /// For tombstones, apart from the records, so that looking again whether they are still needed
     /// moves nothing else.
     tombstones: Option<Arc<FileSegment>>,
+    /// Follows when one of them is full; made before what may not fit is copied.
+    next: Option<Arc<FileSegment>>,
     /// Full, and not known to be flushed for the last time.
     ended: Vec<Arc<FileSegment>>,
     /// Segments of these in which a copy came into force. All others hold nothing.
@@ -142,8 +143,8 @@ impl Compactor<'_> {
         group: &mut Group,
     ) -> Result<(), Stopped> {
         // Copies that are taken back stay in the way of others: the room comes first.
-        if !outputs.have_room_for(victims, self.capacity()) && !self.has_room_for_output() {
-            return Err(Error::StorageFull.into());
+        if outputs.next.is_none() && !outputs.have_room_for(victims, self.capacity()) {
+            outputs.next = Some(self.make_output()?);
         }
         let parts = Mutex::new(Parts { victims, ..Parts::default() });
         let (outputs, pace) = (Mutex::new(outputs), Pace::default());
@@ -262,10 +263,7 @@ impl Compactor<'_> {
         if let Some(output) = outputs.place(kind) {
             return Ok(Arc::clone(output));
         }
-        let made = {
-            let guard = self.engine.epoch().pin();
-            self.engine.log().make_for_copies(&guard)
-        };
+        let made = outputs.next.take().map_or_else(|| self.make_output(), Ok);
         let made = match (made, outputs.open()) {
             // Better together than not at all.
             (Err(Error::StorageFull), Some(other)) => other,
@@ -281,8 +279,8 @@ impl Compactor<'_> {
         Ok(made)
     }
 
-    fn has_room_for_output(&self) -> bool {
-        self.engine.log().source().has_room_for_copies()
+    fn make_output(&self) -> Result<Arc<FileSegment>, Error> {
+        self.engine.log().make_for_copies(&self.engine.epoch().pin())
     }
 
     /// Step 3: what was copied is on the device before anything leads to it.
@@ -326,7 +324,7 @@ impl Compactor<'_> {
     /// Closes the segments that took copies: they take no more, and return what is empty between
     /// their slots and their frames.
     pub(super) fn finish_outputs(&self, outputs: &mut Outputs) -> Result<(), Error> {
-        let open = [outputs.records.take(), outputs.tombstones.take()];
+        let open = [outputs.records.take(), outputs.tombstones.take(), outputs.next.take()];
         outputs.ended.extend(open.into_iter().flatten());
         self.finish_ended(outputs)
     }
@@ -404,7 +402,7 @@ impl Outputs {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.all().next().is_none()
+        self.all().chain(&self.next).next().is_none()
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<FileSegment>> {
