@@ -341,7 +341,8 @@ impl Files {
                 spare.take(drop);
             } else if free < near {
                 let make = || fs::NewSegmentFile::create(&self.directory, name, self.segment_bytes);
-                if !spare.make(make)? && free < self.segment_bytes {
+                // Made by another thread just now: it takes what room there is.
+                if !spare.make(make)? && free < self.segment_bytes.saturating_mul(2) {
                     return Err(Error::StorageFull);
                 }
             }
@@ -376,6 +377,9 @@ impl Source<MmapMemory> for Files {
     ) -> Result<Segment<MmapMemory>, Error> {
         let salt = Salt(u64::from_le_bytes(fs::random()?));
         let id = SegmentId { sequence, salt, role };
+        if need == Need::KeptBack {
+            return self.use_spare(id);
+        }
         match self.create_with(id, |_| ()) {
             Err(Error::StorageFull) if need == Need::ToFree => self.use_spare(id),
             made => made,

@@ -49,6 +49,8 @@ pub enum Need {
     /// For what frees room in the end: removals, and the copies that compaction makes. May take the
     /// last room there is.
     ToFree,
+    /// For removals, where no more room can be kept back: takes none but what is kept for them.
+    KeptBack,
 }
 
 /// Where segments come from: files, or the heap in models and tests.
@@ -393,12 +395,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         }
         let kept = self.source.keep_room();
         if need == Need::ToFree {
-            let segment = self.source.create(self.take_sequence()?, Role::Log, need)?;
-            if kept.is_err() {
-                // It took the last room, wherever it found it.
-                segment.keep_for_removals();
-            }
-            return Ok(segment);
+            // What room there is may be what another thread keeps back for copies just now.
+            let need = if kept.is_ok() { need } else { Need::KeptBack };
+            return self.source.create(self.take_sequence()?, Role::Log, need);
         }
         kept?;
         let segment = self.source.create(self.take_sequence()?, Role::Log, need)?;
