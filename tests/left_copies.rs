@@ -152,3 +152,31 @@ fn a_backup_has_what_answers_in_place_of_a_damaged_copy() {
     store.backup(&backup).unwrap();
     assert_eq!(options().open(&backup).unwrap().get_owned(id).unwrap(), found);
 }
+
+/// The same of a record that nobody had flushed, and of what stood before it: it cannot be told
+/// whether the damaged one was ever whole.
+#[test]
+fn a_backup_has_what_answers_in_place_of_a_damaged_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, killed, backup) = (dir.path().join("s"), dir.path().join("k"), dir.path().join("b"));
+    let store = options().open(&path).unwrap();
+    store.put("a", &[1.0], "older").unwrap();
+    for n in 0.. {
+        store.put(u32::to_le_bytes(n), &[1.0], content(n)).unwrap();
+        if store.segments().len() > 1 {
+            break;
+        }
+    }
+    store.put("a", &[1.0], "newer").unwrap();
+    copy(&path, &killed);
+    let last = store.segments().pop().unwrap().path;
+    let file = std::fs::File::options().write(true).open(killed.join(last.file_name().unwrap()));
+    file.unwrap().set_len((1 << 20) - 8192).unwrap();
+
+    let store = options().open(&killed).unwrap();
+    let found = store.get_owned("a").unwrap();
+    assert_eq!(found.as_ref().map(|found| &found.content[..]), Some(&b"older"[..]));
+    store.backup(&backup).unwrap();
+    let backup = options().open(&backup).unwrap();
+    assert_eq!(backup.get_owned("a").unwrap(), found);
+}

@@ -67,6 +67,15 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         self.index.get(guard, KeyHash(body.key_hash), same).is_some()
     }
 
+    /// Whether the index leads to a put that is older than what a slot says, of the same hash.
+    pub fn has_older(&self, guard: &Guard, body: SlotBody) -> bool {
+        let older = |entry: Entry| {
+            let is_older = |at: SlotBody| at.key_hash == body.key_hash && at.lsn < body.lsn;
+            !entry.tomb && self.slot_of(guard, entry).is_some_and(is_older)
+        };
+        self.index.get(guard, KeyHash(body.key_hash), older).is_some()
+    }
+
     /// What counts for an id whose entry was found, if that lies at an address of a quiet segment.
     fn counts_at(&self, guard: &Guard, found: Found, address: Address) -> Option<Entry> {
         let counts = match found {

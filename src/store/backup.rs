@@ -4,8 +4,10 @@ use super::Store;
 use crate::error::Error;
 use crate::format::header::Role;
 use crate::format::ids::Sequence;
+use crate::format::slot::SlotState;
 use crate::fs;
 use crate::memory::MmapMemory;
+use crate::recovery::check;
 use crate::segment::{Mark, Segment};
 use crate::sync::unmodelled::Arc;
 use std::path::Path;
@@ -74,10 +76,33 @@ impl Store {
         for (segment, mark) in &moment.parts {
             let copy = files.create_with(segment.id(), |copy| {
                 segment.replicate(copy, *mark);
+                self.void_what_gave_way(segment, copy, *mark);
             })?;
             drop(copy);
         }
         directory.replace_manifest(&manifest.encode())
+    }
+
+    /// Where an older version answers for a damaged record, because opening has found that in a
+    /// segment with a flaw, it does so in the copy, which has no flaw: all its slots are believed.
+    fn void_what_gave_way(
+        &self,
+        segment: &Segment<MmapMemory>,
+        copy: &Segment<MmapMemory>,
+        mark: Mark,
+    ) {
+        if !segment.is_quarantined() {
+            return;
+        }
+        let guard = self.engine().epoch().pin();
+        for (slot, state) in segment.slots(mark.slot) {
+            if let SlotState::Committed(kind, body) = state
+                && self.engine().has_older(&guard, body)
+                && check(segment, slot, kind, body, true).is_err()
+            {
+                copy.void(slot);
+            }
+        }
     }
 }
 
