@@ -341,8 +341,12 @@ impl Files {
                 spare.take(drop);
             } else if free < near {
                 let make = || fs::NewSegmentFile::create(&self.directory, name, self.segment_bytes);
-                // Made by another thread just now: it takes what room there is.
-                if !spare.make(make)? && free < self.segment_bytes.saturating_mul(2) {
+                // Made by another thread just now: it takes what room there is. Where nobody knows
+                // how much that is, who finds none hears of it.
+                if !spare.make(make)?
+                    && free < self.segment_bytes.saturating_mul(2)
+                    && self.directory.says_what_is_free()?
+                {
                     return Err(Error::StorageFull);
                 }
             }

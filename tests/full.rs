@@ -254,6 +254,27 @@ fn a_store_of_one_segment_is_compacted_where_the_file_system_does_not_say_what_i
     put(&store, 1).unwrap();
 }
 
+/// Puts and removals were refused while another thread made what is kept back, as if that took the
+/// last room there was.
+#[test]
+fn where_the_file_system_does_not_say_what_is_free_nothing_is_refused() {
+    for round in 0..40 {
+        let Some(disk) = Small::without_limit() else { return };
+        let store = options().open(disk.at("s")).unwrap();
+        let write = |thread: u32| {
+            for n in (0..10).map(|n| thread * 10 + n) {
+                put(&store, n).unwrap_or_else(|error| panic!("{round}, {n}: {error}"));
+                let removed = store.remove(n.to_le_bytes());
+                assert!(matches!(removed, Ok(true)), "{round}, {n}: {removed:?}");
+            }
+        };
+        std::thread::scope(|scope| {
+            let write = &write;
+            (0..4).for_each(|thread| drop(scope.spawn(move || write(thread))));
+        });
+    }
+}
+
 /// The segment that a removal had made of the last room took puts after a reopening, and then there
 /// was no room for the next removal.
 #[test]

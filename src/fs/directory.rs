@@ -392,6 +392,11 @@ impl Directory {
         Ok(if counts { free.min(about.f_favail.saturating_mul(file_bytes)) } else { free })
     }
 
+    /// Whether its file system says how many bytes it has: one with limits has some.
+    pub fn says_what_is_free(&self) -> io::Result<bool> {
+        Ok(retry_on_intr(|| rustix::fs::fstatvfs(self.fd()))?.f_blocks > 0)
+    }
+
     /// Bytes allocated to a file; none if it is gone.
     #[must_use]
     pub fn allocated_bytes(&self, name: &str) -> u64 {

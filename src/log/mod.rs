@@ -396,7 +396,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let kept = self.source.keep_room();
         if need == Need::ToFree {
             // What room there is may be what another thread keeps back for copies just now.
-            let need = if kept.is_ok() { need } else { Need::KeptBack };
+            // (Any other error is not about room: making one meets it again, and says so.)
+            let full = matches!(kept, Err(Error::StorageFull));
+            let need = if full { Need::KeptBack } else { need };
             return self.source.create(self.take_sequence()?, Role::Log, need);
         }
         kept?;

@@ -149,3 +149,37 @@ fn an_empty_segment_that_was_ended_is_sealed_and_flushed() {
     let last = log.active(&guard).unwrap();
     assert_eq!(last.predecessor(), Some((empty.sequence(), true)));
 }
+
+/// On the heap, and without file handles.
+struct WithoutHandles;
+
+fn no_handle() -> Error {
+    Error::Io(std::io::ErrorKind::Other.into())
+}
+
+impl Source<HeapMemory> for WithoutHandles {
+    fn create(&self, s: Sequence, role: Role, need: Need) -> Result<Segment<HeapMemory>, Error> {
+        match (s.0, need) {
+            (1, _) => Heap.create(s, role, need),
+            (_, Need::KeptBack) => Err(Error::StorageFull),
+            _ => Err(no_handle()),
+        }
+    }
+    fn discard(&self, _: &Segment<HeapMemory>) {}
+    fn wake(&self) {}
+    fn keep_room(&self) -> Result<(), Error> {
+        Err(no_handle())
+    }
+}
+
+/// A removal said that the disk was full where the process was out of file handles.
+#[test]
+fn a_removal_that_cannot_keep_room_back_says_why() {
+    let geometry =
+        Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
+    let (log, epoch) = (Log::new(WithoutHandles, geometry, Sequence(1)), Epoch::new());
+    let guard = epoch.pin();
+    let remove = || log.reserve(&epoch, &guard, 1 << 10, Need::ToFree).map(drop);
+    let refused = (0..9).find_map(|_| remove().err());
+    assert!(matches!(refused, Some(Error::Io(_))), "{refused:?}");
+}
