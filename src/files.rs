@@ -341,12 +341,8 @@ impl Files {
                 spare.take(drop);
             } else if free < near {
                 let make = || fs::NewSegmentFile::create(&self.directory, name, self.segment_bytes);
-                // Made by another thread just now: it takes what room there is. Where nobody knows
-                // how much that is, who finds none hears of it.
-                if !spare.make(make)?
-                    && free < self.segment_bytes.saturating_mul(2)
-                    && self.directory.says_what_is_free()?
-                {
+                // Made by another thread just now: it takes what room there is.
+                if !spare.make(make)? && free < self.segment_bytes.saturating_mul(2) {
                     return Err(Error::StorageFull);
                 }
             }
@@ -381,12 +377,23 @@ impl Source<MmapMemory> for Files {
     ) -> Result<Segment<MmapMemory>, Error> {
         let salt = Salt(u64::from_le_bytes(fs::random()?));
         let id = SegmentId { sequence, salt, role };
-        if need == Need::KeptBack {
-            return self.use_spare(id);
-        }
-        match self.create_with(id, |_| ()) {
-            Err(Error::StorageFull) if need == Need::ToFree => self.use_spare(id),
-            made => made,
+        match need {
+            Need::ToGrow => self.create_with(id, |_| ()),
+            Need::ToFree => self.create_with(id, |_| ()).or_else(|error| match error {
+                Error::StorageFull => self.use_spare(id),
+                error => Err(error),
+            }),
+            Need::KeptBack => self.use_spare(id).or_else(|error| {
+                let [for_removals, _] = &self.spares;
+                if !for_removals.is_there_soon() {
+                    return Err(error);
+                }
+                // Another thread makes it just now, of room that is for removals, too.
+                match self.create_with(id, Segment::keep_for_removals) {
+                    Err(Error::StorageFull) => self.use_spare(id),
+                    made => made,
+                }
+            }),
         }
     }
 
@@ -411,12 +418,7 @@ impl Source<MmapMemory> for Files {
     fn has_room_for_copies(&self) -> bool {
         let [_, for_copies] = &self.spares;
         let free = || self.directory.free_bytes(self.segment_bytes);
-        // Some file systems do not say what is free: a try tells.
-        let [_, name] = fs::SPARES;
-        let make = || fs::NewSegmentFile::create(&self.directory, name, self.segment_bytes);
-        for_copies.is_there_soon()
-            || free().is_ok_and(|free| free >= self.segment_bytes)
-            || for_copies.make(make).is_ok_and(|made| made)
+        for_copies.is_there_soon() || free().is_ok_and(|free| free >= self.segment_bytes)
     }
 }
 

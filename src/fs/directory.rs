@@ -383,18 +383,16 @@ impl Directory {
     }
 
     /// Bytes that its file system still has for its user in files of this length: it may have
-    /// fewer files left than bytes for them.
+    /// fewer files left than bytes for them. Any number where the file system does not say.
     pub fn free_bytes(&self, file_bytes: u64) -> io::Result<u64> {
         let about = retry_on_intr(|| rustix::fs::fstatvfs(self.fd()))?;
+        if about.f_blocks == 0 {
+            return Ok(u64::MAX);
+        }
         let free = about.f_bavail.saturating_mul(about.f_frsize);
         // Some do not count their files.
         let counts = about.f_files > 0;
         Ok(if counts { free.min(about.f_favail.saturating_mul(file_bytes)) } else { free })
-    }
-
-    /// Whether its file system says how many bytes it has: one with limits has some.
-    pub fn says_what_is_free(&self) -> io::Result<bool> {
-        Ok(retry_on_intr(|| rustix::fs::fstatvfs(self.fd()))?.f_blocks > 0)
     }
 
     /// Bytes allocated to a file; none if it is gone.
