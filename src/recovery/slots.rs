@@ -24,13 +24,14 @@ pub(super) fn decide_copies(engine: &FileEngine, candidate: &Candidate) {
                     void.push(slot);
                 }
             }
-            // Its source answers, and a backup, which has no flaw, would believe this slot.
+            // Of a flawed segment the durable end may be lost, too, and the source be gone with it.
             SlotState::Committed(kind, body)
-                if candidate.flaw.is_some()
-                    && check(segment, slot, kind, body, true).is_err()
-                    && engine.has_lsn(&guard, body) =>
+                if candidate.flaw.is_some() && check(segment, slot, kind, body, true).is_err() =>
             {
-                void.push(slot);
+                if engine.has_lsn(&guard, body) {
+                    // Its source answers, and a backup, which has no flaw, would believe this slot.
+                    void.push(slot);
+                }
             }
             // Below the durable end it is damage, and stays to be named.
             _ if slot.0 < trusted => {}

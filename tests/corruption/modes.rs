@@ -3,7 +3,7 @@
 //! damaged record nor an older version in its place is ever served.
 
 use super::common::{self, SEGMENT, State, assert_same, state};
-use super::{Closed, DIRECTORY_AT, RECORDS, change, flip, id, torn, tree, zero};
+use super::{Closed, DIRECTORY_AT, RECORDS, SLOT, Slot, change, flip, id, torn, tree, zero};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use stratalog::internals::format::header::{BOOT_AT, CURSOR_AT, DURABLE_AT, SEALED_AT};
@@ -543,4 +543,49 @@ fn deep_finds_a_record_that_the_index_cannot_find_or_finds_too_old() {
         closed.restore();
     }
     closed.assert_whole();
+}
+
+/// A header that is lost does not say how far the copies behind it are on the device, and a copy
+/// that did not hold was void for good, as if what it was made of still answered.
+#[test]
+fn no_older_version_comes_back_after_a_salvage_of_copies_whose_header_is_lost() {
+    let mut lsn = None;
+    let closed = Closed::new(|store| {
+        let put = |n| RECORDS.put(store, &id(n), n);
+        let fill = |segments, ids: std::ops::Range<u32>| {
+            let mut ids = ids.cycle();
+            while store.stats().segments < segments {
+                put(ids.next().unwrap());
+            }
+        };
+        let first_lsn = put(0);
+        fill(2, 1..10_000);
+        // Compaction leaves a segment with damage alone: the older version stays.
+        let first = tree::segments(store.path())[0].clone();
+        let damaged = Slot::read(&std::fs::read(&first).unwrap(), first_lsn);
+        flip(&first, damaged.frame.start * 8 + 600);
+        lsn = Some(put(7).as_u64());
+        fill(3, 20_000..20_010);
+        drop(store.compact());
+        put(0);
+    });
+    let lsn = lsn.unwrap();
+    let slots = |bytes: &[u8]| -> Vec<usize> {
+        let slot = |n: &usize| bytes[n + 8..n + 16] == lsn.to_le_bytes();
+        (DIRECTORY_AT..DIRECTORY_AT + (64 << 10)).step_by(SLOT).filter(slot).collect()
+    };
+    let mut copies = 0;
+    for path in closed.segments() {
+        let bytes = std::fs::read(&path).unwrap();
+        for at in slots(&bytes) {
+            let offset = u32::from_le_bytes(bytes[at + 24..at + 28].try_into().unwrap());
+            zero(&path, 0..DIRECTORY_AT);
+            flip(&path, offset as usize * 64 * 8 + 600);
+            copies += 1;
+        }
+    }
+    assert_eq!(copies, 1, "it was not moved, or its first place is still there");
+    for _ in 0..2 {
+        salvaged(closed.path(), |store| assert_eq!(store.get_owned(id(7)).unwrap(), None));
+    }
 }
