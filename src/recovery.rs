@@ -188,6 +188,7 @@ pub fn recover(
             // In a salvage a segment that says it is blank may be one whose beginning was zeroed.
             leftovers.blank = collected.blank.iter().map(|segment| segment.id()).collect();
         }
+        note_judged(&engine, &collected.blank);
         leftovers.dropped.clone_from(&manifest.dropped);
         let at_once = basis.rebuilt || mode == Recovery::Salvage || rebooted(&engine, &candidates);
         decide(&engine, &durability, &candidates, tail)?;
@@ -228,6 +229,14 @@ fn begin_writing(
 fn rebooted(engine: &FileEngine, candidates: &[Candidate]) -> bool {
     let boot_id = engine.log().source().boot_id();
     candidates.iter().any(|candidate| !candidate.inherited.is_of_boot(boot_id))
+}
+
+/// Gives blank segments the boot id of this opening, which has judged them. A process that is
+/// killed before their files are removed leaves them to an opening that must not take them for a
+/// gap before what is written from now on.
+fn note_judged(engine: &FileEngine, blank: &[Arc<Segment<MmapMemory>>]) {
+    let boot_id = engine.log().source().boot_id();
+    blank.iter().for_each(|segment| segment.set_boot_id(boot_id));
 }
 
 /// If the last segment of the log is gone, because compaction has emptied it, or missing, nobody

@@ -518,3 +518,36 @@ fn segments_that_openings_have_sealed_early_do_not_pile_up() {
         assert!(store.verify().unwrap().is_clean());
     }
 }
+
+/// Power loss has taken all of a segment but its header. The next opening leaves its file to a
+/// background thread, and a kill came first: the segment that followed was cut, as what lies behind
+/// a gap.
+#[test]
+fn a_kill_before_a_segment_that_power_loss_has_emptied_is_removed_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, image) = (dir.path().join("s"), dir.path().join("image"));
+    let store = options().open(&path).unwrap();
+    put_all(&store, 0..3);
+    killed(&store, &image);
+    drop(store);
+    std::fs::remove_dir_all(&path).unwrap();
+    std::fs::rename(&image, &path).unwrap();
+    let emptied = segments(&path).remove(0);
+    let file = std::fs::File::options().read(true).write(true).open(&emptied).unwrap();
+    file.write_all_at(&vec![0; (1 << 20) - CURSOR_AT], CURSOR_AT as u64).unwrap();
+    file.write_all_at(&[7; 16], BOOT_AT as u64).unwrap();
+
+    let store = options().open(&path).unwrap();
+    put_all(&store, 3..6);
+    killed(&store, &image);
+    drop(store);
+    // As it was when the thread came to it.
+    let mut bytes = vec![0; 1 << 20];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    std::fs::write(image.join(emptied.file_name().unwrap()), bytes).unwrap();
+    for _ in 0..2 {
+        let store = options().open(&image).unwrap();
+        assert!((3..6).all(|n| has(&store, n)), "{:?}", store.recovery());
+        assert!(store.recovery().is_clean() && (0..3).all(|n| !has(&store, n)));
+    }
+}
