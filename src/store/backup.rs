@@ -3,13 +3,14 @@
 use super::Store;
 use crate::error::Error;
 use crate::format::header::Role;
-use crate::format::ids::Sequence;
+use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::slot::SlotState;
 use crate::fs;
 use crate::memory::MmapMemory;
 use crate::recovery::check;
 use crate::segment::{Mark, Segment};
 use crate::sync::unmodelled::Arc;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 impl Store {
@@ -41,12 +42,13 @@ impl Store {
         }
         self.owner.check()?;
         let catalog = &self.duties.catalog;
+        let gave_way = self.find_what_gave_way();
         // Two victims of one group may need each other: one removed what the other holds.
         let moment = catalog.while_none_leaves(|| {
             self.duties.durability.sync_and_look(self.engine(), || self.moment())
         })?;
         let unfinished = fs::begin_directory(dir)?;
-        let copied = self.copy_into(unfinished.directory(), &moment);
+        let copied = self.copy_into(unfinished.directory(), &moment, &gave_way);
         copied.and_then(|()| unfinished.finish())
     }
 
@@ -69,14 +71,20 @@ impl Store {
         Moment { parts, _others: others, next: next.max(above) }
     }
 
-    fn copy_into(&self, directory: &fs::Directory, moment: &Moment) -> Result<(), Error> {
+    fn copy_into(
+        &self,
+        directory: &fs::Directory,
+        moment: &Moment,
+        gave_way: &GaveWay,
+    ) -> Result<(), Error> {
         let named = moment.parts.iter().map(|(segment, _)| segment.id()).collect();
         let source = self.engine().log().source();
         let (files, manifest) = source.of_copy(directory, moment.next, named)?;
         for (segment, mark) in &moment.parts {
             let copy = files.create_with(segment.id(), |copy| {
                 segment.replicate(copy, *mark);
-                self.void_what_gave_way(segment, copy, *mark);
+                let void = gave_way.get(&segment.sequence()).into_iter().flatten();
+                void.filter(|slot| slot.0 < mark.slot).for_each(|slot| copy.void(*slot));
             })?;
             drop(copy);
         }
@@ -85,26 +93,28 @@ impl Store {
 
     /// Where an older version answers for a damaged record, because opening has found that in a
     /// segment with a flaw, it does so in the copy, which has no flaw: all its slots are believed.
-    fn void_what_gave_way(
-        &self,
-        segment: &Segment<MmapMemory>,
-        copy: &Segment<MmapMemory>,
-        mark: Mark,
-    ) {
-        if !segment.is_quarantined() {
-            return;
-        }
-        let guard = self.engine().epoch().pin();
-        for (slot, state) in segment.slots(mark.slot) {
-            if let SlotState::Committed(kind, body) = state
-                && self.engine().has_older(&guard, body)
-                && check(segment, slot, kind, body, true).is_err()
-            {
-                copy.void(slot);
-            }
-        }
+    ///
+    /// To be asked before the moment of the copy: then that version answers there still, or
+    /// something newer does that the copy has.
+    fn find_what_gave_way(&self) -> GaveWay {
+        let (engine, guard) = (self.engine(), self.engine().epoch().pin());
+        let gave_way = |segment: &Arc<Segment<MmapMemory>>| {
+            let slots = segment.slots(segment.slots_end()).filter(|(slot, state)| match *state {
+                SlotState::Committed(kind, body) => {
+                    engine.has_older(&guard, body)
+                        && check(segment, *slot, kind, body, true).is_err()
+                }
+                _ => false,
+            });
+            (segment.sequence(), slots.map(|(slot, _)| slot).collect())
+        };
+        let quarantined = engine.log().in_use_counted(&guard, Segment::is_quarantined);
+        quarantined.iter().map(gave_way).collect()
     }
 }
+
+/// By segment, the slots of damaged records for which an older version answers.
+type GaveWay = BTreeMap<Sequence, Vec<SlotNumber>>;
 
 /// How far a segment counts. One for copies that an earlier process has made, all of it: it takes
 /// no more, opening has decided about each of its slots, and its mark may be lower, since that
