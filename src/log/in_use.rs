@@ -112,8 +112,8 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         }
     }
 
-    /// Segments that hold records, are about to, or were ended: all but the prepared, the discarded
-    /// and the dropped.
+    /// Segments that hold records, are about to, were ended, or have lost all that they held: all
+    /// but the prepared, the discarded and the dropped.
     pub fn in_use<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Segment<M>> {
         let active = self.active(guard).map(Segment::table_index);
         self.table.iter(guard).filter(move |segment| self.is_in_use(segment, active))
@@ -136,6 +136,8 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let begun = segment.role() == Role::Copies
             || segment.is_full() && segment.is_own()
             || segment.slots_end() > 0
+            // Its file may be put back: it goes on being named, and reported until then.
+            || segment.is_quarantined()
             || Some(segment.table_index()) == active;
         begun && !segment.is_dropped()
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::header::{
-    BOOT_AT, FLUSH_AT, FlushNote, IDENTITY_BYTES, Identity, encode_flush,
+    BOOT_AT, DIRECTORY_AT, FLUSH_AT, FlushNote, IDENTITY_BYTES, Identity, encode_flush,
 };
 use stratalog::{Options, Store};
 
@@ -101,6 +101,30 @@ fn a_segment_that_was_cut_short_costs_the_records_it_cut_and_is_reported() {
 
 /// What was cut off a segment for copies passed for copies that had not been finished, and only the
 /// file was named.
+/// With nothing left in it, it was in use no more: the next manifest did not name it, so later
+/// openings called the store sound, and took the file for a stranger's when it was put back.
+#[test]
+fn a_segment_that_has_lost_everything_is_reported_and_counts_again_once_it_is_back() {
+    let closed = Closed::of_segments(3);
+    for path in closed.segments() {
+        let bytes = std::fs::read(&path).unwrap();
+        for len in [0, DIRECTORY_AT as u64, SEGMENT] {
+            std::fs::write(&path, []).unwrap();
+            cut(&path, len);
+            let written = use_twice(closed.path());
+            let store = common::open(closed.path());
+            assert_eq!(store.recovery().corrupt, 1, "{len}: {:?}", store.recovery());
+            let report = store.verify().unwrap();
+            assert!(report.damaged.iter().any(|d| d.segment == path), "{len}: {report:?}");
+            drop(store);
+            std::fs::write(&path, &bytes).unwrap();
+            assert_found(closed.path(), &closed.state, &written);
+            closed.restore();
+        }
+    }
+    closed.assert_whole();
+}
+
 #[test]
 fn what_a_segment_for_copies_that_was_cut_short_has_lost_is_named_one_by_one() {
     let closed = Closed::new(|store| {
