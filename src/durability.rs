@@ -44,11 +44,11 @@ use std::time::{Duration, Instant};
 /// How often a flush yields to the writers of a segment, all together, before it voids the slots
 /// that they have reserved and not committed: all were reserved before it began to wait.
 const YIELDS_MAX: u32 = 200;
-/// It yields so many times as often for each time that a write in progress was voided before.
+/// Multiplies the yields, once for each time that a write in progress was voided before.
 const PATIENCE: u32 = 4;
-/// More voids than this make no difference.
+/// Bounds how many of those voids count.
 const RETRIES_MAX: u64 = 6;
-/// And no longer than this: where others want the processor, a yield may take milliseconds.
+/// Bounds the wait in time: on a busy machine a yield may take milliseconds.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// How often a leader yields to those who shared the last flush, so that they share its own too.
@@ -562,7 +562,7 @@ fn decide_all<M: Memory>(segment: &Segment<M>, most: u32, wait: impl Fn() -> boo
     slots.mark()
 }
 
-/// How long a flush waits for writers while writes are in progress that were voided before.
+/// Returns how often a flush yields while writes in progress were voided this many times before.
 fn yields_max(retries: u64) -> u32 {
     YIELDS_MAX * PATIENCE.pow(retries.min(RETRIES_MAX) as u32)
 }

@@ -379,10 +379,10 @@ impl Source<MmapMemory> for Files {
         let id = SegmentId { sequence, salt, role };
         match need {
             Need::ToGrow => self.create_with(id, |_| ()),
-            Need::ToFree => self.create_with(id, |_| ()).or_else(|error| match error {
-                Error::StorageFull => self.use_spare(id),
-                error => Err(error),
-            }),
+            Need::ToFree => match self.create_with(id, |_| ()) {
+                Err(Error::StorageFull) => self.use_spare(id),
+                made => made,
+            },
             Need::KeptBack => self.use_spare(id).or_else(|error| {
                 let [for_removals, _] = &self.spares;
                 if !for_removals.is_there_soon() {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 use stratalog::internals::format::header::DIRECTORY_AT;
-use stratalog::{Compaction, Options, SegmentRole, Store};
+use stratalog::{Compaction, Options, OwnedRecord, SegmentRole, Store};
 
 const RECORDS: u32 = 300;
 
@@ -156,17 +156,15 @@ fn a_backup_has_what_answers_in_place_of_a_damaged_copy() {
     assert_eq!(options().open(&backup).unwrap().get_owned(id).unwrap(), found);
 }
 
-/// The same of a record that nobody had flushed, and of what stood before it: it cannot be told
-/// whether the damaged one was ever whole.
-#[test]
-fn a_backup_has_what_answers_in_place_of_a_damaged_record() {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, killed, backup) = (dir.path().join("s"), dir.path().join("k"), dir.path().join("b"));
+/// Returns a store, killed with so many segments, whose last file was cut short, and the version of
+/// "a" that answers: the newer one was in what was cut off, and nobody had flushed it.
+fn with_a_damaged_record(dir: &Path, segments: usize) -> (Store, Option<OwnedRecord>) {
+    let (path, killed) = (dir.join("s"), dir.join("k"));
     let store = options().open(&path).unwrap();
     store.put("a", &[1.0], "older").unwrap();
     for n in 0.. {
         store.put(u32::to_le_bytes(n), &[1.0], content(n)).unwrap();
-        if store.segments().len() > 1 {
+        if store.segments().len() >= segments {
             break;
         }
     }
@@ -179,6 +177,16 @@ fn a_backup_has_what_answers_in_place_of_a_damaged_record() {
     let store = options().open(&killed).unwrap();
     let found = store.get_owned("a").unwrap();
     assert_eq!(found.as_ref().map(|found| &found.content[..]), Some(&b"older"[..]));
+    (store, found)
+}
+
+/// The same of a record that nobody had flushed, and of what stood before it: it cannot be told
+/// whether the damaged one was ever whole.
+#[test]
+fn a_backup_has_what_answers_in_place_of_a_damaged_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, found) = with_a_damaged_record(dir.path(), 2);
+    let backup = dir.path().join("b");
     store.backup(&backup).unwrap();
     let backup = options().open(&backup).unwrap();
     assert_eq!(backup.get_owned("a").unwrap(), found);
@@ -189,29 +197,14 @@ fn a_backup_has_what_answers_in_place_of_a_damaged_record() {
 #[test]
 fn a_backup_has_what_answered_at_its_moment_in_place_of_a_damaged_record() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, killed, backup) = (dir.path().join("s"), dir.path().join("k"), dir.path().join("b"));
-    let store = options().open(&path).unwrap();
-    store.put("a", &[1.0], "older").unwrap();
-    for n in 0.. {
-        store.put(u32::to_le_bytes(n), &[1.0], content(n)).unwrap();
-        if store.segments().len() > 12 {
-            break;
-        }
-    }
-    store.put("a", &[1.0], "newer").unwrap();
-    copy(&path, &killed);
-    let last = store.segments().pop().unwrap().path;
-    let file = std::fs::File::options().write(true).open(killed.join(last.file_name().unwrap()));
-    file.unwrap().set_len((1 << 20) - 8192).unwrap();
-
-    let store = options().open(&killed).unwrap();
-    let found = store.get_owned("a").unwrap();
-    assert_eq!(found.as_ref().map(|found| &found.content[..]), Some(&b"older"[..]));
+    let (store, found) = with_a_damaged_record(dir.path(), 13);
+    let backup = dir.path().join("b");
     thread::scope(|scope| {
         let backing_up = scope.spawn(|| store.backup(&backup).unwrap());
         let begun = || {
             let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
-            let copies = names.filter(|at| *at != path && *at != killed);
+            let copies =
+                names.filter(|at| !["s", "k"].map(|name| dir.path().join(name)).contains(at));
             let mut files = copies.flat_map(|at| std::fs::read_dir(at).into_iter().flatten());
             files.any(|file| file.unwrap().path().extension().is_some_and(|end| end == "seg"))
         };

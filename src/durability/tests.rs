@@ -46,35 +46,29 @@ fn failed_flush_of_copies_wakes_futures() {
     assert!(matches!(told, Poll::Ready(Err(Error::FlushFailed(_)))));
 }
 
-/// A thread is stopped inside a batch. Each of its slots was waited for as long as the first one:
-/// half a minute for 100,000.
-#[test]
-fn a_flush_waits_once_for_all_slots_of_a_stopped_batch() {
+/// A thread is stopped inside a batch of 20 members, and a flush decides its slots: how many, after
+/// how many waits, and whether the batch was voided.
+fn decided(most: u32, is_patient: impl Fn(u32) -> bool) -> Option<(u32, u32, bool)> {
     let segment = segment(1);
-    let (stopped, _) = segment.reserve_batch(&[Units(1); 20]).unwrap();
+    let (stopped, _) = segment.reserve_batch(&[Units(1); 20])?;
     let waits = Cell::new(0);
-    let wait = || {
+    let mark = decide_all(&segment, most, || {
         waits.set(waits.get() + 1);
-        true
-    };
-    let mark = decide_all(&segment, 7, wait);
-    assert_eq!((mark.slot, waits.get()), (21, 7));
-    assert!(stopped.commit(&[]).is_err(), "it was not voided");
+        is_patient(waits.get())
+    });
+    Some((mark.slot, waits.get(), stopped.commit(&[]).is_err()))
 }
 
-/// So many yields take hours where other threads want the processors.
+/// Each of its slots was waited for as long as the first one: half a minute for 100,000.
+#[test]
+fn a_flush_waits_once_for_all_slots_of_a_stopped_batch() {
+    assert_eq!(decided(7, |_| true), Some((21, 7, true)));
+}
+
+/// Where other threads want the processors, the yields alone would take hours.
 #[test]
 fn a_flush_that_has_waited_long_enough_waits_for_no_other_slot_either() {
-    let segment = segment(1);
-    let (stopped, _) = segment.reserve_batch(&[Units(1); 20]).unwrap();
-    let waits = Cell::new(0);
-    let wait = || {
-        waits.set(waits.get() + 1);
-        waits.get() < 3
-    };
-    let mark = decide_all(&segment, yields_max(RETRIES_MAX), wait);
-    assert_eq!((mark.slot, waits.get()), (21, 3));
-    assert!(stopped.commit(&[]).is_err(), "it was not voided");
+    assert_eq!(decided(yields_max(RETRIES_MAX), |waits| waits < 3), Some((21, 3, true)));
 }
 
 #[test]

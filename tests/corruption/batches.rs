@@ -6,7 +6,7 @@ use super::{Closed, DIRECTORY_AT, RECORDS, change, flip, id, zero};
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::ids::SlotNumber;
 use stratalog::internals::format::slot::void_word;
-use stratalog::{Batch, Counted, Options, Recovery};
+use stratalog::{Batch, Counted, Options, Recovery, Store};
 
 /// All members were void, whole and durable as they were, and nothing but the head was named: what
 /// they had replaced or removed was there again. (mutation: damaged-head-voids)
@@ -42,21 +42,24 @@ fn a_damaged_head_of_a_batch_costs_none_of_its_members() {
     }
 }
 
+/// A record, and a batch that replaces it and puts another one.
+fn put_and_write_batch(store: &Store) {
+    store.put("old", &RECORDS.embedding(b"old", 1), "1").unwrap();
+    let mut batch = Batch::new();
+    batch.put("old", &RECORDS.embedding(b"old", 2), b"2").put(
+        "new",
+        &RECORDS.embedding(b"new", 1),
+        b"1",
+    );
+    store.write(batch).unwrap();
+}
+
 /// The process died before it had decided the batch. Its members were whole and below the durable
 /// end later, so they counted once the head, which says that there is no batch, was damaged.
 /// (mutation: members-stay-undecided)
 #[test]
 fn damage_does_not_bring_a_batch_that_was_never_decided() {
-    let closed = killed(|store| {
-        store.put("old", &RECORDS.embedding(b"old", 1), "1").unwrap();
-        let mut batch = Batch::new();
-        batch.put("old", &RECORDS.embedding(b"old", 2), b"2").put(
-            "new",
-            &RECORDS.embedding(b"new", 1),
-            b"1",
-        );
-        store.write(batch).unwrap();
-    });
+    let closed = killed(put_and_write_batch);
     let path = closed.segments().remove(0);
     let head = DIRECTORY_AT + 32;
     zero(&path, head..head + 8);
@@ -104,16 +107,7 @@ fn a_damaged_member_of_a_batch_is_named_after_a_kill_and_refused_by_strict() {
 /// left the members as they were.
 #[test]
 fn damage_does_not_bring_a_batch_whose_head_a_flush_has_voided() {
-    let closed = killed(|store| {
-        store.put("old", &RECORDS.embedding(b"old", 1), "1").unwrap();
-        let mut batch = Batch::new();
-        batch.put("old", &RECORDS.embedding(b"old", 2), b"2").put(
-            "new",
-            &RECORDS.embedding(b"new", 1),
-            b"1",
-        );
-        store.write(batch).unwrap();
-    });
+    let closed = killed(put_and_write_batch);
     let path = closed.segments().remove(0);
     let bytes = std::fs::read(&path).unwrap();
     let salt = Salt(u64::from_le_bytes(bytes[40..48].try_into().unwrap()));
