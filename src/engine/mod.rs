@@ -53,6 +53,14 @@ impl<'g, M: Memory> Located<'g, M> {
         self.segment.address(self.frame.offset())
     }
 
+    /// Whether its time is over. A frame that is damaged does not say so: it may be live.
+    #[must_use]
+    pub fn has_expired(&self) -> bool {
+        let (segment, frame) = (self.segment, &self.frame);
+        let is_sound = || segment.is_verified(frame.offset()) || segment.verify(frame).is_ok();
+        frame.has_expired() && is_sound()
+    }
+
     /// The same record with its damage.
     #[must_use]
     pub fn damaged(&self, damage: FrameDamage) -> Damaged<'g, M> {
@@ -320,7 +328,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 Identified::Other => return Ok(None),
             }
         };
-        Ok(Some(at).filter(|at| !at.frame.has_expired()))
+        Ok(Some(at).filter(|at| !at.has_expired()))
     }
 
     /// A hint that an id with this hash will be asked for soon: its lines in the index.
@@ -369,7 +377,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Whether an entry that counts is a record's whose time is not over. Damage does not make it
     /// less live.
     fn is_live(&self, guard: &Guard, entry: Entry) -> bool {
-        !entry.tomb && !self.locate(guard, entry).is_ok_and(|at| at.frame.has_expired())
+        !entry.tomb && !self.locate(guard, entry).is_ok_and(|at| at.has_expired())
     }
 
     fn keys<'a>(&'a self, guard: &'a Guard, record: &Record<'a>) -> Keys<'a, M, S, SLOTS> {

@@ -15,7 +15,7 @@ use stratalog::internals::format::header::{
 };
 use stratalog::internals::format::ids::SlotNumber;
 use stratalog::internals::format::slot::void_word;
-use stratalog::{Batch, Error, Options, SegmentRole, Store, Verify};
+use stratalog::{Batch, Error, Metric, NewRecord, Options, SegmentRole, Store, Verify};
 
 /// Parts of a frame with an id of six bytes: the checksum covers fields, id, embedding and content;
 /// not the tag, and not the padding.
@@ -37,6 +37,32 @@ fn neighbours() -> Closed {
 
 fn is_summed(at: usize, end: usize) -> bool {
     (TAG..=FLAGS).contains(&at) || ID.contains(&at) || (BODY..end).contains(&at)
+}
+
+/// A moment that is damaged is no moment that has passed.
+#[test]
+fn no_flipped_bit_of_a_record_that_expires_makes_it_absent() {
+    let embedding = [1.0; RECORDS.dimension];
+    let closed = Closed::new(|store| {
+        let hour = std::time::Duration::from_secs(3_600);
+        let record = NewRecord::new("victim", &embedding, "x").expires_in(hour);
+        store.put_record(record).unwrap();
+    });
+    let (path, place) = closed.record(b"victim");
+    let mut wrong = Vec::new();
+    let (begin, id_end) = (place.frame.start, place.frame.start + 48 + "victim".len());
+    for bit in (begin + TAG) * 8..id_end * 8 {
+        flip(&path, bit);
+        let store = read_only(closed.path());
+        let searched = store.pin().search(&embedding, 1, Metric::L2).map(|hits| hits.len());
+        let answer = ask(&store, &closed.state, b"victim");
+        if answer != Answer::Corrupt || !matches!(searched, Err(Error::Corrupt { .. })) {
+            wrong.push((bit / 8 - begin, bit % 8, answer, searched));
+        }
+        flip(&path, bit);
+    }
+    assert!(wrong.is_empty(), "(byte of the frame, bit, get, search): {wrong:?}");
+    closed.assert_whole();
 }
 
 /// Every bit of a record, its slot and its padding included.
