@@ -315,3 +315,43 @@ fn a_batch_that_takes_long_ends_beside_a_thread_that_asks_for_one_flush_after_th
     });
     assert_eq!(engine.retries(), 0, "flushes go on to wait");
 }
+
+/// A conditional put of a member's id was decided before the batch was, so the member is written
+/// again; while each flush voided that, none of them waited longer than the one before.
+#[test]
+fn a_member_that_is_written_again_has_flushes_wait_for_it_too() {
+    let engine = engine(&Arc::default(), 1 << 24, Time::from_micros(50));
+    let (flushes, ended) = (Flushes::default(), AtomicBool::new(false));
+    let content = vec![7; 1 << 21];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            engine.write_batch(&mut vec![record(b"id", 7, &content)]).unwrap();
+            // Release: pairs with the Acquire below.
+            ended.store(true, Ordering::Release);
+        });
+        wait_until_taken(&engine, 2);
+        let put = Record { writing: Writing::Conditional, ..record(b"id", 7, b"x") };
+        engine.write_if(&put, |_, _| true).unwrap().unwrap();
+        wait_until_taken(&engine, 5);
+        assert_eq!(engine.retries(), 0, "nothing was voided yet");
+        let began = Instant::now();
+        // Acquire: pairs with the Release above.
+        let has_ended = || ended.load(Ordering::Acquire);
+        while engine.retries() == 0 && !has_ended() && began.elapsed() < Time::from_secs(20) {
+            flushes.sync(&engine).unwrap();
+        }
+        assert!(engine.retries() > 0 || has_ended(), "it is voided by each flush");
+    });
+    assert_eq!(engine.retries(), 0, "flushes go on to wait");
+}
+
+/// Waits until so many slots of the active segment are taken.
+fn wait_until_taken(engine: &Engine<Faulty, Heap>, slots: u32) {
+    let taken = || {
+        let guard = engine.epoch().pin();
+        engine.log().active(&guard).map_or(0, Segment::slots_end)
+    };
+    while taken() < slots {
+        std::thread::sleep(Time::from_micros(50));
+    }
+}

@@ -5,6 +5,7 @@
 //! are published as independent writes, so of two with one id the earlier one could be published,
 //! be answered by a conditional write, and stand after the batch.
 
+use super::retries::CallRetries;
 use super::write::{Published, note_expiry};
 use super::{Engine, exhausted};
 use crate::epoch::Guard;
@@ -61,7 +62,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 let tomb = record.kind == Kind::Tombstone;
                 let entry = Entry { address, tomb, pending: false };
                 // [W6] They are committed, so each is published, whatever became of another.
-                match self.publish_member(&guard, record, lsn, entry) {
+                match self.publish_member(&guard, record, (lsn, entry), &mut retries) {
                     Ok(lsn) => highest = highest.max(lsn),
                     Err(error) => failed = Some(error),
                 }
@@ -96,8 +97,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         &self,
         guard: &Guard,
         record: &Record<'_>,
-        lsn: Lsn,
-        entry: Entry,
+        (lsn, entry): (Lsn, Entry),
+        retries: &mut CallRetries<'_>,
     ) -> Result<Lsn, Error> {
         if self.publish_once(guard, record, lsn, entry) {
             return Ok(lsn);
@@ -110,7 +111,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             let need = Need::ToFree;
             let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, need);
             let reservation = reservation.inspect_err(|_| self.give_up(newest))?;
-            let Ok(written) = reservation.commit(std::slice::from_ref(record)) else { continue };
+            let Ok(written) = reservation.commit(std::slice::from_ref(record)) else {
+                retries.add_one();
+                continue;
+            };
             for (lsn, address, _claim) in written {
                 if self.publish_once(&guard, record, lsn, Entry { address, ..entry }) {
                     return Ok(lsn);
