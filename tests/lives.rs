@@ -551,3 +551,38 @@ fn a_kill_before_a_segment_that_power_loss_has_emptied_is_removed_loses_nothing(
         assert!(store.recovery().is_clean() && (0..3).all(|n| !has(&store, n)));
     }
 }
+
+/// A segment for copies has a number above that of the next segment of the log. Its file is
+/// missing; it goes on being named, so nothing else may have that number.
+#[test]
+fn number_of_a_missing_segment_for_copies_is_not_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, image) = (dir.path().join("s"), dir.path().join("image"));
+    let store = options().open(&path).unwrap();
+    put_all(&store, 0..6);
+    store.remove(id(0)).unwrap();
+    store.compact().unwrap();
+    store.close().unwrap();
+    let copies = segments(&path).remove(0);
+    let aside = dir.path().join("aside");
+    std::fs::rename(&copies, &aside).unwrap();
+
+    let store = options().open(&path).unwrap();
+    assert_eq!(store.recovery().missing_segments, 1);
+    let manifest = std::fs::read(path.join("MANIFEST")).unwrap();
+    put_all(&store, 10..13);
+    store.sync().unwrap();
+    // As it is until the thread that keeps it in step has come to it.
+    killed(&store, &image);
+    std::fs::write(image.join("MANIFEST"), manifest).unwrap();
+    store.close().unwrap();
+    for store in [&path, &image] {
+        let store = options().open(store).unwrap();
+        assert!((10..13).all(|n| has(&store, n)), "{:?}", store.recovery());
+        assert_eq!(store.recovery().missing_segments, 1, "{:?}", store.recovery());
+    }
+    std::fs::rename(&aside, &copies).unwrap();
+    let store = options().open(&path).unwrap();
+    assert!((1..6).chain(10..13).all(|n| has(&store, n)), "{:?}", store.recovery());
+    assert_eq!(store.recovery().missing_segments, 0);
+}
