@@ -586,3 +586,45 @@ fn number_of_a_missing_segment_for_copies_is_not_given_again() {
     assert!((1..6).chain(10..13).all(|n| has(&store, n)), "{:?}", store.recovery());
     assert_eq!(store.recovery().missing_segments, 0);
 }
+
+/// What a segment has lost may come back with its file. Until then compaction kept no removal that
+/// is as old as the segment: where the seal was left, or in the number of a segment for copies, it
+/// took the segment for one that holds nothing older.
+#[test]
+fn removal_outlasts_the_return_of_a_segment_that_has_lost_what_was_removed() {
+    let cases = [0, 4096, 4600].into_iter().flat_map(|len| [(len, For::Log), (len, For::Copies)]);
+    for (len, role) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = options().open(&path).unwrap();
+        put_all(&store, 0..250);
+        if role == For::Copies {
+            // Out of the first segment, to one that is younger than the active one.
+            put(&store, 0);
+            store.compact().unwrap();
+        }
+        store.remove(id(99)).unwrap();
+        store.close().unwrap();
+        let of_role = |path: &&PathBuf| Identity::decode(&read(path, 0)).unwrap().role == role;
+        let files = segments(&path);
+        let file = files.iter().find(of_role).unwrap();
+        let whole = std::fs::read(file).unwrap();
+        assert!(whole.windows(4000).any(|bytes| bytes == vec![100; 4000]), "what was removed");
+        std::fs::File::options().write(true).open(file).unwrap().set_len(len).unwrap();
+
+        let store = options().open(&path).unwrap();
+        assert!(!store.recovery().is_clean());
+        store.compact().unwrap();
+        store.close().unwrap();
+        std::fs::write(file, &whole).unwrap();
+        let store = options().open(&path).unwrap();
+        assert!(has(&store, 98) && store.recovery().is_clean(), "{:?}", store.recovery());
+        assert!(!store.contains(id(99)), "it is back: {len}, {role:?}");
+        store.compact().unwrap();
+        store.close().unwrap();
+        for file in segments(&path) {
+            let bytes = std::fs::read(file).unwrap();
+            assert!(!bytes.windows(4000).any(|bytes| bytes == vec![100; 4000]), "its bytes stay");
+        }
+    }
+}
