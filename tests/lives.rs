@@ -628,3 +628,37 @@ fn removal_outlasts_the_return_of_a_segment_that_has_lost_what_was_removed() {
         }
     }
 }
+
+/// The segment that took records is missing for a life, in which what was written behind it came to
+/// a segment for copies. Back again, it was the last one of the log, and went on: what was put then
+/// had a lower LSN than what it replaced, and lost to it.
+#[test]
+fn a_segment_that_was_missing_does_not_go_on_below_what_was_written_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, aside) = (dir.path().join("s"), dir.path().join("aside"));
+    let store = options().open(&path).unwrap();
+    put_all(&store, 0..5);
+    store.close().unwrap();
+    let file = segments(&path).remove(0);
+    std::fs::rename(&file, &aside).unwrap();
+
+    let store = options().open(&path).unwrap();
+    assert_eq!(store.recovery().missing_segments, 1);
+    put_all(&store, 5..10);
+    let last = put(&store, 5);
+    store.compact().unwrap();
+    store.close().unwrap();
+    std::fs::rename(&aside, &file).unwrap();
+
+    let mut store = options().open(&path).unwrap();
+    assert!(store.recovery().is_clean() && (0..10).all(|n| has(&store, n)));
+    let lsn = store.put(id(5), &[5.0; 16], "new").unwrap();
+    assert!(lsn > last, "{lsn} after {last}");
+    assert!(store.remove(id(6)).unwrap());
+    for _ in 0..2 {
+        assert_eq!(store.get_owned(id(5)).unwrap().unwrap().content, b"new");
+        assert!(!store.contains(id(6)));
+        store.close().unwrap();
+        store = options().open(&path).unwrap();
+    }
+}
