@@ -357,8 +357,12 @@ fn decide(
     tail: Option<TableIndex>,
 ) -> Result<(), Error> {
     let boot_id = engine.log().source().boot_id();
+    // By a copy, whose first place is gone: a segment that was missing meanwhile, and is the last
+    // one of the log again, would give LSNs below those of what it has not seen.
+    let given = engine.log().last_gone().sequence();
     let goes_on = |last: &Candidate| {
         last.flaw.is_none()
+            && last.segment.sequence() >= given
             && !last.cut
             && !last.each
             && last.inherited.is_of_boot(boot_id)

@@ -7,6 +7,8 @@
 mod child;
 #[path = "lives/disk.rs"]
 mod disk;
+#[path = "lives/returned.rs"]
+mod returned;
 
 use child::{Role, role, say, wait};
 use std::os::unix::fs::{FileExt, MetadataExt};

@@ -108,18 +108,19 @@ impl Compactor<'_> {
         victims: &[Arc<FileSegment>],
         candidates: &[Candidate],
     ) -> HashMap<u64, (Lsn, bool)> {
-        // A segment that could not be read may come back, with whatever it holds.
-        let unknown = !self.catalog.missing().is_empty();
-        let mut wanted = HashMap::new();
-        for candidate in candidates {
-            let entry = wanted.entry(candidate.body.key_hash).or_insert((Lsn::ZERO, unknown));
-            entry.0 = entry.0.max(candidate.body.lsn);
-        }
         let others = {
             let guard = self.engine.epoch().pin();
             let stays = |s: &FileSegment| !victims.iter().any(|v| std::ptr::eq(&**v, s));
             self.engine.log().in_use_counted(&guard, stays)
         };
+        // A segment that could not be read, or not wholly, may come back with whatever it holds.
+        let unknown = !self.catalog.missing().is_empty()
+            || others.iter().any(|other| other.is_quarantined_for_good());
+        let mut wanted = HashMap::new();
+        for candidate in candidates {
+            let entry = wanted.entry(candidate.body.key_hash).or_insert((Lsn::ZERO, unknown));
+            entry.0 = entry.0.max(candidate.body.lsn);
+        }
         for other in &others {
             mark_older(other, &mut wanted);
         }

@@ -31,12 +31,17 @@ pub(super) struct Collected {
 
 impl Collected {
     fn new(manifest: &Manifest) -> Self {
+        // A segment for copies may have a number from there on. If its file is missing, it goes on
+        // being named, and so another segment with its number would be a stranger's.
+        let named = manifest.segments.iter().map(|id| id.sequence);
+        let last = named.filter(|&sequence| sequence < Sequence::MAX).max();
+        let next_sequence = manifest.next_sequence.max(Sequence(1));
         Self {
             candidates: Vec::new(),
             damage: Vec::new(),
             missing: Vec::new(),
             blank: Vec::new(),
-            next_sequence: manifest.next_sequence.max(Sequence(1)),
+            next_sequence: last.map_or(next_sequence, |last| next_sequence.max(last.next())),
             opened: BTreeSet::new(),
         }
     }
