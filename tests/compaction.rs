@@ -10,6 +10,8 @@ mod beside;
 mod damage;
 #[path = "compaction/endless.rs"]
 mod endless;
+#[path = "compaction/erased.rs"]
+mod erased;
 #[path = "compaction/pacing.rs"]
 mod pacing;
 #[path = "compaction/readers.rs"]
