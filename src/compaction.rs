@@ -60,8 +60,9 @@ const SWEEPS: u64 = 10;
 const RECLAIM_MAX: Duration = Duration::from_secs(1);
 /// How long it sleeps for its rate before it looks whether it is to stop.
 const LOOK_UP: Duration = Duration::from_millis(100);
-/// How long a compaction by hand waits for writers that are just at work in the segment it ends.
-const QUIET_WAIT: Duration = Duration::from_millis(200);
+/// How long a compaction by hand waits for writers that are just at work in a segment that is full:
+/// what is dead in it could not be given back.
+const QUIET_WAIT: Duration = Duration::from_secs(5);
 
 /// What all compactions of a store have done since it was opened.
 #[derive(Debug, Default)]
@@ -203,15 +204,14 @@ impl Compactor<'_> {
     ) -> Result<(), Error> {
         if scope == Scope::All {
             let mut left = !self.end_active();
-            // So that every segment that is full is on the device.
-            self.durability.sync(self.engine)?;
+            self.settle_full()?;
             // And what a process before this one left of its copies: a sync is about the log.
             let _covered = self.durability.cover(self.engine, Lsn::ZERO)?;
             let mut removed = self.empty_all(self.choose_all(), outputs, report, tell)?;
             if left && removed > 0 {
                 // There is room now.
                 left = !self.end_active();
-                self.durability.sync(self.engine)?;
+                self.settle_full()?;
                 removed += self.empty_all(self.choose_all(), outputs, report, tell)?;
             }
             let mut needed = u64::MAX;
@@ -375,15 +375,24 @@ impl Compactor<'_> {
             return false;
         }
         log.end_active(&guard);
-        let Some(ended) = log.table().get_counted(&guard, active.table_index()) else {
-            return true;
-        };
-        drop(guard);
-        let waiting = Instant::now();
-        while !ended.is_quiet() && waiting.elapsed() < QUIET_WAIT {
-            thread::sleep(Duration::from_millis(1));
-        }
         true
+    }
+
+    /// Brings every segment that is full to the device, and waits until nobody is at work there:
+    /// a batch that publishes its members, say.
+    fn settle_full(&self) -> Result<(), Error> {
+        self.durability.sync(self.engine)?;
+        let busy = |segment: &FileSegment| {
+            segment.is_full() && !segment.is_quiet() && !segment.is_quarantined()
+        };
+        let busy = self.engine.log().in_use_counted(&self.engine.epoch().pin(), busy);
+        let began = Instant::now();
+        for segment in busy {
+            while !segment.is_quiet() && began.elapsed() < QUIET_WAIT {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
     }
 
     /// Steps 2 to 4 for one group. A victim in which something is damaged stays as it is, and the

@@ -10,6 +10,8 @@ mod beside;
 mod damage;
 #[path = "compaction/endless.rs"]
 mod endless;
+#[path = "compaction/erased.rs"]
+mod erased;
 #[path = "compaction/pacing.rs"]
 mod pacing;
 #[path = "compaction/readers.rs"]
@@ -143,6 +145,27 @@ fn a_store_that_is_filled_and_emptied_a_hundred_times_ends_as_small_as_it_began(
     store.close().unwrap();
     assert!(segment_files(&path).len() <= 2, "{:?}", segment_files(&path));
     assert_eq!(options().open(&path).unwrap().len(), 0);
+}
+
+/// Each run leaves a segment for copies that is nearly empty. Where compaction is left to the
+/// caller nothing merged them: a mapping, a file and its blocks for each run, without bound.
+#[test]
+fn what_many_compactions_have_left_does_not_pile_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    for id in 0..40 {
+        put(&store, id, 0);
+        put(&store, 1000, id);
+        assert!(store.remove(1000u32.to_le_bytes()).unwrap());
+        store.compact().unwrap();
+        assert!(store.stats().segments <= 9, "{id}: {:?}", store.stats());
+    }
+    assert!((0..40).all(|id| version(&store, id) == Some(0)));
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    assert!((0..40).all(|id| version(&store, id) == Some(0)));
+    assert!(store.verify().unwrap().is_clean());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::{Compactor, FileSegment};
 use crate::catalog::FileEngine;
 use crate::clock;
 use crate::format::header::Role;
+use crate::log::Source;
 use crate::pacing::Space;
 use crate::segment::Reclaiming;
 use crate::sync::unmodelled::Arc;
@@ -105,8 +106,8 @@ impl Compactor<'_> {
         found.into_iter().map(measure).collect()
     }
 
-    /// Every segment that holds something dead, or takes more room than it needs; those that may
-    /// let go of tombstones last.
+    /// Every segment that holds something dead, or takes more room than it needs, and those that
+    /// hold little, if there are many; those that may let go of tombstones last.
     pub(super) fn choose_all(&self) -> Vec<Arc<FileSegment>> {
         {
             let guard = self.engine.epoch().pin();
@@ -116,8 +117,12 @@ impl Compactor<'_> {
         }
         self.end_quarantines();
         let mut chosen = self.measure();
-        // One for copies has given back what it does not hold.
-        let wastes = |m: &Measured| m.segment.role() == Role::Log && self.is_crumb(m);
+        // One for copies has given back what it does not hold; but each run may leave one. (Where
+        // there is no room to merge them, what is dead is had back all the same.)
+        let room = || self.engine.log().source().has_room_for_copies();
+        let many = chosen.iter().filter(|m| self.is_crumb(m)).count() >= CRUMBS && room();
+        let of_log = |m: &Measured| m.segment.role() == Role::Log;
+        let wastes = |m: &Measured| self.is_crumb(m) && (many || of_log(m));
         chosen.retain(|m| m.total > m.live || is_blank(m) || wastes(m));
         chosen.sort_by_key(|m| m.segment.needed_bytes() > 0);
         chosen.into_iter().map(|m| m.segment).collect()

@@ -54,7 +54,9 @@ impl Store {
 
     /// Gives back the space of everything that was overwritten or removed: copies what is live out
     /// of every segment that holds something dead, and removes those. Beside readers and writers,
-    /// who do not wait; this call waits for the device, and for another compaction.
+    /// who do not wait; this call waits for the device, for another compaction, and, no longer than
+    /// five seconds, for writes under way in segments that are full. What is dead where a write
+    /// takes longer is given back by the next one.
     ///
     /// Pins are not waited for: what a reader still holds stays mapped until its pin is gone, under
     /// no name. Needs room for one segment at a time, and syncs first. After remove (or overwrite),
