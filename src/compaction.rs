@@ -204,14 +204,14 @@ impl Compactor<'_> {
     ) -> Result<(), Error> {
         if scope == Scope::All {
             let mut left = !self.end_active();
-            self.settle_full()?;
+            self.quiesce_full()?;
             // And what a process before this one left of its copies: a sync is about the log.
             let _covered = self.durability.cover(self.engine, Lsn::ZERO)?;
             let mut removed = self.empty_all(self.choose_all(), outputs, report, tell)?;
             if left && removed > 0 {
                 // There is room now.
                 left = !self.end_active();
-                self.settle_full()?;
+                self.quiesce_full()?;
                 removed += self.empty_all(self.choose_all(), outputs, report, tell)?;
             }
             let mut needed = u64::MAX;
@@ -380,7 +380,7 @@ impl Compactor<'_> {
 
     /// Brings every segment that is full to the device, and waits until nobody is at work there:
     /// a batch that publishes its members, say.
-    fn settle_full(&self) -> Result<(), Error> {
+    fn quiesce_full(&self) -> Result<(), Error> {
         self.durability.sync(self.engine)?;
         let busy = |segment: &FileSegment| {
             segment.is_full() && !segment.is_quiet() && !segment.is_quarantined()
