@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 use std::time::{Duration, Instant};
 use stratalog::{
-    Batch, Compaction, Condition, Durability, Error, Metric, NewRecord, Options, Store,
+    Batch, Compaction, Condition, Durability, Error, Metric, NewRecord, Options, Recovery, Store,
 };
 
 const E: [f32; 2] = [1.0, 0.5];
@@ -298,4 +298,33 @@ fn no_read_in_a_child_waits_for_a_thread_of_the_parent() {
     });
     assert!(store.len() > 3);
     store.close().unwrap();
+}
+
+/// A daemon may have closed them. What was printed went into a manifest that was being written.
+#[test]
+fn what_is_printed_where_the_standard_streams_are_closed_goes_into_no_file_of_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, done) = (dir.path().join("s"), AtomicBool::new(false));
+    in_child(|| {
+        for number in 0..3 {
+            // SAFETY: has no condition; nothing else in this process has them.
+            unsafe { libc::close(number) };
+        }
+        let store = options().open(&path).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    // SAFETY: the bytes are there.
+                    unsafe { libc::write(2, b"printed".as_ptr().cast(), 7) };
+                }
+            });
+            for n in 0..24 {
+                store.put(format!("{n}"), &E, vec![7; 200_000]).unwrap();
+            }
+            store.compact().unwrap();
+            done.store(true, Ordering::Release);
+        });
+        store.close().unwrap();
+    });
+    assert_eq!(options().recovery(Recovery::Strict).open(path).unwrap().len(), 24);
 }

@@ -72,7 +72,7 @@ impl<'a> Parts<'a> {
 
 /// Whether a slot of a segment that may be emptied is damaged: each was decided once, so one that
 /// says nothing, or that nobody decided, has lost what it said. Its record may still be there.
-fn is_lost(state: &SlotState) -> bool {
+pub(super) fn is_lost(state: &SlotState) -> bool {
     matches!(state, SlotState::Invalid | SlotState::Empty | SlotState::Pending(..))
 }
 

@@ -5,7 +5,7 @@
 //! group's tombstones. 32 bytes a record, read in order; a record with an equal hash keeps the
 //! tombstone, be it another id's.
 
-use super::copy::Outputs;
+use super::copy::{Outputs, is_lost};
 use super::{Compactor, FileSegment, Group, RECORDS_A_PIN, Stopped, together};
 use crate::engine::Key;
 use crate::epoch::Guard;
@@ -171,6 +171,14 @@ pub(super) fn sound_frame(segment: &FileSegment, slot: SlotNumber) -> Option<Fra
     segment.committed_frame(slot).ok().filter(|frame| segment.verify(frame).is_ok())
 }
 
+/// Whether slots are lost of a segment that is damaged as a whole: what they said of ids and LSNs
+/// is not known. Where the header is lost, too, nothing says how many there were.
+fn has_lost_slots<M: Memory>(segment: &Segment<M>) -> bool {
+    let for_good = segment.is_quarantined() && !segment.may_leave_quarantine();
+    let lost = || segment.slots(segment.slots_end()).any(|(_, state)| is_lost(&state));
+    for_good && (segment.slots_end() == 0 || lost())
+}
+
 /// Notes for which keys a segment holds a version older than the tombstone, or may yet.
 fn mark_older<M: Memory>(segment: &Segment<M>, wanted: &mut HashMap<u64, (Lsn, bool)>) {
     if !segment.is_quiet() {
@@ -178,6 +186,10 @@ fn mark_older<M: Memory>(segment: &Segment<M>, wanted: &mut HashMap<u64, (Lsn, b
         for (lsn, needed) in wanted.values_mut() {
             *needed |= segment.sequence() <= lsn.sequence();
         }
+    }
+    if has_lost_slots(segment) {
+        // Its file may be put back, with whatever they said: as one that could not be read.
+        wanted.values_mut().for_each(|(_, needed)| *needed = true);
     }
     for (slot, state) in segment.slots(segment.slots_end()) {
         if matches!(state, SlotState::Void | SlotState::Batch(..)) {

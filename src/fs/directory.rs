@@ -11,7 +11,7 @@ use rustix::io::{Errno, retry_on_intr};
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -88,6 +88,7 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 impl Directory {
     /// Opens a directory.
     pub fn open(path: &Path) -> io::Result<Self> {
+        fill_standard_streams();
         Self::at(rustix::fs::CWD, path.as_os_str(), path.to_owned())
     }
 
@@ -399,6 +400,22 @@ impl Directory {
     #[must_use]
     pub fn allocated_bytes(&self, name: &str) -> u64 {
         self.stat(name).map_or(0, |stat| allocated(&stat))
+    }
+}
+
+/// Where a process has closed its standard streams, leaves `/dev/null` in their places, as the
+/// standard library does when a program of Rust begins. The store's files would get their numbers:
+/// what any part of the process prints would go into a manifest, and who gives it new streams would
+/// give up the lock.
+fn fill_standard_streams() {
+    const STREAMS: RawFd = 3;
+    // Where there is none, or no descriptor is left, the store works all the same.
+    while let Ok(file) = File::options().read(true).write(true).open("/dev/null") {
+        if file.as_raw_fd() >= STREAMS {
+            break;
+        }
+        // It stays open for the rest of the process.
+        std::mem::forget(file);
     }
 }
 

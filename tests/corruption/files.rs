@@ -3,7 +3,7 @@
 
 use super::child::Role;
 use super::common::{self, SEGMENT, State, assert_same, reopen, state};
-use super::{Answer, Closed, RECORDS, ask, id, read_only, tree, walk};
+use super::{Answer, Closed, RECORDS, SLOT, ask, id, read_only, tree, walk};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -97,6 +97,42 @@ fn a_segment_that_was_cut_short_costs_the_records_it_cut_and_is_reported() {
     }
     closed.assert_whole();
     assert!(silent.is_empty(), "(segment, bytes): {silent:?}");
+}
+
+/// A removal went with what it had removed, and the segment that held a newer version had nothing
+/// left that said so: it was back with the file.
+#[test]
+fn what_was_removed_while_a_segment_had_lost_its_slots_stays_removed_once_it_is_back() {
+    let removed = b"removed".as_slice();
+    // Two of these fill a segment.
+    let fill = |store: &Store| {
+        for n in 0..3 {
+            let content = vec![7; SEGMENT as usize / 5 * 2];
+            store.put(id(n), &[1.0; RECORDS.dimension], content).unwrap();
+        }
+    };
+    let closed = Closed::new(|store| {
+        for version in 0..2 {
+            RECORDS.put(store, removed, version);
+            fill(store);
+        }
+    });
+    let path = closed.record(removed).0;
+    let bytes = std::fs::read(&path).unwrap();
+    for len in [0, 100, DIRECTORY_AT, DIRECTORY_AT + SLOT] {
+        cut(&path, len as u64);
+        let store = common::open(closed.path());
+        assert!(store.remove(removed).unwrap(), "{len}: the older one");
+        fill(&store);
+        for _ in 0..3 {
+            store.compact().unwrap();
+        }
+        store.close().unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(!common::open(closed.path()).contains(removed), "{len}");
+        closed.restore();
+    }
+    closed.assert_whole();
 }
 
 /// What was cut off a segment for copies passed for copies that had not been finished, and only the
