@@ -113,9 +113,8 @@ impl Compactor<'_> {
             let stays = |s: &FileSegment| !victims.iter().any(|v| std::ptr::eq(&**v, s));
             self.engine.log().in_use_counted(&guard, stays)
         };
-        // A segment that could not be read, or not wholly, may come back with whatever it holds.
-        let unknown = !self.catalog.missing().is_empty()
-            || others.iter().any(|other| other.is_quarantined_for_good());
+        // A segment that could not be read may come back, with whatever it holds.
+        let unknown = !self.catalog.missing().is_empty();
         let mut wanted = HashMap::new();
         for candidate in candidates {
             let entry = wanted.entry(candidate.body.key_hash).or_insert((Lsn::ZERO, unknown));

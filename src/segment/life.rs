@@ -508,12 +508,6 @@ impl<M: Memory> Segment<M> {
         self.life.quarantined.load(Ordering::Relaxed) == DAMAGED
     }
 
-    /// Whether compaction keeps away from it for good: what it has lost may come back.
-    pub fn is_quarantined_for_good(&self) -> bool {
-        // Relaxed: as in `quarantine`.
-        self.life.quarantined.load(Ordering::Relaxed) == FOR_GOOD
-    }
-
     /// Whether the caller is to add this settled segment to the running totals, with so many bytes
     /// on disk: once.
     #[must_use]
