@@ -331,6 +331,25 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         Ok(Some(at).filter(|at| !at.has_expired()))
     }
 
+    /// Damage that hides a record from a get: it was whole when it was checked, and by its bytes is
+    /// another id's now, or over. For who checks at every read, where a get has found nothing.
+    #[cold]
+    pub fn find_hidden<'g>(
+        &'g self,
+        guard: &'g Guard,
+        hash: KeyHash,
+    ) -> Result<(), Damaged<'g, M>> {
+        for entry in self.index.candidates(guard, hash).filter(|entry| !entry.tomb) {
+            if let Ok(at) = self.locate(guard, entry)
+                && let Err(damage) = at.segment.verify(&at.frame)
+                && let Identified::Broken(at) = self.identify_damaged(at.damaged(damage), hash)
+            {
+                return Err(at);
+            }
+        }
+        Ok(())
+    }
+
     /// A hint that an id with this hash will be asked for soon: its lines in the index.
     #[inline]
     pub fn prefetch_index(&self, guard: &Guard, hash: KeyHash) {

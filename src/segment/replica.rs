@@ -51,12 +51,18 @@ impl<M: Memory> Segment<M> {
         let tag = if kind == Kind::Put { self.tag_to_replicate(&frame) } else { 0 };
         // Relaxed: the copy is not shared yet.
         to.memory.word(at).store(tag, Ordering::Relaxed);
+        // By the lengths in a damaged header it may go on into the frames behind it, which are in
+        // the copy already.
+        let (bytes, len) = (frame.bytes(), body.len.bytes());
+        let its = bytes.get(..len.saturating_sub(TAG_BYTES)).unwrap_or(bytes);
         // SAFETY: `frame` has checked that it lies inside this segment, and `to` is as large;
         // nobody else has it yet. The bytes end before the control words at the end of a frame.
-        unsafe { to.memory.write(at + TAG_BYTES, frame.bytes()) };
-        // The previous word means nothing any more.
-        let seen = self.seen(&frame).unwrap_or(body.lsn);
-        to.store_seen(slot, body.offset, frame.layout(), seen);
+        unsafe { to.memory.write(at + TAG_BYTES, its) };
+        if frame.len_bytes() == len as u64 {
+            // The previous word means nothing any more.
+            let seen = self.seen(&frame).unwrap_or(body.lsn);
+            to.store_seen(slot, body.offset, frame.layout(), seen);
+        }
     }
 }
 

@@ -31,7 +31,26 @@ impl<'s> Pinned<'s> {
         &self,
         id: &[u8],
     ) -> Result<Option<Located<'_, MmapMemory>>, Damaged<'_, MmapMemory>> {
-        self.store.engine().get(&self.guard, self.store.hash(id), id)
+        self.find_by(self.store.hash(id), id)
+    }
+
+    /// The same, with the id's hash.
+    #[inline]
+    fn find_by(
+        &self,
+        hash: KeyHash,
+        id: &[u8],
+    ) -> Result<Option<Located<'_, MmapMemory>>, Damaged<'_, MmapMemory>> {
+        let engine = self.store.engine();
+        match engine.get(&self.guard, hash, id) {
+            Ok(None) if self.checks_all() => engine.find_hidden(&self.guard, hash).map(|()| None),
+            found => found,
+        }
+    }
+
+    #[inline]
+    fn checks_all(&self) -> bool {
+        self.store.verify == Verify::EveryRead
     }
 
     /// An id's live record, if it has one. Wait-free, allocates nothing; two dependent cache misses
@@ -96,7 +115,7 @@ impl<'s> Pinned<'s> {
                 true => self.look_closely(hash, id),
                 false => Ok(Some(Record::new(at.segment, at.frame))),
             },
-            || Ok(None),
+            || if self.checks_all() { self.look_closely(hash, id) } else { Ok(None) },
             || self.look_closely(hash, id),
         )
     }
@@ -117,8 +136,7 @@ impl<'s> Pinned<'s> {
         hash: KeyHash,
         id: &[u8],
     ) -> Result<Option<Located<'_, MmapMemory>>, Error> {
-        let found = self.store.engine().get(&self.guard, hash, id);
-        let found = found.map_err(|at| self.store.corrupt(&at))?;
+        let found = self.find_by(hash, id).map_err(|at| self.store.corrupt(&at))?;
         if let Some(at) = &found {
             self.check(at)?;
         }

@@ -4,7 +4,7 @@
 use super::{DIM, beside, contains_bytes, options, put, segment_files, version};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use stratalog::{Compaction, Error, Store};
+use stratalog::{Compaction, Condition, Error, Store};
 
 const EMBEDDING: [f32; DIM] = [1.0; DIM];
 const DAMAGED: &[u8] = b"the-content-that-is-damaged";
@@ -336,4 +336,38 @@ fn what_a_damaged_removal_hides_does_not_come_back() {
     assert!(store.verify().unwrap().is_clean());
     store.close().unwrap();
     assert!(!options().open(&path).unwrap().contains("removed"));
+}
+
+/// A damaged length or flag made a backup store what a conditional put has seen behind the frame's
+/// end: into the record that lies there, which is whole.
+#[test]
+fn a_damaged_length_costs_a_backup_no_other_record() {
+    // Bytes 24..28 of a frame are the length of its content, byte 39 its flags.
+    for (at, bit, len) in [(25, 1, 100), (24, 6, 100), (39, 0, 84), (39, 0, 100)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, copy) = (dir.path().join("s"), dir.path().join("copy"));
+        let store = options().open(&path).unwrap();
+        (0..100).for_each(|id| put(&store, id, 0));
+        let content = [DAMAGED, &vec![7; len - DAMAGED.len()]].concat();
+        let written = match at {
+            39 => store.put("damaged", &EMBEDDING, &content),
+            _ => store.put_if("damaged", &EMBEDDING, &content, Condition::Absent),
+        };
+        written.unwrap();
+        store.close().unwrap();
+        let (file, content_at) = place_of(&path, DAMAGED);
+        // Its header and id take a line, its embedding half of one.
+        let place = (file, content_at - 96 + at);
+        let byte = std::fs::read(&place.0).unwrap()[place.1 as usize];
+        overwrite(&place, &[byte ^ 1 << bit]);
+        let store = options().open(&path).unwrap();
+        let damaged = store.verify().unwrap().damaged;
+        assert_eq!(damaged.len(), 1, "{damaged:?}");
+        store.backup(&copy).unwrap();
+        let copy = options().open(&copy).unwrap();
+        let also = copy.verify().unwrap().damaged;
+        assert_eq!((also.len(), &also[0].id), (1, &damaged[0].id), "{also:?}");
+        assert!(copy.pin().get("damaged").is_err(), "it is damaged");
+        assert!((0..100).all(|id| version(&copy, id) == Some(0)));
+    }
 }

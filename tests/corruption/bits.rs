@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::header::{
     BOOT_AT, CURSOR_AT, DURABLE_AT, IDENTITY_BYTES, PREDECESSOR_AT,
@@ -389,6 +390,31 @@ fn verify_says_when_damage_is_noticed() {
     assert_eq!((report.records, report.is_clean()), (3, false));
     flip(&path, embedding * 8);
     closed.assert_whole();
+}
+
+/// Damage between two reads that makes a record look like another id's, or one whose time is over.
+#[test]
+fn a_record_whose_header_is_damaged_after_it_was_read_is_damaged_and_not_gone() {
+    let closed = Closed::new(|store| {
+        let embedding = RECORDS.embedding(b"victim", 1);
+        let in_a_year = Duration::from_secs(365 * 24 * 3600);
+        store.put_record(NewRecord::new("victim", &embedding, "x").expires_in(in_a_year)).unwrap();
+    });
+    let (path, place) = closed.record(b"victim");
+    let every = Options::new().verify(Verify::EveryRead).read_only(true).open(closed.path());
+    let every = every.unwrap();
+    let mut wrong = Vec::new();
+    // All but the tag, which is under no checksum.
+    for bit in 8 * 8..(48 + 6) * 8 {
+        assert!(every.get_owned("victim").unwrap().is_some(), "it is whole");
+        flip(&path, place.frame.start * 8 + bit);
+        let got = every.get_owned("victim");
+        if !matches!(got, Err(Error::Corrupt { .. })) {
+            wrong.push((bit / 8, bit % 8, got.map(|found| found.is_some())));
+        }
+        flip(&path, place.frame.start * 8 + bit);
+    }
+    assert!(wrong.is_empty(), "{} {wrong:?}", wrong.len());
 }
 
 /// A damaged record can be overwritten and removed like any other; the ones beside it do not care.
