@@ -9,6 +9,8 @@ mod child;
 mod disk;
 #[path = "lives/returned.rs"]
 mod returned;
+#[path = "lives/stuck.rs"]
+mod stuck;
 
 use child::{Role, role, say, wait};
 use std::os::unix::fs::{FileExt, MetadataExt};
