@@ -5,6 +5,8 @@
 
 #[path = "common/child.rs"]
 mod child;
+#[path = "lives/cut.rs"]
+mod cut;
 #[path = "lives/disk.rs"]
 mod disk;
 #[path = "lives/returned.rs"]
