@@ -126,9 +126,7 @@ impl Catalog {
         engine.log().drop_segments(victims);
         state.dropped.extend(gone);
         // A file that stays is named as dropped, and the next opening removes it.
-        if engine.log().source().remove_files(&state.dropped).is_ok() {
-            state.dropped.clear();
-        }
+        engine.log().source().remove_files(&mut state.dropped).unwrap_or(());
         Ok(())
     }
 
@@ -206,5 +204,6 @@ pub fn remove_dropped(files: &Files, dropped: &[SegmentId]) -> Result<(), Error>
     // The process that wrote that manifest may have been killed before it was on the device under
     // its name: the one before it still needs them.
     files.directory().sync()?;
-    files.remove_files(dropped).map_err(fs::no_room)
+    // What cannot be removed goes on being named as dropped.
+    files.remove_files(&mut dropped.to_vec()).map_err(fs::no_room)
 }

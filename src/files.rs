@@ -236,12 +236,17 @@ impl Files {
         self.directory.replace_manifest(&manifest.encode())
     }
 
-    /// Removes the files of segments, and makes that durable.
-    pub fn remove_files(&self, segments: &[SegmentId]) -> std::io::Result<()> {
-        for segment in segments {
-            self.directory.remove_if_there(&fs::segment_name(segment.sequence, segment.salt))?;
-        }
-        self.directory.sync()
+    /// Removes the files of segments, as far as that can be done, and makes it durable. Those whose
+    /// files stay are left in the list: one that cannot be removed keeps no other.
+    pub fn remove_files(&self, segments: &mut Vec<SegmentId>) -> std::io::Result<()> {
+        let mut left = segments.clone();
+        left.retain(|segment| {
+            let name = fs::segment_name(segment.sequence, segment.salt);
+            self.directory.remove_if_there(&name).is_err()
+        });
+        self.directory.sync()?;
+        *segments = left;
+        Ok(())
     }
 }
 

@@ -451,14 +451,7 @@ fn decide_segment(
     }
     let closed = candidate.inherited.sealed && segment.is_full();
     if !goes_on && candidate.flaw.is_none() && (!closed || candidate.cut) {
-        if candidate.cut {
-            // An opening that finds the seal finds no cut any more, and would not know that the
-            // device may not have it. So the note of its flush comes first [D10].
-            segment.note_flush(FlushNote::Begun, boot_id);
-        }
-        // Power loss may have taken slots without a trace, and the LSNs given with them must not be
-        // given again; and no segment but the active one is without a seal [D5].
-        segment.seal_at(Mark { slot: candidate.limit, floor: candidate.walked.end.floor });
+        seal(candidate, boot_id);
     }
     segment.set_frames_begin_if_full(candidate.walked.end.floor);
     segment.set_settled(candidate.is_settled());
@@ -469,6 +462,7 @@ fn decide_segment(
         // What is there now came from the device. Once it is flushed again, the cut included, the
         // next opening need not ask any more.
         durability.flush(segment)?;
+        segment.erase_beyond(candidate.walked.end);
         segment.set_flushed(candidate.walked.end);
         segment.set_durable_end(candidate.limit);
         durability.flush(segment)?;
@@ -476,4 +470,20 @@ fn decide_segment(
     }
     segment.set_boot_id(boot_id);
     Ok(())
+}
+
+/// Nobody goes on with a segment of the log: no slot behind those that count ever will.
+fn seal(candidate: &Candidate, boot_id: [u64; 2]) {
+    let (segment, end) = (&*candidate.segment, candidate.walked.end);
+    if candidate.cut {
+        // An opening that finds the seal finds no cut any more, and would not know that the
+        // device may not have it. So the note of its flush comes first [D10].
+        segment.note_flush(FlushNote::Begun, boot_id);
+    } else if !candidate.inherited.is_of_boot(boot_id) {
+        // Of what is cut off, only once the device has the seal.
+        segment.erase_beyond(end);
+    }
+    // Power loss may have taken slots without a trace, and the LSNs given with them must not be
+    // given again; and no segment but the active one is without a seal [D5].
+    segment.seal_at(Mark { slot: candidate.limit, floor: end.floor });
 }

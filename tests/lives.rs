@@ -5,10 +5,14 @@
 
 #[path = "common/child.rs"]
 mod child;
+#[path = "lives/cut.rs"]
+mod cut;
 #[path = "lives/disk.rs"]
 mod disk;
 #[path = "lives/returned.rs"]
 mod returned;
+#[path = "lives/stuck.rs"]
+mod stuck;
 
 use child::{Role, role, say, wait};
 use std::os::unix::fs::{FileExt, MetadataExt};

@@ -21,7 +21,7 @@
 
 use super::{Mark, Segment, cursor};
 use crate::format::header::{self, FlushNote, UNKNOWN_BOOT};
-use crate::format::ids::{Sequence, UNIT_BYTES, Units};
+use crate::format::ids::{Sequence, SlotNumber, UNIT_BYTES, Units};
 use crate::format::slot::SlotState;
 use crate::memory::Memory;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -208,6 +208,27 @@ impl<M: Memory> Segment<M> {
         self.cursor_word().store(full.word(), Ordering::Relaxed);
         self.set_frames_begin(mark.floor);
         self.store_sealed(mark.slot);
+    }
+
+    /// Overwrites what lies between the slots and the frames of a mark: for recovery, which has
+    /// sealed the segment there after power loss. No slot that counts says that it is there, so
+    /// compaction would not know that it is dead. Where a slot is lost, it may be its record, and
+    /// stays. What is blank may have no blocks, and is left alone.
+    pub fn erase_beyond(&self, mark: Mark) {
+        let is_lost =
+            |state| matches!(state, SlotState::Invalid | SlotState::Empty | SlotState::Pending(..));
+        if self.slots(mark.slot).any(|(_, state)| is_lost(state)) {
+            return;
+        }
+        let slots_end = self.slot_offset(SlotNumber(mark.slot));
+        for at in (slots_end..mark.floor.bytes()).step_by(size_of::<u64>()) {
+            let word = self.memory.word(at);
+            // Relaxed: recovery is alone, and nothing there counts.
+            if word.load(Ordering::Relaxed) != 0 {
+                // Relaxed: as above.
+                word.store(0, Ordering::Relaxed);
+            }
+        }
     }
 
     fn store_sealed(&self, slots: u32) {

@@ -1,0 +1,68 @@
+//! What power loss leaves in the files. Invariant: no more than counts.
+
+use super::{
+    BOOT_AT, CURSOR_AT, DIRECTORY_AT, SLOT_BYTES, edit, has, id, killed, options, put_all, read,
+    segments,
+};
+
+const SECRET: &[u8] = b"these bytes are to be in no file any more";
+const KEPT: usize = 120;
+
+/// What power loss takes of the first segment, behind what was durable.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Lost {
+    /// A slot: what lies behind it is cut off.
+    Slot,
+    /// All slots, and the cursor is as old.
+    Slots,
+}
+
+/// No slot that counts speaks of the records behind a cut, so compaction took the segment for one
+/// without anything dead: they were written again and removed, and stayed in its file.
+/// (mutation: cut-not-erased)
+#[test]
+fn what_was_cut_off_written_again_and_removed_is_in_no_file_after_compact_and_close() {
+    for (younger, lost) in [(0, Lost::Slot), (300, Lost::Slot), (0, Lost::Slots)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, image) = (dir.path().join("s"), dir.path().join("image"));
+        let store = options().open(&path).unwrap();
+        put_all(&store, 0..KEPT);
+        store.sync().unwrap();
+        let cursor: [u8; 8] = read(&segments(&path)[0], CURSOR_AT);
+        put_all(&store, KEPT..KEPT + 1);
+        for _ in 0..younger {
+            store.put("younger", &[1.0; 16], vec![1; 5000]).unwrap();
+        }
+        store.put("secret", &[1.0; 16], SECRET).unwrap();
+        killed(&store, &image);
+        drop(store);
+        for segment in segments(&image) {
+            edit(&segment, BOOT_AT, &[7; 16]);
+        }
+        let (first, slot_at) = (segments(&image).remove(0), DIRECTORY_AT + KEPT * SLOT_BYTES);
+        edit(&first, slot_at, &[0; SLOT_BYTES]);
+        if lost == Lost::Slots {
+            edit(&first, slot_at, &[0; 2 * SLOT_BYTES]);
+            edit(&first, CURSOR_AT, &cursor);
+        }
+
+        let store = options().open(&image).unwrap();
+        assert_eq!(store.recovery().torn >= 2, lost == Lost::Slot);
+        assert!(!store.contains("secret"));
+        store.put("secret", &[1.0; 16], SECRET).unwrap();
+        assert!(store.remove("secret").unwrap());
+        store.compact().unwrap();
+        assert!((0..KEPT).all(|n| has(&store, n)) && !store.contains(id(KEPT)));
+        assert!(store.verify().unwrap().is_clean());
+        store.close().unwrap();
+        for segment in segments(&image) {
+            let bytes = std::fs::read(&segment).unwrap();
+            assert!(
+                !bytes.windows(SECRET.len()).any(|window| window == SECRET),
+                "{younger} {lost:?}"
+            );
+        }
+        let store = options().open(&image).unwrap();
+        assert!((0..KEPT).all(|n| has(&store, n)) && store.recovery().is_clean());
+    }
+}

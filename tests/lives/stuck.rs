@@ -1,0 +1,66 @@
+//! A segment's file that cannot be removed once compaction has given it up. Invariant: it costs its
+//! own room, and nothing else.
+
+use super::{BOOT_AT, edit, has, options, put_all, segments};
+use std::path::{Path, PathBuf};
+use stratalog::Store;
+
+const ROUNDS: usize = 5;
+const IDS: usize = 250;
+
+/// Something that `unlink` refuses takes the place of the first segment's file, and of the file
+/// itself only the mapping is left.
+fn stick(path: &Path) -> PathBuf {
+    let first = segments(path).remove(0);
+    std::fs::remove_file(&first).unwrap();
+    std::fs::create_dir(&first).unwrap();
+    first
+}
+
+fn overwrite_and_compact(store: &Store) {
+    put_all(store, 0..IDS);
+    let report = store.compact().unwrap();
+    assert!(report.segments_removed >= 1, "{report:?}");
+}
+
+/// The files of all segments that were given up later stayed as well, whatever was removed from
+/// them included, and an opening left them, too.
+#[test]
+fn a_file_that_cannot_be_removed_keeps_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    put_all(&store, 0..IDS);
+    let stuck = stick(&path);
+    for _ in 0..ROUNDS {
+        overwrite_and_compact(&store);
+    }
+    // Besides the stuck one there may be two that are prepared.
+    let (files, used) = (segments(&path).len() as u64, store.stats().segments);
+    assert!(files <= used + 3, "{files} files, {used} segments");
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    std::fs::remove_dir(&stuck).unwrap();
+    overwrite_and_compact(&store);
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    assert!((0..IDS).all(|n| has(&store, n)));
+    assert_eq!(store.stats().segments, segments(&path).len() as u64);
+}
+
+/// An opening after a reboot, which removes such files at once, was refused for good.
+#[test]
+fn a_file_that_cannot_be_removed_is_no_reason_not_to_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    put_all(&store, 0..IDS);
+    let stuck = stick(&path);
+    overwrite_and_compact(&store);
+    store.close().unwrap();
+    for segment in segments(&path).iter().filter(|segment| **segment != stuck) {
+        edit(segment, BOOT_AT, &[7; 16]);
+    }
+    let store = options().open(&path).unwrap();
+    assert!((0..IDS).all(|n| has(&store, n)) && store.recovery().is_clean());
+}
