@@ -90,6 +90,7 @@ struct Candidate {
 
 impl Candidate {
     fn new(segment: Arc<Segment<MmapMemory>>, limit: u32, flaw: Option<collect::Flaw>) -> Self {
+        segment.set_found(limit);
         let inherited = segment.inherited();
         let trusted = inherited.durable_end.min(limit);
         let walked = scan::Walked::default();

@@ -7,6 +7,8 @@
 mod child;
 #[path = "lives/disk.rs"]
 mod disk;
+#[path = "lives/halfway.rs"]
+mod halfway;
 #[path = "lives/returned.rs"]
 mod returned;
 
@@ -190,38 +192,6 @@ fn a_batch_without_one_of_its_slots_is_absent_after_the_page_cache_was_lost() {
         }
         let store = options().read_only(true).open(&copy).unwrap();
         assert_eq!(store.recovery().corrupt, 0, "{name}: it was decided once");
-    }
-}
-
-/// The slot of the batch that shows the loss was voided first, and the head last. An opening that
-/// was killed in between left a batch that nobody found to be without one of its members.
-#[test]
-fn an_opening_that_is_killed_leaves_no_half_of_a_batch_that_has_lost_a_slot() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("s");
-    let store = unflushed(&path);
-    for n in 0..3000 {
-        store.put("other", &[n as f32; 16], "").unwrap();
-    }
-    let copy = dir.path().join("copy");
-    let member = DIRECTORY_AT + 12 * SLOT_BYTES;
-    for round in 0..5 {
-        killed(&store, &copy);
-        let segment = segments(&copy).remove(0);
-        edit(&segment, member, &[0; SLOT_BYTES]);
-        // It takes a moment to decide about so many more.
-        edit(&segment, DIRECTORY_AT + 100 * SLOT_BYTES, &[0; 2900 * SLOT_BYTES]);
-        let mut opener = Role::play("opener", &copy, 1024);
-        opener.go_on();
-        let begun = std::time::Instant::now();
-        while read(&segment, member) == [0; 8] && begun.elapsed().as_secs() < 30 {}
-        opener.kill();
-        let store = options().open(&copy).unwrap();
-        for n in 0..20 {
-            assert_eq!(store.contains(id(n)), !(10..13).contains(&n), "{n} in round {round}");
-        }
-        drop(store);
-        std::fs::remove_dir_all(&copy).unwrap();
     }
 }
 
