@@ -42,6 +42,7 @@ fn an_opening_that_is_killed_leaves_no_half_of_a_batch_that_has_lost_a_slot() {
 
 /// Power loss may leave a cursor that is older than the slots. Of what lay beyond it each version
 /// of an id was looked for in the whole directory, and a read-only handle's search left it out.
+/// (mutation: old-cursor-believed)
 #[test]
 fn what_power_loss_leaves_beyond_an_old_cursor_is_found_at_once_and_by_a_search() {
     let dir = tempfile::tempdir().unwrap();
