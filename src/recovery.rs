@@ -90,6 +90,7 @@ struct Candidate {
 
 impl Candidate {
     fn new(segment: Arc<Segment<MmapMemory>>, limit: u32, flaw: Option<collect::Flaw>) -> Self {
+        segment.set_found(limit);
         let inherited = segment.inherited();
         let trusted = inherited.durable_end.min(limit);
         let walked = scan::Walked::default();
@@ -427,20 +428,22 @@ fn decide_segment(
             let from = segment.slot_offset(SlotNumber(end.slot));
             segment.memory().give_back(from, end.floor.bytes()).unwrap_or(());
         }
-    } else if candidate.walked.undecided
-        && (!rebooted && !candidate.cut || candidate.flaw.is_some())
-    {
-        slots::void_undecided(segment, candidate.durable(), candidate.limit);
-    }
-    if candidate.walked.headless && candidate.flaw.is_none() {
-        slots::void_headless(segment, candidate.limit);
     }
     // What does not hold above the durable end does not count now, and must not begin to once the
     // next flush has moved the durable end: in a store that was killed it is damage, and reported.
+    // Of a batch the head first: its slots that nobody decided about show that it is not whole, and
+    // an opening that is cut short leaves them to be found again.
     let (found, damaged) = (&candidate.unproven, candidate.walked.unsound && candidate.each);
     let unproven = if damaged { &scan::unproven(candidate, true) } else { found };
     for slot in unproven {
         segment.void(SlotNumber(*slot));
+    }
+    let undecided = candidate.walked.undecided && !candidate.holds_copies();
+    if undecided && (!rebooted && !candidate.cut || candidate.flaw.is_some()) {
+        slots::void_undecided(segment, candidate.durable(), candidate.limit);
+    }
+    if candidate.walked.headless && candidate.flaw.is_none() {
+        slots::void_headless(segment, candidate.limit);
     }
     // What has a flaw is never written to.
     let outdone = candidate.outdone.iter().filter(|_| candidate.flaw.is_none());

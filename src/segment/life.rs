@@ -36,6 +36,8 @@ pub(super) struct Life {
     frames_begin: AtomicU32,
     /// Slots at or above do not count: for handles that cannot seal.
     limit: AtomicU32,
+    /// Slots that an opening has found, whatever the cursor says.
+    found: AtomicU32,
     /// The durable mark: slots in the low half, floor in the high.
     durable: AtomicU64,
     /// 1: the durable end in the header is on the device too.
@@ -56,6 +58,7 @@ impl Life {
         Self {
             frames_begin: AtomicU32::new(0),
             limit: AtomicU32::new(u32::MAX),
+            found: AtomicU32::new(0),
             durable: AtomicU64::new(word_of(start_of(segment_bytes))),
             settled: AtomicU32::new(0),
             done: AtomicU64::new(0),
@@ -143,10 +146,19 @@ impl<M: Memory> Segment<M> {
     pub fn slots_end(&self) -> u32 {
         let most = self.sealed().unwrap_or(u32::MAX).min(self.geometry.capacity().slots_max());
         let taken = self.taken().slots.min(u64::from(most)) as u32;
-        // A damaged cursor may say less than recovery has found, a read-only handle has a limit.
+        // A cursor that is damaged, or older than the slots after power loss, may say less than
+        // recovery has found; a read-only handle has a limit.
         // Relaxed: set by recovery, before anybody else has the segment.
+        let found = self.life.found.load(Ordering::Relaxed).max(self.flushed().slot);
+        // Relaxed: as above.
         let limit = self.life.limit.load(Ordering::Relaxed);
-        taken.max(self.flushed().slot.min(most)).min(limit)
+        taken.max(found.min(most)).min(limit)
+    }
+
+    /// An opening has found so many slots.
+    pub fn set_found(&self, slots: u32) {
+        // Relaxed: as in `slots_end`.
+        self.life.found.store(slots, Ordering::Relaxed);
     }
 
     /// No slot at or above this counts, whatever the cursor says: for read-only handles, which
