@@ -87,11 +87,19 @@ pub struct Inherited {
 
 impl Inherited {
     /// Whether the segment was last open for writing under this boot. An unknown boot is none.
+    ///
+    /// The id is under no checksum. It is random, so what differs in a few bits is the same one,
+    /// damaged: taken for another boot's, it would cut the records of a process that was killed.
     #[must_use]
     pub fn is_of_boot(&self, boot: [u64; 2]) -> bool {
-        boot != UNKNOWN_BOOT && self.boot_id == boot
+        let differing = |(found, of): (&u64, u64)| (found ^ of).count_ones();
+        let differing: u32 = self.boot_id.iter().zip(boot).map(differing).sum();
+        boot != UNKNOWN_BOOT && differing <= DAMAGED_BITS
     }
 }
+
+/// So many bits of a boot id may be damaged: a byte. Two random ones differ in about 61.
+const DAMAGED_BITS: u32 = 8;
 
 /// The mark before the first slot.
 fn start_of(segment_bytes: usize) -> Mark {
