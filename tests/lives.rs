@@ -17,6 +17,7 @@ mod returned;
 mod stuck;
 
 use child::{Role, role, say, wait};
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use stratalog::internals::format::checksum::Salt;
@@ -67,7 +68,15 @@ fn killed(store: &Store, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for entry in std::fs::read_dir(store.path()).unwrap() {
         let from = entry.unwrap().path();
-        std::fs::copy(&from, to.join(from.file_name().unwrap())).unwrap();
+        match std::fs::copy(&from, to.join(from.file_name().unwrap())) {
+            Ok(_) => {}
+            // It was preallocated just now, and has got its name since it was listed.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                std::fs::remove_dir_all(to).unwrap();
+                return killed(store, to);
+            }
+            Err(error) => panic!("{}: {error}", from.display()),
+        }
     }
 }
 
