@@ -404,11 +404,15 @@ pub fn tidy_up(engine: &FileEngine, catalog: &Catalog, leftovers: Leftovers) -> 
         Err(Error::StorageFull) => return Ok(()),
         Err(error) => return Err(error),
     }
+    if leftovers.blank.is_empty() {
+        return Ok(());
+    }
     for id in leftovers.blank {
         let name = crate::fs::segment_name(id.sequence, id.salt);
-        files.directory().remove_segment(&name)?;
+        // One that cannot be removed is blank at the next opening, too, and was judged by this one.
+        files.directory().remove_if_there(&name).unwrap_or(());
     }
-    Ok(())
+    Ok(files.directory().sync()?)
 }
 
 fn decide_segment(

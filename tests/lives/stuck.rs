@@ -1,8 +1,10 @@
 //! A segment's file that cannot be removed once compaction has given it up. Invariant: it costs its
 //! own room, and nothing else.
 
-use super::{BOOT_AT, edit, has, options, put_all, segments};
+use super::{BOOT_AT, edit, has, killed, options, put_all, segments};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 use stratalog::Store;
 
 const ROUNDS: usize = 5;
@@ -63,4 +65,40 @@ fn a_file_that_cannot_be_removed_is_no_reason_not_to_open() {
     }
     let store = options().open(&path).unwrap();
     assert!((0..IDS).all(|n| has(&store, n)) && store.recovery().is_clean());
+}
+
+/// A preallocated segment that the process before left, whose file something is mounted on.
+#[test]
+fn a_blank_file_that_cannot_be_removed_is_no_reason_not_to_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, image) = (dir.path().join("s"), dir.path().join("image"));
+    let store = options().open(&path).unwrap();
+    put_all(&store, 0..IDS);
+    while segments(&path).len() as u64 <= store.stats().segments {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    killed(&store, &image);
+    drop(store);
+    let files = segments(&image);
+    files.iter().for_each(|segment| edit(segment, BOOT_AT, &[7; 16]));
+    let blank = files.last().unwrap();
+    let mount = |program: &str, arguments: &[&Path]| {
+        Command::new(program).args(arguments).status().is_ok_and(|status| status.success())
+    };
+    if !mount("mount", &[Path::new("--bind"), blank, blank]) {
+        println!("skipped: nothing can be mounted here");
+        return;
+    }
+    let found = [(); 2].map(|()| {
+        let store = options().open(&image)?;
+        let found = (0..IDS).all(|n| has(&store, n));
+        store.close().map(|()| found)
+    });
+    assert!(mount("umount", &[blank]));
+    assert!(matches!(found, [Ok(true), Ok(true)]), "{found:?}");
+    let store = options().open(&image).unwrap();
+    assert!((0..IDS).all(|n| has(&store, n)) && store.recovery().is_clean());
+    store.close().unwrap();
+    options().open(&image).unwrap().close().unwrap();
+    assert!(!blank.exists());
 }
