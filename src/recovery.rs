@@ -470,6 +470,10 @@ fn decide_segment(
         segment.set_durable_end(candidate.limit);
         durability.flush(segment)?;
         segment.set_settled(true);
+    } else if candidate.inherited.sealed && !candidate.holds_copies() && candidate.flaw.is_none() {
+        // By an opening, maybe, that was killed before it came to what it had cut off. Not flushed:
+        // after another power loss the boot id is old again.
+        segment.erase_beyond(candidate.walked.end);
     }
     segment.set_boot_id(boot_id);
     Ok(())
