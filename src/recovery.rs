@@ -429,6 +429,12 @@ fn decide_segment(
             segment.memory().give_back(from, end.floor.bytes()).unwrap_or(());
         }
     }
+    // First: what shows an opening that the page cache was lost is voided below, and the next one,
+    // should this one be killed, would go on with the segment.
+    let closed = candidate.inherited.sealed && segment.is_full();
+    if !goes_on && candidate.flaw.is_none() && (!closed || candidate.cut) {
+        seal(candidate, boot_id);
+    }
     // What does not hold above the durable end does not count now, and must not begin to once the
     // next flush has moved the durable end: in a store that was killed it is damage, and reported.
     // Of a batch the head first: its slots that nobody decided about show that it is not whole, and
@@ -451,10 +457,6 @@ fn decide_segment(
     if !candidate.outdone.is_empty() && candidate.flaw.is_none() {
         // Before compaction may give up the member that says so.
         durability.flush(segment)?;
-    }
-    let closed = candidate.inherited.sealed && segment.is_full();
-    if !goes_on && candidate.flaw.is_none() && (!closed || candidate.cut) {
-        seal(candidate, boot_id);
     }
     segment.set_frames_begin_if_full(candidate.walked.end.floor);
     segment.set_settled(candidate.is_settled());
