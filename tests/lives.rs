@@ -67,7 +67,11 @@ fn killed(store: &Store, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for entry in std::fs::read_dir(store.path()).unwrap() {
         let from = entry.unwrap().path();
-        std::fs::copy(&from, to.join(from.file_name().unwrap())).unwrap();
+        match std::fs::copy(&from, to.join(from.file_name().unwrap())) {
+            // A prepared segment has got its name, or was removed, meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            copied => drop(copied.unwrap()),
+        }
     }
 }
 
