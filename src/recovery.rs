@@ -433,6 +433,12 @@ fn decide_segment(
             segment.memory().give_back(from, end.floor.bytes()).unwrap_or(());
         }
     }
+    // First: what shows an opening that the page cache was lost is voided below, and the next one,
+    // should this one be killed, would go on with the segment.
+    let closed = candidate.inherited.sealed && segment.is_full();
+    if !goes_on && candidate.flaw.is_none() && (!closed || candidate.cut) {
+        seal(candidate, boot_id);
+    }
     // What does not hold above the durable end does not count now, and must not begin to once the
     // next flush has moved the durable end: in a store that was killed it is damage, and reported.
     // Of a batch the head first: its slots that nobody decided about show that it is not whole, and
@@ -456,10 +462,6 @@ fn decide_segment(
         // Before compaction may give up the member that says so.
         durability.flush(segment)?;
     }
-    let closed = candidate.inherited.sealed && segment.is_full();
-    if !goes_on && candidate.flaw.is_none() && (!closed || candidate.cut) {
-        seal(candidate, boot_id);
-    }
     segment.set_frames_begin_if_full(candidate.walked.end.floor);
     segment.set_settled(candidate.is_settled());
     if !rebooted {
@@ -474,6 +476,10 @@ fn decide_segment(
         segment.set_durable_end(candidate.limit);
         durability.flush(segment)?;
         segment.set_settled(true);
+    } else if candidate.inherited.sealed && !candidate.holds_copies() && candidate.flaw.is_none() {
+        // By an opening, maybe, that was killed before it came to what it had cut off. Not flushed:
+        // after another power loss the boot id is old again.
+        segment.erase_beyond(candidate.walked.end);
     }
     segment.set_boot_id(boot_id);
     Ok(())

@@ -235,19 +235,19 @@ impl<M: Memory> Segment<M> {
     /// compaction would not know that it is dead. Where a slot is lost, it may be its record, and
     /// stays. What is blank may have no blocks, and is left alone.
     pub fn erase_beyond(&self, mark: Mark) {
-        let is_lost =
-            |state| matches!(state, SlotState::Invalid | SlotState::Empty | SlotState::Pending(..));
-        if self.slots(mark.slot).any(|(_, state)| is_lost(state)) {
+        let slots_end = self.slot_offset(SlotNumber(mark.slot));
+        let words = || (slots_end..mark.floor.bytes()).step_by(size_of::<u64>());
+        // Relaxed, here and below: recovery is alone, and nothing there counts.
+        let is_set = |at: &usize| self.memory.word(*at).load(Ordering::Relaxed) != 0;
+        if !words().any(|at| is_set(&at)) {
+            // As nearly always; so the directory need not be walked again.
             return;
         }
-        let slots_end = self.slot_offset(SlotNumber(mark.slot));
-        for at in (slots_end..mark.floor.bytes()).step_by(size_of::<u64>()) {
-            let word = self.memory.word(at);
-            // Relaxed: recovery is alone, and nothing there counts.
-            if word.load(Ordering::Relaxed) != 0 {
-                // Relaxed: as above.
-                word.store(0, Ordering::Relaxed);
-            }
+        let is_lost =
+            |state| matches!(state, SlotState::Invalid | SlotState::Empty | SlotState::Pending(..));
+        if !self.slots(mark.slot).any(|(_, state)| is_lost(state)) {
+            // Relaxed: as above.
+            words().filter(is_set).for_each(|at| self.memory.word(at).store(0, Ordering::Relaxed));
         }
     }
 

@@ -2,9 +2,10 @@
 //! counts, and no less.
 
 use super::{
-    BOOT_AT, CURSOR_AT, DIRECTORY_AT, SLOT_BYTES, edit, has, id, killed, options, put_all, read,
-    segments,
+    BOOT_AT, CURSOR_AT, DIRECTORY_AT, SEALED_AT, SLOT_BYTES, Taken, edit, has, id, killed, options,
+    put_all, read, salt_of, segments,
 };
+use stratalog::internals::format::header::encode_count;
 
 const SECRET: &[u8] = b"these bytes are to be in no file any more";
 const KEPT: usize = 120;
@@ -92,4 +93,40 @@ fn no_flipped_bit_of_the_boot_id_cuts_what_a_killed_process_had_written() {
         }
         std::fs::remove_dir_all(&image).unwrap();
     }
+}
+
+/// The opening that sealed a segment at what was durable was killed before it came to what it had
+/// cut off. The next one found nothing left to cut, and what was there stayed for good.
+#[test]
+fn what_an_opening_that_was_killed_has_cut_off_does_not_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, image) = (dir.path().join("s"), dir.path().join("image"));
+    let store = options().open(&path).unwrap();
+    put_all(&store, 0..KEPT);
+    store.sync().unwrap();
+    put_all(&store, KEPT..KEPT + 1);
+    store.put("secret", &[1.0; 16], SECRET).unwrap();
+    killed(&store, &image);
+    drop(store);
+    let segment = segments(&image).remove(0);
+    edit(&segment, BOOT_AT, &[7; 16]);
+    edit(&segment, DIRECTORY_AT + KEPT * SLOT_BYTES, &[0; SLOT_BYTES]);
+    // As the opening leaves it that has stored the seal.
+    let sealed = encode_count(KEPT as u32, salt_of(&segment), SEALED_AT);
+    let full = Taken { slots: KEPT as u64, units: 1 << 20 };
+    edit(&segment, CURSOR_AT, &full.word().to_le_bytes());
+    edit(&segment, SEALED_AT, &sealed.to_le_bytes());
+
+    let store = options().open(&image).unwrap();
+    assert!(!store.contains("secret") && (0..KEPT).all(|n| has(&store, n)));
+    store.put("secret", &[1.0; 16], SECRET).unwrap();
+    assert!(store.remove("secret").unwrap());
+    store.compact().unwrap();
+    store.close().unwrap();
+    for segment in segments(&image) {
+        let bytes = std::fs::read(&segment).unwrap();
+        assert!(!bytes.windows(SECRET.len()).any(|window| window == SECRET), "{segment:?}");
+    }
+    let store = options().open(&image).unwrap();
+    assert!((0..KEPT).all(|n| has(&store, n)) && store.recovery().is_clean());
 }
