@@ -371,7 +371,9 @@ impl Compactor<'_> {
         let (several, source) = (log.in_use(&guard).nth(1).is_some(), log.source());
         let room =
             || if several { source.keep_room().is_ok() } else { source.has_room_for_copies() };
-        if !active.is_full() && !room() {
+        // What is wholly dead needs no copies, and what was made ahead of need is there.
+        let follows = || active.live_bytes() <= active.expired_bytes() && log.prepared() > 0;
+        if !active.is_full() && !follows() && !room() {
             return false;
         }
         log.end_active(&guard);
