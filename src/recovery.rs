@@ -343,7 +343,9 @@ fn scan_into(
     let engine = Engine::new(log, Shape::for_records(records));
     engine.index().set_keep_tombstones(true);
     scan::scan_all(&engine, candidates, report)?;
-    for candidate in candidates.iter().filter(|candidate| candidate.holds_copies()) {
+    // In a file that was cut short no copy can be put in force for good: its source goes on.
+    let decides = |c: &&Candidate| c.holds_copies() && c.flaw != Some(collect::Flaw::Short);
+    for candidate in candidates.iter().filter(|candidate| decides(candidate)) {
         scan::finish_moves(&engine, candidate)?;
     }
     engine.index().set_keep_tombstones(false);

@@ -216,3 +216,32 @@ fn a_backup_has_what_answered_at_its_moment_in_place_of_a_damaged_record() {
     let backup = options().open(&backup).unwrap();
     assert_eq!(backup.get_owned("a").unwrap(), found);
 }
+
+/// A copy comes into force once its source says that it was moved. What opening decides in a file
+/// that was cut short stays in memory: the source must not be given up for that.
+#[test]
+fn a_copy_in_a_file_that_was_cut_short_does_not_replace_its_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, killed) = killed_while_it_copied(dir.path());
+    let id = 5_u32.to_le_bytes();
+    let found = store.get_owned(id).unwrap();
+    store.close().unwrap();
+    set_forward(&killed, found.as_ref().unwrap().lsn.as_u64());
+
+    let store = options().read_only(true).open(&killed).unwrap();
+    let copies = |s: &stratalog::SegmentStats| s.role == SegmentRole::Copies;
+    let path = store.segments().into_iter().find(copies).unwrap().path;
+    drop(store);
+    // What is cut off is part of another copy.
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_len((1 << 20) - 64).unwrap();
+
+    let store = options().open(&killed).unwrap();
+    assert!(store.get_owned(id).unwrap() == found, "after the kill");
+    store.remove(7_u32.to_le_bytes()).unwrap();
+    store.compact().unwrap();
+    store.close().unwrap();
+    let store = options().open(&killed).unwrap();
+    assert!(store.get_owned(id).unwrap() == found, "after a compaction");
+    assert_eq!(store.len() as u64, store.recovery().records);
+}

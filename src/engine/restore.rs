@@ -4,7 +4,7 @@
 use super::{Engine, exhausted};
 use crate::epoch::Guard;
 use crate::error::Error;
-use crate::format::ids::Lsn;
+use crate::format::ids::{Lsn, Units};
 use crate::format::slot::{Kind, SlotBody, Written};
 use crate::index::{Decision, Entry, Exhausted, Found, Index, KeyHash, Resolve, Room};
 use crate::log::Source;
@@ -17,7 +17,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// what does not count all the same see [`Engine::find_outdone`]. Of two copies
     /// of one record, which have the same LSN, the one that was not moved on: it has the
     /// tag. Its segment may well be the older one: one for copies takes them from log segments that
-    /// were begun after it.
+    /// were begun after it. Where the beginning of a frame is damaged, its tag says nothing: a
+    /// whole copy that has one goes before it.
     pub fn restore(&self, segment: &Segment<M>, kind: Kind, body: SlotBody) -> Result<(), Error> {
         let live = self.restore_newest(&self.epoch.pin(), segment, kind, body)?;
         self.add_live(live);
@@ -54,7 +55,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         body: SlotBody,
     ) -> Result<i64, Error> {
         let last = |segment: &Segment<M>, offset| {
-            (kind == Kind::Put && !segment.is_forwarded(offset), segment.sequence())
+            let has_tag = kind == Kind::Put && !segment.is_forwarded(offset);
+            (has_tag && says_lsn(segment, offset, body.lsn), has_tag, segment.sequence())
         };
         let older = |guard: &Guard, old: Entry| {
             let Some(found) = self.slot_of(guard, old) else { return true };
@@ -179,6 +181,13 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 }
 
+/// Whether the beginning of a frame, where the tag is, is as it was written, by what else is there.
+fn says_lsn<M: Memory>(segment: &Segment<M>, offset: Units, lsn: Lsn) -> bool {
+    // SAFETY: recovery has seen the slot committed, by Acquire.
+    let frame = unsafe { segment.frame(offset) };
+    frame.is_ok_and(|frame| frame.header().lsn == lsn)
+}
+
 /// Whether two frames are of one id, as far as can be told where their hashes are equal.
 pub(super) fn may_be_of_one_id<M: Memory>(
     (mine, frame): (&Segment<M>, &Frame<'_>),
@@ -213,5 +222,67 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Resolve for RestoredKeys<'_, M
 
     fn lsn(&self, entry: Entry) -> Lsn {
         self.engine.slot_of(self.guard, entry).map_or(Lsn::ZERO, |body| body.lsn)
+    }
+}
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests {
+    use super::*;
+    use crate::format::frame::Writing;
+    use crate::format::header::HEADER_END;
+    use crate::format::ids::Sequence;
+    use crate::format::slot::SlotState;
+    use crate::index::Shape;
+    use crate::log::Log;
+    use crate::log::tests::{Heap, SEGMENT_BYTES};
+    use crate::memory::HeapMemory;
+    use crate::segment::{Geometry, Record};
+
+    fn committed(segment: &Segment<HeapMemory>) -> (Kind, SlotBody) {
+        let committed = |(_, state)| match state {
+            SlotState::Committed(kind, body) => Some((kind, body)),
+            _ => None,
+        };
+        segment.slots(segment.slots_end()).find_map(committed).unwrap()
+    }
+
+    /// A process dies after it has moved a record, and then what it was moved from is damaged, so
+    /// that it does not say so any more: nothing that counts was hit.
+    #[test]
+    fn a_whole_copy_goes_before_a_damaged_source_whichever_segment_is_older() {
+        let geometry =
+            Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
+        let log = Log::new(Heap, geometry, Sequence(1));
+        let engine = Engine::<_, _, 7>::new(log, Shape::default());
+        let guard = engine.epoch().pin();
+        let copies = engine.log().make_for_copies(&guard).unwrap();
+        let record = Record {
+            kind: Kind::Put,
+            writing: Writing::Blind,
+            id: b"a",
+            key_hash: 7,
+            embedding: &[0; 4],
+            content: b"moved",
+            created_ns: 1,
+            expires_ns: 0,
+        };
+        engine.put(&record).unwrap();
+        let source = engine.log().active(&guard).unwrap();
+        assert!(copies.sequence() < source.sequence());
+        let (kind, body) = committed(source);
+        // SAFETY: the slot was seen committed.
+        let frame = unsafe { source.frame(body.offset) }.unwrap();
+        let copy = engine.copy_record((source, &frame), kind, body, &copies).unwrap().unwrap();
+        assert!(copies.decide_copy(copy.slot, true));
+        // SAFETY: inside the frame; nobody has a reference to it any more.
+        unsafe { source.memory().write(body.offset.bytes() + 8, &[0; 56]) };
+
+        // As an opening does, in whatever order.
+        for segment in [&*copies, source] {
+            let (kind, body) = committed(segment);
+            engine.restore(segment, kind, body).unwrap();
+            let found = engine.get(&guard, KeyHash(7), b"a").ok().flatten();
+            assert_eq!(found.map(|at| at.frame.content()), Some(&b"moved"[..]));
+        }
     }
 }

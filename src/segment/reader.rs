@@ -246,7 +246,9 @@ impl<M: Memory> Segment<M> {
     #[inline]
     pub fn puts(&self, end: u32) -> impl Iterator<Item = Put<'_>> {
         let mut ahead = Ahead::new();
-        self.slots(end).filter_map(move |(_, state)| match state {
+        // Not later: slots above it may still be decided.
+        let durable = self.flushed().slot;
+        self.slots(end).filter_map(move |(slot, state)| match state {
             SlotState::Committed(Kind::Put, body) | SlotState::Pending(Kind::Put, body) => {
                 self.read_on(&mut ahead, body.offset, body.len);
                 // SAFETY: the slot was loaded with Acquire; its frame was filled before [S2].
@@ -259,6 +261,8 @@ impl<M: Memory> Segment<M> {
                 }
             }
             SlotState::Invalid => Some(Put::Lost),
+            // Below the durable mark every slot was decided once [D1]: its bytes are gone.
+            SlotState::Empty if slot.0 < durable => Some(Put::Lost),
             _ => None,
         })
     }

@@ -102,3 +102,22 @@ fn a_slot_damaged_under_an_open_store_hides_nothing() {
         assert_exact(&store.pin(), &vector(DIMENSION, 7), 10, metric);
     }
 }
+
+/// The same where the slot's bytes are gone: it says nothing any more.
+#[test]
+fn a_slot_zeroed_under_an_open_store_hides_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = new_store(dir.path(), DIMENSION);
+    for n in 0..50u8 {
+        store.put([n], &vector(DIMENSION, u64::from(n)), "").unwrap();
+    }
+    store.sync().unwrap();
+    let file = segments(dir.path()).remove(0);
+    let file = fs::File::options().write(true).open(file).unwrap();
+    // A sector of the directory, which begins at 4096.
+    file.write_all_at(&[0; 512], 4096 + 512).unwrap();
+    assert_eq!(store.pin().iter().count(), 50);
+    for metric in METRICS {
+        assert_exact(&store.pin(), &vector(DIMENSION, 17), 10, metric);
+    }
+}
