@@ -149,8 +149,8 @@ pub fn recover(
     if again()?.is_some_and(|now| collected.is_overtaken(manifest, &now)) {
         return Ok(None);
     }
-    let (mut candidates, mut damage, missing) =
-        (collected.candidates, collected.damage, collected.missing);
+    let (mut candidates, mut damage, missing, known) =
+        (collected.candidates, collected.damage, collected.missing, collected.next_sequence);
     report.corrupt += basis.damage.len() as u64;
     damage.extend_from_slice(&basis.damage);
     damage.iter().for_each(|damage| report.lose(damage.clone()));
@@ -161,7 +161,7 @@ pub fn recover(
         directory_at: DIRECTORY_AT,
         dimension: manifest.dimension as usize,
     };
-    let log = Log::new(files, geometry, collected.next_sequence);
+    let log = Log::new(files, geometry, scan::next_sequence(&candidates, known, basis.rebuilt));
     let mut tail = None;
     for candidate in &candidates {
         let index = log.adopt(Arc::clone(&candidate.segment))?;

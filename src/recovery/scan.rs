@@ -3,7 +3,7 @@
 use super::{Candidate, FileEngine};
 use crate::error::Error;
 use crate::format::header::{Role, UNKNOWN_BOOT};
-use crate::format::ids::{Lsn, SlotNumber};
+use crate::format::ids::{Lsn, Sequence, SlotNumber};
 use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::memory::{Memory, MmapMemory};
 use crate::options::Recovery;
@@ -263,6 +263,25 @@ fn check_once<M: Memory>(
         return named_frame(segment, slot, kind, body).map(|_| 0);
     }
     check(segment, slot, kind, body, true)
+}
+
+/// The sequence of the next segment: the one that is `known`, or, where no manifest has said what
+/// comes next, one above those of all copies that prove themselves. A segment for copies may be
+/// older than those that it took records from, and be all that is left.
+pub(super) fn next_sequence(candidates: &[Candidate], known: Sequence, rebuilt: bool) -> Sequence {
+    let mut next = known;
+    for candidate in candidates.iter().filter(|candidate| rebuilt && candidate.holds_copies()) {
+        let segment = &*candidate.segment;
+        for (slot, state) in segment.slots(candidate.limit) {
+            if let SlotState::Committed(kind, body) | SlotState::Copy(kind, body) = state
+                && (next..Sequence::MAX).contains(&body.lsn.sequence())
+                && check(segment, slot, kind, body, true).is_ok()
+            {
+                next = body.lsn.sequence().next();
+            }
+        }
+    }
+    next
 }
 
 /// What a walk over the slots that count has found besides records.

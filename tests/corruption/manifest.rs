@@ -6,8 +6,10 @@ use super::{Closed, RECORDS, flip, tree};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
+use stratalog::internals::format::header::{IDENTITY_BYTES, Identity, Role};
+use stratalog::internals::format::ids::Sequence;
 use stratalog::internals::format::manifest::Manifest;
-use stratalog::{Error, Options};
+use stratalog::{Error, Options, Recovery};
 
 fn manifest(closed: &Closed) -> PathBuf {
     closed.path().join("MANIFEST")
@@ -147,4 +149,54 @@ fn another_stores_manifest_makes_no_record_of_this_one_its_own() {
     assert!(segments.clone().all(|path| path.exists()), "they hold records");
     closed.restore();
     closed.assert_whole();
+}
+
+/// A segment for copies that was still open took records from younger ones of the log, which were
+/// dropped, and whatever came later is gone, too. Without a manifest its number was the highest one
+/// known, so the LSNs of the younger records were "never given": they were lost, and given again.
+#[test]
+fn a_salvage_without_a_manifest_believes_copies_of_records_younger_than_their_segment() {
+    let closed = Closed::new(|store| {
+        let segments = store.stats().segments;
+        let put = |n: u32| store.put(n.to_le_bytes(), &[1.0; 16], n.to_le_bytes().repeat(50_000));
+        put(0).unwrap();
+        while store.stats().segments < segments + 3 {
+            put(1).unwrap();
+        }
+        put(2).unwrap();
+        store.remove(0u32.to_le_bytes()).unwrap();
+        store.compact().unwrap();
+    });
+    let files = || {
+        let paths = std::fs::read_dir(closed.path()).unwrap().map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.extension().is_some_and(|ending| ending == "seg"))
+    };
+    let [copies] = &files().collect::<Vec<_>>()[..] else { panic!("the last two, and no others") };
+    let mut bytes = std::fs::read(copies).unwrap();
+    let found = Identity::decode(bytes[..IDENTITY_BYTES].first_chunk().unwrap()).unwrap();
+    assert_eq!(found.role, Role::Copies);
+    let last = common::open(closed.path()).get_owned(2u32.to_le_bytes()).unwrap().unwrap().lsn;
+    // As if it had been begun when the first segment was emptied.
+    let older = Identity { sequence: Sequence(1), ..found };
+    bytes[..IDENTITY_BYTES].copy_from_slice(&older.encode());
+    let name = copies.file_name().unwrap().to_str().unwrap().replacen(
+        &name_part(found),
+        &name_part(older),
+        1,
+    );
+    std::fs::remove_file(copies).unwrap();
+    std::fs::write(closed.path().join(name), &bytes).unwrap();
+    std::fs::remove_file(manifest(&closed)).unwrap();
+
+    let store = Options::new().recovery(Recovery::Salvage).open(closed.path()).unwrap();
+    assert_eq!((store.len(), store.recovery().corrupt), (2, 1), "{:?}", store.recovery());
+    assert!(store.put("later", &[1.0; 16], "x").unwrap() > last, "an LSN is given twice");
+    store.close().unwrap();
+    let store = common::open(closed.path());
+    assert!(store.recovery().is_clean() && store.len() == 3, "{:?}", store.recovery());
+}
+
+/// The sequence in a segment's file name.
+fn name_part(identity: Identity) -> String {
+    format!("{:010x}", identity.sequence.0)
 }
