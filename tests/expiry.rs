@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[path = "common/tree.rs"]
+mod tree;
+
 use std::time::{Duration, SystemTime};
 use stratalog::{Batch, Compaction, Condition, Error, Metric, NewRecord, Options, Store};
 
@@ -163,6 +166,56 @@ fn nothing_older_comes_back_when_an_expired_version_is_compacted_away() {
             store = options().open(&path).unwrap();
         }
         assert_eq!(store.len(), 450);
+    }
+}
+
+/// A manifest that could not be written once had a group stay, when the index had let go of what
+/// had expired in it. What that hid was in the group, too; the next time it was not, and nothing
+/// was kept that hid it.
+#[test]
+fn nothing_older_comes_back_when_a_group_that_stayed_is_taken_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, killed) = (dir.path().join("s"), dir.path().join("killed"));
+    let store = options().open(&path).unwrap();
+    let put = |id: &str| _ = store.put(id, &E, vec![1; 10_000]).unwrap();
+    store.put("id", &E, "old").unwrap();
+    while store.segments().len() < 2 {
+        put("dead");
+    }
+    (0..30).for_each(|n| put(&format!("dead-{n}")));
+    // The copy of the old version is to have a higher number than what is made ahead.
+    while tree::segments(&path).len() < 3 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(store.compact().unwrap().moved_records, 1);
+    let over = NewRecord::new("id", &E, "new").expires_in(Duration::ZERO);
+    store.put_record(over).unwrap();
+    store.remove("dead").unwrap();
+    (0..30).for_each(|n| assert!(store.remove(format!("dead-{n}")).unwrap()));
+    let in_the_way = ["MANIFEST.next", "MANIFEST.tmp"].map(|name| path.join(name));
+    std::fs::remove_file(&in_the_way[0]).unwrap();
+    in_the_way.iter().for_each(|name| std::fs::create_dir(name).unwrap());
+    assert!(matches!(store.compact(), Err(Error::Io(_))));
+    in_the_way.iter().for_each(|name| std::fs::remove_dir(name).unwrap());
+    // Between the two of the group comes one that is mostly live.
+    (0..90).for_each(|n| put(&format!("live-{n}")));
+    put("live-0");
+    let mut groups = 0;
+    let progress = |_: &_| {
+        groups += 1;
+        if groups == 1 {
+            // Killed before the next one.
+            tree::copy(&path, &killed);
+        }
+    };
+    store.compact_with(progress).unwrap();
+    assert!(groups > 1, "it was not taken apart");
+    assert_gone(&store, "id");
+    store.close().unwrap();
+    for path in [killed, path] {
+        let store = options().open(path).unwrap();
+        assert_gone(&store, "id");
+        assert_eq!(store.len(), 90);
     }
 }
 

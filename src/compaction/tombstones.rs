@@ -60,12 +60,23 @@ impl Compactor<'_> {
 
     /// Damaged ones are among them: the hash in the slot tells whether anything older is left that
     /// it hides.
+    ///
+    /// So is what has expired in a segment that was emptied before and not dropped: the index has
+    /// let go of it, and what it hides may have been in the same group then, and is not now.
     fn tombstones_of(&self, victims: &[Arc<FileSegment>]) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         for (victim, segment) in victims.iter().enumerate() {
             let mut guard = self.engine.epoch().pin();
             for (slot, state) in segment.slots(segment.slots_end()) {
-                let SlotState::Committed(Kind::Tombstone, body) = state else { continue };
+                let body = match state {
+                    SlotState::Committed(Kind::Tombstone, body) => body,
+                    SlotState::Committed(Kind::Put, body)
+                        if segment.has_moves() && has_expired(segment, slot, body) =>
+                    {
+                        body
+                    }
+                    _ => continue,
+                };
                 if candidates.len() % RECORDS_A_PIN == 0 {
                     drop(guard);
                     guard = self.engine.epoch().pin();
@@ -168,6 +179,11 @@ impl Compactor<'_> {
 /// The frame of a slot, if it is as it was written.
 pub(super) fn sound_frame(segment: &FileSegment, slot: SlotNumber) -> Option<Frame<'_>> {
     segment.committed_frame(slot).ok().filter(|frame| segment.verify(frame).is_ok())
+}
+
+/// Whether the record of a slot is whole, and its time is over.
+fn has_expired(segment: &FileSegment, slot: SlotNumber, body: SlotBody) -> bool {
+    body.expires && sound_frame(segment, slot).is_some_and(|frame| frame.has_expired())
 }
 
 /// Whether slots are lost of a segment that is damaged as a whole: what they said of ids and LSNs
