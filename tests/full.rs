@@ -527,7 +527,9 @@ fn what_fills_a_disk_of_four_segments_can_be_removed() {
 fn without_a_byte_left_what_is_wholly_dead_makes_way_for_what_was_made_ahead() {
     let Some(disk) = Small::tmpfs(40 << 20) else { return };
     let store = options().open(disk.at("s")).unwrap();
-    (0..4).for_each(|n| drop(put(&store, n).unwrap()));
+    for n in 0..4 {
+        put(&store, n).unwrap();
+    }
     let files = || std::fs::read_dir(disk.at("s")).unwrap().map(|entry| entry.unwrap().path());
     let segments = || files().filter(|path| path.extension().is_some_and(|e| e == "seg")).count();
     let began = Instant::now();
@@ -538,5 +540,7 @@ fn without_a_byte_left_what_is_wholly_dead_makes_way_for_what_was_made_ahead() {
     (0..4).for_each(|n| assert!(store.remove(u32::to_le_bytes(n)).unwrap(), "{n}"));
     assert_eq!(store.compact().unwrap().segments_removed, 1);
     assert_eq!(store.stats().dead_bytes, 0);
-    (0..4).for_each(|n| drop(put(&store, n).unwrap()));
+    for n in 0..4 {
+        put(&store, n).unwrap();
+    }
 }

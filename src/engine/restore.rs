@@ -238,12 +238,12 @@ mod tests {
     use crate::memory::HeapMemory;
     use crate::segment::{Geometry, Record};
 
-    fn committed(segment: &Segment<HeapMemory>) -> (Kind, SlotBody) {
+    fn committed(segment: &Segment<HeapMemory>) -> Option<(Kind, SlotBody)> {
         let committed = |(_, state)| match state {
             SlotState::Committed(kind, body) => Some((kind, body)),
             _ => None,
         };
-        segment.slots(segment.slots_end()).find_map(committed).unwrap()
+        segment.slots(segment.slots_end()).find_map(committed)
     }
 
     /// A process dies after it has moved a record, and then what it was moved from is damaged, so
@@ -269,7 +269,7 @@ mod tests {
         engine.put(&record).unwrap();
         let source = engine.log().active(&guard).unwrap();
         assert!(copies.sequence() < source.sequence());
-        let (kind, body) = committed(source);
+        let (kind, body) = committed(source).unwrap();
         // SAFETY: the slot was seen committed.
         let frame = unsafe { source.frame(body.offset) }.unwrap();
         let copy = engine.copy_record((source, &frame), kind, body, &copies).unwrap().unwrap();
@@ -279,7 +279,7 @@ mod tests {
 
         // As an opening does, in whatever order.
         for segment in [&*copies, source] {
-            let (kind, body) = committed(segment);
+            let (kind, body) = committed(segment).unwrap();
             engine.restore(segment, kind, body).unwrap();
             let found = engine.get(&guard, KeyHash(7), b"a").ok().flatten();
             assert_eq!(found.map(|at| at.frame.content()), Some(&b"moved"[..]));
