@@ -39,6 +39,7 @@ use crate::report::{Counted, Damage, RecoveryReport};
 use crate::segment::{Geometry, Inherited, Mark, Segment};
 use crate::sync::unmodelled::Arc;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::Instant;
 
 /// What opening made of a directory.
@@ -473,7 +474,7 @@ fn decide_segment(
         // What is there now came from the device. Once it is flushed again, the cut included, the
         // next opening need not ask any more.
         durability.flush(segment)?;
-        segment.erase_beyond(candidate.walked.end);
+        segment.erase_beyond(candidate.walked.end, 0..0);
         segment.set_flushed(candidate.walked.end);
         segment.set_durable_end(candidate.limit);
         durability.flush(segment)?;
@@ -481,10 +482,22 @@ fn decide_segment(
     } else if candidate.inherited.sealed && !candidate.holds_copies() && candidate.flaw.is_none() {
         // By an opening, maybe, that was killed before it came to what it had cut off. Not flushed:
         // after another power loss the boot id is old again.
-        segment.erase_beyond(candidate.walked.end);
+        segment.erase_beyond(candidate.walked.end, blank_of(engine.log().source(), candidate));
     }
     segment.set_boot_id(boot_id);
     Ok(())
+}
+
+/// The whole pages between slots and frames, if its file holds nothing there, as nearly always. So
+/// not every opening after a reboot reads what was never written.
+fn blank_of(files: &Files, candidate: &Candidate) -> Range<usize> {
+    const PAGE: usize = 4096;
+    let (segment, end) = (&*candidate.segment, candidate.walked.end);
+    let from = segment.slot_offset(SlotNumber(end.slot)).next_multiple_of(PAGE);
+    let to = end.floor.bytes() / PAGE * PAGE;
+    let name = crate::fs::segment_name(segment.sequence(), segment.salt());
+    let holds = from < to && files.directory().may_hold_data(&name, from as u64..to as u64);
+    if holds { 0..0 } else { from..to.max(from) }
 }
 
 /// Nobody goes on with a segment of the log: no slot behind those that count ever will.
@@ -496,7 +509,7 @@ fn seal(candidate: &Candidate, boot_id: [u64; 2]) {
         segment.note_flush(FlushNote::Begun, boot_id);
     } else if !candidate.inherited.is_of_boot(boot_id) {
         // Of what is cut off, only once the device has the seal.
-        segment.erase_beyond(end);
+        segment.erase_beyond(end, 0..0);
     }
     // Power loss may have taken slots without a trace, and the LSNs given with them must not be
     // given again; and no segment but the active one is without a seal [D5].

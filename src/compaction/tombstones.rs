@@ -183,7 +183,8 @@ pub(super) fn sound_frame(segment: &FileSegment, slot: SlotNumber) -> Option<Fra
 
 /// Whether the record of a slot is whole, and its time is over.
 fn has_expired(segment: &FileSegment, slot: SlotNumber, body: SlotBody) -> bool {
-    body.expires && sound_frame(segment, slot).is_some_and(|frame| frame.has_expired())
+    let over = || segment.committed_frame(slot).is_ok_and(|frame| frame.has_expired());
+    body.expires && over() && sound_frame(segment, slot).is_some()
 }
 
 /// Whether slots are lost of a segment that is damaged as a whole: what they said of ids and LSNs

@@ -132,6 +132,17 @@ impl Directory {
         self.open_regular(name, false)
     }
 
+    /// Whether a segment's file may hold data in a range: where the file system knows its holes,
+    /// and what was never written, not there. True where nothing is known.
+    #[must_use]
+    pub fn may_hold_data(&self, name: &str, range: std::ops::Range<u64>) -> bool {
+        let Ok(file) = self.open_regular(name, false) else { return true };
+        match rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(range.start)) {
+            Ok(at) => at < range.end,
+            Err(error) => error != Errno::NXIO,
+        }
+    }
+
     /// Opens a segment's file to read it past the page cache, where the file system can.
     pub fn open_direct(&self, name: &str) -> io::Result<File> {
         self.open_at(name, OFlags::RDONLY | OFlags::DIRECT | OFlags::NOFOLLOW)

@@ -26,6 +26,7 @@ use crate::format::slot::SlotState;
 use crate::memory::Memory;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use cursor::{Reserved, Taken};
+use std::ops::Range;
 
 /// What is known of a segment's life in memory, on lines of its own: readers never miss because
 /// of it. The rest is in the control words of the header page.
@@ -234,9 +235,14 @@ impl<M: Memory> Segment<M> {
     /// sealed the segment there after power loss. No slot that counts says that it is there, so
     /// compaction would not know that it is dead. Where a slot is lost, it may be its record, and
     /// stays. What is blank may have no blocks, and is left alone.
-    pub fn erase_beyond(&self, mark: Mark) {
-        let slots_end = self.slot_offset(SlotNumber(mark.slot));
-        let words = || (slots_end..mark.floor.bytes()).step_by(size_of::<u64>());
+    ///
+    /// `blank` is known to hold nothing, and is not read: on the device there may be none of it.
+    pub fn erase_beyond(&self, mark: Mark, blank: Range<usize>) {
+        let (begin, end) = (self.slot_offset(SlotNumber(mark.slot)), mark.floor.bytes());
+        let below = begin..blank.start.clamp(begin, end.max(begin));
+        let above = blank.end.clamp(below.end, end.max(below.end))..end;
+        let word = size_of::<u64>();
+        let words = || below.clone().step_by(word).chain(above.clone().step_by(word));
         // Relaxed, here and below: recovery is alone, and nothing there counts.
         let is_set = |at: &usize| self.memory.word(*at).load(Ordering::Relaxed) != 0;
         if !words().any(|at| is_set(&at)) {
