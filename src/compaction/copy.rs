@@ -70,12 +70,6 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Whether a slot of a segment that may be emptied is damaged: each was decided once, so one that
-/// says nothing, or that nobody decided, has lost what it said. Its record may still be there.
-pub(super) fn is_lost(state: &SlotState) -> bool {
-    matches!(state, SlotState::Invalid | SlotState::Empty | SlotState::Pending(..))
-}
-
 /// Gives up copies that no source will name.
 pub(super) fn take_back(copied: &[Copied]) {
     for copy in copied {
@@ -123,7 +117,7 @@ impl Compactor<'_> {
                         }
                         true
                     }
-                    state => !is_lost(&state),
+                    state => !state.is_lost(),
                 };
                 if !sound {
                     return false;
@@ -194,7 +188,7 @@ impl Compactor<'_> {
         for (slot, state) in part {
             let body = match state {
                 SlotState::Committed(Kind::Put, body) => body,
-                state if is_lost(&state) => return Err(self.damaged(victim)),
+                state if state.is_lost() => return Err(self.damaged(victim)),
                 _ => continue,
             };
             let Some(frame) = self.current(&guard, victim, slot, body)? else { continue };

@@ -5,7 +5,7 @@
 //! group's tombstones. 32 bytes a record, read in order; a record with an equal hash keeps the
 //! tombstone, be it another id's.
 
-use super::copy::{Outputs, is_lost};
+use super::copy::Outputs;
 use super::{Compactor, FileSegment, Group, RECORDS_A_PIN, Stopped, together};
 use crate::engine::Key;
 use crate::epoch::Guard;
@@ -191,7 +191,7 @@ fn has_expired(segment: &FileSegment, slot: SlotNumber, body: SlotBody) -> bool 
 /// is not known. Where the header is lost, too, nothing says how many there were.
 fn has_lost_slots<M: Memory>(segment: &Segment<M>) -> bool {
     let for_good = segment.is_quarantined() && !segment.may_leave_quarantine();
-    let lost = || segment.slots(segment.slots_end()).any(|(_, state)| is_lost(&state));
+    let lost = || segment.slots(segment.slots_end()).any(|(_, state)| state.is_lost());
     for_good && (segment.slots_end() == 0 || lost())
 }
 

@@ -123,6 +123,13 @@ pub enum SlotState {
 }
 
 impl SlotState {
+    /// Returns whether a slot that was decided once has lost what it said: it says nothing, or that
+    /// nobody decided. Its record may still be there.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Invalid | Self::Empty | Self::Pending(..))
+    }
+
     /// Where its frame lies, if that is under a checksum.
     #[must_use]
     pub fn extent(&self) -> Option<SlotBody> {

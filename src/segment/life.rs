@@ -249,9 +249,7 @@ impl<M: Memory> Segment<M> {
             // As nearly always; so the directory need not be walked again.
             return;
         }
-        let is_lost =
-            |state| matches!(state, SlotState::Invalid | SlotState::Empty | SlotState::Pending(..));
-        if !self.slots(mark.slot).any(|(_, state)| is_lost(state)) {
+        if !self.slots(mark.slot).any(|(_, state)| state.is_lost()) {
             // Relaxed: as above.
             words().filter(is_set).for_each(|at| self.memory.word(at).store(0, Ordering::Relaxed));
         }
