@@ -40,12 +40,12 @@ const PERCENTILES: [f64; 3] = [50.0, 99.0, 99.9];
 #[derive(Clone, Copy, Debug, Default)]
 struct Moment {
     live: u64,
-    /// Of the segments in use, those prepared ahead excepted; and of files without a name that are
-    /// still mapped or open.
+    /// Of the segments in use, those preallocated ahead excepted; and of files without a name that
+    /// are still mapped or open.
     disk: u64,
     /// Of those without a name.
     unlinked: u64,
-    /// Of all other files: those prepared, and one in the making.
+    /// Of all other files: those preallocated, and one in the making.
     others: u64,
 }
 

@@ -1,4 +1,4 @@
-//! `cargo bench --bench put`: fresh ids into segments that were prepared ahead.
+//! `cargo bench --bench put`: fresh ids into segments that were preallocated ahead.
 #![expect(clippy::unwrap_used, reason = "a bench that cannot write has nothing to measure")]
 
 mod common;
@@ -12,8 +12,8 @@ use stratalog::{Options, Store};
 /// Puts that are timed at a time; a segment of 64 MiB takes some 19,000.
 const BATCH: u64 = 15_000;
 
-/// A store at the beginning of a segment that was prepared ahead, pages and all.
-fn at_a_prepared_segment(dir: &tempfile::TempDir) -> (Store, u64) {
+/// A store at the beginning of a segment that was preallocated ahead, pages and all.
+fn at_a_preallocated_segment(dir: &tempfile::TempDir) -> (Store, u64) {
     let store = Options::new().dimension(DIMENSION).open(dir.path().join("store")).unwrap();
     let embedding = embedding(0);
     let put = |n| store.put(id(n), &embedding, CONTENT).unwrap().as_u64() >> 24;
@@ -23,8 +23,8 @@ fn at_a_prepared_segment(dir: &tempfile::TempDir) -> (Store, u64) {
         put(n);
         n += 1;
     }
-    let prepared = 2 * (64 << 20);
-    while store.stats().disk_bytes < prepared {
+    let preallocated = 2 * (64 << 20);
+    while store.stats().disk_bytes < preallocated {
         std::thread::sleep(Duration::from_millis(5));
     }
     std::thread::sleep(Duration::from_millis(200));
@@ -37,7 +37,7 @@ fn at_a_prepared_segment(dir: &tempfile::TempDir) -> (Store, u64) {
 /// The time that a batch of puts takes, split over so many threads.
 fn batch(threads: u64) -> Duration {
     let dir = tempfile::tempdir().unwrap();
-    let (store, from) = at_a_prepared_segment(&dir);
+    let (store, from) = at_a_preallocated_segment(&dir);
     let barrier = Barrier::new(threads as usize);
     let each = BATCH / threads;
     let writer = |thread: u64| {

@@ -44,67 +44,37 @@
 //! leaves the parent's lock, files and threads alone.
 
 #[cfg(not(stratalog_loom))]
-mod batch;
-#[cfg(not(stratalog_loom))]
-mod catalog;
+mod background;
 mod clock;
+mod concurrency;
 #[cfg(not(stratalog_loom))]
-mod compaction;
+mod disk;
 mod durability;
 mod engine;
-mod epoch;
 mod error;
-#[cfg(not(stratalog_loom))]
-mod files;
-#[cfg(not(stratalog_loom))]
-mod finite;
 #[doc(hidden)]
 pub mod format;
-#[cfg(not(stratalog_loom))]
-mod fs;
 #[doc(hidden)]
 pub mod index;
-mod levels;
 mod log;
-#[cfg(not(stratalog_loom))]
-mod maintenance;
 mod memory;
 #[cfg(not(stratalog_loom))]
-mod new_record;
-#[cfg(not(stratalog_loom))]
 mod options;
-#[cfg(not(stratalog_loom))]
-mod pacing;
-#[cfg(not(stratalog_loom))]
-mod preparation;
-#[cfg(not(stratalog_loom))]
-mod process;
-#[cfg(not(stratalog_loom))]
-mod record;
 #[cfg(not(stratalog_loom))]
 mod recovery;
 #[cfg(not(stratalog_loom))]
 mod report;
-#[cfg(not(stratalog_loom))]
-mod residency;
 #[cfg(not(stratalog_loom))]
 mod search;
 #[doc(hidden)]
 pub mod segment;
 #[cfg(not(stratalog_loom))]
 mod store;
-mod sync;
 
-#[cfg(not(stratalog_loom))]
-pub use batch::Batch;
 pub use error::Error;
 pub use format::ids::Lsn;
 #[cfg(not(stratalog_loom))]
-pub use new_record::NewRecord;
-#[cfg(not(stratalog_loom))]
 pub use options::{Compaction, Condition, Durability, Options, Recovery, Verify};
-#[cfg(not(stratalog_loom))]
-pub use record::{OwnedRecord, Record, SharedRecord};
 #[cfg(not(stratalog_loom))]
 pub use report::{
     CompactionReport, Counted, Damage, RecoveryReport, SegmentRole, SegmentState, SegmentStats,
@@ -113,7 +83,10 @@ pub use report::{
 #[cfg(not(stratalog_loom))]
 pub use search::Metric;
 #[cfg(not(stratalog_loom))]
-pub use store::{GetMany, Hit, Iter, Pinned, Store, lock_holder};
+pub use store::{
+    Batch, GetMany, Hit, Iter, NewRecord, OwnedRecord, Pinned, Record, SharedRecord, Store,
+    lock_holder,
+};
 
 /// The layers below the store, for the models in `loom-tests/`, for fuzzing and for tests that
 /// need to stop between two steps. No part of the public contract.
@@ -121,11 +94,11 @@ pub use store::{GetMany, Hit, Iter, Pinned, Store, lock_holder};
 pub mod internals {
     pub use crate::{format, index, segment};
 
-    pub use crate::durability::Durability;
+    pub use crate::concurrency::epoch::{Epoch, Garbage, Guard, Retired};
+    pub use crate::concurrency::growable_array::GrowableArray;
+    pub use crate::durability::Flusher;
     pub use crate::engine::{Damaged, Engine, Key, Located, Refused, Relocation};
-    pub use crate::epoch::{Epoch, Garbage, Guard, Retired};
-    pub use crate::levels::Levels;
-    pub use crate::log::{Log, Need, SegmentTable, Source};
+    pub use crate::log::{Log, Purpose, SegmentTable, Source};
     pub use crate::memory::{HeapMemory, Memory};
 
     /// The same record with another time of creation: for `stratalog salvage`, which writes records

@@ -18,7 +18,7 @@ pub struct Stats {
     pub live_bytes: u64,
     /// Log bytes of overwritten and removed records, tombstones and voids.
     pub dead_bytes: u64,
-    /// Bytes allocated to all files of the store, segments prepared ahead included.
+    /// Bytes allocated to all files of the store, segments preallocated ahead included.
     pub disk_bytes: u64,
     /// Anonymous memory of the index.
     pub index_bytes: u64,

@@ -212,7 +212,7 @@ fn a_full_disk_costs_nothing_acknowledged_and_more_room_lets_the_same_handle_go_
     disk.fill();
     acknowledged.extend(fill(&store, 4..5));
     assert_acknowledged(&store, &acknowledged);
-    // A segment that the background thread was preparing just then may still arrive, once.
+    // A segment that the background thread was preallocating just then may still arrive, once.
     let mut refusals = 0;
     for n in 0.. {
         let id = id(7_000_000 + n);

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration as Time, Instant};
 use stratalog::internals::format::checksum::Salt;
-use stratalog::internals::format::frame::Writing;
+use stratalog::internals::format::frame::WriteMode;
 use stratalog::internals::format::header::{Features, HEADER_END, Identity, Role, StoreId};
 use stratalog::internals::format::ids::{Lsn as RawLsn, Sequence};
 use stratalog::internals::format::slot::Kind;
-use stratalog::internals::segment::{Geometry, Record, Segment};
-use stratalog::internals::{Durability as Flushes, Engine, HeapMemory, Log, Memory, Need, Source};
+use stratalog::internals::segment::{Geometry, Segment, WriteRequest};
+use stratalog::internals::{Engine, Flusher, HeapMemory, Log, Memory, Purpose, Source};
 use stratalog::{Durability, Error, Lsn, Options, Store};
 
 fn open(path: &std::path::Path, durability: Durability) -> Store {
@@ -203,7 +203,7 @@ mod forward {
 struct Heap(Arc<AtomicBool>, usize, Time);
 
 impl Source<Faulty> for Heap {
-    fn create(&self, sequence: Sequence, role: Role, _: Need) -> Result<Segment<Faulty>, Error> {
+    fn create(&self, sequence: Sequence, role: Role, _: Purpose) -> Result<Segment<Faulty>, Error> {
         let identity = Identity {
             store: StoreId([1; 16]),
             sequence,
@@ -227,10 +227,10 @@ fn engine(broken: &Arc<AtomicBool>, segment_bytes: usize, slow: Time) -> Engine<
     Engine::new(log, stratalog::internals::index::Shape::default())
 }
 
-fn record<'a>(id: &'a [u8], key_hash: u64, content: &'a [u8]) -> Record<'a> {
-    Record {
+fn record<'a>(id: &'a [u8], key_hash: u64, content: &'a [u8]) -> WriteRequest<'a> {
+    WriteRequest {
         kind: Kind::Put,
-        writing: Writing::Blind,
+        writing: WriteMode::Blind,
         id,
         key_hash,
         embedding: &[0; 4],
@@ -248,7 +248,7 @@ fn put(engine: &Engine<Faulty, Heap>, id: &str) -> Lsn {
 fn after_one_failed_flush_none_is_tried_and_nobody_is_told_that_all_is_well() {
     let broken = Arc::new(AtomicBool::new(false));
     let engine = engine(&broken, 1 << 16, Time::ZERO);
-    let flushes = Flushes::default();
+    let flushes = Flusher::default();
     let durable = put(&engine, "a");
     flushes.sync(&engine).unwrap();
     assert_eq!(flushes.durable(), durable);
@@ -280,14 +280,14 @@ fn after_one_failed_flush_none_is_tried_and_nobody_is_told_that_all_is_well() {
 #[test]
 fn a_future_that_is_polled_while_the_store_closes_is_served_by_its_last_flush() {
     let engine = engine(&Arc::default(), 1 << 16, Time::ZERO);
-    let flushes = Flushes::default();
+    let flushes = Flusher::default();
     let lsn = put(&engine, "a");
     flushes.stop();
     let wakes = Arc::new(Unpark(std::thread::current(), AtomicU64::new(0)));
     let (waker, mut slot) = (Waker::from(Arc::clone(&wakes)), None);
     let mut context = Context::from_waker(&waker);
     assert!(flushes.poll(lsn, &mut context, &mut slot).is_pending());
-    flushes.settle(&engine).unwrap();
+    flushes.close(&engine).unwrap();
     assert_eq!(wakes.1.load(Ordering::Acquire), 1, "it was not woken");
     let done = flushes.poll(lsn, &mut context, &mut slot);
     assert!(matches!(done, Poll::Ready(Ok(()))), "{done:?}");
@@ -297,7 +297,7 @@ fn a_future_that_is_polled_while_the_store_closes_is_served_by_its_last_flush() 
 #[test]
 fn a_batch_that_takes_long_ends_beside_a_thread_that_asks_for_one_flush_after_the_other() {
     let engine = engine(&Arc::default(), 1 << 20, Time::from_micros(50));
-    let (flushes, ended) = (Flushes::default(), AtomicBool::new(false));
+    let (flushes, ended) = (Flusher::default(), AtomicBool::new(false));
     let ids: Vec<_> = (0..300u64).map(u64::to_le_bytes).collect();
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -321,7 +321,7 @@ fn a_batch_that_takes_long_ends_beside_a_thread_that_asks_for_one_flush_after_th
 #[test]
 fn a_member_that_is_written_again_has_flushes_wait_for_it_too() {
     let engine = engine(&Arc::default(), 1 << 24, Time::from_micros(50));
-    let (flushes, ended) = (Flushes::default(), AtomicBool::new(false));
+    let (flushes, ended) = (Flusher::default(), AtomicBool::new(false));
     let content = vec![7; 1 << 21];
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -330,7 +330,7 @@ fn a_member_that_is_written_again_has_flushes_wait_for_it_too() {
             ended.store(true, Ordering::Release);
         });
         wait_until_taken(&engine, 2);
-        let put = Record { writing: Writing::Conditional, ..record(b"id", 7, b"x") };
+        let put = WriteRequest { writing: WriteMode::Conditional, ..record(b"id", 7, b"x") };
         engine.write_if(&put, |_, _| true).unwrap().unwrap();
         wait_until_taken(&engine, 5);
         assert_eq!(engine.retries(), 0, "nothing was voided yet");

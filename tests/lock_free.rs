@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use stratalog::internals::format::slot::{self, SlotState};
 use stratalog::internals::index::KeyHash;
-use stratalog::internals::segment::{Moves, Segment};
+use stratalog::internals::segment::{ForwardingTable, Segment};
 use stratalog::{Options, Store};
 
 const RECORDS: Records = Records { dimension: 16, content_max: 300 };
@@ -157,7 +157,7 @@ fn a_thread_stopped_between_reserve_and_commit_stops_nobody() {
             let bytes = record.layout().bytes();
             let reserved = engine
                 .log()
-                .reserve(engine.epoch(), &guard, bytes, stratalog::internals::Need::ToGrow)
+                .reserve(engine.epoch(), &guard, bytes, stratalog::internals::Purpose::Grow)
                 .unwrap();
             stop.here();
             reserved.commit(&record).map(|_| ()).is_ok()
@@ -187,7 +187,7 @@ fn reservations_left_open_in_full_segments_stop_nobody_and_end_as_voids() {
         held.push(
             engine
                 .log()
-                .reserve(engine.epoch(), &guard, 192, stratalog::internals::Need::ToGrow)
+                .reserve(engine.epoch(), &guard, 192, stratalog::internals::Purpose::Grow)
                 .unwrap(),
         );
         work_on_heap(&engine);
@@ -317,9 +317,9 @@ fn of_a_record_and_its_copy_the_copy_counts_after_a_kill_whichever_segment_is_ol
     let frame = source.committed_frame(slot).unwrap();
     let copy =
         engine.copy_record((source, &frame), slot::Kind::Put, body, &copies).unwrap().unwrap();
-    let mut moves = Moves::default();
+    let mut moves = ForwardingTable::default();
     moves.add(copy.from, &copies, copy.to);
-    source.set_moves(moves);
+    source.set_forwarding(moves);
     assert_eq!(source.update_tag(&frame, |tag| tag + 1), Ok(1));
     assert!(engine.move_record(&guard, &copy, source, &copies));
     assert_eq!(source.update_tag(&frame, |tag| tag + 1), Ok(2));

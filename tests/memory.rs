@@ -45,7 +45,7 @@ fn per_record(store: &Store, before: f64) -> (f64, f64) {
 }
 
 /// Gives the store time to give back what the index has outgrown.
-fn settle(store: &Store) {
+fn wait_for_reclaim(store: &Store) {
     let begin = Instant::now();
     while store.stats().retired > 0 && begin.elapsed() < Duration::from_secs(5) {
         std::thread::sleep(Duration::from_millis(5));
@@ -71,7 +71,7 @@ fn the_index_takes_at_most_16_bytes_for_a_record() {
             );
         }
     }
-    settle(&store);
+    wait_for_reclaim(&store);
     let grown = per_record(&store, before);
     println!("and at rest: {:.2} bytes each by stats, {:.2} measured", grown.0, grown.1);
     store.close().unwrap();

@@ -353,7 +353,7 @@ fn a_sequence_number_that_was_used_is_never_forgotten() {
     let store = create(dir.path());
     RECORDS.put(&store, b"a", 1);
     store.close().unwrap();
-    let number = torn::prepared_successor(&tree::segments(dir.path())[0]);
+    let number = torn::preallocated_successor(&tree::segments(dir.path())[0]);
     for round in 0..3 {
         let store = open(dir.path());
         for n in 0..300 {

@@ -5,13 +5,13 @@
 use std::sync::Arc;
 use stratalog::Error;
 use stratalog::internals::format::checksum::Salt;
-use stratalog::internals::format::frame::{FORWARD, Writing};
+use stratalog::internals::format::frame::{FORWARD, WriteMode};
 use stratalog::internals::format::header::{Features, HEADER_END, Identity, Role, StoreId};
 use stratalog::internals::format::ids::{Sequence, SlotNumber, TableIndex};
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::{KeyHash, Shape};
-use stratalog::internals::segment::{Geometry, Moves, Record, Segment};
-use stratalog::internals::{Engine, HeapMemory, Log, Memory, Need, Relocation, Source};
+use stratalog::internals::segment::{ForwardingTable, Geometry, Segment, WriteRequest};
+use stratalog::internals::{Engine, HeapMemory, Log, Memory, Purpose, Relocation, Source};
 
 const SEGMENT_BYTES: usize = 4096;
 const TAG: u64 = 5;
@@ -36,7 +36,7 @@ impl Heap {
 }
 
 impl Source<HeapMemory> for Heap {
-    fn create(&self, s: Sequence, role: Role, _: Need) -> Result<Segment<HeapMemory>, Error> {
+    fn create(&self, s: Sequence, role: Role, _: Purpose) -> Result<Segment<HeapMemory>, Error> {
         Ok(Self::segment(s, role))
     }
     fn discard(&self, _: &Segment<HeapMemory>) {}
@@ -56,9 +56,9 @@ fn hash(id: &[u8]) -> u64 {
 }
 
 fn put(engine: &HeapEngine, id: &[u8]) {
-    let record = Record {
+    let record = WriteRequest {
         kind: Kind::Put,
-        writing: Writing::Blind,
+        writing: WriteMode::Blind,
         id,
         key_hash: hash(id),
         embedding: &[0; 4],
@@ -123,10 +123,10 @@ impl Moving {
         self.engine.copy_record(from, kind, body, &self.output).unwrap().unwrap()
     }
 
-    fn set_moves(&self, copy: &Relocation) {
-        let mut moves = Moves::default();
+    fn set_forwarding(&self, copy: &Relocation) {
+        let mut moves = ForwardingTable::default();
         moves.add(copy.from, &self.output, copy.to);
-        self.victim.set_moves(moves);
+        self.victim.set_forwarding(moves);
     }
 
     fn r#move(&self, copy: &Relocation) -> bool {
@@ -151,7 +151,7 @@ fn a_backup_carries_no_half_made_move() {
     let moving = Moving::new();
     let copy = moving.copy();
     let output = replica_of(&moving.output);
-    moving.set_moves(&copy);
+    moving.set_forwarding(&copy);
     assert!(moving.r#move(&copy));
     // An update of the meantime is where the record is now.
     let guard = moving.engine.epoch().pin();
@@ -179,7 +179,7 @@ fn a_replica_is_full_and_quiet() {
 fn an_old_forward_is_not_followed_while_its_record_is_moved() {
     let moving = Moving::with_an_old_forward();
     let copy = moving.copy();
-    moving.set_moves(&copy);
+    moving.set_forwarding(&copy);
     // All other records of the group may be moved in between.
     assert_eq!(tag(&moving.engine, b"a"), TAG);
     let frame = moving.victim.committed_frame(SlotNumber(0)).unwrap();

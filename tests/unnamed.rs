@@ -36,7 +36,7 @@ fn killed(to: &Path) -> Lsn {
     std::fs::create_dir(to).unwrap();
     for from in segments(store.path()) {
         match std::fs::copy(&from, to.join(from.file_name().unwrap())) {
-            // Prepared in vain.
+            // Preallocated in vain.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             copied => drop(copied.unwrap()),
         }

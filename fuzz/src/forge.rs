@@ -3,7 +3,7 @@
 
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::{
-    EXPIRY_BYTES, FIELDS_BYTES, FrameHeader, Place, TAG_BYTES,
+    EXPIRY_BYTES, FIELDS_BYTES, FrameHeader, FramePlace, TAG_BYTES,
 };
 use stratalog::internals::format::header::{self, DIRECTORY_AT, IDENTITY_BYTES};
 use stratalog::internals::format::ids::{Sequence, SlotNumber};
@@ -97,7 +97,7 @@ pub fn forge_frame(segment: &mut [u8], slot: u32, at: usize, width: usize, value
     let part = |from: usize, to: usize| frame.get(from - TAG_BYTES..to - TAG_BYTES).unwrap_or(&[]);
     let id = part(layout.id_at, layout.id_at + usize::from(header.id_len));
     let embedding = part(layout.embedding_at, layout.content_at);
-    let place = Place { salt: of_segment, offset: body.offset };
+    let place = FramePlace { salt: of_segment, offset: body.offset };
     let sum = header.sum(place, id, embedding, part(layout.content_at, layout.end));
     store(segment, begin + 32, &sum.to_le_bytes());
 }
@@ -127,8 +127,8 @@ pub fn forge_count(segment: &mut [u8], which: Count, value: u64) {
         Count::Durable => count(header::DURABLE_AT),
         Count::Sealed => count(header::SEALED_AT),
         Count::Predecessor => {
-            let (sequence, settled) = (Sequence(value & Sequence::MAX.0), value >> 63 == 0);
-            let word = header::encode_predecessor(sequence, settled, salt);
+            let (sequence, confirmed) = (Sequence(value & Sequence::MAX.0), value >> 63 == 0);
+            let word = header::encode_predecessor(sequence, confirmed, salt);
             (header::PREDECESSOR_AT, word)
         }
     };

@@ -13,7 +13,7 @@ use stratalog::internals::format::header::{
 use stratalog::internals::format::ids::{Sequence, SlotNumber};
 use stratalog::internals::format::manifest::Manifest;
 use stratalog::internals::format::slot::{self, Kind, SlotBody, SlotState};
-use stratalog::internals::segment::{Put, Segment};
+use stratalog::internals::segment::{ScannedPut, Segment};
 use stratalog::internals::{HeapMemory, Memory};
 
 /// A slot's four words.
@@ -91,8 +91,8 @@ pub fn segment_header(data: &[u8]) {
             assert_eq!(header::encode_count(count, salt, at), word);
         }
     }
-    if let Some((sequence, settled)) = header::decode_predecessor(word, salt) {
-        assert_eq!(header::encode_predecessor(sequence, settled, salt), word);
+    if let Some((sequence, confirmed)) = header::decode_predecessor(word, salt) {
+        assert_eq!(header::encode_predecessor(sequence, confirmed, salt), word);
     }
 }
 
@@ -174,7 +174,7 @@ fn walk(image: &[u8], identity: &Identity) {
             assert!(frame.embedding().len() <= 8);
         }
         for put in segment.puts(end) {
-            if let Put::Whole(_, frame) = put {
+            if let ScannedPut::Whole(_, frame) = put {
                 assert!(frame.content().len() < SMALL);
             }
         }

@@ -16,13 +16,13 @@ use loom::sync::Arc;
 use std::sync::Arc;
 use stratalog::Error;
 use stratalog::internals::format::checksum::Salt;
-use stratalog::internals::format::frame::Writing;
+use stratalog::internals::format::frame::WriteMode;
 use stratalog::internals::format::header::{Features, HEADER_END, Identity, Role, StoreId};
 use stratalog::internals::format::ids::{Lsn, Sequence};
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::{KeyHash, Shape};
-use stratalog::internals::segment::{Geometry, Moves, Record, Segment};
-use stratalog::internals::{Engine, HeapMemory, Key, Log, Need, Source};
+use stratalog::internals::segment::{ForwardingTable, Geometry, Segment, WriteRequest};
+use stratalog::internals::{Engine, HeapMemory, Key, Log, Purpose, Source};
 
 /// Bytes of a segment, and where its directory begins, by the size that a model asks for. The
 /// smallest are twice as large, because the header takes more than half of them: one of 512 bytes
@@ -84,7 +84,7 @@ impl Source<HeapMemory> for Heap {
         &self,
         sequence: Sequence,
         role: Role,
-        _: Need,
+        _: Purpose,
     ) -> Result<Segment<HeapMemory>, Error> {
         Ok(self.segment_for(sequence, role))
     }
@@ -105,10 +105,10 @@ pub fn engine(segment_bytes: u64) -> Arc<SmallEngine> {
 
 /// A put of `id` whose embedding and content are `value`.
 #[must_use]
-pub fn put<'a>(id: &'a [u8], value: &'a [u8; 4]) -> Record<'a> {
-    Record {
+pub fn put<'a>(id: &'a [u8], value: &'a [u8; 4]) -> WriteRequest<'a> {
+    WriteRequest {
         kind: Kind::Put,
-        writing: Writing::Blind,
+        writing: WriteMode::Blind,
         id,
         key_hash: hash(id),
         embedding: value,
@@ -120,10 +120,10 @@ pub fn put<'a>(id: &'a [u8], value: &'a [u8; 4]) -> Record<'a> {
 
 /// A removal of `id`.
 #[must_use]
-pub fn tombstone(id: &[u8]) -> Record<'_> {
+pub fn tombstone(id: &[u8]) -> WriteRequest<'_> {
     let (kind, key_hash) = (Kind::Tombstone, hash(id));
-    let writing = Writing::Conditional;
-    Record {
+    let writing = WriteMode::Conditional;
+    WriteRequest {
         kind,
         writing,
         id,
@@ -224,7 +224,7 @@ pub fn check_at_rest(engine: &SmallEngine, ids: &[&[u8]]) {
 /// Puts `id` if it is not there; whether it was put.
 #[must_use]
 pub fn put_if_absent(engine: &SmallEngine, id: &[u8], value: &[u8; 4]) -> bool {
-    let record = Record { writing: Writing::Conditional, ..put(id, value) };
+    let record = WriteRequest { writing: WriteMode::Conditional, ..put(id, value) };
     let written = engine.write_if(&record, |_, current| current.is_none());
     written.is_ok_and(|written| written.is_ok())
 }
@@ -237,7 +237,7 @@ pub fn compact(
 ) {
     assert!(victim.is_quiet());
     let guard = engine.epoch().pin();
-    let (mut copies, mut moves) = (Vec::new(), Moves::default());
+    let (mut copies, mut forwarding) = (Vec::new(), ForwardingTable::default());
     for (slot, state) in victim.slots(victim.slots_end()) {
         let SlotState::Committed(Kind::Put, body) = state else { continue };
         let frame = victim.committed_frame(slot).expect("it is whole");
@@ -249,9 +249,9 @@ pub fn compact(
         }
     }
     for copy in &copies {
-        moves.add(copy.from, output, copy.to);
+        forwarding.add(copy.from, output, copy.to);
     }
-    victim.set_moves(moves);
+    victim.set_forwarding(forwarding);
     for copy in &copies {
         engine.move_record(&guard, copy, victim, output);
     }

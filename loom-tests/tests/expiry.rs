@@ -9,18 +9,18 @@
 use loom::sync::Arc;
 use loom_tests::{SmallEngine, engine, put};
 use stratalog::internals::HeapMemory;
-use stratalog::internals::segment::{Record, Segment};
+use stratalog::internals::segment::{Segment, WriteRequest};
 
 const NOW: u64 = 10;
 const EVER: u64 = u64::MAX - 1;
 
-fn expiring<'a>(id: &'a [u8], value: &'a [u8; 4], at: u64) -> Record<'a> {
-    Record { expires_ns: at, ..put(id, value) }
+fn expiring<'a>(id: &'a [u8], value: &'a [u8; 4], at: u64) -> WriteRequest<'a> {
+    WriteRequest { expires_ns: at, ..put(id, value) }
 }
 
 fn look(engine: &SmallEngine, segment: &Segment<HeapMemory>) {
     let guard = engine.epoch().pin();
-    engine.look_for_expired(&guard, segment, EVER, NOW);
+    engine.scan_for_expired(&guard, segment, EVER, NOW);
 }
 
 /// The first segment of the log.
@@ -43,7 +43,7 @@ fn a_put_beside_a_look_is_looked_for_again() {
         };
         engine.put(&expiring(b"b", b"2222", 30)).unwrap();
         looking.join().unwrap();
-        assert!(segment.look_at() < u64::MAX, "nobody will ever look for it");
+        assert!(segment.next_scan_ns() < u64::MAX, "nobody will ever look for it");
         assert!(segment.expired_bytes() > 0);
     });
 }
@@ -67,6 +67,6 @@ fn a_move_beside_a_look_is_looked_for_again() {
         };
         loom_tests::compact(&engine, &victim, &output);
         looking.join().unwrap();
-        assert!(output.look_at() < u64::MAX, "nobody will ever look for it");
+        assert!(output.next_scan_ns() < u64::MAX, "nobody will ever look for it");
     });
 }

@@ -16,7 +16,7 @@ use stratalog::internals::format::header::Role;
 use stratalog::internals::format::ids::{Sequence, SlotNumber};
 use stratalog::internals::index::Shape;
 use stratalog::internals::segment::Segment;
-use stratalog::internals::{Durability, Engine, Log, Need, Source};
+use stratalog::internals::{Engine, Flusher, Log, Purpose, Source};
 use stratalog::{Error, Lsn};
 
 const SEGMENT_BYTES: u64 = 1024;
@@ -24,7 +24,7 @@ const SEGMENT_BYTES: u64 = 1024;
 struct Heap(Arc<Watch>);
 
 impl Source<Watched> for Heap {
-    fn create(&self, sequence: Sequence, _: Role, _: Need) -> Result<Segment<Watched>, Error> {
+    fn create(&self, sequence: Sequence, _: Role, _: Purpose) -> Result<Segment<Watched>, Error> {
         Ok(Watched::segment(SEGMENT_BYTES, sequence, &self.0))
     }
     fn discard(&self, _: &Segment<Watched>) {}
@@ -33,7 +33,7 @@ impl Source<Watched> for Heap {
 
 struct World {
     engine: Engine<Watched, Heap, 2>,
-    durability: Durability,
+    durability: Flusher,
     watch: Arc<Watch>,
     /// Of the record that is there from the beginning.
     first: Lsn,
@@ -46,7 +46,7 @@ impl World {
         let shape = Shape { buckets: 1, split_at: 8, overflow_blocks: 1, initial_depth: 0 };
         let engine = Engine::new(log, shape);
         let first = engine.put(&put(b"a", b"0000")).expect("room");
-        let durability = Durability::default();
+        let durability = Flusher::default();
         Self { engine, durability, watch, first }
     }
 
@@ -75,7 +75,7 @@ impl World {
 
     /// Waits as a task does.
     fn block_on(&self, lsn: Lsn) -> Result<(), Error> {
-        let bell = Arc::new(Bell::default());
+        let bell = Arc::new(CountingWaker::default());
         let waker = Waker::from(Arc::clone(&bell));
         let mut slot = None;
         loop {
@@ -99,9 +99,9 @@ impl World {
 
 /// A task's waker that a thread can sleep on.
 #[derive(Default)]
-struct Bell(Mutex<bool>, Condvar);
+struct CountingWaker(Mutex<bool>, Condvar);
 
-impl Bell {
+impl CountingWaker {
     fn wait(&self) {
         let mut rung = self.0.lock().unwrap();
         while !*rung {
@@ -111,7 +111,7 @@ impl Bell {
     }
 }
 
-impl Wake for Bell {
+impl Wake for CountingWaker {
     fn wake(self: Arc<Self>) {
         *self.0.lock().unwrap() = true;
         self.1.notify_all();

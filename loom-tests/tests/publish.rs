@@ -90,7 +90,7 @@ fn a_dropped_reservation_is_void_and_stops_nobody() {
                 drop(
                     engine
                         .log()
-                        .reserve(engine.epoch(), &guard, 64, stratalog::internals::Need::ToGrow)
+                        .reserve(engine.epoch(), &guard, 64, stratalog::internals::Purpose::Grow)
                         .unwrap(),
                 );
             })

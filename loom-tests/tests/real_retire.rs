@@ -15,7 +15,7 @@ use stratalog::Error;
 use stratalog::internals::format::header::Role;
 use stratalog::internals::format::ids::{Address, Sequence, TableIndex, Units};
 use stratalog::internals::segment::Segment;
-use stratalog::internals::{Epoch, Log, Need, SegmentTable, Source};
+use stratalog::internals::{Epoch, Log, Purpose, SegmentTable, Source};
 
 #[test]
 fn no_segment_is_freed_under_a_guard_and_it_is_freed_at_last() {
@@ -63,7 +63,7 @@ fn no_segment_is_freed_under_a_guard_and_it_is_freed_at_last() {
 struct Nowhere;
 
 impl Source<Watched> for Nowhere {
-    fn create(&self, _: Sequence, _: Role, _: Need) -> Result<Segment<Watched>, Error> {
+    fn create(&self, _: Sequence, _: Role, _: Purpose) -> Result<Segment<Watched>, Error> {
         Err(Error::StorageFull)
     }
     fn discard(&self, _: &Segment<Watched>) {}

@@ -58,22 +58,22 @@ fn a_segment_that_can_be_written_to_says_which_one_it_follows() {
 }
 
 #[test]
-fn a_prepared_segment_is_used_or_discarded() {
+fn a_preallocated_segment_is_used_or_discarded() {
     loom::model(|| {
         let engine = engine(512);
         engine.put(&put(b"x", b"0000")).unwrap();
-        let preparer = {
+        let preallocator = {
             let engine = Arc::clone(&engine);
             loom::thread::spawn(move || {
-                engine.log().prepare(engine.epoch(), |_| Ok(true)).unwrap();
+                engine.log().preallocate(engine.epoch(), |_| Ok(true)).unwrap();
             })
         };
         engine.put(&put(b"a", b"1111")).unwrap();
         engine.put(&put(b"b", b"2222")).unwrap();
-        preparer.join().unwrap();
+        preallocator.join().unwrap();
         check_at_rest(&engine, &[b"x", b"a", b"b"]);
         let guard = engine.epoch().pin();
-        engine.log().discard_prepared(engine.epoch(), &guard);
+        engine.log().discard_preallocated(engine.epoch(), &guard);
         let used = engine.log().in_use(&guard).count();
         assert_eq!((used, engine.log().table().iter(&guard).count()), (3, 3));
     });

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use stratalog::internals::format::ids::{SlotNumber, TableIndex};
 use stratalog::internals::index::KeyHash;
 use stratalog::internals::segment::Segment;
-use stratalog::internals::{HeapMemory, Key, Need};
+use stratalog::internals::{HeapMemory, Key, Purpose};
 
 type Actor = fn(&SmallEngine);
 
@@ -182,12 +182,12 @@ fn a_growing_index_hides_nothing_and_shows_nothing_twice() {
 }
 
 #[test]
-fn a_roll_loses_nothing_with_and_without_a_prepared_segment() {
+fn a_roll_loses_nothing_with_and_without_a_preallocated_segment() {
     explore(|| {
         let engine = engine(512);
-        let prepare: Actor = |e| {
+        let preallocate: Actor = |e| {
             for _ in 0..3 {
-                e.log().prepare(e.epoch(), |_| Ok(true)).expect("room");
+                e.log().preallocate(e.epoch(), |_| Ok(true)).expect("room");
                 e.epoch().reclaim();
             }
         };
@@ -197,7 +197,7 @@ fn a_roll_loses_nothing_with_and_without_a_prepared_segment() {
                 |e| put_all(e, b"abc", b"1111"),
                 |e| put_all(e, b"def", b"1111"),
                 |e| put_all(e, b"ghi", b"1111"),
-                prepare,
+                preallocate,
             ],
         );
         let ids = b"abcdefghi".map(|id| [id]);
@@ -318,7 +318,7 @@ fn a_writer_that_panics_between_reserve_and_commit_stops_nobody() {
     fn panics(engine: &SmallEngine) {
         let guard = engine.epoch().pin();
         let unwound = catch_unwind(AssertUnwindSafe(|| {
-            let _reservation = engine.log().reserve(engine.epoch(), &guard, 64, Need::ToGrow);
+            let _reservation = engine.log().reserve(engine.epoch(), &guard, 64, Purpose::Grow);
             // Past the panic hook, which would print a schedule.
             resume_unwind(Box::new("planned"));
         }));

@@ -5,7 +5,7 @@
 //! that began once the records had been moved, and that covered every unsettled segment for
 //! copies, whichever process made it.
 
-use super::Durability;
+use super::Flusher;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::format::header::Role;
@@ -19,10 +19,10 @@ use crate::segment::Segment;
 #[must_use = "it is needed to drop segments"]
 pub struct Covered(());
 
-impl Durability {
+impl Flusher {
     /// Brings copies to the device that nothing leads to yet: before records are moved [R3].
     pub fn flush_copies<M: Memory>(&self, segment: &Segment<M>) -> Result<(), Error> {
-        segment.prepare_flush(segment.end_mark());
+        segment.before_flush(segment.end_mark());
         self.flush(segment)
     }
 
@@ -54,7 +54,7 @@ impl Durability {
             return Ok(());
         }
         let mark = segment.end_mark();
-        segment.prepare_flush(mark);
+        segment.before_flush(mark);
         self.flush(segment)?;
         segment.set_durable_end(mark.slot);
         segment.set_flushed(mark);

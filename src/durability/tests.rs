@@ -12,9 +12,9 @@ use std::cell::Cell;
 use std::sync::mpsc;
 use std::task::Wake;
 
-struct Bell(mpsc::Sender<()>);
+struct CountingWaker(mpsc::Sender<()>);
 
-impl Wake for Bell {
+impl Wake for CountingWaker {
     fn wake(self: std::sync::Arc<Self>) {
         self.0.send(()).unwrap_or(());
     }
@@ -29,9 +29,9 @@ fn failed_flush_of_copies_wakes_futures() {
     let shape = Shape { buckets: 1, split_at: 20, overflow_blocks: 1, initial_depth: 0 };
     let log = Log::new(Heap, geometry, Sequence(1));
     let engine: Engine<HeapMemory, Heap, 7> = Engine::new(log, shape);
-    let durability = Durability::new([1, 2]);
+    let durability = Flusher::new([1, 2]);
     let (sender, woken) = mpsc::channel();
-    let waker = Waker::from(std::sync::Arc::new(Bell(sender)));
+    let waker = Waker::from(std::sync::Arc::new(CountingWaker(sender)));
     let (mut context, mut slot) = (Context::from_waker(&waker), None);
     let lsn = Lsn::new(Sequence(1), SlotNumber(0));
     assert!(durability.poll(lsn, &mut context, &mut slot).is_pending());
@@ -52,7 +52,7 @@ fn decided(most: u32, is_patient: impl Fn(u32) -> bool) -> Option<(u32, u32, boo
     let segment = segment(1);
     let (stopped, _) = segment.reserve_batch(&[Units(1); 20])?;
     let waits = Cell::new(0);
-    let mark = decide_all(&segment, most, || {
+    let mark = decide_slots(&segment, most, || {
         waits.set(waits.get() + 1);
         is_patient(waits.get())
     });

@@ -6,18 +6,18 @@
 //! be answered by a conditional write, and stand after the batch.
 
 use super::retries::CallRetries;
-use super::write::{Published, note_expiry};
+use super::write::{PublishOutcome, note_expiry};
 use super::{Engine, exhausted};
-use crate::epoch::Guard;
+use crate::concurrency::epoch::Guard;
+use crate::concurrency::sync::Ordering;
 use crate::error::Error;
 use crate::format::frame::units_of;
 use crate::format::ids::{Lsn, UNIT_BYTES, Units};
 use crate::format::slot::Kind;
 use crate::index::{Entry, KeyHash};
-use crate::log::{Need, Source};
+use crate::log::{Purpose, Source};
 use crate::memory::Memory;
-use crate::segment::Record;
-use crate::sync::Ordering;
+use crate::segment::WriteRequest;
 
 /// How many members ahead the index is asked for.
 const AHEAD: usize = 8;
@@ -31,13 +31,13 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// # Errors
     ///
     /// [`Error::RecordTooLarge`] if the rest does not fit a segment, and those of [`Engine::put`].
-    pub fn write_batch(&self, records: &mut Vec<Record<'_>>) -> Result<Lsn, Error> {
+    pub fn write_batch(&self, records: &mut Vec<WriteRequest<'_>>) -> Result<Lsn, Error> {
         // More than 2^32 records fit no segment and are refused below.
         let mut numbers: Vec<u32> = (0..records.len()).map(|n| n as u32).collect();
         drop_superseded(records, &mut numbers);
         let frames = self.frames_of(records, numbers)?;
         let removes = records.iter().all(|record| record.kind == Kind::Tombstone);
-        let need = if removes { Need::ToFree } else { Need::ToGrow };
+        let purpose = if removes { Purpose::Reclaim } else { Purpose::Grow };
         if are_too_alike(records) {
             return Err(exhausted());
         }
@@ -47,7 +47,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             for record in &*records {
                 self.make_room_for(&guard, record)?;
             }
-            let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, need)?;
+            let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, purpose)?;
             // Voided by a flush that could not wait: once more.
             let Ok(written) = reservation.commit(records) else {
                 retries.add_one();
@@ -74,7 +74,11 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
 
     /// The length of each record's frame, in the memory of `reused`. A batch that fits no segment
     /// is refused: no reservation of it would ever succeed.
-    fn frames_of(&self, records: &[Record<'_>], reused: Vec<u32>) -> Result<Vec<Units>, Error> {
+    fn frames_of(
+        &self,
+        records: &[WriteRequest<'_>],
+        reused: Vec<u32>,
+    ) -> Result<Vec<Units>, Error> {
         let mut bytes = 0u64;
         let mut frames: Vec<_> = reused.into_iter().map(Units).collect();
         for (frame, record) in frames.iter_mut().zip(records) {
@@ -96,7 +100,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     fn publish_member(
         &self,
         guard: &Guard,
-        record: &Record<'_>,
+        record: &WriteRequest<'_>,
         (lsn, entry): (Lsn, Entry),
         retries: &mut CallRetries<'_>,
     ) -> Result<Lsn, Error> {
@@ -108,8 +112,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         loop {
             let guard = self.epoch.pin();
             // Whatever room there is: an error now comes too late.
-            let need = Need::ToFree;
-            let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, need);
+            let purpose = Purpose::Reclaim;
+            let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, purpose);
             let reservation = reservation.inspect_err(|_| self.give_up(newest))?;
             let Ok(written) = reservation.commit(std::slice::from_ref(record)) else {
                 retries.add_one();
@@ -139,7 +143,13 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// `false`: it has to be written again.
-    fn publish_once(&self, guard: &Guard, record: &Record<'_>, lsn: Lsn, entry: Entry) -> bool {
+    fn publish_once(
+        &self,
+        guard: &Guard,
+        record: &WriteRequest<'_>,
+        lsn: Lsn,
+        entry: Entry,
+    ) -> bool {
         let bytes = record.layout().bytes();
         let segment = self.log.resolve(guard, entry.address).map(|(segment, _)| segment);
         let counted = segment.filter(|_| record.kind == Kind::Put);
@@ -148,18 +158,18 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
         let published = self.publish(guard, record, lsn, entry);
         if let Some(segment) = counted
-            && !matches!(published, Published::Installed(_))
+            && !matches!(published, PublishOutcome::Installed(_))
         {
             segment.sub_live(bytes);
         }
         match published {
-            Published::Installed(before) => {
+            PublishOutcome::Installed(before) => {
                 self.account(guard, counted.map_or(0, |_| bytes), before);
                 counted.inspect(|segment| note_expiry(segment, record));
                 true
             }
-            Published::Absorbed => true,
-            Published::AppendAgain => false,
+            PublishOutcome::Absorbed => true,
+            PublishOutcome::AppendAgain => false,
         }
     }
 }
@@ -167,7 +177,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
 /// Removes the writes that a later one of the same id supersedes; the others keep their order.
 /// `numbers` are the positions in `records`. Sorts them, so the cost is not quadratic whatever the
 /// ids are, and allocates only if a write is superseded.
-fn drop_superseded(records: &mut Vec<Record<'_>>, numbers: &mut Vec<u32>) {
+fn drop_superseded(records: &mut Vec<WriteRequest<'_>>, numbers: &mut Vec<u32>) {
     let id_of = |n: u32| records.get(n as usize).map(|record| (record.key_hash, record.id));
     numbers.sort_unstable_by_key(|&n| (id_of(n), n));
     let pairs = numbers.iter().zip(numbers.iter().skip(1));
@@ -184,7 +194,7 @@ fn drop_superseded(records: &mut Vec<Record<'_>>, numbers: &mut Vec<u32>) {
 
 /// Whether so many hashes of a batch end alike that the index might have room for each, but not for
 /// all of them: only a crafted one's do.
-fn are_too_alike(records: &[Record<'_>]) -> bool {
+fn are_too_alike(records: &[WriteRequest<'_>]) -> bool {
     if records.len() <= ALIKE_MAX {
         return false;
     }

@@ -1,7 +1,7 @@
 //! Looking for what has expired: the index says what of it still counts.
 
 use super::Engine;
-use crate::epoch::Guard;
+use crate::concurrency::epoch::Guard;
 use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::index::KeyHash;
 use crate::log::Source;
@@ -9,7 +9,7 @@ use crate::memory::Memory;
 use crate::segment::Segment;
 
 /// How long not to look again.
-const LOOK_AGAIN_NS: u64 = 1_000_000_000;
+const RESCAN_AFTER_NS: u64 = 1_000_000_000;
 
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Counts the live bytes whose time is over now, if any can be that was not when it was looked
@@ -18,8 +18,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     ///
     /// Nothing is missed: a moment is noted after the index leads to its record, and a note that is
     /// taken back before the walk shows it what the index led to then.
-    pub fn look_for_expired(&self, guard: &Guard, segment: &Segment<M>, by_ns: u64, now_ns: u64) {
-        let Some(look) = segment.begin_look(by_ns) else { return };
+    pub fn scan_for_expired(&self, guard: &Guard, segment: &Segment<M>, by_ns: u64, now_ns: u64) {
+        let Some(scan) = segment.begin_expiry_scan(by_ns) else { return };
         let (mut bytes, mut next) = (0, u64::MAX);
         for (slot, state) in segment.slots(segment.slots_end()) {
             let SlotState::Committed(Kind::Put, body) = state else { continue };
@@ -36,7 +36,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
         // Not for each single record that expires.
         self.log.count_expired(segment, bytes);
-        look.finish(next.max(now_ns.saturating_add(LOOK_AGAIN_NS)));
+        scan.finish(next.max(now_ns.saturating_add(RESCAN_AFTER_NS)));
     }
 
     /// Whether the index leads to the record of a slot, or may be led back to it: by a pending

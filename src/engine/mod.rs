@@ -18,7 +18,8 @@ pub use outdone::FoundRecord;
 pub use relocate::{Key, Relocation};
 pub use write::Refused;
 
-use crate::epoch::{Epoch, Guard};
+use crate::concurrency::epoch::{Epoch, Guard};
+use crate::concurrency::sync::{AtomicI64, AtomicU64, Mutex, Ordering};
 use crate::error::Error;
 use crate::format::bytes::same_bytes;
 use crate::format::ids::{Address, Lsn};
@@ -26,8 +27,7 @@ use crate::format::slot::{SlotBody, SlotState};
 use crate::index::{Entry, Index, KeyHash, Resolve, Shape};
 use crate::log::{Log, Source};
 use crate::memory::Memory;
-use crate::segment::{Frame, FrameDamage, Record, Segment};
-use crate::sync::{AtomicI64, AtomicU64, Mutex, Ordering};
+use crate::segment::{Frame, FrameDamage, Segment, WriteRequest};
 use retries::Retries;
 use std::collections::BTreeSet;
 
@@ -241,14 +241,14 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// The entry that counts for the key whose slot holds this one. A pending entry's record is
     /// committed first [W1]; if its slot was voided instead, what it took the place of counts.
     #[inline]
-    fn standing(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
-        if entry.pending { self.settle(guard, entry) } else { Some(entry) }
+    fn effective(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
+        if entry.pending { self.resolve_pending(guard, entry) } else { Some(entry) }
     }
 
     #[cold]
-    fn settle(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
+    fn resolve_pending(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
         match self.locate(guard, entry) {
-            Ok(at) if !at.segment.settle(at.frame.header().slot) => {
+            Ok(at) if !at.segment.commit_if_pending(at.frame.header().slot) => {
                 Entry::from_bits(at.segment.previous(&at.frame))
             }
             _ => Some(Entry { pending: false, ..entry }),
@@ -261,7 +261,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// writes nothing shared. One function together with its caller, and nothing in memory
     /// between them.
     #[inline(always)]
-    pub fn look<'g, R>(
+    pub fn lookup<'g, R>(
         &'g self,
         guard: &'g Guard,
         hash: KeyHash,
@@ -297,7 +297,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         id: &[u8],
     ) -> Result<Option<Located<'g, M>>, Damaged<'g, M>> {
         let rare = || self.get_rare(guard, hash, id);
-        self.look(guard, hash, id, |at| Ok(Some(at)), || Ok(None), rare)
+        self.lookup(guard, hash, id, |at| Ok(Some(at)), || Ok(None), rare)
     }
 
     /// Whether an entry is the id's, whole or damaged, and not another's with the same tag.
@@ -316,7 +316,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     ) -> Result<Option<Located<'g, M>>, Damaged<'g, M>> {
         let same = |entry| self.is_the_ids(guard, entry, hash, id);
         let Some(entry) = self.index.get(guard, hash, same) else { return Ok(None) };
-        let Some(counts) = self.standing(guard, entry).filter(|counts| !counts.tomb) else {
+        let Some(counts) = self.effective(guard, entry).filter(|counts| !counts.tomb) else {
             return Ok(None);
         };
         let at = if entry.pending {
@@ -385,12 +385,12 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// The entry that counts where a walk has met this one, unless it is a removal. The record may
     /// have expired.
     pub fn counting_entry(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
-        self.standing(guard, entry).filter(|counts| !counts.tomb)
+        self.effective(guard, entry).filter(|counts| !counts.tomb)
     }
 
     /// The same, if it is a live record's.
     pub fn live_entry(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
-        self.standing(guard, entry).filter(|counts| self.is_live(guard, *counts))
+        self.effective(guard, entry).filter(|counts| self.is_live(guard, *counts))
     }
 
     /// Whether an entry that counts is a record's whose time is not over. Damage does not make it
@@ -399,7 +399,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         !entry.tomb && !self.locate(guard, entry).is_ok_and(|at| at.has_expired())
     }
 
-    fn keys<'a>(&'a self, guard: &'a Guard, record: &Record<'a>) -> Keys<'a, M, S, SLOTS> {
+    fn keys<'a>(&'a self, guard: &'a Guard, record: &WriteRequest<'a>) -> Keys<'a, M, S, SLOTS> {
         Keys { engine: self, guard, hash: KeyHash(record.key_hash), id: record.id }
     }
 }

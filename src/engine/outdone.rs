@@ -7,14 +7,14 @@
 
 use super::Engine;
 use super::restore::may_be_of_one_id;
-use crate::epoch::Guard;
+use crate::concurrency::epoch::Guard;
+use crate::concurrency::sync::lock;
 use crate::format::ids::{Lsn, SlotNumber};
-use crate::format::slot::{Kind, SlotBody, Written};
+use crate::format::slot::{Kind, SlotBody, WriteOrigin};
 use crate::index::KeyHash;
 use crate::log::Source;
 use crate::memory::Memory;
 use crate::segment::Segment;
-use crate::sync::lock;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A record that recovery has found to count.
@@ -69,11 +69,11 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         for record in records {
             match record.body.written {
                 // One that is damaged outdoes nothing that is whole.
-                Written::InBatch if record.is_sound() => {
+                WriteOrigin::InBatch if record.is_sound() => {
                     members.insert((record.body.key_hash, record.body.lsn), record);
                 }
-                Written::Conditionally if record.kind == Kind::Put => puts.push(record),
-                Written::InBatch | Written::Conditionally | Written::Alone => {}
+                WriteOrigin::Conditionally if record.kind == Kind::Put => puts.push(record),
+                WriteOrigin::InBatch | WriteOrigin::Conditionally | WriteOrigin::Alone => {}
             }
         }
         puts.retain(|put| {

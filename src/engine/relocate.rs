@@ -1,5 +1,5 @@
-//! Moving records, for compaction: is a record current, its copy, and the swing of the index from
-//! the one to the other. Each record by one thread; readers and writers go on beside it.
+//! Moving records, for compaction: is a record current, its copy, and the redirect of the index
+//! from the one to the other. Each record by one thread; readers and writers go on beside it.
 //!
 //! A segment is only ever emptied once it is [quiet](Segment::is_quiet): every record of it that
 //! counts is in the index, and no writer will bring in another address of it. What then is not in
@@ -7,7 +7,7 @@
 //! previous word of a pending write, and `current_at` takes that way out.
 
 use super::{Engine, Identified, Keys};
-use crate::epoch::Guard;
+use crate::concurrency::epoch::Guard;
 use crate::error::Error;
 use crate::format::frame::units_of;
 use crate::format::ids::{Address, SlotNumber, Units};
@@ -15,7 +15,7 @@ use crate::format::slot::{Kind, SlotBody};
 use crate::index::{Decision, Entry, Found, KeyHash};
 use crate::log::Source;
 use crate::memory::Memory;
-use crate::segment::{Frame, Record, Segment};
+use crate::segment::{Frame, Segment, WriteRequest};
 
 /// Whose record is to be moved: its id and the hash of it.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     pub fn leads_to(&self, guard: &Guard, segment: &Segment<M>, body: SlotBody) -> bool {
         let Some(address) = segment.address_if_inside(body.offset) else { return false };
         let leads = |entry: Entry| {
-            let counts = || self.standing(guard, entry);
+            let counts = || self.effective(guard, entry);
             entry.address == address
                 || entry.pending && counts().is_some_and(|counts| counts.address == address)
         };
@@ -80,7 +80,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     fn counts_at(&self, guard: &Guard, found: Found, address: Address) -> Option<Entry> {
         let counts = match found {
             Found::Entry(entry) if entry.address == address => Some(entry),
-            Found::Entry(entry) if entry.pending => self.standing(guard, entry),
+            Found::Entry(entry) if entry.pending => self.effective(guard, entry),
             _ => None,
         };
         counts.filter(|counts| counts.address == address)
@@ -108,7 +108,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             if !entry.pending {
                 return true;
             }
-            match self.standing(guard, entry) {
+            match self.effective(guard, entry) {
                 Some(counts) if counts.address == address && entry.address != address => {
                     self.give_back(guard, key, entry, counts);
                 }
@@ -152,7 +152,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         to: &Segment<M>,
     ) -> Result<Option<Relocation>, Error> {
         let (header, hash) = (frame.header(), KeyHash(body.key_hash));
-        let mut record = Record {
+        let mut record = WriteRequest {
             kind,
             writing: header.writing,
             id: frame.id(),
@@ -176,9 +176,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// Puts a copy in force: first the tag is moved to it, then its slot says that it counts, then
-    /// the index leads there. The victim's table of moves names it. Whether the index does: if not,
-    /// the id was written meanwhile and the copy is dead, or it is a tombstone that the index has
-    /// let go of and the disk still needs.
+    /// the index leads there. The victim's forwarding table names it. Whether the index does: if
+    /// not, the id was written meanwhile and the copy is dead, or it is a tombstone that the index
+    /// has let go of and the disk still needs.
     pub fn move_record(
         &self,
         guard: &Guard,
@@ -192,7 +192,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         output.decide_copy(copy.slot, true);
         let Ok(frame) = output.committed_frame(copy.slot) else { return false };
         let key = Key { hash: copy.hash, id: frame.id() };
-        let moved = self.swing(guard, key, victim.address(copy.from), output.address(copy.to));
+        let moved = self.redirect(guard, key, victim.address(copy.from), output.address(copy.to));
         if moved && copy.kind == Kind::Put {
             output.add_live(copy.len.bytes() as u64);
             victim.sub_live(copy.len.bytes() as u64);
@@ -205,7 +205,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
 
     /// Moves what counts for an id from an address of a quiet segment to its copy. `false` if it
     /// does not count any more: then the copy is dead.
-    fn swing(&self, guard: &Guard, key: Key<'_>, from: Address, to: Address) -> bool {
+    fn redirect(&self, guard: &Guard, key: Key<'_>, from: Address, to: Address) -> bool {
         let mut moved = false;
         let decide = |found| {
             let counts = self.counts_at(guard, found, from);

@@ -2,15 +2,15 @@
 #![expect(unsafe_code, reason = "follows slots into frames")]
 
 use super::{Engine, exhausted};
-use crate::epoch::Guard;
+use crate::concurrency::epoch::Guard;
+use crate::concurrency::sync::lock;
 use crate::error::Error;
 use crate::format::ids::{Lsn, Units};
-use crate::format::slot::{Kind, SlotBody, Written};
+use crate::format::slot::{Kind, SlotBody, WriteOrigin};
 use crate::index::{Decision, Entry, Exhausted, Found, Index, KeyHash, Resolve, Room};
 use crate::log::Source;
 use crate::memory::Memory;
 use crate::segment::{Frame, Segment};
-use crate::sync::lock;
 
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Puts a record found by recovery into the index: highest LSN wins, whatever the order; for
@@ -62,7 +62,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             let Some(found) = self.slot_of(guard, old) else { return true };
             let before = || self.log.resolve(guard, old.address);
             self.note_unseen(found, segment, body);
-            if found.written == Written::Conditionally
+            if found.written == WriteOrigin::Conditionally
                 && let Some((its, _)) = before()
             {
                 self.note_unseen(body, its, found);
@@ -80,7 +80,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Where a put is the newest of its id and a member of a batch has outdone it, such a thing is
     /// met, in whatever order its records come: the member, or what stood above it.
     fn note_unseen(&self, other: SlotBody, segment: &Segment<M>, put: SlotBody) {
-        let conditional = Written::Conditionally;
+        let conditional = WriteOrigin::Conditionally;
         if put.written != conditional || other.written == conditional || other.lsn >= put.lsn {
             return;
         }
@@ -228,7 +228,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Resolve for RestoredKeys<'_, M
 #[cfg(all(test, not(stratalog_loom)))]
 mod tests {
     use super::*;
-    use crate::format::frame::Writing;
+    use crate::format::frame::WriteMode;
     use crate::format::header::HEADER_END;
     use crate::format::ids::Sequence;
     use crate::format::slot::SlotState;
@@ -236,7 +236,7 @@ mod tests {
     use crate::log::Log;
     use crate::log::tests::{Heap, SEGMENT_BYTES};
     use crate::memory::HeapMemory;
-    use crate::segment::{Geometry, Record};
+    use crate::segment::{Geometry, WriteRequest};
 
     fn committed(segment: &Segment<HeapMemory>) -> Option<(Kind, SlotBody)> {
         let committed = |(_, state)| match state {
@@ -256,9 +256,9 @@ mod tests {
         let engine = Engine::<_, _, 7>::new(log, Shape::default());
         let guard = engine.epoch().pin();
         let copies = engine.log().make_for_copies(&guard).unwrap();
-        let record = Record {
+        let record = WriteRequest {
             kind: Kind::Put,
-            writing: Writing::Blind,
+            writing: WriteMode::Blind,
             id: b"a",
             key_hash: 7,
             embedding: &[0; 4],

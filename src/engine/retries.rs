@@ -2,7 +2,7 @@
 //! writer, so a write that takes longer would be voided by every flush, and never end, where
 //! others ask for one flush after the other. While it is made again, flushes wait longer.
 
-use crate::sync::unmodelled::{AtomicU64, Ordering};
+use crate::concurrency::sync::unmodelled::{AtomicU64, Ordering};
 
 /// The number of times that the calls in progress have been voided.
 #[derive(Debug, Default)]

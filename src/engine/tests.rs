@@ -3,11 +3,11 @@
 #![cfg(test)]
 
 use super::*;
-use crate::format::frame::{Writing, units_of};
+use crate::format::frame::{WriteMode, units_of};
 use crate::format::header::{HEADER_END, Role};
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::slot::Kind;
-use crate::log::Need;
+use crate::log::Purpose;
 use crate::log::tests::{Heap, SEGMENT_BYTES};
 use crate::memory::HeapMemory;
 use crate::segment::Geometry;
@@ -23,8 +23,8 @@ fn engine() -> Small {
     Engine::new(log, shape)
 }
 
-fn record(id: &[u8], writing: Writing) -> Record<'_> {
-    Record {
+fn record(id: &[u8], writing: WriteMode) -> WriteRequest<'_> {
+    WriteRequest {
         kind: Kind::Put,
         writing,
         id,
@@ -37,11 +37,11 @@ fn record(id: &[u8], writing: Writing) -> Record<'_> {
 }
 
 fn put_one(engine: &Small, content: &[u8]) -> Lsn {
-    engine.put(&Record { content, ..record(&ONE, Writing::Blind) }).unwrap()
+    engine.put(&WriteRequest { content, ..record(&ONE, WriteMode::Blind) }).unwrap()
 }
 
 fn put(engine: &Small, id: u32) -> Result<Lsn, Error> {
-    engine.put(&record(&id.to_le_bytes(), Writing::Blind))
+    engine.put(&record(&id.to_le_bytes(), WriteMode::Blind))
 }
 
 /// Ids for which a get finds something, and those of committed slots.
@@ -77,7 +77,7 @@ fn a_put_for_which_there_is_no_room_leaves_nothing() {
         assert!(put(&engine, id).is_err());
         let bytes = id.to_le_bytes();
         let written =
-            engine.write_if(&record(&bytes, Writing::Conditional), |_, now| now.is_none());
+            engine.write_if(&record(&bytes, WriteMode::Conditional), |_, now| now.is_none());
         assert!(written.is_err());
     }
     assert_eq!(assert_memory_is_log(&engine), room);
@@ -85,7 +85,7 @@ fn a_put_for_which_there_is_no_room_leaves_nothing() {
     put(&engine, 3).unwrap();
     let gone = 5u32.to_le_bytes();
     let (embedding, kind) = (&[][..], Kind::Tombstone);
-    let tombstone = Record { kind, embedding, ..record(&gone, Writing::Conditional) };
+    let tombstone = WriteRequest { kind, embedding, ..record(&gone, WriteMode::Conditional) };
     engine.remove(&tombstone).unwrap().unwrap();
     assert_eq!(assert_memory_is_log(&engine), room - 1);
     let more = (2_000..).take_while(|&id| put(&engine, id).is_ok()).count();
@@ -116,7 +116,7 @@ fn all_that_was_put_finds_room_again() {
 fn a_batch_of_ids_with_hashes_that_end_alike_is_refused_before_anything_is_written() {
     let engine = engine();
     let ids: Vec<_> = (0..2_000u32).map(u32::to_le_bytes).collect();
-    let mut records: Vec<_> = ids.iter().map(|id| record(id, Writing::Blind)).collect();
+    let mut records: Vec<_> = ids.iter().map(|id| record(id, WriteMode::Blind)).collect();
     assert!(engine.write_batch(&mut records).is_err());
     assert_eq!(assert_memory_is_log(&engine), 0);
 }
@@ -128,7 +128,7 @@ fn a_voided_insert_does_not_restore_the_entry_of_a_tombstone() {
     put(&engine, 1).unwrap();
     let id = 1u32.to_le_bytes();
     let (embedding, kind) = (&[][..], Kind::Tombstone);
-    let tombstone = Record { kind, embedding, ..record(&id, Writing::Conditional) };
+    let tombstone = WriteRequest { kind, embedding, ..record(&id, WriteMode::Conditional) };
     let removed = engine.remove(&tombstone).unwrap().unwrap();
     let guard = engine.epoch().pin();
     let active = engine.log().active(&guard).unwrap();
@@ -137,7 +137,7 @@ fn a_voided_insert_does_not_restore_the_entry_of_a_tombstone() {
     assert!(engine.leads_to(&guard, active, body));
     // The condition is evaluated first by lookup, then by the index with the slot pending.
     let asked = std::cell::Cell::new(0);
-    let inserted = engine.write_if(&record(&id, Writing::Conditional), |_, current| {
+    let inserted = engine.write_if(&record(&id, WriteMode::Conditional), |_, current| {
         asked.set(asked.get() + 1);
         if asked.get() == 2 {
             (0..active.slots_end()).for_each(|n| active.void_if_pending(SlotNumber(n)));
@@ -155,8 +155,13 @@ fn a_voided_insert_does_not_restore_the_entry_of_a_tombstone() {
 struct One(std::sync::Arc<std::sync::OnceLock<std::sync::Weak<Engine<HeapMemory, One, 7>>>>);
 
 impl Source<HeapMemory> for One {
-    fn create(&self, s: Sequence, role: Role, need: Need) -> Result<Segment<HeapMemory>, Error> {
-        if s == Sequence(1) { Heap.create(s, role, need) } else { Err(Error::StorageFull) }
+    fn create(
+        &self,
+        s: Sequence,
+        role: Role,
+        purpose: Purpose,
+    ) -> Result<Segment<HeapMemory>, Error> {
+        if s == Sequence(1) { Heap.create(s, role, purpose) } else { Err(Error::StorageFull) }
     }
     fn discard(&self, _: &Segment<HeapMemory>) {}
     fn wake(&self) {
@@ -165,7 +170,7 @@ impl Source<HeapMemory> for One {
         let begun = engine.log().active(&guard).is_some_and(|active| active.slots_end() > 0);
         let id = 1u32.to_le_bytes();
         if begun && engine.get(&guard, KeyHash(7), &id).unwrap().is_none() {
-            let record = record(&id, Writing::Conditional);
+            let record = record(&id, WriteMode::Conditional);
             engine.write_if(&record, |_, current| current.is_none()).unwrap().unwrap();
         }
     }
@@ -182,7 +187,7 @@ fn a_member_that_finds_no_room_again_does_not_keep_the_others_from_being_publish
     assert!(source.0.set(std::sync::Arc::downgrade(&engine)).is_ok());
     let ids = [1, 2].map(u32::to_le_bytes);
     let content = vec![1; geometry.frame_bytes_max() as usize * 3 / 4];
-    let mut records = ids.each_ref().map(|id| record(id, Writing::Blind)).to_vec();
+    let mut records = ids.each_ref().map(|id| record(id, WriteMode::Blind)).to_vec();
     records[0].content = &content;
     let written = engine.write_batch(&mut records);
     assert!(matches!(written, Err(Error::StorageFull)), "{written:?}");
@@ -194,13 +199,13 @@ fn a_member_that_finds_no_room_again_does_not_keep_the_others_from_being_publish
 const ONE: [u8; 4] = [1; 4];
 const TWO: [u8; 4] = [2; 4];
 
-fn tombstone(id: &[u8]) -> Record<'_> {
+fn tombstone(id: &[u8]) -> WriteRequest<'_> {
     let (embedding, kind) = (&[][..], Kind::Tombstone);
-    Record { kind, embedding, ..record(id, Writing::Conditional) }
+    WriteRequest { kind, embedding, ..record(id, WriteMode::Conditional) }
 }
 
 fn put_if(engine: &Small, content: &[u8]) {
-    let record = Record { content, ..record(&ONE, Writing::Conditional) };
+    let record = WriteRequest { content, ..record(&ONE, WriteMode::Conditional) };
     engine.write_if(&record, |_, _| true).unwrap().unwrap();
 }
 
@@ -269,13 +274,13 @@ fn recovered(engine: Small) -> [[Option<Vec<u8>>; 2]; 2] {
 fn what_recovery_finds_does_not_depend_on_the_order_in_which_it_meets_it() {
     let mut engine = engine();
     let guard = engine.epoch().pin();
-    let member = Record { content: b"batch", ..record(&ONE, Writing::Blind) };
+    let member = WriteRequest { content: b"batch", ..record(&ONE, WriteMode::Blind) };
     let frames = [units_of(member.layout().bytes()).unwrap()];
-    let batch = engine.log().reserve_batch(&engine.epoch, &guard, &frames, Need::ToGrow).unwrap();
+    let batch = engine.log().reserve_batch(&engine.epoch, &guard, &frames, Purpose::Grow).unwrap();
     let claims = batch.commit(&[member]).unwrap();
-    let blind = Record { content: b"blind", ..record(&ONE, Writing::Blind) };
+    let blind = WriteRequest { content: b"blind", ..record(&ONE, WriteMode::Blind) };
     let bytes = blind.layout().bytes();
-    let reservation = engine.log().reserve(&engine.epoch, &guard, bytes, Need::ToGrow).unwrap();
+    let reservation = engine.log().reserve(&engine.epoch, &guard, bytes, Purpose::Grow).unwrap();
     let claim = reservation.commit(&blind).unwrap();
     put_if(&engine, b"alone");
     std::mem::forget((claims, claim));
@@ -344,12 +349,12 @@ fn a_batch_of_which_a_conditional_put_has_seen_nothing_is_there_as_a_whole() {
         let engine = engine();
         before(&engine);
         let guard = engine.epoch().pin();
-        let content = b"batch";
-        let records = [ONE, TWO];
-        let records = records.each_ref().map(|id| Record { content, ..record(id, Writing::Blind) });
+        let (ids, content) = ([ONE, TWO], b"batch");
+        let records =
+            ids.each_ref().map(|id| WriteRequest { content, ..record(id, WriteMode::Blind) });
         let frames = records.map(|record| units_of(record.layout().bytes()).unwrap());
         let batch_of =
-            |frames| engine.log().reserve_batch(&engine.epoch, &guard, frames, Need::ToGrow);
+            |frames| engine.log().reserve_batch(&engine.epoch, &guard, frames, Purpose::Grow);
         // What the process would have gone on with.
         let claims = batch_of(&frames).unwrap().commit(&records).unwrap();
         after(&engine);
@@ -370,7 +375,7 @@ fn a_conditional_put_that_has_seen_a_batch_is_not_hidden_by_it() {
         let content = b"batch";
         let mut records = [ONE, TWO]
             .each_ref()
-            .map(|id| Record { content, ..record(id, Writing::Blind) })
+            .map(|id| WriteRequest { content, ..record(id, WriteMode::Blind) })
             .to_vec();
         engine.write_batch(&mut records).unwrap();
         after(&engine);
@@ -415,9 +420,18 @@ struct FullState {
 }
 
 impl Source<HeapMemory> for Full {
-    fn create(&self, s: Sequence, role: Role, need: Need) -> Result<Segment<HeapMemory>, Error> {
+    fn create(
+        &self,
+        s: Sequence,
+        role: Role,
+        purpose: Purpose,
+    ) -> Result<Segment<HeapMemory>, Error> {
         let room = self.0.room.load(std::sync::atomic::Ordering::SeqCst);
-        if s == Sequence(1) || room { Heap.create(s, role, need) } else { Err(Error::StorageFull) }
+        if s == Sequence(1) || room {
+            Heap.create(s, role, purpose)
+        } else {
+            Err(Error::StorageFull)
+        }
     }
     fn discard(&self, _: &Segment<HeapMemory>) {}
     fn wake(&self) {
@@ -425,7 +439,7 @@ impl Source<HeapMemory> for Full {
         let guard = engine.epoch().pin();
         let begun = engine.log().active(&guard).is_some_and(|active| active.slots_end() > 0);
         if begun && engine.get(&guard, KeyHash(7), &TWO).unwrap().is_none() {
-            let record = Record { content: b"first", ..record(&TWO, Writing::Conditional) };
+            let record = WriteRequest { content: b"first", ..record(&TWO, WriteMode::Conditional) };
             engine.write_if(&record, |_, current| current.is_none()).unwrap().unwrap();
         }
     }
@@ -442,13 +456,13 @@ fn a_batch_that_failed_does_not_come_back_over_what_was_written_after_it() {
     let engine = std::sync::Arc::new(Engine::<_, _, 7>::new(log, Shape::default()));
     assert!(source.0.engine.set(std::sync::Arc::downgrade(&engine)).is_ok());
     let content = vec![1; geometry.frame_bytes_max() as usize * 3 / 4];
-    let mut records = [ONE, TWO].each_ref().map(|id| record(id, Writing::Blind)).to_vec();
+    let mut records = [ONE, TWO].each_ref().map(|id| record(id, WriteMode::Blind)).to_vec();
     records[1].content = &content;
     let written = engine.write_batch(&mut records);
     assert!(matches!(written, Err(Error::StorageFull)), "{written:?}");
     source.0.room.store(true, std::sync::atomic::Ordering::SeqCst);
     for content in [b"second", b"latest"] {
-        let record = Record { content, ..record(&TWO, Writing::Conditional) };
+        let record = WriteRequest { content, ..record(&TWO, WriteMode::Conditional) };
         engine.write_if(&record, |_, current| current.is_some()).unwrap().unwrap();
     }
     let log = std::sync::Arc::into_inner(engine).unwrap().into_log();

@@ -7,19 +7,19 @@
 //! meets the entry meanwhile sees what it took the place of.
 
 use super::{Engine, exhausted, slot_of_frame};
-use crate::epoch::Guard;
+use crate::concurrency::epoch::Guard;
+use crate::concurrency::sync::Ordering;
 use crate::error::Error;
-use crate::format::frame::Writing;
+use crate::format::frame::WriteMode;
 use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
 use crate::index::{Decision, Entry, Exhausted, Found, KeyHash, Room};
-use crate::log::{Need, Source};
+use crate::log::{Purpose, Source};
 use crate::memory::Memory;
-use crate::segment::{Pending, Record, Segment};
-use crate::sync::Ordering;
+use crate::segment::{Pending, Segment, WriteRequest};
 
 /// How a blind put ended.
-pub(super) enum Published {
+pub(super) enum PublishOutcome {
     /// It counts, in place of this.
     Installed(Option<Entry>),
     /// It counted, and a newer version took its place at once.
@@ -29,7 +29,7 @@ pub(super) enum Published {
 }
 
 /// How the index decided a conditional write.
-enum Verdict {
+enum ConditionalOutcome {
     /// It replaced this entry; never a tombstone's [W7].
     Took(Option<Entry>),
     /// The condition does not hold.
@@ -45,9 +45,9 @@ pub struct Refused(pub Option<Lsn>);
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Stores a version of an id, or a tombstone that asks nothing. The record's parts have passed
     /// the store's checks.
-    pub fn put(&self, record: &Record<'_>) -> Result<Lsn, Error> {
-        debug_assert_eq!(record.writing, Writing::Blind);
-        let (mut need, mut first) = (need(record), true);
+    pub fn put(&self, record: &WriteRequest<'_>) -> Result<Lsn, Error> {
+        debug_assert_eq!(record.writing, WriteMode::Blind);
+        let (mut purpose, mut first) = (purpose(record), true);
         let (bytes, tomb) = (record.layout().bytes(), record.kind == Kind::Tombstone);
         let live_bytes = if tomb { 0 } else { bytes };
         let mut retries = self.retries.of_call();
@@ -58,7 +58,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             if first {
                 self.make_room_for(&guard, record)?;
             }
-            let reservation = self.log.reserve(&self.epoch, &guard, bytes, need)?;
+            let reservation = self.log.reserve(&self.epoch, &guard, bytes, purpose)?;
             let (segment, lsn) = (reservation.segment(), reservation.lsn());
             // A new id goes behind all that share its bucket: two lines, half of the time.
             let hint = || self.index.prefetch_behind(&guard, KeyHash(record.key_hash));
@@ -69,26 +69,30 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             let entry = Entry { address, tomb, pending: false };
             segment.add_live(live_bytes);
             let published = self.publish(&guard, record, lsn, entry);
-            if !matches!(published, Published::Installed(_)) {
+            if !matches!(published, PublishOutcome::Installed(_)) {
                 segment.sub_live(live_bytes);
             }
             match published {
-                Published::Installed(before) => {
+                PublishOutcome::Installed(before) => {
                     self.account(&guard, live_bytes, before);
                     note_expiry(segment, record);
                     self.call_for_reclaim();
                     return Ok(lsn);
                 }
-                Published::Absorbed => return Ok(lsn),
+                PublishOutcome::Absorbed => return Ok(lsn),
                 // It takes whatever room there is: an error now would come too late.
-                Published::AppendAgain => (need, first) = (Need::ToFree, false),
+                PublishOutcome::AppendAgain => (purpose, first) = (Purpose::Reclaim, false),
             }
         }
     }
 
     /// Before a record is committed: it must not fail for lack of room in the index afterwards.
     #[inline]
-    pub(super) fn make_room_for(&self, guard: &Guard, record: &Record<'_>) -> Result<(), Error> {
+    pub(super) fn make_room_for(
+        &self,
+        guard: &Guard,
+        record: &WriteRequest<'_>,
+    ) -> Result<(), Error> {
         let (keys, hash) = (self.keys(guard, record), KeyHash(record.key_hash));
         let made = self.index.make_room_for(&self.epoch, guard, hash, &keys);
         made.map_err(|Exhausted| exhausted())
@@ -98,20 +102,20 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     pub(super) fn publish(
         &self,
         guard: &Guard,
-        record: &Record<'_>,
+        record: &WriteRequest<'_>,
         lsn: Lsn,
         entry: Entry,
-    ) -> Published {
-        let mut outcome = Published::Absorbed;
+    ) -> PublishOutcome {
+        let mut outcome = PublishOutcome::Absorbed;
         let decide = |found| {
             outcome = match found {
-                Found::Absent { drop_lsn } if drop_lsn >= lsn => Published::AppendAgain,
-                Found::Absent { .. } => Published::Installed(None),
+                Found::Absent { drop_lsn } if drop_lsn >= lsn => PublishOutcome::AppendAgain,
+                Found::Absent { .. } => PublishOutcome::Installed(None),
                 Found::Entry(old) => self.compete(guard, old, lsn),
             };
             match outcome {
-                Published::Installed(_) => Decision::Set(entry),
-                Published::Absorbed | Published::AppendAgain => Decision::Keep,
+                PublishOutcome::Installed(_) => Decision::Set(entry),
+                PublishOutcome::Absorbed | PublishOutcome::AppendAgain => Decision::Keep,
             }
         };
         let (keys, hash) = (self.keys(guard, record), KeyHash(record.key_hash));
@@ -122,28 +126,32 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// A blind put against an entry of its id.
-    fn compete(&self, guard: &Guard, old: Entry, lsn: Lsn) -> Published {
-        let Some(counts) = self.standing(guard, old) else {
+    fn compete(&self, guard: &Guard, old: Entry, lsn: Lsn) -> PublishOutcome {
+        let Some(counts) = self.effective(guard, old) else {
             // A conditional insert that never was. It would have been made above every tombstone
             // dropped here; that much is known of a put above it, too.
             let above = self.lsn_of_racing(guard, old, lsn) < lsn;
-            return if above { Published::Installed(None) } else { Published::AppendAgain };
+            return if above {
+                PublishOutcome::Installed(None)
+            } else {
+                PublishOutcome::AppendAgain
+            };
         };
         if self.lsn_of_racing(guard, counts, lsn) < lsn {
-            Published::Installed(Some(counts))
+            PublishOutcome::Installed(Some(counts))
         } else if counts.tomb || self.is_conditional(guard, counts) {
             // The newer write has answered for what was there just before it, so this one cannot
             // go there. (Before a removal it could; but a tombstone entry may also be one that
             // stands for a voided insert.)
-            Published::AppendAgain
+            PublishOutcome::AppendAgain
         } else {
-            Published::Absorbed
+            PublishOutcome::Absorbed
         }
     }
 
     fn is_conditional(&self, guard: &Guard, entry: Entry) -> bool {
         let at = self.locate(guard, entry);
-        at.is_ok_and(|at| at.frame.header().writing == Writing::Conditional)
+        at.is_ok_and(|at| at.frame.header().writing == WriteMode::Conditional)
     }
 
     /// The LSN of an entry that a write with `lsn` competes with: the header's word for it is
@@ -186,7 +194,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// Removes an id, if it is there. `record` is the tombstone.
-    pub fn remove(&self, record: &Record<'_>) -> Result<Result<Lsn, Refused>, Error> {
+    pub fn remove(&self, record: &WriteRequest<'_>) -> Result<Result<Lsn, Refused>, Error> {
         self.write_if(record, |_, current| current.is_some())
     }
 
@@ -194,10 +202,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// times; the last answer is the one that held when the write took effect, or did not.
     pub fn write_if(
         &self,
-        record: &Record<'_>,
+        record: &WriteRequest<'_>,
         accept: impl Fn(&Guard, Option<Entry>) -> bool,
     ) -> Result<Result<Lsn, Refused>, Error> {
-        debug_assert_eq!(record.writing, Writing::Conditional);
+        debug_assert_eq!(record.writing, WriteMode::Conditional);
         let bytes = record.layout().bytes();
         let mut retries = self.retries.of_call();
         loop {
@@ -206,17 +214,19 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             if !accept(&guard, current) {
                 return Ok(Err(self.refused(&guard, current)));
             }
-            let reservation = self.log.reserve(&self.epoch, &guard, bytes, need(record))?;
+            let reservation = self.log.reserve(&self.epoch, &guard, bytes, purpose(record))?;
             let segment = reservation.segment();
             let Ok(mut pending) = reservation.pend(record) else {
                 retries.add_one();
                 continue;
             };
-            match self.decide_write(&guard, record, &pending, &accept)? {
+            match self.decide_conditional(&guard, record, &pending, &accept)? {
                 // Dropping `pending` voids its slot.
-                Verdict::Refused(current) => return Ok(Err(self.refused(&guard, current))),
-                Verdict::AppendAgain => {}
-                Verdict::Took(before) => {
+                ConditionalOutcome::Refused(current) => {
+                    return Ok(Err(self.refused(&guard, current)));
+                }
+                ConditionalOutcome::AppendAgain => {}
+                ConditionalOutcome::Took(before) => {
                     let (lsn, entry) = (pending.lsn(), pending_entry(record, &pending));
                     if pending.commit().is_err() {
                         self.take_back(&guard, record, entry, before)?;
@@ -236,7 +246,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// The id's live entry now.
-    fn current(&self, guard: &Guard, record: &Record<'_>) -> Option<Entry> {
+    fn current(&self, guard: &Guard, record: &WriteRequest<'_>) -> Option<Entry> {
         let keys = self.keys(guard, record);
         let same = |entry| crate::index::Resolve::same_key(&keys, entry);
         let entry = self.index.get(guard, KeyHash(record.key_hash), same)?;
@@ -248,50 +258,50 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// The remove column of DESIGN.md 5.4, and the conditional put's.
-    fn decide_write(
+    fn decide_conditional(
         &self,
         guard: &Guard,
-        record: &Record<'_>,
+        record: &WriteRequest<'_>,
         pending: &Pending<'_, M>,
         accept: &impl Fn(&Guard, Option<Entry>) -> bool,
-    ) -> Result<Verdict, Error> {
+    ) -> Result<ConditionalOutcome, Error> {
         let lsn = pending.lsn();
-        let mut verdict = Verdict::AppendAgain;
+        let mut outcome = ConditionalOutcome::AppendAgain;
         let decide = |found| {
             // What counts, and whether this write is newer than it and all that was before it.
             let (counts, newer) = match found {
                 Found::Absent { drop_lsn } => (None, drop_lsn < lsn),
                 Found::Entry(old) => {
-                    let counts = self.standing(guard, old);
+                    let counts = self.effective(guard, old);
                     (counts, self.lsn_of_racing(guard, counts.unwrap_or(old), lsn) < lsn)
                 }
             };
             let live = counts.filter(|entry| self.is_live(guard, *entry));
-            verdict = if !accept(guard, live) {
-                Verdict::Refused(live)
+            outcome = if !accept(guard, live) {
+                ConditionalOutcome::Refused(live)
             } else if newer {
                 // [W7] A tombstone's entry is not restored: compaction may give up its record
                 // while this write is undecided.
-                Verdict::Took(counts.filter(|entry| !entry.tomb))
+                ConditionalOutcome::Took(counts.filter(|entry| !entry.tomb))
             } else {
-                Verdict::AppendAgain
+                ConditionalOutcome::AppendAgain
             };
-            match verdict {
-                Verdict::Took(counts) => {
+            match outcome {
+                ConditionalOutcome::Took(counts) => {
                     if record.kind == Kind::Put {
                         pending.set_seen(self.seen_by(guard, found));
                     }
                     pending.set_previous(counts.map_or(0, Entry::bits));
                     Decision::Set(pending_entry(record, pending))
                 }
-                Verdict::Refused(_) | Verdict::AppendAgain => Decision::Keep,
+                ConditionalOutcome::Refused(_) | ConditionalOutcome::AppendAgain => Decision::Keep,
             }
         };
         let keys = self.keys(guard, record);
         self.index
             .update(&self.epoch, guard, KeyHash(record.key_hash), &keys, decide)
             .map_err(|Exhausted| exhausted())?;
-        Ok(verdict)
+        Ok(outcome)
     }
 
     /// What a conditional put that replaces this has seen [W9]. The put that it replaces has seen
@@ -307,7 +317,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let entry = match found {
             Found::Absent { drop_lsn } => return drop_lsn,
             // A write that was voided and took the place of nothing says what it has seen, too.
-            Found::Entry(old) => self.standing(guard, old).unwrap_or(old),
+            Found::Entry(old) => self.effective(guard, old).unwrap_or(old),
         };
         let at = self.locate(guard, entry).ok();
         let seen = at.and_then(|at| at.segment.seen(&at.frame));
@@ -320,7 +330,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     fn take_back(
         &self,
         guard: &Guard,
-        record: &Record<'_>,
+        record: &WriteRequest<'_>,
         entry: Entry,
         before: Option<Entry>,
     ) -> Result<(), Error> {
@@ -332,7 +342,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     fn replace(
         &self,
         guard: &Guard,
-        record: &Record<'_>,
+        record: &WriteRequest<'_>,
         from: Entry,
         to: Entry,
     ) -> Result<(), Error> {
@@ -348,19 +358,19 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 }
 
-fn pending_entry<M: Memory>(record: &Record<'_>, pending: &Pending<'_, M>) -> Entry {
+fn pending_entry<M: Memory>(record: &WriteRequest<'_>, pending: &Pending<'_, M>) -> Entry {
     Entry { address: pending.address(), tomb: record.kind == Kind::Tombstone, pending: true }
 }
 
 /// For who looks for what has expired, once the index leads to the record.
 #[inline]
-pub(super) fn note_expiry<M: Memory>(segment: &Segment<M>, record: &Record<'_>) {
+pub(super) fn note_expiry<M: Memory>(segment: &Segment<M>, record: &WriteRequest<'_>) {
     if record.expires_ns != 0 {
         segment.note_expiry(record.expires_ns);
     }
 }
 
 /// Removals may take the last room there is.
-fn need(record: &Record<'_>) -> Need {
-    if record.kind == Kind::Tombstone { Need::ToFree } else { Need::ToGrow }
+fn purpose(record: &WriteRequest<'_>) -> Purpose {
+    if record.kind == Kind::Tombstone { Purpose::Reclaim } else { Purpose::Grow }
 }

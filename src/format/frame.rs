@@ -20,7 +20,7 @@ const _: () = assert!(HEADER_BYTES + ID_BYTES_MAX < u16::MAX as usize);
 /// How a record was written, which decides where its *previous* word lies: the index entry that it
 /// took the place of, for the time while it is pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writing {
+pub enum WriteMode {
     /// Committed before it is published: there is no previous word.
     Blind,
     /// Decided by the index: the last 8 bytes of the frame are the previous word, and the 16 bytes
@@ -67,13 +67,13 @@ impl FrameLayout {
         id_len: usize,
         dimension: usize,
         content_len: usize,
-        writing: Writing,
+        writing: WriteMode,
         expires: bool,
     ) -> Self {
         let id_at = Self::id_at(expires);
         let embedding_at = whole_units(id_at + id_len);
         let content_at = embedding_at + dimension * size_of::<f32>();
-        let has_previous = writing == Writing::Conditional && dimension > 0;
+        let has_previous = writing == WriteMode::Conditional && dimension > 0;
         Self { id_at, embedding_at, content_at, end: content_at + content_len, has_previous }
     }
 
@@ -168,8 +168,8 @@ impl Outline {
     /// Whether the index decided about it.
     #[must_use]
     #[inline]
-    pub fn writing(self) -> Writing {
-        if self.flags & FLAG_CONDITIONAL != 0 { Writing::Conditional } else { Writing::Blind }
+    pub fn writing(self) -> WriteMode {
+        if self.flags & FLAG_CONDITIONAL != 0 { WriteMode::Conditional } else { WriteMode::Blind }
     }
 }
 
@@ -186,7 +186,7 @@ fn part<const N: usize>(bytes: &HeaderBytes, at: usize) -> [u8; N] {
 
 /// Where a frame lies, as far as its checksum is bound to that.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct FramePlace {
     /// The salt of its segment.
     pub salt: Salt,
     /// Where it begins there.
@@ -211,7 +211,7 @@ pub struct FrameHeader {
     /// Put or tombstone.
     pub kind: Kind,
     /// Whether the index decided about it.
-    pub writing: Writing,
+    pub writing: WriteMode,
     /// Whether it was written as a member of a batch. A copy stands for itself.
     pub in_batch: bool,
     /// When it is there no more, nanoseconds since 1970; 0: never.
@@ -237,7 +237,7 @@ impl FrameHeader {
         out[24..28].copy_from_slice(&self.checksum.to_le_bytes());
         out[28..30].copy_from_slice(&self.id_len.to_le_bytes());
         out[30] = self.kind.byte();
-        if self.writing == Writing::Conditional {
+        if self.writing == WriteMode::Conditional {
             out[31] |= FLAG_CONDITIONAL;
         }
         if self.expires() {
@@ -277,12 +277,12 @@ impl FrameHeader {
     /// The checksum of the frame at a place: of the header but for tag and checksum, of id,
     /// embedding and content. Padding and tag are not covered.
     #[must_use]
-    pub fn sum(&self, place: Place, id: &[u8], embedding: &[u8], content: &[u8]) -> u32 {
+    pub fn sum(&self, place: FramePlace, id: &[u8], embedding: &[u8], content: &[u8]) -> u32 {
         self.begin_sum(place, id).and(embedding).and(content).finish()
     }
 
     /// The same without embedding and content, which are to be added in this order.
-    pub fn begin_sum(&self, place: Place, id: &[u8]) -> Salted {
+    pub fn begin_sum(&self, place: FramePlace, id: &[u8]) -> Salted {
         let fields = self.encode();
         let expiry = self.expires_ns.to_le_bytes();
         Salted::of_frame(place.salt, self.slot, place.offset)
@@ -314,7 +314,7 @@ mod tests {
             let header = FrameHeader {
                 lsn: Lsn::from_u64(lsn), created_ns, content_len, slot: SlotNumber(slot), checksum,
                 id_len, kind: if tombstone { Kind::Tombstone } else { Kind::Put },
-                writing: if conditional { Writing::Conditional } else { Writing::Blind },
+                writing: if conditional { WriteMode::Conditional } else { WriteMode::Blind },
                 in_batch, expires_ns,
             };
             let mut bytes = [0; FIELDS_BYTES + EXPIRY_BYTES];
@@ -328,13 +328,13 @@ mod tests {
             id in 1usize..=1024, dimension in 0usize..=65_536, content in 0usize..=1 << 29,
             expires: bool,
         ) {
-            let layout = FrameLayout::new(id, dimension, content, Writing::Blind, expires);
+            let layout = FrameLayout::new(id, dimension, content, WriteMode::Blind, expires);
             prop_assert!(layout.embedding_at >= layout.id_at + id);
             prop_assert_eq!(layout.embedding_at % 64, 0);
             prop_assert_eq!(layout.content_at, layout.embedding_at + 4 * dimension);
             prop_assert!(layout.bytes() as usize >= layout.content_at + content);
             prop_assert_eq!(layout.bytes() % 64, 0);
-            let layout = FrameLayout::new(id, dimension, content, Writing::Conditional, expires);
+            let layout = FrameLayout::new(id, dimension, content, WriteMode::Conditional, expires);
             let previous = layout.previous_at();
             prop_assert!(previous.is_multiple_of(8) && previous + 8 <= layout.bytes() as usize);
             prop_assert!(previous >= layout.end || dimension == 0 && previous == 0);
@@ -354,7 +354,7 @@ mod tests {
             checksum: 0,
             id_len: 1,
             kind: Kind::Put,
-            writing: Writing::Blind,
+            writing: WriteMode::Blind,
             in_batch: false,
             expires_ns: 0,
         }

@@ -265,20 +265,20 @@ pub fn decode_count(word: u64, salt: Salt, at: usize) -> Option<u32> {
     (word != 0 && (word >> 32) as u32 == count_sum(count, salt, at)).then_some(count)
 }
 
-/// A sequence with its checksum, in one word. `settled`: it is the last that is written there.
+/// A sequence with its checksum, in one word. `confirmed`: it is the last that is written there.
 #[must_use]
-pub fn encode_predecessor(sequence: Sequence, settled: bool, salt: Salt) -> u64 {
-    sequence.0 << 24 | u64::from(predecessor_sum(sequence, settled, salt))
+pub fn encode_predecessor(sequence: Sequence, confirmed: bool, salt: Salt) -> u64 {
+    sequence.0 << 24 | u64::from(predecessor_sum(sequence, confirmed, salt))
 }
 
-/// The sequence of such a word, and whether it is settled; `None` if it was never written, or
+/// The sequence of such a word, and whether it is confirmed; `None` if it was never written, or
 /// damaged.
 #[must_use]
 pub fn decode_predecessor(word: u64, salt: Salt) -> Option<(Sequence, bool)> {
     let sequence = Sequence(word >> 24);
-    let is = |settled| word & 0xFF_FFFF == u64::from(predecessor_sum(sequence, settled, salt));
-    let settled = [true, false].into_iter().find(|settled| is(*settled));
-    settled.filter(|_| word != 0).map(|settled| (sequence, settled))
+    let is = |confirmed| word & 0xFF_FFFF == u64::from(predecessor_sum(sequence, confirmed, salt));
+    let confirmed = [true, false].into_iter().find(|confirmed| is(*confirmed));
+    confirmed.filter(|_| word != 0).map(|confirmed| (sequence, confirmed))
 }
 
 /// How a flush of a segment stands.
@@ -325,12 +325,12 @@ fn boot_sum(boot: [u64; 2], salt: Salt) -> u32 {
     checksum::plain(&bytes)
 }
 
-fn predecessor_sum(sequence: Sequence, settled: bool, salt: Salt) -> u32 {
+fn predecessor_sum(sequence: Sequence, confirmed: bool, salt: Salt) -> u32 {
     let mut bytes = [0; 24];
     bytes[..8].copy_from_slice(&sequence.0.to_le_bytes());
     bytes[8..16].copy_from_slice(&salt.0.to_le_bytes());
     bytes[16..].copy_from_slice(&(PREDECESSOR_AT as u64).to_le_bytes());
-    bytes[23] = u8::from(!settled);
+    bytes[23] = u8::from(!confirmed);
     checksum::plain(&bytes) >> 8
 }
 
@@ -401,9 +401,9 @@ mod tests {
     #[test]
     fn a_predecessor_is_known_by_its_own_segment_only() {
         for sequence in [Sequence(1), Sequence(77), Sequence::MAX] {
-            for settled in [false, true] {
-                let word = encode_predecessor(sequence, settled, Salt(9));
-                assert_eq!(decode_predecessor(word, Salt(9)), Some((sequence, settled)));
+            for confirmed in [false, true] {
+                let word = encode_predecessor(sequence, confirmed, Salt(9));
+                assert_eq!(decode_predecessor(word, Salt(9)), Some((sequence, confirmed)));
                 assert_eq!(decode_predecessor(word, Salt(8)), None);
                 assert_eq!(decode_predecessor(word ^ 1 << 30, Salt(9)), None);
             }

@@ -53,12 +53,12 @@ pub struct Manifest {
     /// Segments that compaction has emptied: their files are to be removed, and never read.
     pub dropped: Vec<SegmentId>,
     /// What does not change from one manifest of a store to the next, or rarely.
-    pub nature: Nature,
+    pub meta: ManifestMeta,
 }
 
 /// What a manifest says besides which segments there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nature {
+pub struct ManifestMeta {
     /// Optional features that a writer of the store used.
     pub features: Features,
     /// Changes whenever a recovery gives up a write that a reader may have seen. Two incarnations
@@ -68,7 +68,7 @@ pub struct Nature {
     reserved: Vec<u8>,
 }
 
-impl Nature {
+impl ManifestMeta {
     /// What this version writes, with a given incarnation.
     #[must_use]
     pub fn of_incarnation(incarnation: u64) -> Self {
@@ -76,7 +76,7 @@ impl Nature {
     }
 }
 
-impl Default for Nature {
+impl Default for ManifestMeta {
     fn default() -> Self {
         Self::of_incarnation(FIRST_INCARNATION)
     }
@@ -108,7 +108,7 @@ impl Manifest {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let entries = self.segments.len() + self.dropped.len();
-        let fixed_bytes = FIXED_BYTES.max(KNOWN_BYTES + self.nature.reserved.len());
+        let fixed_bytes = FIXED_BYTES.max(KNOWN_BYTES + self.meta.reserved.len());
         let mut out = Vec::with_capacity(fixed_bytes + ENTRY_BYTES * entries + 4);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -119,11 +119,11 @@ impl Manifest {
         // Both fit: a store has fewer than 2^32 segments.
         out.extend_from_slice(&(self.segments.len() as u32).to_le_bytes());
         out.extend_from_slice(&(self.dropped.len() as u32).to_le_bytes());
-        out.extend_from_slice(&self.nature.features.encode());
-        out.extend_from_slice(&self.nature.incarnation.to_le_bytes());
+        out.extend_from_slice(&self.meta.features.encode());
+        out.extend_from_slice(&self.meta.incarnation.to_le_bytes());
         // Fits: the length was read from these four bytes, or is that of this version.
         out.extend_from_slice(&(fixed_bytes as u32).to_le_bytes());
-        out.extend_from_slice(&self.nature.reserved);
+        out.extend_from_slice(&self.meta.reserved);
         out.resize(fixed_bytes, 0);
         for segment in self.segments.iter().chain(&self.dropped) {
             out.extend_from_slice(&encode_entry(segment));
@@ -171,7 +171,7 @@ impl Manifest {
             next_sequence,
             segments,
             dropped,
-            nature: Nature { features, incarnation, reserved },
+            meta: ManifestMeta { features, incarnation, reserved },
         })
     }
 }
@@ -234,7 +234,7 @@ mod tests {
                 SegmentId { sequence: Sequence(14), salt: Salt(6), role: Role::Copies },
             ],
             dropped: vec![SegmentId { sequence: Sequence(2), salt: Salt(7), role: Role::Log }],
-            nature: Nature { features, incarnation: 3, reserved: Vec::new() },
+            meta: ManifestMeta { features, incarnation: 3, reserved: Vec::new() },
         }
     }
 
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn unknown_incompatible_features_are_named_and_the_others_are_kept() {
         let mut newer = manifest();
-        newer.nature.features.incompatible = 1 << 40;
+        newer.meta.features.incompatible = 1 << 40;
         let expected = Err(HeaderError::Features(1 << 40));
         assert_eq!(Manifest::decode(&newer.encode()), expected);
         // Not if it is damaged: the bit may be.
@@ -287,7 +287,7 @@ mod tests {
     fn a_longer_fixed_part_and_reserved_bytes_are_kept() {
         for reserved in [vec![0; 36 + 40], vec![1; 36 + 7], vec![9; 36]] {
             let mut newer = manifest();
-            newer.nature.reserved = reserved;
+            newer.meta.reserved = reserved;
             let bytes = newer.encode();
             assert_eq!(Manifest::decode(&bytes), Ok(newer));
         }

@@ -37,7 +37,7 @@ impl Kind {
 
 /// How a record was written: what recovery must know of it without its frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
+pub enum WriteOrigin {
     /// Committed before it was published, by itself.
     Alone,
     /// Decided by the index. The frame of a put says what it has seen.
@@ -60,7 +60,7 @@ pub struct SlotBody {
     /// The record has an expiry, which is in the frame.
     pub expires: bool,
     /// How it was written.
-    pub written: Written,
+    pub written: WriteOrigin,
 }
 
 /// In the word of offset and length, whose length has 29 bits.
@@ -74,9 +74,9 @@ impl SlotBody {
     #[must_use]
     pub fn words(self) -> [u64; 3] {
         let written = match self.written {
-            Written::Alone => 0,
-            Written::Conditionally => CONDITIONALLY,
-            Written::InBatch => IN_BATCH,
+            WriteOrigin::Alone => 0,
+            WriteOrigin::Conditionally => CONDITIONALLY,
+            WriteOrigin::InBatch => IN_BATCH,
         };
         let flags = if self.expires { EXPIRES } else { 0 } | written;
         let extent = u64::from(self.offset.0) | u64::from(self.len.0) << 32;
@@ -93,9 +93,9 @@ impl SlotBody {
             len: Units(((words[2] & !FLAGS) >> 32) as u32),
             expires: words[2] & EXPIRES != 0,
             written: match words[2] & (CONDITIONALLY | IN_BATCH) {
-                CONDITIONALLY => Written::Conditionally,
-                IN_BATCH => Written::InBatch,
-                _ => Written::Alone,
+                CONDITIONALLY => WriteOrigin::Conditionally,
+                IN_BATCH => WriteOrigin::InBatch,
+                _ => WriteOrigin::Alone,
             },
         }
     }
@@ -252,7 +252,8 @@ mod tests {
             let slot = SlotNumber(n);
             let kind = if tombstone { Kind::Tombstone } else { Kind::Put };
             let (lsn, offset, len) = (Lsn::from_u64(lsn), Units(offset), Units(len));
-            let written = [Written::Alone, Written::Conditionally, Written::InBatch][how];
+            let origins = [WriteOrigin::Alone, WriteOrigin::Conditionally, WriteOrigin::InBatch];
+            let written = origins[how];
             let body = SlotBody { lsn, key_hash, offset, len, expires, written };
             let (word0, expected) = if pending {
                 (pending_word(kind, body, SALT, slot), SlotState::Pending(kind, body))

@@ -21,11 +21,11 @@
 #![expect(unsafe_code, reason = "overflow buckets and successors are published as raw pointers")]
 
 use super::OVERFLOW_BLOCK;
-use super::entry::{Entry, Spot, Tag, Word, low_bits};
+use super::entry::{Entry, Fingerprint, Spot, Word, low_bits};
+use crate::concurrency::sync::unmodelled::{Arc, AtomicU64 as PlainU64, Ordering as PlainOrdering};
+use crate::concurrency::sync::{AtomicBool, AtomicI64, AtomicPtr, AtomicU64, Ordering};
 use crate::format::ids::Lsn;
 use crate::memory::prefetch;
-use crate::sync::unmodelled::{Arc, AtomicU64 as PlainU64, Ordering as PlainOrdering};
-use crate::sync::{AtomicBool, AtomicI64, AtomicPtr, AtomicU64, Ordering};
 use std::ptr;
 
 /// `SLOTS` words and a link: with 7 slots, one cache line.
@@ -130,25 +130,26 @@ impl<const SLOTS: usize> Bucket<SLOTS> {
     }
 }
 
-/// Entries of one chain that have the tag that is looked for: one of them at most is the key's.
+/// Entries of one chain that have the fingerprint that is looked for: one of them at most is the
+/// key's.
 pub struct Candidates<'a, const SLOTS: usize> {
     bucket: &'a Bucket<SLOTS>,
-    tag: Tag,
+    fingerprint: Fingerprint,
     words: [Word; SLOTS],
-    /// Of those words, which have the tag and were not given out yet.
+    /// Of those words, which have the fingerprint and were not given out yet.
     hits: u32,
 }
 
 impl<'a, const SLOTS: usize> Candidates<'a, SLOTS> {
     #[inline(always)]
-    fn new(bucket: &'a Bucket<SLOTS>, tag: Tag) -> Self {
+    fn new(bucket: &'a Bucket<SLOTS>, fingerprint: Fingerprint) -> Self {
         // All words first: which of them match is one number then, not seven branches.
         let words = bucket.slots.each_ref().map(load);
         let mut hits = 0;
         for (place, word) in words.iter().enumerate() {
-            hits |= u32::from(word.has_tag(tag)) << place;
+            hits |= u32::from(word.has_fingerprint(fingerprint)) << place;
         }
-        Self { bucket, tag, words, hits }
+        Self { bucket, fingerprint, words, hits }
     }
 }
 
@@ -167,7 +168,7 @@ impl<const SLOTS: usize> Iterator for Candidates<'_, SLOTS> {
             if self.words[SLOTS - 1].is_empty() {
                 return None; // K3: nothing behind it
             }
-            *self = Self::new(self.bucket.behind()?, self.tag);
+            *self = Self::new(self.bucket.behind()?, self.fingerprint);
         }
     }
 }
@@ -231,7 +232,7 @@ impl Meter {
 
 /// What writers count, on a cache line of its own: readers of the header never miss because of it.
 #[repr(align(64))]
-struct Counts<const SLOTS: usize> {
+struct SlotCounts<const SLOTS: usize> {
     /// Slots that are not empty.
     used: AtomicU64,
     /// Slots whose word `is_dead`. Signed: the two sides of a race may count in either order.
@@ -244,7 +245,7 @@ struct Counts<const SLOTS: usize> {
 
 /// What there is to know of a private chunk once it is filled.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Totals {
+pub(super) struct CopyTotals {
     pub(super) used: u64,
     pub(super) dead: i64,
     pub(super) drop_lsn: Lsn,
@@ -265,7 +266,7 @@ pub(super) struct Chunk<const SLOTS: usize> {
     depth: u32,
     drop_lsn: Lsn,
     meter: Arc<Meter>,
-    counts: Counts<SLOTS>,
+    counts: SlotCounts<SLOTS>,
 }
 
 #[cfg(not(stratalog_loom))]
@@ -285,7 +286,7 @@ impl<const SLOTS: usize> Chunk<SLOTS> {
             depth,
             drop_lsn: Lsn::ZERO,
             meter: Arc::clone(meter),
-            counts: Counts {
+            counts: SlotCounts {
                 used: AtomicU64::new(0),
                 dead: AtomicI64::new(0),
                 starved: AtomicBool::new(false),
@@ -344,10 +345,10 @@ impl<const SLOTS: usize> Chunk<SLOTS> {
         unsafe { self.buckets.get_unchecked(place) }
     }
 
-    /// The entries with the tag of a spot, in order, until the first empty slot.
+    /// The entries with the fingerprint of a spot, in order, until the first empty slot.
     #[inline(always)]
     pub(super) fn candidates(&self, spot: Spot) -> Candidates<'_, SLOTS> {
-        Candidates::new(self.bucket(spot.bucket), spot.tag)
+        Candidates::new(self.bucket(spot.bucket), spot.fingerprint)
     }
 
     /// A bucket behind `last`, the end of one of this chunk's chains: one of the chunk's blocks,
@@ -484,7 +485,7 @@ impl<const SLOTS: usize> Chunk<SLOTS> {
     }
 
     /// Sets what was found out about a private chunk while filling it.
-    pub(super) fn describe(&mut self, totals: Totals) {
+    pub(super) fn describe(&mut self, totals: CopyTotals) {
         // Relaxed: private, published by `publish`.
         self.counts.used.store(totals.used, Ordering::Relaxed);
         // Relaxed: as above.

@@ -24,26 +24,26 @@
 
 use super::chunk::Chunk;
 use super::entry::low_bits;
-use crate::epoch::{Epoch, Guard};
-use crate::levels::Levels;
-use crate::sync::{AtomicPtr, AtomicU64, Ordering};
+use crate::concurrency::epoch::{Epoch, Guard};
+use crate::concurrency::growable_array::GrowableArray;
+use crate::concurrency::sync::{AtomicPtr, AtomicU64, Ordering};
 use std::ptr;
 
 /// The directory of chunks. Owns those that are in it.
-pub(super) struct Directory<const SLOTS: usize> {
-    chunks: Levels<Chunk<SLOTS>>,
+pub(super) struct ChunkDirectory<const SLOTS: usize> {
+    chunks: GrowableArray<Chunk<SLOTS>>,
     /// Depth of the deepest chunk that steps 1 and 2 were taken for.
     depth: AtomicU64,
 }
 
 /// A chunk on its way to the epoch. A pointer, not a box: others may still read the chunk.
-struct Retired<const SLOTS: usize>(*mut Chunk<SLOTS>);
+struct RetiredChunk<const SLOTS: usize>(*mut Chunk<SLOTS>);
 
 // SAFETY: a chunk owns nothing that is tied to a thread; what its pointers name is its own (K1) or
 // not touched by its drop (K2).
-unsafe impl<const SLOTS: usize> Send for Retired<SLOTS> {}
+unsafe impl<const SLOTS: usize> Send for RetiredChunk<SLOTS> {}
 
-impl<const SLOTS: usize> Drop for Retired<SLOTS> {
+impl<const SLOTS: usize> Drop for RetiredChunk<SLOTS> {
     fn drop(&mut self) {
         // SAFETY: D1 and D2, step 3 made this the chunk's one owner, and the epoch drops it when
         // no guard is left that could protect a reference to it.
@@ -51,10 +51,11 @@ impl<const SLOTS: usize> Drop for Retired<SLOTS> {
     }
 }
 
-impl<const SLOTS: usize> Directory<SLOTS> {
+impl<const SLOTS: usize> ChunkDirectory<SLOTS> {
     /// `2^depth` chunks of that depth, made by `chunk` from their prefixes.
     pub(super) fn new(depth: u32, chunk: impl Fn(u64) -> Box<Chunk<SLOTS>>) -> Self {
-        let directory = Self { chunks: Levels::new(), depth: AtomicU64::new(u64::from(depth)) };
+        let directory =
+            Self { chunks: GrowableArray::new(), depth: AtomicU64::new(u64::from(depth)) };
         for prefix in 0..1u64 << depth {
             if let Some(entry) = directory.chunks.get_or_make(prefix as usize) {
                 // Relaxed: nobody else has the directory yet.
@@ -71,8 +72,8 @@ impl<const SLOTS: usize> Directory<SLOTS> {
 
     #[inline]
     fn entry<'g>(&'g self, place: u64, _guard: &'g Guard) -> Option<&'g Chunk<SLOTS>> {
-        // Acquire: pairs with the Release exchanges of `settle`; the chunk is whole, and whatever
-        // step came before the one that stored it can be seen.
+        // Acquire: pairs with the Release exchanges of `install_successors`; the chunk is whole,
+        // and whatever step came before the one that stored it can be seen.
         let chunk = self.chunks.get(place as usize)?.load(Ordering::Acquire);
         // SAFETY: D1 and D2, null or a chunk that the guard protects from here on.
         unsafe { chunk.as_ref() }
@@ -124,15 +125,20 @@ impl<const SLOTS: usize> Directory<SLOTS> {
     }
 
     /// Before a chunk is frozen: its predecessor's step 3, if it may still be missing [I4].
-    pub(super) fn settle_parent(&self, epoch: &Epoch, guard: &Guard, chunk: &Chunk<SLOTS>) {
-        if let Some(parent) = self.lingering_parent(guard, chunk) {
-            self.settle(epoch, guard, parent);
+    pub(super) fn install_parents_successors(
+        &self,
+        epoch: &Epoch,
+        guard: &Guard,
+        chunk: &Chunk<SLOTS>,
+    ) {
+        if let Some(parent) = self.stale_parent(guard, chunk) {
+            self.install_successors(epoch, guard, parent);
         }
     }
 
     /// What the chunk was split from, if that is still in the directory. Only a high child can be
     /// there at the same time; a low child, and a rebuilt chunk, got where they are by step 3.
-    pub(super) fn lingering_parent<'g>(
+    pub(super) fn stale_parent<'g>(
         &'g self,
         guard: &'g Guard,
         chunk: &Chunk<SLOTS>,
@@ -146,7 +152,7 @@ impl<const SLOTS: usize> Directory<SLOTS> {
     }
 
     /// Takes what is missing of a replaced chunk's three steps.
-    pub(super) fn settle(&self, epoch: &Epoch, guard: &Guard, chunk: &Chunk<SLOTS>) {
+    pub(super) fn install_successors(&self, epoch: &Epoch, guard: &Guard, chunk: &Chunk<SLOTS>) {
         let Some(forward) = chunk.forward() else { return };
         if !forward.high.is_null() {
             let place = chunk.prefix() | 1 << chunk.depth();
@@ -157,7 +163,7 @@ impl<const SLOTS: usize> Directory<SLOTS> {
         let old = ptr::from_ref(chunk).cast_mut();
         let entry = self.chunks.get(chunk.prefix() as usize);
         if let Some(old) = exchange(entry, old, forward.low) {
-            epoch.retire(guard, Box::new(Retired(old)));
+            epoch.retire(guard, Box::new(RetiredChunk(old)));
         }
     }
 }
@@ -168,13 +174,13 @@ fn exchange<const SLOTS: usize>(
     old: *mut Chunk<SLOTS>,
     new: *mut Chunk<SLOTS>,
 ) -> Option<*mut Chunk<SLOTS>> {
-    // Release: pairs with the Acquire in `Directory::entry`; passes on the new chunk, which this
-    // thread got by Acquire from forward, and the steps taken before. Relaxed on failure: another
-    // thread has taken this step.
+    // Release: pairs with the Acquire in `ChunkDirectory::entry`; passes on the new chunk, which
+    // this thread got by Acquire from forward, and the steps taken before. Relaxed on failure:
+    // another thread has taken this step.
     entry?.compare_exchange(old, new, Ordering::Release, Ordering::Relaxed).ok()
 }
 
-impl<const SLOTS: usize> Drop for Directory<SLOTS> {
+impl<const SLOTS: usize> Drop for ChunkDirectory<SLOTS> {
     fn drop(&mut self) {
         for entry in (0..self.chunks.made()).filter_map(|place| self.chunks.get(place)) {
             // Relaxed: `&mut self` orders this after every other access.

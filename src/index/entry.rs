@@ -5,7 +5,7 @@
 //! | 63 | FROZEN: this word never changes again [I2] |
 //! | 62 | TOMB: the address is that of a tombstone |
 //! | 61 | PENDING: the record's slot may not be committed yet [W1] |
-//! | 38..61 | tag: 23 bits of the key's hash |
+//! | 38..61 | fingerprint: 23 bits of the key's hash |
 //! | 0..38 | address; never 0 in an entry |
 //!
 //! A word without an address is empty: 0, or FROZEN alone.
@@ -15,8 +15,8 @@
 //! | log2(buckets) | the bucket inside a chunk |
 //! | all above: the *route*, read from its lowest bit up | the chunk |
 //!
-//! The tag is the window of the route that starts at the initial depth, so a chunk can be split
-//! [`TAG_BITS`] times in a row without a look at the log.
+//! The fingerprint is the window of the route that starts at the initial depth, so a chunk can be
+//! split [`FINGERPRINT_BITS`] times in a row without a look at the log.
 
 use crate::format::ids::{ADDRESS_BITS, Address, Lsn};
 
@@ -24,13 +24,13 @@ const FROZEN: u64 = 1 << 63;
 const TOMB: u64 = 1 << 62;
 const PENDING: u64 = 1 << 61;
 
-/// Width of the tag: how often a chunk of the initial depth can be split.
-pub(super) const TAG_BITS: u32 = 23;
-const TAG: u64 = ((1 << TAG_BITS) - 1) << ADDRESS_BITS;
+/// Width of the fingerprint: how often a chunk of the initial depth can be split.
+pub(super) const FINGERPRINT_BITS: u32 = 23;
+const FINGERPRINT: u64 = ((1 << FINGERPRINT_BITS) - 1) << ADDRESS_BITS;
 const ADDRESS: u64 = (1 << ADDRESS_BITS) - 1;
 
-const _: () = assert!(FROZEN | TOMB | PENDING | TAG | ADDRESS == u64::MAX);
-const _: () = assert!(FROZEN ^ TOMB ^ PENDING ^ TAG ^ ADDRESS == u64::MAX);
+const _: () = assert!(FROZEN | TOMB | PENDING | FINGERPRINT | ADDRESS == u64::MAX);
+const _: () = assert!(FROZEN ^ TOMB ^ PENDING ^ FINGERPRINT ^ ADDRESS == u64::MAX);
 
 /// The hash of a key: 64 bits, every one of them as good as random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,9 +98,9 @@ pub trait Resolve {
     fn lsn(&self, entry: Entry) -> Lsn;
 }
 
-/// The tag's bits at their place in a word.
+/// The fingerprint's bits at their place in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tag(u64);
+pub(super) struct Fingerprint(u64);
 
 /// A snapshot of an entry word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,11 +112,11 @@ impl Word {
     pub(super) const FROZEN_BIT: u64 = FROZEN;
 
     #[inline]
-    pub(super) fn new(entry: Entry, tag: Tag) -> Self {
+    pub(super) fn new(entry: Entry, fingerprint: Fingerprint) -> Self {
         debug_assert!(entry.address.bits() != 0, "address 0 means empty");
         let tomb = if entry.tomb { TOMB } else { 0 };
         let pending = if entry.pending { PENDING } else { 0 };
-        Self(entry.address.bits() | tag.0 | tomb | pending)
+        Self(entry.address.bits() | fingerprint.0 | tomb | pending)
     }
 
     #[inline]
@@ -140,10 +140,10 @@ impl Word {
         self.0 & (TOMB | PENDING) == TOMB
     }
 
-    /// Whether the tag is this one. True of an empty word if the tag is 0.
+    /// Whether the fingerprint is this one. True of an empty word if the fingerprint is 0.
     #[inline]
-    pub(super) fn has_tag(self, tag: Tag) -> bool {
-        self.0 & TAG == tag.0
+    pub(super) fn has_fingerprint(self, fingerprint: Fingerprint) -> bool {
+        self.0 & FINGERPRINT == fingerprint.0
     }
 
     #[inline]
@@ -173,7 +173,7 @@ pub(super) struct Spot {
     pub(super) bucket: usize,
     /// The bits that choose the chunk.
     pub(super) route: u64,
-    pub(super) tag: Tag,
+    pub(super) fingerprint: Fingerprint,
 }
 
 /// How a hash divides; fixed for the life of an index.
@@ -191,16 +191,18 @@ impl HashLayout {
         Spot {
             bucket: low_bits(hash.0, self.bucket_bits) as usize,
             route,
-            tag: Tag(route.wrapping_shr(self.initial_depth) << ADDRESS_BITS & TAG),
+            fingerprint: Fingerprint(
+                route.wrapping_shr(self.initial_depth) << ADDRESS_BITS & FINGERPRINT,
+            ),
         }
     }
 
     /// Which child of a chunk of this depth the word belongs to: the low one (0) or the high one
-    /// (1). Only asked for depths whose bit the tag holds.
+    /// (1). Only asked for depths whose bit the fingerprint holds.
     pub(super) fn side(self, word: Word, depth: u32) -> usize {
-        debug_assert!((self.initial_depth..self.initial_depth + TAG_BITS).contains(&depth));
+        debug_assert!((self.initial_depth..self.initial_depth + FINGERPRINT_BITS).contains(&depth));
         let shift = ADDRESS_BITS + (depth - self.initial_depth);
-        ((word.0 & TAG) >> shift & 1) as usize
+        ((word.0 & FINGERPRINT) >> shift & 1) as usize
     }
 }
 
@@ -218,18 +220,18 @@ mod tests {
             let layout = HashLayout { bucket_bits, initial_depth };
             let spot = layout.spot(KeyHash(hash));
             let entry = Entry { address: Address::from_bits(address), tomb, pending };
-            let mut word = Word::new(entry, spot.tag);
+            let mut word = Word::new(entry, spot.fingerprint);
             prop_assert!(!word.is_frozen());
             if frozen {
                 word = Word(word.0 | Word::FROZEN_BIT);
                 prop_assert!(word.is_frozen());
             }
             prop_assert_eq!(word.entry(), entry);
-            prop_assert!(word.has_tag(spot.tag));
+            prop_assert!(word.has_fingerprint(spot.fingerprint));
             prop_assert!(!word.is_empty());
             prop_assert_eq!(word.is_dead(), tomb && !pending);
-            prop_assert_eq!(word.thawed(), Word::new(entry, spot.tag));
-            let last = (initial_depth + TAG_BITS).min(64 - bucket_bits);
+            prop_assert_eq!(word.thawed(), Word::new(entry, spot.fingerprint));
+            let last = (initial_depth + FINGERPRINT_BITS).min(64 - bucket_bits);
             for depth in initial_depth..last {
                 prop_assert_eq!(layout.side(word, depth) as u64, spot.route >> depth & 1);
             }

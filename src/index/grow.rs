@@ -10,11 +10,11 @@
 //! A thread may stop, or unwind out of a question to the log (in 3), between any two steps: the
 //! next one that meets a frozen word or a forward takes all that is missing. Nobody waits.
 
-use super::chunk::{Bucket, Chunk, Totals, fill, load};
-use super::entry::{Exhausted, Resolve, TAG_BITS, Word};
+use super::chunk::{Bucket, Chunk, CopyTotals, fill, load};
+use super::entry::{Exhausted, FINGERPRINT_BITS, Resolve, Word};
 use super::{Index, MAX_DEPTH};
-use crate::epoch::{Epoch, Guard};
-use crate::sync::Ordering;
+use crate::concurrency::epoch::{Epoch, Guard};
+use crate::concurrency::sync::Ordering;
 
 /// The directory may grow to this size whatever the chunks' is; beyond it not past theirs.
 const DIRECTORY_BYTES_FREE: u64 = 1 << 20;
@@ -157,13 +157,13 @@ impl<const SLOTS: usize> Index<SLOTS> {
         (dead > worth).then_some(Plan::Rebuild)
     }
 
-    /// Whether the tag still tells the chunk's children apart, and the directory has room. Its
-    /// size is bounded by the chunks', so that keys with equal low hash bits, which can be split
-    /// for ever and never part, cannot make it grow without bound.
+    /// Whether the fingerprint still tells the chunk's children apart, and the directory has room.
+    /// Its size is bounded by the chunks', so that keys with equal low hash bits, which can be
+    /// split for ever and never part, cannot make it grow without bound.
     fn can_split(&self, chunk: &Chunk<SLOTS>) -> bool {
         let depth = chunk.depth();
         let directory_bytes = 16u64 << depth;
-        depth < (self.layout.initial_depth + TAG_BITS).min(MAX_DEPTH)
+        depth < (self.layout.initial_depth + FINGERPRINT_BITS).min(MAX_DEPTH)
             && (directory_bytes <= DIRECTORY_BYTES_FREE || directory_bytes <= self.meter.bytes())
     }
 
@@ -177,15 +177,15 @@ impl<const SLOTS: usize> Index<SLOTS> {
         resolve: &impl Resolve,
     ) {
         if chunk.forward().is_none() {
-            self.directory.settle_parent(epoch, guard, chunk);
+            self.directory.install_parents_successors(epoch, guard, chunk);
             chunk.freeze();
-            debug_assert!(self.directory.lingering_parent(guard, chunk).is_none(), "I4");
+            debug_assert!(self.directory.stale_parent(guard, chunk).is_none(), "I4");
             if chunk.forward().is_none() {
                 let (low, high) = self.build(chunk, plan, resolve);
                 chunk.publish(low, high);
             }
         }
-        self.directory.settle(epoch, guard, chunk);
+        self.directory.install_successors(epoch, guard, chunk);
     }
 
     /// Builds what replaces a frozen chunk.
@@ -224,9 +224,9 @@ impl<const SLOTS: usize> Index<SLOTS> {
         to: [&Chunk<SLOTS>; N],
         side: impl Fn(Word) -> usize,
         resolve: &impl Resolve,
-    ) -> [Totals; N] {
+    ) -> [CopyTotals; N] {
         let keep = self.keeps_tombstones();
-        let mut totals = [Totals { used: 0, dead: 0, drop_lsn: from.drop_lsn() }; N];
+        let mut totals = [CopyTotals { used: 0, dead: 0, drop_lsn: from.drop_lsn() }; N];
         for number in 0..from.width() {
             let mut tails = to.map(|chunk| Tail::new(chunk, number));
             for_each_word(from.bucket(number), |word| {

@@ -31,19 +31,19 @@ pub use chunk::Candidates;
 pub use entry::{Decision, Entry, Exhausted, Found, KeyHash, Resolve};
 pub use walk::Walk;
 
-use crate::epoch::{Epoch, Guard};
+use crate::concurrency::epoch::{Epoch, Guard};
+use crate::concurrency::sync::unmodelled::Arc;
+use crate::concurrency::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::memory::prefetch;
-use crate::sync::unmodelled::Arc;
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use chunk::{Chunk, Link, Meter, Short, load, store};
-use directory::Directory;
+use directory::ChunkDirectory;
 use entry::{HashLayout, Spot, Word};
 use grow::Plan;
 
 /// No chunk is deeper: the directory's array ends there.
 const MAX_DEPTH: u32 = 30;
 
-/// Buckets per chunk, at most: the rest of the hash must hold route and tag.
+/// Buckets per chunk, at most: the rest of the hash must hold route and fingerprint.
 const MAX_BUCKETS: usize = 1 << 11;
 
 /// Overflow buckets are made this many at a time.
@@ -85,7 +85,7 @@ impl Shape {
 
 /// The index of a store. See the module's head.
 pub struct Index<const SLOTS: usize = 7> {
-    directory: Directory<SLOTS>,
+    directory: ChunkDirectory<SLOTS>,
     layout: HashLayout,
     split_at: u64,
     overflow_blocks: usize,
@@ -129,7 +129,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
         let meter = Arc::<Meter>::default();
         let chunk = |prefix| Chunk::new(prefix, initial_depth, buckets, &meter);
         Self {
-            directory: Directory::new(initial_depth, chunk),
+            directory: ChunkDirectory::new(initial_depth, chunk),
             layout: HashLayout { bucket_bits: buckets.ilog2(), initial_depth },
             split_at: shape.split_at.max(1) as u64,
             overflow_blocks: shape.overflow_blocks,
@@ -139,7 +139,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
         }
     }
 
-    /// The key's entry, a tombstone's included: the first whose tag matches and for which
+    /// The key's entry, a tombstone's included: the first whose fingerprint matches and for which
     /// `same_key` says yes. Wait-free, allocates nothing, writes nothing shared.
     #[inline]
     pub fn get(
@@ -264,7 +264,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
             if chunk.forward().is_none() {
                 return chunk;
             }
-            self.directory.settle(epoch, guard, chunk);
+            self.directory.install_successors(epoch, guard, chunk);
         }
     }
 
@@ -319,7 +319,8 @@ impl<const SLOTS: usize> Index<SLOTS> {
         loop {
             for word in bucket.slots.iter().map(load) {
                 let ends = word.is_empty();
-                if ends || word.has_tag(spot.tag) && resolve.same_key(word.entry()) {
+                if ends || word.has_fingerprint(spot.fingerprint) && resolve.same_key(word.entry())
+                {
                     return if ends && word.is_frozen() { Err(Short::Frozen) } else { Ok(()) };
                 }
             }
@@ -414,7 +415,7 @@ fn attempt_slot(
     loop {
         let seen = if word.is_empty() {
             None
-        } else if word.has_tag(spot.tag) && resolve.same_key(word.entry()) {
+        } else if word.has_fingerprint(spot.fingerprint) && resolve.same_key(word.entry()) {
             Some(word.entry())
         } else {
             return None;
@@ -425,7 +426,7 @@ fn attempt_slot(
         if word.is_frozen() {
             return Some(Attempt::Frozen);
         }
-        let new = Word::new(entry, spot.tag);
+        let new = Word::new(entry, spot.fingerprint);
         match store(slot, word, new) {
             Ok(()) => return Some(Attempt::Stored(seen, (word, new))),
             // Another thread was first; perhaps it was our key that it put into an empty slot.

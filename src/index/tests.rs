@@ -157,12 +157,12 @@ impl<const SLOTS: usize> Store<SLOTS> {
             assert!(update.is_ok());
             if won {
                 let done = Entry { pending: false, ..pending };
-                let settle = |found| match found {
+                let decide = |found| match found {
                     Found::Entry(entry) if entry == pending => Decision::Set(done),
                     _ => Decision::Keep,
                 };
-                let settled = self.index.update(&self.epoch, &guard, hash, &ask, settle);
-                assert!(settled.is_ok());
+                let updated = self.index.update(&self.epoch, &guard, hash, &ask, decide);
+                assert!(updated.is_ok());
                 return true;
             }
             log.kinds[place as usize].store(VOID, SeqCst);

@@ -13,12 +13,12 @@ use super::Index;
 use super::chunk::{Chunk, load};
 use super::entry::{Entry, Word};
 use super::grow::for_each_word;
-use crate::epoch::Guard;
+use crate::concurrency::epoch::Guard;
 use std::ptr;
 
 /// A part of the tree: the routes that end in a prefix, from one bucket on.
 #[derive(Clone, Copy, Debug)]
-struct Part {
+struct Subtree {
     prefix: u64,
     depth: u32,
     bucket: usize,
@@ -28,7 +28,7 @@ struct Part {
 #[derive(Clone, Debug)]
 pub struct Walk {
     /// Still to do, next one last.
-    parts: Vec<Part>,
+    parts: Vec<Subtree>,
     /// The bucket being given out: where it was read, its words, and how many are done.
     prefix: u64,
     bucket: usize,
@@ -39,7 +39,7 @@ pub struct Walk {
 
 impl Walk {
     pub(super) fn new() -> Self {
-        let whole = Part { prefix: 0, depth: 0, bucket: 0 };
+        let whole = Subtree { prefix: 0, depth: 0, bucket: 0 };
         Self { parts: vec![whole], prefix: 0, bucket: 0, chunk: 0, words: Vec::new(), done: 0 }
     }
 
@@ -68,7 +68,7 @@ impl Walk {
     ) -> Option<(Entry, bool)> {
         loop {
             while let Some(&seen) = self.words.get(self.done) {
-                let (word, moved) = self.look_again(index, guard, seen);
+                let (word, moved) = self.reload(index, guard, seen);
                 self.done += 1;
                 if !word.is_dead() {
                     return Some((word.entry(), moved));
@@ -95,7 +95,7 @@ impl Walk {
     }
 
     /// The word of this slot now, if its chunk is still the current one.
-    fn look_again<const SLOTS: usize>(
+    fn reload<const SLOTS: usize>(
         &self,
         index: &Index<SLOTS>,
         guard: &Guard,
@@ -125,10 +125,10 @@ impl Walk {
         while let Some(part) = self.parts.last_mut() {
             let chunk = index.directory.readable(part.prefix, guard);
             if chunk.depth() > part.depth {
-                let high = Part { prefix: part.prefix | 1 << part.depth, ..*part };
+                let high = Subtree { prefix: part.prefix | 1 << part.depth, ..*part };
                 let low = *part;
                 self.parts.pop();
-                self.parts.extend([high, low].map(|p| Part { depth: p.depth + 1, ..p }));
+                self.parts.extend([high, low].map(|p| Subtree { depth: p.depth + 1, ..p }));
             } else if part.bucket >= chunk.width() {
                 self.parts.pop();
             } else {

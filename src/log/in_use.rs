@@ -1,22 +1,22 @@
 //! Walks over the segments that are in use: of one moment as far as each walk's user needs.
 
 use super::{Log, Source};
-use crate::epoch::Guard;
+use crate::concurrency::epoch::Guard;
+use crate::concurrency::sync::Ordering;
+use crate::concurrency::sync::unmodelled::Arc;
 use crate::format::header::Role;
 use crate::format::ids::TableIndex;
 use crate::memory::Memory;
 use crate::segment::Segment;
-use crate::sync::Ordering;
-use crate::sync::unmodelled::Arc;
 
 impl<M: Memory, S: Source<M>> Log<M, S> {
     /// Those segments of the log that have something to flush, in the order of their sequences,
     /// each with a count of its own: a flush is no reason to hold a pin.
     ///
     /// None is missing that is older than one of them [D7]. A walk through the table could miss a
-    /// prepared one, and meet its successor after both were used; then another segment is active
-    /// than when the walk began, and it begins again. An empty one that was ended is among them:
-    /// later segments are cut if its seal is not on the device [D5].
+    /// preallocated one, and meet its successor after both were used; then another segment is
+    /// active than when the walk began, and it begins again. An empty one that was ended is among
+    /// them: later segments are cut if its seal is not on the device [D5].
     pub fn to_flush(&self, guard: &Guard) -> Vec<Arc<Segment<M>>> {
         let wanted = |s: &&Segment<M>| {
             s.role() == Role::Log && (!s.is_settled() || s.flushed().slot < s.slots_end())
@@ -113,7 +113,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     }
 
     /// Segments that hold records, are about to, were ended, or have lost all that they held: all
-    /// but the prepared, the discarded and the dropped.
+    /// but the preallocated, the discarded and the dropped.
     pub fn in_use<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Segment<M>> {
         let active = self.active(guard).map(Segment::table_index);
         self.table.iter(guard).filter(move |segment| self.is_in_use(segment, active))

@@ -1,16 +1,16 @@
 //! The log: which segment is active, how the next one takes over, where an address leads.
 //!
 //! Roll: any writer that finds the active segment full installs the next one with one
-//! compare-exchange on `active`. It takes the one prepared ahead of need, and makes one itself if
-//! there is none, so a stopped thread stops nobody. Whoever loses the exchange discards its
-//! segment, or puts a prepared one back. Every segment made gets a sequence number of its own,
+//! compare-exchange on `active`. It takes the one preallocated ahead of need, and makes one itself
+//! if there is none, so a stopped thread stops nobody. Whoever loses the exchange discards its
+//! segment, or puts a preallocated one back. Every segment made gets a sequence number of its own,
 //! above that of the active segment that its maker saw; so along the history of `active` they only
 //! grow.
 //!
-//! Up to two segments are prepared, in one word: they are taken in the order of their sequences, so
-//! that none is passed over, and whoever has taken one has it alone.
+//! Up to two segments are preallocated, in one word: they are taken in the order of their
+//! sequences, so that none is passed over, and whoever has taken one has it alone.
 //!
-//! G1: `active` and `prepared` hold table indexes of segments that stay in the table at least
+//! G1: `active` and `preallocated` hold table indexes of segments that stay in the table at least
 //! until they are out of these words; and a table index is used again only after no guard is left
 //! that could have seen it in them.
 
@@ -23,32 +23,32 @@ mod totals;
 
 pub use table::SegmentTable;
 
-use crate::epoch::{Epoch, Guard};
+use crate::concurrency::epoch::{Epoch, Guard};
+use crate::concurrency::sync::unmodelled::Arc;
+use crate::concurrency::sync::{AtomicU64, Ordering};
 use crate::error::Error;
 use crate::format::header::Role;
 use crate::format::ids::{Address, AddressLayout, Lsn, Sequence, SlotNumber, TableIndex, Units};
 use crate::memory::Memory;
 use crate::segment::cursor::MARK_PART;
 use crate::segment::{BatchReservation, Geometry, Reservation, Segment};
-use crate::sync::unmodelled::Arc;
-use crate::sync::{AtomicU64, Ordering};
 use queue::{NONE, Queue};
-use totals::Totals;
+use totals::LogTotals;
 
-/// Most segments that are prepared at a time.
-pub const PREPARED_MAX: usize = 2;
+/// Most segments that are preallocated at a time.
+pub const PREALLOCATED_MAX: usize = 2;
 /// No segment, in `active`: the other bits are the sequence that the last one had, so that no two
 /// such words are the same.
 const NONE_AFTER: u64 = 1 << 63;
 
 /// What room is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
+pub enum Purpose {
     /// For more.
-    ToGrow,
+    Grow,
     /// For what frees room in the end: removals, and the copies that compaction makes. May take the
     /// last room there is.
-    ToFree,
+    Reclaim,
     /// For removals, where no more room can be kept back: takes none but what is kept for them.
     KeptBack,
 }
@@ -56,7 +56,8 @@ pub enum Need {
 /// Where segments come from: files, or the heap in models and tests.
 pub trait Source<M: Memory>: Send + Sync {
     /// A new, empty segment with this sequence number.
-    fn create(&self, sequence: Sequence, role: Role, need: Need) -> Result<Segment<M>, Error>;
+    fn create(&self, sequence: Sequence, role: Role, purpose: Purpose)
+    -> Result<Segment<M>, Error>;
     /// The segment never held a record and will not be used: remove what stands behind it.
     fn discard(&self, segment: &Segment<M>);
     /// The log will soon need another segment, or has just begun one. Must not wait.
@@ -95,7 +96,7 @@ pub struct Log<M: Memory, S> {
     layout: AddressLayout,
     table: SegmentTable<M>,
     active: AtomicU64,
-    prepared: AtomicU64,
+    preallocated: AtomicU64,
     /// No segment made by this process has a lower sequence number.
     first: Sequence,
     /// The next segment made gets this sequence number.
@@ -107,7 +108,7 @@ pub struct Log<M: Memory, S> {
     /// How many times segments were dropped.
     drops: AtomicU64,
     sweeps: AtomicU64,
-    totals: Totals,
+    totals: LogTotals,
 }
 
 impl<M: Memory, S: Source<M>> Log<M, S> {
@@ -121,14 +122,14 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             layout,
             table: SegmentTable::new(layout.table_limit()),
             active: AtomicU64::new(NONE_AFTER | floor.0.saturating_sub(1)),
-            prepared: AtomicU64::new(Queue::EMPTY.word()),
+            preallocated: AtomicU64::new(Queue::EMPTY.word()),
             first: floor,
             next_sequence: AtomicU64::new(floor.0),
             last_gone: AtomicU64::new(0),
             leaving: AtomicU64::new(0),
             drops: AtomicU64::new(0),
             sweeps: AtomicU64::new(0),
-            totals: Totals::default(),
+            totals: LogTotals::default(),
         }
     }
 
@@ -172,7 +173,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     /// Makes a segment for copies, and puts it in the table.
     pub fn make_for_copies(&self, guard: &Guard) -> Result<Arc<Segment<M>>, Error> {
-        let segment = self.source.create(self.take_sequence()?, Role::Copies, Need::ToFree)?;
+        let segment = self.source.create(self.take_sequence()?, Role::Copies, Purpose::Reclaim)?;
         let index = self.adopt(Arc::new(segment))?;
         self.table.get_counted(guard, index).ok_or(Error::StorageFull)
     }
@@ -228,7 +229,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     /// Takes the segments out of the table that were dropped and in which no reader can have an
     /// address, and clears the marks of those that are settled. For the one thread that owns this
-    /// [T3]: the maintenance thread of a store.
+    /// [T3]: the background thread of a store.
     pub fn sweep(&self, epoch: &Epoch, guard: &Guard) {
         // Relaxed: a count of beginnings, for who waits for one.
         self.sweeps.fetch_add(1, Ordering::Relaxed);
@@ -319,9 +320,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         epoch: &Epoch,
         guard: &'g Guard,
         bytes: u64,
-        need: Need,
+        purpose: Purpose,
     ) -> Result<Reservation<'g, M>, Error> {
-        self.reserve_with(epoch, guard, need, |segment| segment.reserve(bytes))
+        self.reserve_with(epoch, guard, purpose, |segment| segment.reserve(bytes))
     }
 
     /// The same for a batch of frames. It must fit an empty segment.
@@ -330,9 +331,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         epoch: &Epoch,
         guard: &'g Guard,
         frames: &[Units],
-        need: Need,
+        purpose: Purpose,
     ) -> Result<BatchReservation<'g, M>, Error> {
-        self.reserve_with(epoch, guard, need, |segment| segment.reserve_batch(frames))
+        self.reserve_with(epoch, guard, purpose, |segment| segment.reserve_batch(frames))
     }
 
     #[inline]
@@ -340,14 +341,14 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         &'g self,
         epoch: &Epoch,
         guard: &'g Guard,
-        need: Need,
+        purpose: Purpose,
         reserve: impl Fn(&'g Segment<M>) -> Option<(R, bool)>,
     ) -> Result<R, Error> {
         loop {
             // Acquire: as in `active`.
             let word = self.active.load(Ordering::Acquire);
             if let Some(segment) = self.segment_of_word(guard, word)
-                && (need == Need::ToFree || !segment.is_for_removals())
+                && (purpose == Purpose::Reclaim || !segment.is_for_removals())
                 && let Some((reservation, passed_mark)) = reserve(segment)
             {
                 if passed_mark {
@@ -355,20 +356,26 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
                 }
                 return Ok(reservation);
             }
-            self.roll(epoch, guard, word, need)?;
+            self.roll(epoch, guard, word, purpose)?;
         }
     }
 
     /// Replaces the full segment that the word `current` of `active` names, or the lack of one, by
     /// the next one, unless somebody else has.
     #[cold]
-    fn roll(&self, epoch: &Epoch, guard: &Guard, current: u64, need: Need) -> Result<(), Error> {
+    fn roll(
+        &self,
+        epoch: &Epoch,
+        guard: &Guard,
+        current: u64,
+        purpose: Purpose,
+    ) -> Result<(), Error> {
         let before = self.last_active(guard, current);
-        let prepared = self.take_prepared(epoch, guard, before.next());
-        let next = match prepared {
+        let preallocated = self.take_preallocated(epoch, guard, before.next());
+        let next = match preallocated {
             Some(next) => next,
             None => {
-                let segment = self.make_to_go_on(guard, need)?;
+                let segment = self.make_to_go_on(guard, purpose)?;
                 self.adopt(Arc::new(segment))?
             }
         };
@@ -389,20 +396,20 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     /// A new segment for records. One for more, if the room that is kept back is not touched by it;
     /// one for removals all the same, but what compaction needs for its copies goes first, too.
-    fn make_to_go_on(&self, guard: &Guard, need: Need) -> Result<Segment<M>, Error> {
+    fn make_to_go_on(&self, guard: &Guard, purpose: Purpose) -> Result<Segment<M>, Error> {
         if !self.keeps_room(guard) {
-            return self.source.create(self.take_sequence()?, Role::Log, need);
+            return self.source.create(self.take_sequence()?, Role::Log, purpose);
         }
         let kept = self.source.keep_room();
-        if need == Need::ToFree {
+        if purpose == Purpose::Reclaim {
             // What room there is may be what another thread keeps back for copies just now.
             // (Any other error is not about room: making one meets it again, and says so.)
             let full = matches!(kept, Err(Error::StorageFull));
-            let need = if full { Need::KeptBack } else { need };
-            return self.source.create(self.take_sequence()?, Role::Log, need);
+            let purpose = if full { Purpose::KeptBack } else { purpose };
+            return self.source.create(self.take_sequence()?, Role::Log, purpose);
         }
         kept?;
-        let segment = self.source.create(self.take_sequence()?, Role::Log, need)?;
+        let segment = self.source.create(self.take_sequence()?, Role::Log, purpose)?;
         self.source.keep_room().inspect_err(|_| self.source.discard(&segment))?;
         Ok(segment)
     }
@@ -422,15 +429,15 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         }
     }
 
-    /// Takes the next segment that was prepared ahead of need, if it may follow: its sequence is
-    /// `at_least`. Those that came too late are discarded.
-    fn take_prepared(
+    /// Takes the next segment that was preallocated ahead of need, if it may follow: its sequence
+    /// is `at_least`. Those that came too late are discarded.
+    fn take_preallocated(
         &self,
         epoch: &Epoch,
         guard: &Guard,
         at_least: Sequence,
     ) -> Option<TableIndex> {
-        while let Some(index) = self.pop_prepared() {
+        while let Some(index) = self.pop_preallocated() {
             if self.table.get(guard, index)?.sequence() >= at_least {
                 return Some(index);
             }
@@ -439,10 +446,10 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         None
     }
 
-    /// The next of the prepared segments, which is the caller's alone from here on.
-    fn pop_prepared(&self) -> Option<TableIndex> {
+    /// The next of the preallocated segments, which is the caller's alone from here on.
+    fn pop_preallocated(&self) -> Option<TableIndex> {
         let mut taken = NONE;
-        self.change_prepared(|queue| {
+        self.change_preallocated(|queue| {
             taken = queue.first;
             (taken != NONE).then_some(Queue { first: queue.second, second: NONE })
         });
@@ -450,11 +457,11 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     }
 
     /// Whether the change was made; `None` of it means that it is not to be.
-    fn change_prepared(&self, mut change: impl FnMut(Queue) -> Option<Queue>) -> bool {
+    fn change_preallocated(&self, mut change: impl FnMut(Queue) -> Option<Queue>) -> bool {
         let change = |word| change(Queue::from_word(word)).map(Queue::word);
         // AcqRel: Release pairs with the Acquire of whoever takes what is put in here; who takes it
         // sees the table entry and what `finish` did. Acquire on failure: the word is used again.
-        self.prepared.fetch_update(Ordering::AcqRel, Ordering::Acquire, change).is_ok()
+        self.preallocated.fetch_update(Ordering::AcqRel, Ordering::Acquire, change).is_ok()
     }
 
     /// Gives a segment that was not installed to the next roll, if it may still follow, and else
@@ -463,8 +470,8 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let sequence = self.table.get(guard, index).map(Segment::sequence);
         let sequence_of = |n: u32| self.table.get(guard, TableIndex(n)).map(Segment::sequence);
         let kept = sequence >= Some(self.floor(guard))
-            && self.change_prepared(|queue| {
-                // The prepared ones are taken in the order of their sequences.
+            && self.change_preallocated(|queue| {
+                // The preallocated ones are taken in the order of their sequences.
                 let first = queue.first == NONE || sequence < sequence_of(queue.first);
                 if first { queue.after(index.0) } else { None }
             });
@@ -480,10 +487,10 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         }
     }
 
-    /// How many segments are prepared.
-    pub fn prepared(&self) -> usize {
-        // Relaxed: a hint; `prepare` decides.
-        Queue::from_word(self.prepared.load(Ordering::Relaxed)).len()
+    /// How many segments are preallocated.
+    pub fn preallocated(&self) -> usize {
+        // Relaxed: a hint; `preallocate` decides.
+        Queue::from_word(self.preallocated.load(Ordering::Relaxed)).len()
     }
 
     /// Whether the active segment, if there is one, holds enough that the next one will be needed.
@@ -497,14 +504,14 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     }
 
     /// Makes the next segment ahead of need: `finish` gets it before any writer can, and says
-    /// whether it is still wanted. Returns it if the writers have it now. For the maintenance
+    /// whether it is still wanted. Returns it if the writers have it now. For the background
     /// thread.
-    pub fn prepare(
+    pub fn preallocate(
         &self,
         epoch: &Epoch,
         finish: impl FnOnce(&Segment<M>) -> Result<bool, Error>,
     ) -> Result<Option<Arc<Segment<M>>>, Error> {
-        let segment = self.source.create(self.take_sequence()?, Role::Log, Need::ToGrow)?;
+        let segment = self.source.create(self.take_sequence()?, Role::Log, Purpose::Grow)?;
         let finished = finish(&segment);
         if !matches!(finished, Ok(true)) {
             self.source.discard(&segment);
@@ -513,7 +520,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let segment = Arc::new(segment);
         let index = self.adopt(Arc::clone(&segment))?;
         let guard = epoch.pin();
-        if self.change_prepared(|queue| queue.and_then(index.0)) {
+        if self.change_preallocated(|queue| queue.and_then(index.0)) {
             return Ok(Some(segment));
         }
         self.discard(epoch, &guard, index);
@@ -522,16 +529,16 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     /// Whether a writer that finds the active segment full gets another one before it comes to one
     /// with this sequence.
-    pub fn has_prepared_before(&self, guard: &Guard, sequence: Sequence) -> bool {
-        // Acquire: pairs with the Release in `change_prepared`; the table entry is there.
-        let queue = Queue::from_word(self.prepared.load(Ordering::Acquire));
+    pub fn has_preallocated_before(&self, guard: &Guard, sequence: Sequence) -> bool {
+        // Acquire: pairs with the Release in `change_preallocated`; the table entry is there.
+        let queue = Queue::from_word(self.preallocated.load(Ordering::Acquire));
         let first = self.table.get(guard, TableIndex(queue.first));
         queue.first != NONE && first.is_some_and(|first| first.sequence() < sequence)
     }
 
-    /// Discards what was prepared and not used: for closing.
-    pub fn discard_prepared(&self, epoch: &Epoch, guard: &Guard) {
-        while let Some(index) = self.pop_prepared() {
+    /// Discards what was preallocated and not used: for closing.
+    pub fn discard_preallocated(&self, epoch: &Epoch, guard: &Guard) {
+        while let Some(index) = self.pop_preallocated() {
             self.discard(epoch, guard, index);
         }
     }

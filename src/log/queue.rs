@@ -1,9 +1,9 @@
-//! The prepared segments, up to two, in one word.
+//! The preallocated segments, up to two, in one word.
 
 /// No segment, in either half of the word.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Table indexes of the prepared segments, the next one first.
+/// Table indexes of the preallocated segments, the next one first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Queue {
     pub(super) first: u32,

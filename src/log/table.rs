@@ -14,18 +14,18 @@
 //! segments out, so the bit that it clears is that of the segment it has seen settled.
 #![expect(unsafe_code, reason = "entries are raw pointers with a count")]
 
-use crate::epoch::{Epoch, Guard};
+use crate::concurrency::epoch::{Epoch, Guard};
+use crate::concurrency::growable_array::GrowableArray;
+use crate::concurrency::sync::unmodelled::Arc;
+use crate::concurrency::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use crate::format::ids::TableIndex;
-use crate::levels::Levels;
 use crate::segment::Segment;
-use crate::sync::unmodelled::Arc;
-use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// All segments of a store, by table index.
 pub struct SegmentTable<M> {
-    entries: Levels<Segment<M>>,
+    entries: GrowableArray<Segment<M>>,
     /// Which of them have something to flush or may have, 64 to a word.
-    unsettled: Levels<AtomicU64>,
+    unsettled: GrowableArray<AtomicU64>,
     /// One past the highest index that was ever given.
     end: AtomicU32,
     /// Where to begin looking for a free one.
@@ -38,8 +38,8 @@ impl<M: crate::memory::Memory> SegmentTable<M> {
     #[must_use]
     pub fn new(limit: u32) -> Self {
         Self {
-            entries: Levels::new(),
-            unsettled: Levels::new(),
+            entries: GrowableArray::new(),
+            unsettled: GrowableArray::new(),
             end: AtomicU32::new(0),
             free: AtomicU32::new(0),
             limit,

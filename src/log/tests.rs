@@ -16,7 +16,7 @@ pub(crate) const SEGMENT_BYTES: usize = 1 << 12;
 pub(crate) struct Heap;
 
 impl Source<HeapMemory> for Heap {
-    fn create(&self, s: Sequence, role: Role, _: Need) -> Result<Segment<HeapMemory>, Error> {
+    fn create(&self, s: Sequence, role: Role, _: Purpose) -> Result<Segment<HeapMemory>, Error> {
         let identity = Identity {
             store: StoreId([7; 16]),
             sequence: s,
@@ -35,7 +35,7 @@ impl Source<HeapMemory> for Heap {
 
 /// A segment of the log on the heap.
 pub(crate) fn segment(sequence: u64) -> Segment<HeapMemory> {
-    Heap.create(Sequence(sequence), Role::Log, Need::ToGrow).unwrap()
+    Heap.create(Sequence(sequence), Role::Log, Purpose::Grow).unwrap()
 }
 
 /// A flush would take the younger one for durable, and with it all that lies before it.
@@ -48,7 +48,7 @@ fn no_segment_is_passed_by_that_is_older_than_one_in_use() {
     let roll = || {
         let active = log.active(&guard).map(Segment::sequence);
         while log.active(&guard).map(Segment::sequence) == active {
-            drop(log.reserve(&epoch, &guard, 1 << 10, Need::ToGrow).unwrap());
+            drop(log.reserve(&epoch, &guard, 1 << 10, Purpose::Grow).unwrap());
         }
     };
     roll();
@@ -57,8 +57,8 @@ fn no_segment_is_passed_by_that_is_older_than_one_in_use() {
     let first = log.table().get(&guard, first).unwrap();
     assert!(log.table().remove(&epoch, &guard, first));
     // In the table the next one lies before the active one, and the one after that behind it.
-    log.prepare(&epoch, |_| Ok(true)).unwrap();
-    log.prepare(&epoch, |_| Ok(true)).unwrap();
+    log.preallocate(&epoch, |_| Ok(true)).unwrap();
+    log.preallocate(&epoch, |_| Ok(true)).unwrap();
     let begun = Cell::new(false);
     let found = log.in_use_counted(&guard, |_| {
         if !begun.replace(true) {
@@ -103,25 +103,26 @@ fn no_record_is_missed_that_is_moved_in_each_of_two_readings() {
     assert!(found.iter().any(|segment| segment.sequence() == holder), "{holder:?} is missing");
 }
 
-/// A prepared segment that is passed over was allocated and flushed for nothing.
+/// A preallocated segment that is passed over was allocated and flushed for nothing.
 #[test]
-fn a_segment_that_was_not_installed_goes_before_those_prepared_after_it() {
+fn a_segment_that_was_not_installed_goes_before_those_preallocated_after_it() {
     let geometry =
         Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
     let (log, epoch) = (Log::new(Heap, geometry, Sequence(1)), Epoch::new());
     let guard = epoch.pin();
-    let reserve = || log.reserve(&epoch, &guard, 64, Need::ToGrow).unwrap().segment().sequence().0;
+    let reserve = || log.reserve(&epoch, &guard, 64, Purpose::Grow).unwrap().segment().sequence().0;
     assert_eq!(reserve(), 1);
     for _ in 0..2 {
-        assert!(log.prepare(&epoch, |_| Ok(true)).unwrap().is_some());
+        assert!(log.preallocate(&epoch, |_| Ok(true)).unwrap().is_some());
     }
-    // A writer has taken the first prepared segment when the end of the active one overtakes it.
-    let index = log.pop_prepared().unwrap();
+    // A writer has taken the first preallocated segment when the end of the active one overtakes
+    // it.
+    let index = log.pop_preallocated().unwrap();
     assert!(log.end_active(&guard));
     log.put_back(&epoch, &guard, index);
-    assert_eq!((log.prepared(), reserve()), (2, 2));
+    assert_eq!((log.preallocated(), reserve()), (2, 2));
     assert!(log.end_active(&guard));
-    assert_eq!((log.prepared(), reserve()), (1, 3));
+    assert_eq!((log.preallocated(), reserve()), (1, 3));
 }
 
 /// A writer has made a segment active and not reserved in it yet when `compact` ends it. Without a
@@ -135,15 +136,15 @@ fn an_empty_segment_that_was_ended_is_sealed_and_flushed() {
         crate::index::Shape::default(),
     );
     let (log, epoch, guard) = (engine.log(), engine.epoch(), engine.epoch().pin());
-    drop(log.reserve(epoch, &guard, 64, Need::ToGrow).unwrap());
+    drop(log.reserve(epoch, &guard, 64, Purpose::Grow).unwrap());
     // Acquire: as in `active`.
     let word = log.active.load(Ordering::Acquire);
     log.active(&guard).unwrap().close();
-    log.roll(epoch, &guard, word, Need::ToGrow).unwrap();
+    log.roll(epoch, &guard, word, Purpose::Grow).unwrap();
     let empty = log.active(&guard).unwrap();
     assert!(log.end_active(&guard) && empty.slots_end() == 0);
-    drop(log.reserve(epoch, &guard, 64, Need::ToGrow).unwrap());
-    let durability = crate::durability::Durability::default();
+    drop(log.reserve(epoch, &guard, 64, Purpose::Grow).unwrap());
+    let durability = crate::durability::Flusher::default();
     durability.sync(&engine).unwrap();
     assert_eq!((empty.sealed(), empty.is_settled()), (Some(0), true));
     let last = log.active(&guard).unwrap();
@@ -158,10 +159,15 @@ fn no_handle() -> Error {
 }
 
 impl Source<HeapMemory> for WithoutHandles {
-    fn create(&self, s: Sequence, role: Role, need: Need) -> Result<Segment<HeapMemory>, Error> {
-        match (s.0, need) {
-            (1, _) => Heap.create(s, role, need),
-            (_, Need::KeptBack) => Err(Error::StorageFull),
+    fn create(
+        &self,
+        s: Sequence,
+        role: Role,
+        purpose: Purpose,
+    ) -> Result<Segment<HeapMemory>, Error> {
+        match (s.0, purpose) {
+            (1, _) => Heap.create(s, role, purpose),
+            (_, Purpose::KeptBack) => Err(Error::StorageFull),
             _ => Err(no_handle()),
         }
     }
@@ -179,7 +185,7 @@ fn a_removal_that_cannot_keep_room_back_says_why() {
         Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
     let (log, epoch) = (Log::new(WithoutHandles, geometry, Sequence(1)), Epoch::new());
     let guard = epoch.pin();
-    let remove = || log.reserve(&epoch, &guard, 1 << 10, Need::ToFree).map(drop);
+    let remove = || log.reserve(&epoch, &guard, 1 << 10, Purpose::Reclaim).map(drop);
     let refused = (0..9).find_map(|_| remove().err());
     assert!(matches!(refused, Some(Error::Io(_))), "{refused:?}");
 }

@@ -7,17 +7,17 @@
 //! would not decide again.
 
 use super::{Log, Source};
-use crate::epoch::Guard;
+use crate::concurrency::epoch::Guard;
+use crate::concurrency::sync::unmodelled::{AtomicU64, Ordering};
 use crate::format::header::Role;
 use crate::format::slot::SLOT_BYTES;
 use crate::memory::Memory;
 use crate::segment::Segment;
-use crate::sync::unmodelled::{AtomicU64, Ordering};
 
 /// Counts that writers share, on a line of their own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(super) struct Totals {
+pub(super) struct LogTotals {
     /// Bytes of frames that the index points at.
     live_bytes: AtomicU64,
     /// Of those, bytes that had expired when that was last looked for.
@@ -26,12 +26,12 @@ pub(super) struct Totals {
     needed_bytes: AtomicU64,
     /// Segments that compaction keeps away from.
     quarantined: AtomicU64,
-    settled: Settled,
+    settled: SettledTotals,
 }
 
 /// Sums over the settled segments.
 #[derive(Debug, Default)]
-struct Settled {
+struct SettledTotals {
     /// How many changes of what follows have begun, and how many are done.
     begun: AtomicU64,
     done: AtomicU64,
@@ -46,7 +46,7 @@ const READINGS: u32 = 8;
 
 /// What the log holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct LogUsage {
     /// Segments in use.
     pub segments: u64,
     /// Bytes of all frames taken.
@@ -59,7 +59,7 @@ pub struct Held {
     pub needed_bytes: u64,
     /// Bytes that the segments take, as far as they hold anything or will.
     pub held_bytes: u64,
-    /// Bytes allocated to the files of the segments, prepared ones included.
+    /// Bytes allocated to the files of the segments, preallocated ones included.
     pub disk_bytes: u64,
     /// Slots that are not known to survive power loss.
     pub unflushed_slots: u64,
@@ -101,7 +101,7 @@ fn held_bytes<M: Memory>(segment: &Segment<M>) -> u64 {
 impl<M: Memory, S: Source<M>> Log<M, S> {
     /// What the log holds now: by the running totals, and a walk over what is not settled. A
     /// segment that is settled in between is in neither; so this reads again, but waits for nobody.
-    pub fn held(&self, guard: &Guard) -> Held {
+    pub fn usage(&self, guard: &Guard) -> LogUsage {
         let settled = &self.totals.settled;
         for _ in 0..READINGS {
             let done = read(&settled.done);
@@ -113,9 +113,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         self.held_by_one_reading(guard)
     }
 
-    fn held_by_one_reading(&self, guard: &Guard) -> Held {
+    fn held_by_one_reading(&self, guard: &Guard) -> LogUsage {
         let (totals, settled) = (&self.totals, &self.totals.settled);
-        let mut held = Held {
+        let mut held = LogUsage {
             segments: read(&settled.segments),
             frame_bytes: read(&settled.frame_bytes),
             live_bytes: read(&totals.live_bytes),
@@ -129,7 +129,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let active = self.active(guard).map(Segment::table_index);
         for segment in self.table().unsettled(guard).filter(|segment| !segment.is_counted()) {
             if !segment.is_dropped() {
-                // A prepared one, too.
+                // A preallocated one, too.
                 held.disk_bytes += self.source().disk_bytes(segment);
             }
             if self.is_in_use(segment, active) {

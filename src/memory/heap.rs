@@ -2,8 +2,8 @@
 #![expect(unsafe_code, reason = "hands out slices of cells by the rules of `Memory`")]
 
 use super::Memory;
-use crate::sync::unmodelled::{Mutex, PoisonError};
-use crate::sync::{AtomicU64, Ordering, Tracker};
+use crate::concurrency::sync::unmodelled::{Mutex, PoisonError};
+use crate::concurrency::sync::{AtomicU64, Ordering, Tracker};
 use std::cell::UnsafeCell;
 
 const WORD: usize = size_of::<u64>();
@@ -11,13 +11,13 @@ const LINE: usize = 64;
 
 #[repr(align(64))]
 #[expect(dead_code, reason = "its bytes are reached through `HeapMemory::base`")]
-struct Line(UnsafeCell<[u8; LINE]>);
+struct HeapLine(UnsafeCell<[u8; LINE]>);
 
 /// Zeroed bytes on the heap. Control words live apart from the payload, because loom's atomics are
 /// not plain integers; a tracker for each word of payload lets loom see unordered accesses.
 pub struct HeapMemory {
     words: Box<[AtomicU64]>,
-    lines: Box<[Line]>,
+    lines: Box<[HeapLine]>,
     trackers: Box<[Tracker]>,
     /// What was streamed and is not ended yet: where, and the bytes. Kept back that long, as a
     /// processor may, so that a model notices who publishes before.
@@ -35,7 +35,7 @@ impl HeapMemory {
         let words = len.next_multiple_of(LINE) / WORD;
         Self {
             words: (0..words).map(|_| AtomicU64::new(0)).collect(),
-            lines: (0..words * WORD / LINE).map(|_| Line(UnsafeCell::new([0; LINE]))).collect(),
+            lines: (0..words * WORD / LINE).map(|_| HeapLine(UnsafeCell::new([0; LINE]))).collect(),
             trackers: (0..words).map(|_| Tracker::new()).collect(),
             streamed: Mutex::default(),
         }
@@ -63,7 +63,7 @@ impl HeapMemory {
 }
 
 // SAFETY: `lines` and `words` are boxes that never change; `base` is a multiple of 64 because a
-// `Line` is; all bytes are zero at first.
+// `HeapLine` is; all bytes are zero at first.
 unsafe impl Memory for HeapMemory {
     /// All of them: the models see the same steps whatever the length.
     const STREAMS_FROM: usize = 0;

@@ -6,9 +6,9 @@
 #![expect(unsafe_code, reason = "a mapping is raw memory")]
 
 use super::{Memory, stream};
+use crate::concurrency::sync::AtomicU64;
+use crate::concurrency::sync::unmodelled::{AtomicU64 as Counter, Mutex, Ordering, PoisonError};
 use crate::error::Error;
-use crate::sync::AtomicU64;
-use crate::sync::unmodelled::{AtomicU64 as Counter, Mutex, Ordering, PoisonError};
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
 use std::fs::File;
 use std::io::{self, Read};
@@ -135,7 +135,7 @@ impl MmapMemory {
             Folios::Large => (Advice::HugePage, LARGE),
             Folios::Small => (Advice::Random, SMALL),
         };
-        // Relaxed: a hint for `settle`, and what saves system calls here.
+        // Relaxed: a hint for `end_flushing`, and what saves system calls here.
         if self.preferred.swap(code, Ordering::Relaxed) != code {
             self.map.advise(advice).unwrap_or(());
         }
@@ -338,7 +338,7 @@ unsafe impl Memory for MmapMemory {
         Ok(())
     }
 
-    fn settle(&self) {
+    fn end_flushing(&self) {
         // From here on pages are only read, and one that has left the page cache is not to bring
         // two megabytes back with it. Relaxed: a hint.
         for preferred in [LARGE, SMALL] {
@@ -366,10 +366,10 @@ mod tests {
         memory.prefer(Folios::Small);
         memory.read_singly(true);
         assert!(!memory.is_read_singly(), "its pages are still as writers want them");
-        memory.settle();
+        memory.end_flushing();
         memory.read_singly(true);
         assert!(memory.is_read_singly());
-        memory.settle();
+        memory.end_flushing();
         assert!(memory.is_read_singly(), "a flush that comes late changes nothing");
         // Hints for what is not there, or only in part.
         for (at, len) in [(0, 1), (60 << 10, usize::MAX), (64 << 10, 1), (usize::MAX, usize::MAX)] {

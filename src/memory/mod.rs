@@ -16,7 +16,7 @@ pub use heap::HeapMemory;
 #[cfg(not(stratalog_loom))]
 pub use mmap::{Folios, MmapMemory, page_wiped_on_fork};
 
-use crate::sync::AtomicU64;
+use crate::concurrency::sync::AtomicU64;
 
 /// A run of bytes that threads share by the rules of this module.
 ///
@@ -103,7 +103,7 @@ pub unsafe trait Memory: Send + Sync + 'static {
     }
 
     /// No flush is expected any more: gives back what only flushing needs.
-    fn settle(&self) {}
+    fn end_flushing(&self) {}
 }
 
 /// A hint that a value will be read soon: the line in which it begins. Reads nothing.

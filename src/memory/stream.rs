@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[repr(align(64))]
-    struct Lines([u8; 16 * LINE]);
+    struct StreamTarget([u8; 16 * LINE]);
 
     /// Every way that this processor has.
     fn ways() -> Vec<Way> {
@@ -170,9 +170,10 @@ mod tests {
             for lines in 0..=8 {
                 for (offset, first) in [(0, 0), (1, 2), (13, 1), (63, 7)] {
                     let from = &source[offset..offset + lines * LINE];
-                    let mut target = Lines([0; 16 * LINE]);
+                    let mut target = StreamTarget([0; 16 * LINE]);
                     let to = target.0[first * LINE..].as_mut_ptr();
-                    // SAFETY: aligned as `Lines` is; 8 lines and more are left behind `first`.
+                    // SAFETY: aligned as `StreamTarget` is; 8 lines and more are left behind
+                    // `first`.
                     unsafe { way.copy(to, from) };
                     end();
                     let (before, rest) = target.0.split_at(first * LINE);

@@ -1,25 +1,25 @@
 //! Step 1 of opening: which files are this store's segments, and mapping them.
 
-use super::Candidate;
+use super::SegmentCandidate;
+use crate::concurrency::sync::unmodelled::Arc;
+use crate::disk::SegmentFiles;
+use crate::disk::fs::{self, SegmentFileName};
 use crate::error::Error;
-use crate::files::Files;
 use crate::format::checksum::Salt;
 use crate::format::header::{IDENTITY_BYTES, Identity, NAMED_AT, Role, STORE_AT, SegmentId};
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::manifest::Manifest;
-use crate::fs::{self, SegmentFile};
 use crate::memory::MmapMemory;
 use crate::options::Recovery;
 use crate::report::{Damage, RecoveryReport};
 use crate::segment::Segment;
-use crate::sync::unmodelled::Arc;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
 /// What the directory held.
 pub(super) struct Collected {
-    pub(super) candidates: Vec<Candidate>,
+    pub(super) candidates: Vec<SegmentCandidate>,
     pub(super) damage: Vec<Damage>,
     pub(super) missing: Vec<SegmentId>,
     /// Segments that never held a record.
@@ -102,7 +102,7 @@ enum Known {
 }
 
 impl Known {
-    fn of(file: &SegmentFile, named: Option<SegmentId>, manifest: &Manifest) -> Self {
+    fn of(file: &SegmentFileName, named: Option<SegmentId>, manifest: &Manifest) -> Self {
         match named {
             Some(id) => Self::Named(id),
             None if is_put_there(file.sequence, None, manifest) => Self::Strange,
@@ -130,7 +130,7 @@ impl Flaw {
 }
 
 pub(super) fn collect(
-    files: &Files,
+    files: &SegmentFiles,
     manifest: &Manifest,
     (mode, writable): (Recovery, bool),
     report: &mut RecoveryReport,
@@ -141,7 +141,7 @@ pub(super) fn collect(
         manifest.segments.iter().map(|id| (id.sequence, *id)).collect();
     let gone = manifest.dropped.iter().map(|id| (id.sequence, id.salt.0 as u32));
     let gone: BTreeSet<_> = gone.collect();
-    let dropped = |file: &SegmentFile| gone.contains(&(file.sequence, file.half_salt));
+    let dropped = |file: &SegmentFileName| gone.contains(&(file.sequence, file.half_salt));
     let mut collected = Collected::new(manifest);
     let mut seen = BTreeMap::new();
     for file in found.iter().filter(|file| !dropped(file)) {
@@ -204,7 +204,8 @@ pub(super) fn collect(
 fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>, boot_id: [u64; 2]) {
     let blank = std::mem::take(&mut collected.blank);
     let used = |segment: &Segment<MmapMemory>| {
-        let follows = |candidate: &Candidate| may_follow(candidate, segment.sequence(), boot_id);
+        let follows =
+            |candidate: &SegmentCandidate| may_follow(candidate, segment.sequence(), boot_id);
         segment.sealed().is_none()
             && segment.role() == Role::Log
             && collected.candidates.iter().any(follows)
@@ -214,7 +215,7 @@ fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>, 
     for segment in used {
         // Another file with its number may be the one that was used.
         if seen.insert(segment.sequence(), ()).is_none() {
-            collected.candidates.push(Candidate::new(segment, 0, None));
+            collected.candidates.push(SegmentCandidate::new(segment, 0, None));
         } else {
             collected.blank.push(segment);
         }
@@ -225,7 +226,7 @@ fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>, 
 /// Whether a segment took over from the one with this sequence, as far as is known. After power
 /// loss, a segment that was never flushed may have records and a header that does not say yet whom
 /// it follows, or names an older one that it was to follow first [D8].
-fn may_follow(candidate: &Candidate, sequence: Sequence, boot_id: [u64; 2]) -> bool {
+fn may_follow(candidate: &SegmentCandidate, sequence: Sequence, boot_id: [u64; 2]) -> bool {
     let segment = &candidate.segment;
     if segment.sequence() <= sequence || candidate.holds_copies() {
         return false;
@@ -263,7 +264,7 @@ fn is_unused(segment: &Segment<MmapMemory>) -> bool {
 fn take(
     collected: &mut Collected,
     seen: &mut BTreeMap<Sequence, ()>,
-    file: &SegmentFile,
+    file: &SegmentFileName,
     segment: Segment<MmapMemory>,
     (listed, flaw): (Option<SegmentId>, Option<Flaw>),
 ) {
@@ -273,14 +274,14 @@ fn take(
     }
     seen.insert(file.sequence, ());
     let limit = super::scan::end_of(&segment);
-    collected.candidates.push(Candidate::new(Arc::new(segment), limit, flaw));
+    collected.candidates.push(SegmentCandidate::new(Arc::new(segment), limit, flaw));
 }
 
 /// As [`open`]; a file that the process before could not bring to the device for certain is copied
 /// to a new one first. What somebody put there stays as it is.
 fn open_certain(
-    files: &Files,
-    file: &SegmentFile,
+    files: &SegmentFiles,
+    file: &SegmentFileName,
     known: Known,
     how: (Recovery, bool),
 ) -> Result<Opened, Error> {
@@ -304,8 +305,8 @@ fn open_certain(
 }
 
 fn open(
-    files: &Files,
-    file: &SegmentFile,
+    files: &SegmentFiles,
+    file: &SegmentFileName,
     known: Known,
     (mode, writable): (Recovery, bool),
 ) -> Result<Opened, Error> {
@@ -356,8 +357,8 @@ fn open(
 }
 
 fn attach(
-    files: &Files,
-    file: &SegmentFile,
+    files: &SegmentFiles,
+    file: &SegmentFileName,
     known: Known,
     memory: MmapMemory,
     (short, writable): (bool, bool),
@@ -399,7 +400,7 @@ fn attach(
 
 /// Whether a header that does not hold still says which store it is of, or which segment, as its
 /// file's name does.
-fn resembles(files: &Files, file: &SegmentFile, header: &[u8; IDENTITY_BYTES]) -> bool {
+fn resembles(files: &SegmentFiles, file: &SegmentFileName, header: &[u8; IDENTITY_BYTES]) -> bool {
     let salt = Salt(u64::from(file.half_salt));
     let id = SegmentId { sequence: file.sequence, salt, role: Role::Log };
     let called_for = files.identity(id).encode();

@@ -1,18 +1,18 @@
 //! Conditional puts that do not count because of a member of a batch that they have not seen [W9].
 
 use super::scan::counts;
-use super::{Candidate, FileEngine};
+use super::{DiskEngine, SegmentCandidate};
 use crate::engine::FoundRecord;
 use crate::format::slot::SlotState;
 
 /// Finds them. They are to be void, so that the highest LSN is the newest state again. Whether
 /// there are any: then the index has to be made without them.
-pub(super) fn find_outdone(engine: &FileEngine, candidates: &mut [Candidate]) -> bool {
+pub(super) fn find_outdone(engine: &DiskEngine, candidates: &mut [SegmentCandidate]) -> bool {
     let hashes = engine.unseen();
     if hashes.is_empty() {
         return false;
     }
-    let counting = |(number, candidate): (usize, &Candidate)| {
+    let counting = |(number, candidate): (usize, &SegmentCandidate)| {
         let mut found = Vec::new();
         for (slot, state) in candidate.segment.slots(candidate.limit) {
             let SlotState::Committed(kind, body) = state else { continue };

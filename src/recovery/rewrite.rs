@@ -14,8 +14,8 @@
 //!   above.
 
 use super::scan;
+use crate::disk::SegmentFiles;
 use crate::error::Error;
-use crate::files::Files;
 use crate::format::checksum::Salt;
 use crate::format::header::{DIRECTORY_AT, FLUSH_AT, FlushNote, Role, encode_flush};
 use crate::format::ids::SlotNumber;
@@ -30,7 +30,7 @@ const ALIGNMENT: usize = 4096;
 
 /// Whether the segment's file must be copied before anything in it is promised. For a segment of
 /// which nobody has a reference yet.
-pub(super) fn is_uncertain(files: &Files, segment: &Segment<MmapMemory>) -> bool {
+pub(super) fn is_uncertain(files: &SegmentFiles, segment: &Segment<MmapMemory>) -> bool {
     match segment.flush_note(files.boot_id()) {
         FlushNote::Ended => false,
         FlushNote::Failed => true,
@@ -46,8 +46,8 @@ pub(super) fn is_uncertain(files: &Files, segment: &Segment<MmapMemory>) -> bool
 
 /// Whether the device holds what the page cache shows of the header page, of the slots above the
 /// durable end, and of their frames. `false` also where it cannot be asked.
-fn is_on_device(files: &Files, segment: &Segment<MmapMemory>) -> bool {
-    let name = crate::fs::segment_name(segment.sequence(), segment.salt());
+fn is_on_device(files: &SegmentFiles, segment: &Segment<MmapMemory>) -> bool {
+    let name = crate::disk::fs::segment_name(segment.sequence(), segment.salt());
     let directory = files.directory();
     let (Ok(cached), Ok(direct)) = (directory.open_to_read(&name), directory.open_direct(&name))
     else {
@@ -91,7 +91,7 @@ fn is_equal(cached: &File, direct: &File, range: std::ops::Range<usize>) -> std:
 ///
 /// The copy says that a flush has failed: until this returns, the device may have the old file
 /// under the name, so an opening that finds the copy after a kill makes another one.
-pub(super) fn copy_file(files: &Files, name: &str, salt: Salt) -> Result<(), Error> {
+pub(super) fn copy_file(files: &SegmentFiles, name: &str, salt: Salt) -> Result<(), Error> {
     // An opening that was killed may have left an unfinished copy, and a process on a full disk
     // the room that it kept back.
     files.directory().remove_temporaries()?;
@@ -109,7 +109,7 @@ pub(super) fn copy_file(files: &Files, name: &str, salt: Salt) -> Result<(), Err
         for (n, page) in part.chunks(ALIGNMENT).enumerate() {
             if page.iter().any(|&byte| byte != 0) {
                 let at = (at + n * ALIGNMENT) as u64;
-                to.write_all_at(page, at).map_err(crate::fs::no_room)?;
+                to.write_all_at(page, at).map_err(crate::disk::fs::no_room)?;
             }
         }
     }
@@ -118,7 +118,7 @@ pub(super) fn copy_file(files: &Files, name: &str, salt: Salt) -> Result<(), Err
 
 /// Clears the note in a copy whose name is on the device, too. A closed segment for copies returns
 /// the space between its slots and its frames, as the old file had.
-pub(super) fn finish_copy(files: &Files, segment: &Segment<MmapMemory>) {
+pub(super) fn finish_copy(files: &SegmentFiles, segment: &Segment<MmapMemory>) {
     segment.note_flush(FlushNote::Ended, files.boot_id());
     if segment.role() == Role::Copies && segment.sealed().is_some() {
         let mut walk = segment.slots(scan::end_of(segment));

@@ -1,16 +1,16 @@
 //! What the recovery modes differ in: proving what a store is without its manifest, refusing any
 //! damage, and not letting an older version stand in for a damaged one.
 
-use super::{Candidate, FileEngine, scan, slots};
+use super::{DiskEngine, SegmentCandidate, scan, slots};
+use crate::disk::fs::{self, Directory, SegmentFileName};
 use crate::error::Error;
 use crate::format::header::{
     CURSOR_AT, DIRECTORY_AT, FORMAT_VERSION, HeaderError, IDENTITY_BYTES, Identity, SegmentId,
     StoreId,
 };
 use crate::format::ids::Sequence;
-use crate::format::manifest::{Manifest, Nature};
+use crate::format::manifest::{Manifest, ManifestMeta};
 use crate::format::slot::{Kind, SLOT_BYTES, SlotState};
-use crate::fs::{self, Directory, SegmentFile};
 use crate::options::{DIMENSION_MAX, Recovery, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::report::{Damage, RecoveryReport};
 use std::collections::BTreeMap;
@@ -80,7 +80,7 @@ pub fn prove(directory: &Directory, read: Result<Manifest, Error>) -> Result<Bas
 }
 
 /// Whether segments of this version are there, and none of another one.
-fn contradicts(starts: &[(SegmentFile, Start)], version: u32) -> bool {
+fn contradicts(starts: &[(SegmentFileName, Start)], version: u32) -> bool {
     let is_other = |start: &Start| matches!(start, Start::Version(found) if *found == version);
     starts.iter().any(|(_, start)| matches!(start, Start::Whole { .. }))
         && !starts.iter().any(|(_, start)| is_other(start))
@@ -96,7 +96,7 @@ pub(super) fn is_the_files(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::ACCESS | Errno::PERM | Errno::IO))
 }
 
-fn start_of(directory: &Directory, file: &SegmentFile) -> Result<Start, Error> {
+fn start_of(directory: &Directory, file: &SegmentFileName) -> Result<Start, Error> {
     let bytes = match directory.segment_start(&file.name, (DIRECTORY_AT + SLOT_BYTES) as u64) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(Start::Unreadable("it is not a regular file".to_owned())),
@@ -137,9 +137,9 @@ fn common(identity: &Identity) -> Common {
     (identity.store.0, identity.dimension, identity.segment_bytes)
 }
 
-fn agrees(manifest: &Manifest, starts: &[(SegmentFile, Start)]) -> bool {
+fn agrees(manifest: &Manifest, starts: &[(SegmentFileName, Start)]) -> bool {
     let own = (manifest.store.0, manifest.dimension, manifest.segment_bytes);
-    let names = |file: &SegmentFile| manifest.segments.iter().any(|id| file.is_of(*id));
+    let names = |file: &SegmentFileName| manifest.segments.iter().any(|id| file.is_of(*id));
     let mut others = false;
     for (file, start) in starts {
         match start {
@@ -153,7 +153,11 @@ fn agrees(manifest: &Manifest, starts: &[(SegmentFile, Start)]) -> bool {
     !others
 }
 
-fn rebuild(path: &Path, reason: &str, starts: &[(SegmentFile, Start)]) -> Result<Manifest, Error> {
+fn rebuild(
+    path: &Path,
+    reason: &str,
+    starts: &[(SegmentFileName, Start)],
+) -> Result<Manifest, Error> {
     let corrupt = |what: &str| Error::Corrupt {
         segment: path.to_owned(),
         offset: 0,
@@ -191,7 +195,7 @@ fn rebuild(path: &Path, reason: &str, starts: &[(SegmentFile, Start)]) -> Result
             segments.push((identity.id(), !used));
         }
     }
-    // Of two with one number the one that was used: the other was prepared in vain.
+    // Of two with one number the one that was used: the other was preallocated in vain.
     segments.sort_by_key(|&(id, blank)| (id.sequence, blank, id.salt.0));
     segments.dedup_by_key(|segment| segment.0.sequence);
     let next_sequence = segments.last().map_or(Sequence(1), |last| last.0.sequence.next());
@@ -203,13 +207,13 @@ fn rebuild(path: &Path, reason: &str, starts: &[(SegmentFile, Start)]) -> Result
         segments: segments.into_iter().map(|(id, _)| id).collect(),
         dropped: Vec::new(),
         // Which incarnations there were is not known; a random one is none of them.
-        nature: Nature::of_incarnation(u64::from_le_bytes(fs::random()?)),
+        meta: ManifestMeta::of_incarnation(u64::from_le_bytes(fs::random()?)),
     })
 }
 
 /// A file that may hold records of the store, and that a rebuilt manifest does not name. Whole
 /// segments of other stores are none.
-fn left_out(manifest: &Manifest, file: &SegmentFile, start: &Start) -> Option<Damage> {
+fn left_out(manifest: &Manifest, file: &SegmentFileName, start: &Start) -> Option<Damage> {
     let own = (manifest.store.0, manifest.dimension, manifest.segment_bytes);
     let reason = match start {
         Start::Whole { identity, used: true }
@@ -226,8 +230,8 @@ fn left_out(manifest: &Manifest, file: &SegmentFile, start: &Start) -> Option<Da
 
 /// Strict: the first damage found is the answer.
 pub(super) fn refuse_damage(
-    engine: &FileEngine,
-    candidates: &[Candidate],
+    engine: &DiskEngine,
+    candidates: &[SegmentCandidate],
     report: &RecoveryReport,
 ) -> Result<(), Error> {
     if let Some(Damage { segment, offset, reason, .. }) =
@@ -235,9 +239,9 @@ pub(super) fn refuse_damage(
     {
         return Err(Error::Corrupt { segment, offset, reason });
     }
-    let damaged = |candidate: &&Candidate| !candidate.segment.counts_hold();
+    let damaged = |candidate: &&SegmentCandidate| !candidate.segment.counts_hold();
     match candidates.iter().find(damaged) {
-        Some(Candidate { segment, .. }) => Err(Error::Corrupt {
+        Some(SegmentCandidate { segment, .. }) => Err(Error::Corrupt {
             segment: engine.log().source().path_of(segment.sequence(), segment.salt()),
             offset: crate::format::header::DURABLE_AT as u64,
             reason: "its durable end or its sealed count is damaged".to_owned(),
@@ -254,8 +258,8 @@ pub(super) fn refuse_damage(
 /// Tolerant: the same below the durable end of a segment that has a flaw. In others such a slot is
 /// trusted, and its record in the index.
 pub(super) fn shadow_damaged(
-    engine: &FileEngine,
-    candidates: &[Candidate],
+    engine: &DiskEngine,
+    candidates: &[SegmentCandidate],
     (mode, report): (Recovery, &RecoveryReport),
 ) -> Result<(), Error> {
     if report.corrupt == 0 {
@@ -284,7 +288,7 @@ pub(super) fn shadow_damaged(
 }
 
 /// Salvage cuts nothing after power loss, so what was never decided is voided wherever it lies.
-pub(super) fn void_torn(candidates: &[Candidate]) {
+pub(super) fn void_torn(candidates: &[SegmentCandidate]) {
     for candidate in candidates {
         slots::void_undecided(&candidate.segment, candidate.durable(), candidate.limit);
         if candidate.flaw.is_none() {

@@ -1,6 +1,7 @@
 //! Steps 2 and 3 of opening: which slots count, and bringing them into the index.
 
-use super::{Candidate, FileEngine};
+use super::{DiskEngine, SegmentCandidate};
+use crate::concurrency::sync::unmodelled::{AtomicU64, Ordering, thread};
 use crate::error::Error;
 use crate::format::header::{Role, UNKNOWN_BOOT};
 use crate::format::ids::{Lsn, Sequence, SlotNumber};
@@ -9,7 +10,6 @@ use crate::memory::{Memory, MmapMemory};
 use crate::options::Recovery;
 use crate::report::{Counted, Damage, RecoveryReport};
 use crate::segment::{Frame, Mark, Segment};
-use crate::sync::unmodelled::{AtomicU64, Ordering, thread};
 
 /// Blank slots in a row, beyond the cursor, after which a directory is believed to have ended.
 const BLANK_SLOTS: u32 = 4096;
@@ -41,7 +41,7 @@ pub(super) fn end_of<M: Memory>(segment: &Segment<M>) -> u32 {
 
 /// Step 2. Counts what a cut costs as torn.
 pub(super) fn limit(
-    candidates: &mut [Candidate],
+    candidates: &mut [SegmentCandidate],
     boot: [u64; 2],
     mode: Recovery,
     report: &mut RecoveryReport,
@@ -91,7 +91,7 @@ pub(super) fn limit(
 
 /// Whether something was not known to be durable, and nobody knows whether the system has booted
 /// since: now, or when it was written, the kernel did not tell the boot id.
-fn is_unknown(candidates: &[Candidate], boot: [u64; 2]) -> bool {
+fn is_unknown(candidates: &[SegmentCandidate], boot: [u64; 2]) -> bool {
     let log = || candidates.iter().filter(|c| c.flaw.is_none() && !c.holds_copies());
     let unknown = || log().any(|candidate| candidate.inherited.boot_id == UNKNOWN_BOOT);
     (boot == UNKNOWN_BOOT || unknown())
@@ -100,7 +100,7 @@ fn is_unknown(candidates: &[Candidate], boot: [u64; 2]) -> bool {
 
 /// Whether a record above a durable end was found unsound though the system has not booted since:
 /// the page cache was lost, and what is there came from the device. Then batches count only whole.
-pub(super) fn has_lost_its_cache(candidates: &mut [Candidate]) -> bool {
+pub(super) fn has_lost_its_cache(candidates: &mut [SegmentCandidate]) -> bool {
     if !candidates.iter().any(|candidate| candidate.walked.unsound && !candidate.each) {
         return false;
     }
@@ -113,7 +113,7 @@ pub(super) fn has_lost_its_cache(candidates: &mut [Candidate]) -> bool {
 
 /// Slots above the durable end that do not count where each record stands for itself: those of
 /// batches that are not whole, and with `singles` also single ones that do not hold.
-pub(super) fn unproven(candidate: &Candidate, singles: bool) -> Vec<u32> {
+pub(super) fn unproven(candidate: &SegmentCandidate, singles: bool) -> Vec<u32> {
     let segment = &*candidate.segment;
     let mut unproven = Vec::new();
     // Of the batch that the walk is in: where it begins, and how many of its slots are to come.
@@ -157,7 +157,7 @@ pub(super) fn unproven(candidate: &Candidate, singles: bool) -> Vec<u32> {
 /// Of each segment, whether power loss may have taken its end without a trace: it has no seal,
 /// though another one took over from it. If a younger one is known to have been flushed, it was
 /// wholly durable before that [D5] [D8], and its seal was lost or is damaged.
-fn open_ended(candidates: &[Candidate]) -> Vec<bool> {
+fn open_ended(candidates: &[SegmentCandidate]) -> Vec<bool> {
     let (mut younger, mut durable) = (false, false);
     let mut found: Vec<_> = candidates
         .iter()
@@ -168,7 +168,7 @@ fn open_ended(candidates: &[Candidate]) -> Vec<bool> {
             }
             let open_ended = !candidate.inherited.sealed && younger && !durable;
             younger |= candidate.limit > 0;
-            let begun = candidate.inherited.predecessor.is_some_and(|(_, settled)| settled);
+            let begun = candidate.inherited.predecessor.is_some_and(|(_, confirmed)| confirmed);
             durable |= candidate.inherited.durable_end > 0 || begun;
             open_ended
         })
@@ -178,7 +178,7 @@ fn open_ended(candidates: &[Candidate]) -> Vec<bool> {
 }
 
 /// Slots from the durable end on that hold: whole records and voids, without a gap.
-fn valid_prefix(candidate: &Candidate) -> u32 {
+fn valid_prefix(candidate: &SegmentCandidate) -> u32 {
     let segment = &*candidate.segment;
     let mut slots = segment.slots(candidate.limit);
     let mut valid = candidate.trusted;
@@ -268,7 +268,11 @@ fn check_once<M: Memory>(
 /// The sequence of the next segment: the one that is `known`, or, where no manifest has said what
 /// comes next, one above those of all copies that prove themselves. A segment for copies may be
 /// older than those that it took records from, and be all that is left.
-pub(super) fn next_sequence(candidates: &[Candidate], known: Sequence, rebuilt: bool) -> Sequence {
+pub(super) fn next_sequence(
+    candidates: &[SegmentCandidate],
+    known: Sequence,
+    rebuilt: bool,
+) -> Sequence {
     let mut next = known;
     for candidate in candidates.iter().filter(|candidate| rebuilt && candidate.holds_copies()) {
         let segment = &*candidate.segment;
@@ -308,8 +312,8 @@ const AT_ONCE: usize = 32;
 
 /// Step 3.
 pub(super) fn scan_all(
-    engine: &FileEngine,
-    candidates: &mut [Candidate],
+    engine: &DiskEngine,
+    candidates: &mut [SegmentCandidate],
     report: &mut RecoveryReport,
 ) -> Result<(), Error> {
     let next = AtomicU64::new(0);
@@ -352,12 +356,12 @@ pub(super) fn scan_all(
 }
 
 fn scan(
-    engine: &FileEngine,
-    candidate: &Candidate,
+    engine: &DiskEngine,
+    candidate: &SegmentCandidate,
     report: &mut RecoveryReport,
 ) -> Result<Walked, Error> {
     let segment = &*candidate.segment;
-    let decided = decided(candidate);
+    let decided_below = decided_below(candidate);
     let mut records = Vec::with_capacity(AT_ONCE);
     let (durable, mut live) = (candidate.durable(), 0);
     let mut walk = segment.slots(candidate.limit);
@@ -378,8 +382,8 @@ fn scan(
             SlotState::Batch(n, _) => n,
             _ => members.saturating_sub(1),
         };
-        match judge(engine, candidate, (slot, state), decided, report) {
-            Verdict::Counts(kind, body) => {
+        match judge(engine, candidate, (slot, state), decided_below, report) {
+            SlotVerdict::Counts(kind, body) => {
                 if body.expires {
                     // When is in the frame: compaction will look.
                     segment.note_expiry(0);
@@ -393,8 +397,8 @@ fn scan(
                     records.clear();
                 }
             }
-            Verdict::Nothing => {}
-            Verdict::Lost(at, reason) => {
+            SlotVerdict::Nothing => {}
+            SlotVerdict::Lost(at, reason) => {
                 walked.unsound |= slot.0 >= durable && !candidate.holds_copies();
                 report.corrupt += 1;
                 report.lose(damage_at(engine, segment, slot, (at, reason)));
@@ -409,7 +413,7 @@ fn scan(
 }
 
 /// What becomes of a slot.
-enum Verdict {
+enum SlotVerdict {
     /// It goes into the index.
     Counts(Kind, SlotBody),
     Nothing,
@@ -417,33 +421,33 @@ enum Verdict {
     Lost(usize, &'static str),
 }
 
-/// Slots below `decided` were decided once. Counts what is void and what is torn.
+/// Slots below `decided_below` were decided once. Counts what is void and what is torn.
 fn judge(
-    engine: &FileEngine,
-    candidate: &Candidate,
+    engine: &DiskEngine,
+    candidate: &SegmentCandidate,
     (slot, state): (SlotNumber, SlotState),
-    decided: u32,
+    decided_below: u32,
     report: &mut RecoveryReport,
-) -> Verdict {
+) -> SlotVerdict {
     let segment = &*candidate.segment;
     let unproven = || candidate.unproven.binary_search(&slot.0).is_ok();
     if unproven() || candidate.outdone.binary_search(&slot).is_ok() {
-        return Verdict::Nothing;
+        return SlotVerdict::Nothing;
     }
     // A copy that is not whole: what it was to be copied from still counts.
-    let unfinished = candidate.holds_copies() && slot.0 >= decided;
+    let unfinished = candidate.holds_copies() && slot.0 >= decided_below;
     let trusted = slot.0 < candidate.trusted;
     let at = segment.slot_offset(slot);
     match state {
         SlotState::Void => {
             report.void += 1;
-            return Verdict::Nothing;
+            return SlotVerdict::Nothing;
         }
         // See `finish_moves` for copies.
-        SlotState::Batch(..) | SlotState::Copy(..) => return Verdict::Nothing,
+        SlotState::Batch(..) | SlotState::Copy(..) => return SlotVerdict::Nothing,
         // It would win against whatever is written from now on.
         SlotState::Committed(_, body) if !engine.log().may_have_given(body.lsn) => {
-            return Verdict::Lost(body.offset.bytes(), "the slot's LSN was never given");
+            return SlotVerdict::Lost(body.offset.bytes(), "the slot's LSN was never given");
         }
         SlotState::Committed(kind, body) => {
             let checked = match trusted {
@@ -453,29 +457,29 @@ fn judge(
             match checked {
                 Ok(bytes) => {
                     report.scanned_bytes += bytes;
-                    return Verdict::Counts(kind, body);
+                    return SlotVerdict::Counts(kind, body);
                 }
                 Err(_) if unfinished => {}
-                Err(reason) => return Verdict::Lost(body.offset.bytes(), reason),
+                Err(reason) => return SlotVerdict::Lost(body.offset.bytes(), reason),
             }
         }
         SlotState::Invalid if unfinished => {}
         SlotState::Invalid | SlotState::Member(..) => {
-            return Verdict::Lost(at, "the slot's checksum does not match");
+            return SlotVerdict::Lost(at, "the slot's checksum does not match");
         }
         // Below the durable end every slot was decided once: its bytes were lost.
-        SlotState::Empty | SlotState::Pending(..) if slot.0 < decided => {
-            return Verdict::Lost(at, "the slot was lost");
+        SlotState::Empty | SlotState::Pending(..) if slot.0 < decided_below => {
+            return SlotVerdict::Lost(at, "the slot was lost");
         }
         SlotState::Empty | SlotState::Pending(..) => {}
     }
     report.torn += 1;
-    Verdict::Nothing
+    SlotVerdict::Nothing
 }
 
 /// A copy without force counts after all if its source says that the move was made: the process
 /// died between the two. After step 3, when every source is in the index.
-pub(super) fn finish_moves(engine: &FileEngine, candidate: &Candidate) -> Result<(), Error> {
+pub(super) fn finish_moves(engine: &DiskEngine, candidate: &SegmentCandidate) -> Result<(), Error> {
     let segment = &*candidate.segment;
     for (slot, state) in segment.slots(candidate.limit) {
         if let SlotState::Copy(kind, body) = state
@@ -490,23 +494,23 @@ pub(super) fn finish_moves(engine: &FileEngine, candidate: &Candidate) -> Result
 
 /// Whether a slot's record goes into the index.
 pub(super) fn counts(
-    engine: &FileEngine,
-    candidate: &Candidate,
+    engine: &DiskEngine,
+    candidate: &SegmentCandidate,
     slot: (SlotNumber, SlotState),
 ) -> bool {
     let verdict =
-        judge(engine, candidate, slot, decided(candidate), &mut RecoveryReport::default());
-    matches!(verdict, Verdict::Counts(..))
+        judge(engine, candidate, slot, decided_below(candidate), &mut RecoveryReport::default());
+    matches!(verdict, SlotVerdict::Counts(..))
 }
 
 /// Slots below this were decided once. The durable end is under a checksum of its own, so what is
 /// wrong with the rest of a header does not speak against it.
-fn decided(candidate: &Candidate) -> u32 {
+fn decided_below(candidate: &SegmentCandidate) -> u32 {
     candidate.trusted.max(candidate.inherited.durable_end.min(candidate.limit))
 }
 
 fn damage_at(
-    engine: &FileEngine,
+    engine: &DiskEngine,
     segment: &Segment<MmapMemory>,
     slot: SlotNumber,
     (at, reason): (usize, &str),
@@ -528,7 +532,11 @@ pub fn readable_id<M: Memory>(segment: &Segment<M>, slot: SlotNumber) -> Option<
 }
 
 /// Names the records that a cut after power loss has cost.
-pub(super) fn name_cut(engine: &FileEngine, candidates: &[Candidate], report: &mut RecoveryReport) {
+pub(super) fn name_cut(
+    engine: &DiskEngine,
+    candidates: &[SegmentCandidate],
+    report: &mut RecoveryReport,
+) {
     for candidate in candidates {
         // By a walk: only that can tell what a member of a batch is.
         let end = candidate.unproven.last().map_or(0, |last| last + 1);
@@ -556,7 +564,7 @@ pub(super) fn name_cut(engine: &FileEngine, candidates: &[Candidate], report: &m
 }
 
 /// Whether the cursor agrees with the directory, so that the segment may take more records.
-pub(super) fn cursor_is_sound(candidate: &Candidate) -> bool {
+pub(super) fn cursor_is_sound(candidate: &SegmentCandidate) -> bool {
     let taken = candidate.segment.taken();
     let bytes = candidate.segment.geometry().segment_bytes as u64;
     let frames = bytes - candidate.walked.end.floor.bytes() as u64;

@@ -1,14 +1,14 @@
 //! Step 4 of opening for slots: those that nobody will decide about any more are void for good.
 
-use super::Candidate;
+use super::SegmentCandidate;
 use super::scan::check;
-use crate::catalog::FileEngine;
+use crate::disk::DiskEngine;
 use crate::format::slot::SlotState;
 use crate::memory::Memory;
 use crate::segment::Segment;
 
 /// Step 4's part for copies: those that count are put in force, all others are void for good.
-pub(super) fn decide_copies(engine: &FileEngine, candidate: &Candidate) {
+pub(super) fn decide_copies(engine: &DiskEngine, candidate: &SegmentCandidate) {
     let guard = engine.epoch().pin();
     let segment = &*candidate.segment;
     let trusted = candidate.inherited.durable_end;

@@ -2,18 +2,18 @@
 //! copied from says so.
 
 use super::Segment;
-use super::writer::{Record, Reservation, Voided};
+use super::writer::{Reservation, Voided, WriteRequest};
+use crate::concurrency::sync::Ordering;
 use crate::format::ids::{Lsn, SlotNumber, Units};
 use crate::format::slot::{self, SlotState};
 use crate::memory::Memory;
-use crate::sync::Ordering;
 
 impl<M: Memory> Reservation<'_, M> {
     /// Fills the frame with a record that keeps an earlier LSN, and what it has seen, and leaves
     /// its slot a copy without force. Where it lies.
     pub fn copy(
         mut self,
-        record: &Record<'_>,
+        record: &WriteRequest<'_>,
         lsn: Lsn,
         seen: Option<Lsn>,
     ) -> Result<(SlotNumber, Units), Voided> {

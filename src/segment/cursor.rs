@@ -1,8 +1,8 @@
 //! The cursor: one word that hands out slots and frame space together. DESIGN.md 3.2, (C1) to (C4).
 
+use crate::concurrency::sync::{AtomicU64, Ordering};
 use crate::format::ids::{SlotNumber, UNIT_BYTES, Units};
 use crate::format::slot::SLOT_BYTES;
-use crate::sync::{AtomicU64, Ordering};
 
 const UNITS_BITS: u32 = 40;
 const UNITS_MASK: u64 = (1 << UNITS_BITS) - 1;

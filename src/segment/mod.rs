@@ -9,40 +9,40 @@
 //! | slot words 1-3, frame | the owner of the reservation | before word 0 leaves EMPTY |
 //! | slot word 0 | owner, whoever meets it pending, whoever voids it | by compare-exchange |
 //! | frame | anyone | read only, after an Acquire load saw its slot or index entry |
-//! | control words of the header page | `life.rs` alone | see there |
+//! | control words of the header page | `life/mod.rs` alone | see there |
 
-mod ahead;
 mod copy;
 pub mod cursor;
-mod directory;
 mod expiry;
+mod forwarding;
 mod life;
-mod lines;
-mod moved;
+mod line_buffer;
+mod read_ahead;
 mod reader;
 mod replica;
 mod seen;
 mod shared;
+mod slots;
 mod writer;
 
-pub use ahead::Ahead;
-pub use directory::{Mark, Slots};
-pub use expiry::Look;
+pub use expiry::ExpiryScan;
+pub use forwarding::{ForwardingTable, TagTooLarge};
 pub use life::{Inherited, Reclaiming};
-pub use moved::{Moves, TagTooLarge};
-pub use reader::{Frame, FrameDamage, Put};
+pub use read_ahead::ReadAhead;
+pub use reader::{Frame, FrameDamage, ScannedPut};
 pub use shared::SharedFrame;
-pub use writer::{BatchReservation, Claim, Pending, Record, Reservation, Voided};
+pub use slots::{Mark, SlotIter};
+pub use writer::{BatchReservation, Claim, Pending, Reservation, Voided, WriteRequest};
 
+use crate::concurrency::sync::unmodelled::{AtomicBool, OnceLock, Ordering as PlainOrdering};
+use crate::concurrency::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::format::checksum::Salt;
-use crate::format::frame::{FrameLayout, Writing};
+use crate::format::frame::{FrameLayout, WriteMode};
 use crate::format::header::{IDENTITY_BYTES, Identity, Role, SegmentId};
 use crate::format::ids::{Address, AddressLayout, Sequence, TableIndex, UNIT_BYTES, Units};
 use crate::memory::Memory;
-use crate::sync::unmodelled::{AtomicBool, OnceLock, Ordering as PlainOrdering};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use cursor::{Capacity, Taken};
-use expiry::Expiry;
+use expiry::ExpiryState;
 use life::Life;
 
 /// Sizes that every segment of a store shares.
@@ -70,7 +70,7 @@ impl Geometry {
     /// far apart that no two of them share a bit. (Found by the offset, which the index gives,
     /// rather than by the slot number, which would have to be read from the unchecked header.)
     fn verified_shift(self) -> u32 {
-        let smallest_put = FrameLayout::new(1, self.dimension, 0, Writing::Blind, false).bytes();
+        let smallest_put = FrameLayout::new(1, self.dimension, 0, WriteMode::Blind, false).bytes();
         (smallest_put / UNIT_BYTES as u64).max(1).ilog2()
     }
 
@@ -111,17 +111,17 @@ pub struct Segment<M> {
     verified: Box<[AtomicU64]>,
     verified_shift: u32,
     life: Life,
-    moves: OnceLock<Moves<M>>,
-    counts: Counts,
+    forwarding: OnceLock<ForwardingTable<M>>,
+    counts: CompactionCounts,
 }
 
 /// What compaction counts, on lines of its own: readers never miss because of it.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Counts {
+struct CompactionCounts {
     /// Bytes of tombstones that compaction has found to be needed.
     needed: AtomicU64,
-    expiry: Expiry,
+    expiry: ExpiryState,
 }
 
 impl<M: Memory> Segment<M> {
@@ -163,8 +163,8 @@ impl<M: Memory> Segment<M> {
             verified_shift,
             life: Life::new(geometry.segment_bytes),
             verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
-            moves: OnceLock::new(),
-            counts: Counts { needed: AtomicU64::new(0), expiry: Expiry::default() },
+            forwarding: OnceLock::new(),
+            counts: CompactionCounts { needed: AtomicU64::new(0), expiry: ExpiryState::default() },
         }
     }
 

@@ -1,18 +1,18 @@
 //! Copying what a segment holds into another one with the same salt: for backups.
 #![expect(unsafe_code, reason = "writes payload by the rules of `Memory`")]
 
-use super::{Ahead, Mark, Segment};
+use super::{Mark, ReadAhead, Segment};
+use crate::concurrency::sync::Ordering;
 use crate::format::frame::TAG_BYTES;
 use crate::format::ids::SlotNumber;
 use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::memory::Memory;
-use crate::sync::Ordering;
 
 impl<M: Memory> Segment<M> {
     /// Copies the slots below a mark, all of which are decided, and their frames, to a new segment
     /// of the same geometry and salt that nobody else has yet; seals that one there.
     pub fn replicate<N: Memory>(&self, to: &Segment<N>, mark: Mark) {
-        let mut ahead = Ahead::new();
+        let mut ahead = ReadAhead::new();
         for (slot, _) in self.slots(mark.slot) {
             let state = self.slot(slot);
             for n in 0..4 {
@@ -70,11 +70,11 @@ impl<M: Memory> Segment<M> {
 mod tests {
     use super::*;
     use crate::format::checksum::Salt;
-    use crate::format::frame::{FORWARD, Writing};
+    use crate::format::frame::{FORWARD, WriteMode};
     use crate::format::header::{Features, HEADER_END, Identity, Role, StoreId};
     use crate::format::ids::{Lsn, Sequence, TableIndex, Units};
     use crate::memory::HeapMemory;
-    use crate::segment::{Moves, Record};
+    use crate::segment::{ForwardingTable, WriteRequest};
     use std::sync::Arc;
 
     const BYTES: usize = 1 << 12;
@@ -114,10 +114,10 @@ mod tests {
         assert_eq!(to.tag(&to.committed_frame(SlotNumber(0)).unwrap()), 5);
     }
 
-    fn record(id: &[u8; 4]) -> Record<'_> {
-        Record {
+    fn record(id: &[u8; 4]) -> WriteRequest<'_> {
+        WriteRequest {
             kind: Kind::Put,
-            writing: Writing::Blind,
+            writing: WriteMode::Blind,
             id,
             key_hash: 7,
             embedding: &[0; 4],
@@ -149,9 +149,9 @@ mod tests {
         assert!(segment.decide_copy(slot, true));
         let frame = segment.committed_frame(slot).unwrap();
         assert_eq!(segment.update_tag(&frame, |_| 77), Ok(77));
-        let mut moves = Moves::default();
-        moves.add(from, &output, at);
-        segment.set_moves(moves);
+        let mut forwarding = ForwardingTable::default();
+        forwarding.add(from, &output, at);
+        segment.set_forwarding(forwarding);
         segment.forward(from, &output, at);
         drop(output);
         segment.replicate(&to, segment.end_mark());

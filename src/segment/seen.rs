@@ -7,11 +7,11 @@
 //! and under a checksum of its own, because that is known only after the frame's was made.
 
 use super::{Frame, Segment};
+use crate::concurrency::sync::Ordering;
 use crate::format::checksum::Salted;
 use crate::format::frame::FrameLayout;
 use crate::format::ids::{Lsn, SlotNumber, Units};
 use crate::memory::Memory;
-use crate::sync::Ordering;
 
 impl<M: Memory> Segment<M> {
     /// Notes what the conditional put of this slot, slot and frame, has seen; of other records
@@ -50,21 +50,30 @@ impl<M: Memory> Segment<M> {
 #[cfg(all(test, not(stratalog_loom)))]
 mod tests {
     use super::*;
-    use crate::format::frame::Writing;
+    use crate::format::frame::WriteMode;
     use crate::format::slot::{Kind, SlotState};
     use crate::log::tests::segment;
-    use crate::segment::Record;
+    use crate::segment::WriteRequest;
 
-    fn record(writing: Writing) -> Record<'static> {
+    fn record(writing: WriteMode) -> WriteRequest<'static> {
         let (kind, embedding, content) = (Kind::Put, &[0; 4], b"x");
         let (key_hash, created_ns, expires_ns) = (7, 1, 0);
-        Record { kind, writing, id: b"id", key_hash, embedding, content, created_ns, expires_ns }
+        WriteRequest {
+            kind,
+            writing,
+            id: b"id",
+            key_hash,
+            embedding,
+            content,
+            created_ns,
+            expires_ns,
+        }
     }
 
     #[test]
     fn a_copy_says_what_its_source_has_seen() {
         let (source, output, backup) = (segment(1), segment(2), segment(2));
-        let record = record(Writing::Conditional);
+        let record = record(WriteMode::Conditional);
         let reserve = |segment: &Segment<_>| segment.reserve(record.layout().bytes()).is_some();
         assert!(reserve(&output), "the copy lies in another slot");
         let bytes = record.layout().bytes();
@@ -90,11 +99,11 @@ mod tests {
     #[test]
     fn only_a_conditional_put_says_anything_and_damage_is_noticed() {
         let segment = segment(1);
-        let blind = record(Writing::Blind);
+        let blind = record(WriteMode::Blind);
         let (reservation, _) = segment.reserve(blind.layout().bytes()).unwrap();
         assert!(reservation.commit(&blind).is_ok());
         assert_eq!(segment.seen(&segment.committed_frame(SlotNumber(0)).unwrap()), None);
-        let record = record(Writing::Conditional);
+        let record = record(WriteMode::Conditional);
         let (reservation, _) = segment.reserve(record.layout().bytes()).unwrap();
         let mut pending = reservation.pend(&record).unwrap();
         pending.set_seen(Lsn::ZERO);

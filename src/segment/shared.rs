@@ -2,9 +2,9 @@
 #![expect(unsafe_code, reason = "reads payload by the rules of `Memory`")]
 
 use super::{Frame, Segment};
+use crate::concurrency::sync::unmodelled::Arc;
 use crate::format::ids::Units;
 use crate::memory::Memory;
-use crate::sync::unmodelled::Arc;
 
 /// A frame and its segment.
 #[derive(Debug)]

@@ -1,15 +1,15 @@
 //! Copying a store while it is written to.
 
 use super::Store;
+use crate::concurrency::sync::unmodelled::Arc;
+use crate::disk::fs;
 use crate::error::Error;
 use crate::format::header::Role;
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::slot::SlotState;
-use crate::fs;
 use crate::memory::MmapMemory;
 use crate::recovery::check;
 use crate::segment::{Mark, Segment};
-use crate::sync::unmodelled::Arc;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -41,11 +41,11 @@ impl Store {
             return Err(Error::ReadOnly);
         }
         self.owner.check()?;
-        let catalog = &self.duties.catalog;
+        let live_manifest = &self.core.live_manifest;
         let gave_way = self.find_what_gave_way();
         // Two victims of one group may need each other: one removed what the other holds.
-        let moment = catalog.while_none_leaves(|| {
-            self.duties.durability.sync_and_look(self.engine(), || self.moment())
+        let moment = live_manifest.while_none_leaves(|| {
+            self.core.flusher.sync_and_then(self.engine(), || self.moment())
         })?;
         let unfinished = fs::begin_directory(dir)?;
         let copied = self.copy_into(unfinished.directory(), &moment, &gave_way);

@@ -1,22 +1,22 @@
 //! Opening and creating a store.
 
 use super::Store;
-use crate::compaction::Totals;
+use crate::background::PageCachePolicy;
+use crate::background::compaction::CompactionTotals;
+use crate::background::throttle::Throttle;
+use crate::background::{BackgroundThreads, StoreCore};
+use crate::concurrency::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Mutex};
+use crate::disk::SegmentFiles;
+use crate::disk::fs::{self, Directory, StoreState};
 use crate::error::Error;
-use crate::files::Files;
 use crate::format::header::{FORMAT_VERSION, HeaderError};
 use crate::format::ids::Sequence;
-use crate::format::manifest::{Manifest, Nature};
-use crate::fs::{self, Directory, Place};
-use crate::maintenance::{Duties, Maintenance};
+use crate::format::manifest::{Manifest, ManifestMeta};
 use crate::options::{
     Compaction, DIMENSION_MAX, Durability, Options, Recovery, SEGMENT_BYTES_DEFAULT,
     SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
 };
-use crate::pacing::Pacer;
 use crate::recovery::{self, Basis, Recovered};
-use crate::residency::Residency;
-use crate::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Mutex};
 use rustix::io::Errno;
 use std::io;
 use std::path::Path;
@@ -54,13 +54,15 @@ impl Options {
             lock.iter_mut().for_each(fs::DirectoryLock::name_holder);
         }
         // Under the lock: another process may have created the store since the first look.
-        match directory.place()? {
-            Place::Store => {}
-            Place::Blank if may_create => self.create_manifest(&directory)?,
-            Place::Headless if salvage => {}
-            Place::Headless => return Err(manifest_error(path, "it is missing")),
-            Place::Missing | Place::Blank => return Err(Error::NotFound(path.to_owned())),
-            Place::Foreign => return Err(Error::NotAStore(path.to_owned())),
+        match directory.state()? {
+            StoreState::Store => {}
+            StoreState::Blank if may_create => self.create_manifest(&directory)?,
+            StoreState::Headless if salvage => {}
+            StoreState::Headless => return Err(manifest_error(path, "it is missing")),
+            StoreState::Missing | StoreState::Blank => {
+                return Err(Error::NotFound(path.to_owned()));
+            }
+            StoreState::Foreign => return Err(Error::NotAStore(path.to_owned())),
         }
         let (manifest, recovered) = self.recover(&directory)?;
         if !self.read_only && manifest.segments.is_empty() {
@@ -79,23 +81,23 @@ impl Options {
     fn find_or_create(&self, path: &Path, may_create: bool) -> Result<Directory, Error> {
         let (place, directory) = fs::find(path).map_err(|error| at(path, error))?;
         match (place, directory) {
-            (Place::Missing, _) | (Place::Blank, _) if !may_create => {
+            (StoreState::Missing, _) | (StoreState::Blank, _) if !may_create => {
                 Err(Error::NotFound(path.to_owned()))
             }
-            (Place::Missing, _) => {
+            (StoreState::Missing, _) => {
                 self.dimension_to_create()?;
                 fs::create_directory(path)?;
                 Directory::open(path).map_err(|error| at(path, error))
             }
-            (Place::Foreign, _) | (_, None) => Err(Error::NotAStore(path.to_owned())),
-            (Place::Blank, Some(directory)) => {
+            (StoreState::Foreign, _) | (_, None) => Err(Error::NotAStore(path.to_owned())),
+            (StoreState::Blank, Some(directory)) => {
                 self.dimension_to_create()?;
                 Ok(directory)
             }
-            (Place::Headless, _) if self.recovery != Recovery::Salvage => {
+            (StoreState::Headless, _) if self.recovery != Recovery::Salvage => {
                 Err(manifest_error(path, "it is missing"))
             }
-            (Place::Store | Place::Headless, Some(directory)) => {
+            (StoreState::Store | StoreState::Headless, Some(directory)) => {
                 // Before anything is changed: `MANIFEST` is a common name.
                 self.basis(&directory)?;
                 Ok(directory)
@@ -110,29 +112,31 @@ impl Options {
         hash_seed: u64,
         lock: Option<fs::DirectoryLock>,
     ) -> Result<Store, Error> {
-        let duties = Arc::new(Duties {
+        let core = Arc::new(StoreCore {
             engine: recovered.engine,
-            durability: Arc::new(recovered.durability),
-            catalog: recovered.catalog,
+            flusher: Arc::new(recovered.flusher),
+            live_manifest: recovered.live_manifest,
             synced: self.durability == Durability::Synced,
             compaction_rate: self.compaction_rate,
             compacting: Mutex::default(),
-            asking: AtomicU64::new(0),
-            compacted: Totals::default(),
+            manual_requests: AtomicU64::new(0),
+            compacted: CompactionTotals::default(),
             failed: AtomicBool::new(false),
             flushes_full: self.flush_interval.is_some() && self.compaction == Compaction::Auto,
-            pacer: Pacer::new(self.space_target.filter(|_| self.compaction == Compaction::Auto)),
+            throttle: Throttle::new(
+                self.space_target.filter(|_| self.compaction == Compaction::Auto),
+            ),
         });
-        let maintenance = if self.read_only {
-            Residency::new().look(&duties.engine, &duties.engine.epoch().pin());
+        let background = if self.read_only {
+            PageCachePolicy::new().update(&core.engine, &core.engine.epoch().pin());
             None
         } else {
             let how = (self.flush_interval, self.compaction);
-            Some(Maintenance::start(&duties, recovered.leftovers, how)?)
+            Some(BackgroundThreads::start(&core, recovered.leftovers, how)?)
         };
         Ok(Store {
-            maintenance,
-            duties,
+            background,
+            core,
             time_to_live: self.time_to_live,
             verify: self.verify,
             read_only: self.read_only,
@@ -152,7 +156,7 @@ impl Options {
         for _ in 0..TRIES_MAX {
             let basis = self.basis(directory)?;
             self.check_against(&basis.manifest)?;
-            let files = Files::new(directory, &basis.manifest)?;
+            let files = SegmentFiles::new(directory, &basis.manifest)?;
             let again = || beside_a_writer.then(|| read_manifest(directory)).transpose();
             let mode = (self.recovery, !self.read_only);
             if let Some(recovered) = recovery::recover(files, &basis, mode, again)? {
@@ -175,7 +179,7 @@ impl Options {
     /// this program may open it.
     fn basis(&self, directory: &Directory) -> Result<Basis, Error> {
         let basis = self.any_basis(directory)?;
-        match basis.manifest.nature.features.forbidding(!self.read_only) {
+        match basis.manifest.meta.features.forbidding(!self.read_only) {
             0 => Ok(basis),
             bits => Err(Error::UnsupportedFeatures { bits }),
         }
@@ -213,7 +217,7 @@ impl Options {
             next_sequence: Sequence(1),
             segments: Vec::new(),
             dropped: Vec::new(),
-            nature: Nature::default(),
+            meta: ManifestMeta::default(),
         };
         directory.replace_manifest(&manifest.encode())
     }
@@ -284,12 +288,26 @@ fn read_manifest(directory: &Directory) -> Result<Manifest, Error> {
     if sound { Ok(manifest) } else { Err(manifest_error(path, "a field is out of its range")) }
 }
 
+/// What the `LOCK` file of a store says about the process that holds it, or held it last: for a
+/// message to a person after [`Error::Locked`].
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let store = stratalog::Options::new().dimension(1).open(dir.path().join("s")).unwrap();
+/// let holder = stratalog::lock_holder(store.path()).unwrap();
+/// assert!(holder.contains(&std::process::id().to_string()));
+/// ```
+#[must_use]
+pub fn lock_holder(store: impl AsRef<Path>) -> Option<String> {
+    fs::lock_holder(store.as_ref())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::concurrency::sync::unmodelled::Ordering;
     use crate::format::checksum::Salt;
     use crate::format::header::{Role, SegmentId, StoreId};
-    use crate::sync::unmodelled::Ordering;
 
     /// A manifest is written over the file of the one before the last, which may be being read.
     #[test]
@@ -305,7 +323,7 @@ mod tests {
                 .map(|n| SegmentId { sequence: Sequence(n), salt: Salt(salt), role: Role::Log })
                 .collect(),
             dropped: Vec::new(),
-            nature: Nature::default(),
+            meta: ManifestMeta::default(),
         };
         directory.replace_manifest(&manifest(0).encode()).unwrap();
         let stop = AtomicBool::new(false);

@@ -1,13 +1,13 @@
 //! Reading under a pin.
 
+use super::record::{Record, SharedRecord};
 use super::{Store, is_id};
+use crate::concurrency::epoch::Guard;
 use crate::engine::{Damaged, Located};
-use crate::epoch::Guard;
 use crate::error::Error;
 use crate::index::{Entry, KeyHash, Walk};
 use crate::memory::MmapMemory;
 use crate::options::Verify;
-use crate::record::{Record, SharedRecord};
 use crate::segment::{Frame, Segment, SharedFrame};
 
 /// So many look-ups overlap.
@@ -95,33 +95,33 @@ impl<'s> Pinned<'s> {
     /// All of a get in one function of its own.
     #[inline(never)]
     fn record(&self, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
-        if is_id(id) { self.look(self.store.hash(id), id) } else { Ok(None) }
+        if is_id(id) { self.lookup(self.store.hash(id), id) } else { Ok(None) }
     }
 
     /// The same, with the id's hash.
     #[inline(never)]
     fn record_by(&self, hash: KeyHash, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
-        if is_id(id) { self.look(hash, id) } else { Ok(None) }
+        if is_id(id) { self.lookup(hash, id) } else { Ok(None) }
     }
 
     #[inline(always)]
-    fn look(&self, hash: KeyHash, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
+    fn lookup(&self, hash: KeyHash, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
         let (engine, guard) = (self.store.engine(), &self.guard);
-        engine.look(
+        engine.lookup(
             guard,
             hash,
             id,
             |at| match self.is_to_be_checked(at.segment, &at.frame) {
-                true => self.look_closely(hash, id),
+                true => self.lookup_slowly(hash, id),
                 false => Ok(Some(Record::new(at.segment, at.frame))),
             },
-            || if self.checks_all() { self.look_closely(hash, id) } else { Ok(None) },
-            || self.look_closely(hash, id),
+            || if self.checks_all() { self.lookup_slowly(hash, id) } else { Ok(None) },
+            || self.lookup_slowly(hash, id),
         )
     }
 
     #[cold]
-    fn look_closely(&self, hash: KeyHash, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
+    fn lookup_slowly(&self, hash: KeyHash, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
         Ok(self.checked_by(hash, id)?.map(|at| Record::new(at.segment, at.frame)))
     }
 

@@ -17,14 +17,14 @@
 //! A moved record has the same LSN in both places; the one that the index points at is handed out.
 
 use super::Pinned;
+use super::record::Record;
 use crate::engine::{Damaged, Located};
 use crate::error::Error;
 use crate::format::slot::SlotBody;
 use crate::index::KeyHash;
 use crate::memory::MmapMemory;
-use crate::record::Record;
 use crate::search::{Metric, Query, Rank, Top};
-use crate::segment::{Frame, FrameDamage, Put, Segment};
+use crate::segment::{Frame, FrameDamage, ScannedPut, Segment};
 
 /// So many frames' headers are read before the first of their embeddings is: none waits for
 /// another then. The embeddings follow from the last to the first, which is the order in which
@@ -120,11 +120,11 @@ impl Pinned<'_> {
                 }
                 for put in block.drain(..).rev() {
                     match put {
-                        Put::Whole(body, frame) => {
+                        ScannedPut::Whole(body, frame) => {
                             self.consider(segment, body, frame, query, top)?
                         }
-                        Put::Broken(body, damage) => self.refuse(segment, body, damage)?,
-                        Put::Lost => whole = false,
+                        ScannedPut::Broken(body, damage) => self.refuse(segment, body, damage)?,
+                        ScannedPut::Lost => whole = false,
                     }
                 }
             }

@@ -7,7 +7,7 @@ use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::memory::MmapMemory;
 use crate::recovery::{check, readable_id};
 use crate::report::{Damage, VerifyReport};
-use crate::segment::{Ahead, Frame, Segment};
+use crate::segment::{Frame, ReadAhead, Segment};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ enum Depth {
 }
 
 /// A check under way.
-struct Walk<'s, P> {
+struct VerifyRun<'s, P> {
     store: &'s Store,
     depth: Depth,
     report: VerifyReport,
@@ -92,7 +92,7 @@ impl Store {
         let report = VerifyReport { damaged: self.damage.clone(), ..VerifyReport::default() };
         // A writer may have committed what it has not published yet.
         let depth = if depth == Depth::Answers && !self.read_only { Depth::Frames } else { depth };
-        let mut walk = Walk {
+        let mut walk = VerifyRun {
             store: self,
             depth,
             report,
@@ -110,7 +110,7 @@ impl Store {
 /// Slots between two calls of `progress`.
 const STEP: u64 = 1024;
 
-impl<P: FnMut(u64, u64)> Walk<'_, P> {
+impl<P: FnMut(u64, u64)> VerifyRun<'_, P> {
     fn run(&mut self) {
         let live = self.store.engine().live();
         self.total = self.each_segment(|_, segment, _| u64::from(segment.slots_end()));
@@ -157,7 +157,7 @@ impl<P: FnMut(u64, u64)> Walk<'_, P> {
 
     fn segment(&mut self, segment: &Segment<MmapMemory>, path: PathBuf) {
         let durable = segment.flushed().slot;
-        let mut ahead = Ahead::new();
+        let mut ahead = ReadAhead::new();
         for (slot, state) in segment.slots(segment.slots_end()) {
             self.done += 1;
             if self.done.is_multiple_of(STEP) {

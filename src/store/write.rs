@@ -1,25 +1,25 @@
 //! Writing: the checks before anything is touched, and what a write waits for.
 
+use super::batch::Batch;
+use super::finite;
+use super::new_record::NewRecord;
 use super::{Store, check_id};
-use crate::batch::Batch;
+use crate::background::throttle;
 use crate::clock::now_ns;
-use crate::compaction;
 use crate::engine::Refused;
 use crate::error::Error;
-use crate::finite;
-use crate::format::frame::Writing;
+use crate::format::frame::WriteMode;
 use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
-use crate::new_record::NewRecord;
 use crate::options::Condition;
-use crate::segment::{Record, TagTooLarge};
+use crate::segment::{TagTooLarge, WriteRequest};
 
 impl Store {
     /// Stores a version of an id: inserts or overwrites. The embedding has as many finite values
     /// as the store's dimension; id and content are any bytes. When this returns, every later read
     /// sees it, and it survives the death of the process; power loss may take it until the next
     /// [`sync`](Store::sync). Costs one copy into the log; no system call but when a segment is
-    /// full (64 MiB unless chosen otherwise) and none is prepared.
+    /// full (64 MiB unless chosen otherwise) and none is preallocated.
     ///
     /// # Errors
     ///
@@ -43,9 +43,9 @@ impl Store {
     /// As [`put`](Store::put).
     #[inline]
     pub fn put_record(&self, record: NewRecord<'_>) -> Result<Lsn, Error> {
-        let record = self.checked_put(record, Writing::Blind)?;
+        let record = self.checked_put(record, WriteMode::Blind)?;
         let lsn = self.engine().put(&record)?;
-        self.finish_write(lsn, record.layout().bytes())
+        self.sync_or_throttle(lsn, record.layout().bytes())
     }
 
     /// Stores a version of an id if a condition holds; otherwise nothing is changed. Of concurrent
@@ -82,7 +82,7 @@ impl Store {
     ///
     /// As [`put_if`](Store::put_if).
     pub fn put_record_if(&self, record: NewRecord<'_>, c: Condition) -> Result<Lsn, Error> {
-        let record = self.checked_put(record, Writing::Conditional)?;
+        let record = self.checked_put(record, WriteMode::Conditional)?;
         let engine = self.engine();
         let written = engine.write_if(&record, |guard, current| match (c, current) {
             (Condition::Absent, current) => current.is_none(),
@@ -91,7 +91,7 @@ impl Store {
             (Condition::Lsn(lsn), Some(entry)) => engine.lsn_of(guard, entry) == lsn,
         })?;
         match written {
-            Ok(lsn) => self.finish_write(lsn, record.layout().bytes()),
+            Ok(lsn) => self.sync_or_throttle(lsn, record.layout().bytes()),
             Err(Refused(current)) => Err(Error::ConditionFailed { current }),
         }
     }
@@ -105,9 +105,9 @@ impl Store {
         let id = id.as_ref();
         self.check_writable()?;
         check_id(id)?;
-        let removed = self.engine().remove(&Record {
+        let removed = self.engine().remove(&WriteRequest {
             kind: Kind::Tombstone,
-            writing: Writing::Conditional,
+            writing: WriteMode::Conditional,
             id,
             key_hash: self.hash(id).0,
             embedding: &[],
@@ -117,7 +117,7 @@ impl Store {
         })?;
         match removed {
             // It frees room, so it is not delayed.
-            Ok(lsn) => self.finish_write(lsn, 0).map(|_| true),
+            Ok(lsn) => self.sync_or_throttle(lsn, 0).map(|_| true),
             Err(Refused(_)) => Ok(false),
         }
     }
@@ -177,9 +177,9 @@ impl Store {
             if kind == Kind::Put {
                 self.check_embedding(operation.embedding)?;
             }
-            let record = Record {
+            let record = WriteRequest {
                 kind,
-                writing: Writing::Blind,
+                writing: WriteMode::Blind,
                 id: operation.id,
                 key_hash: self.hash(operation.id).0,
                 embedding: bytemuck::cast_slice(operation.embedding),
@@ -196,21 +196,21 @@ impl Store {
         }
         let lsn = self.engine().write_batch(&mut records)?;
         let puts = records.iter().filter(|record| record.kind == Kind::Put);
-        self.finish_write(lsn, puts.map(|record| record.layout().bytes()).sum())
+        self.sync_or_throttle(lsn, puts.map(|record| record.layout().bytes()).sum())
     }
 
     /// All that can be wrong with a put, before anything is touched.
     fn checked_put<'a>(
         &self,
         record: NewRecord<'a>,
-        writing: Writing,
-    ) -> Result<Record<'a>, Error> {
+        writing: WriteMode,
+    ) -> Result<WriteRequest<'a>, Error> {
         let NewRecord { id, embedding, content, expiry, created_ns } = record;
         let created_ns = created_ns.unwrap_or_else(now_ns);
         self.check_writable()?;
         check_id(id)?;
         self.check_embedding(embedding)?;
-        let record = Record {
+        let record = WriteRequest {
             kind: Kind::Put,
             writing,
             id,
@@ -224,7 +224,7 @@ impl Store {
         Ok(record)
     }
 
-    fn check_size(&self, record: &Record<'_>) -> Result<(), Error> {
+    fn check_size(&self, record: &WriteRequest<'_>) -> Result<(), Error> {
         let max = self.engine().log().geometry().frame_bytes_max();
         let len = record.layout().bytes();
         if len > max { Err(Error::RecordTooLarge { len, max }) } else { Ok(()) }
@@ -232,11 +232,11 @@ impl Store {
 
     /// Waits if the store promises that a write that returned is durable; else delays who puts
     /// faster than compaction follows.
-    fn finish_write(&self, lsn: Lsn, bytes_put: u64) -> Result<Lsn, Error> {
-        if self.duties.synced {
-            self.duties.durability.wait(self.engine(), lsn)?;
+    fn sync_or_throttle(&self, lsn: Lsn, bytes_put: u64) -> Result<Lsn, Error> {
+        if self.core.synced {
+            self.core.flusher.wait(self.engine(), lsn)?;
         } else {
-            self.duties.pacer.pay(bytes_put, || compaction::space(self.engine()));
+            self.core.throttle.delay_put(bytes_put, || throttle::space_of(self.engine()));
         }
         Ok(lsn)
     }
@@ -246,7 +246,7 @@ impl Store {
         if self.read_only || !self.owner.is_current() {
             return Err(self.refusal());
         }
-        self.duties.durability.check()
+        self.core.flusher.check()
     }
 
     #[cold]

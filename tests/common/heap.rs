@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use stratalog::internals::format::checksum::Salt;
-use stratalog::internals::format::frame::Writing;
+use stratalog::internals::format::frame::WriteMode;
 use stratalog::internals::format::header::{DIRECTORY_AT, Features, Identity, Role, StoreId};
 use stratalog::internals::format::ids::Sequence;
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::{KeyHash, Shape};
-use stratalog::internals::segment::{Geometry, Record, Segment};
-use stratalog::internals::{Engine, HeapMemory, Log, Need, Source};
+use stratalog::internals::segment::{Geometry, Segment, WriteRequest};
+use stratalog::internals::{Engine, HeapMemory, Log, Purpose, Source};
 use stratalog::{Error, Lsn};
 
 /// `f32` values of every embedding.
@@ -46,7 +46,7 @@ impl Source<HeapMemory> for Heap {
         &self,
         sequence: Sequence,
         role: Role,
-        _: Need,
+        _: Purpose,
     ) -> Result<Segment<HeapMemory>, Error> {
         (self.before_making)();
         Ok(Segment::create(HeapMemory::new(SEGMENT), &self.identity(sequence, role)))
@@ -76,9 +76,9 @@ fn hash(id: &[u8]) -> KeyHash {
 }
 
 /// A version of an id; the embedding is in bytes.
-pub fn version<'a>(id: &'a [u8], embedding: &'a [u8], content: &'a [u8]) -> Record<'a> {
-    let (kind, writing) = (Kind::Put, Writing::Blind);
-    Record {
+pub fn version<'a>(id: &'a [u8], embedding: &'a [u8], content: &'a [u8]) -> WriteRequest<'a> {
+    let (kind, writing) = (Kind::Put, WriteMode::Blind);
+    WriteRequest {
         kind,
         writing,
         id,
@@ -98,8 +98,11 @@ pub fn put(engine: &HeapEngine, id: &[u8], content: &[u8]) -> Lsn {
 
 /// Removes an id.
 pub fn remove(engine: &HeapEngine, id: &[u8]) -> bool {
-    let tombstone =
-        Record { kind: Kind::Tombstone, writing: Writing::Conditional, ..version(id, &[], &[]) };
+    let tombstone = WriteRequest {
+        kind: Kind::Tombstone,
+        writing: WriteMode::Conditional,
+        ..version(id, &[], &[])
+    };
     engine.remove(&tombstone).expect("a removal").is_ok()
 }
 

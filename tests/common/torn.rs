@@ -15,8 +15,8 @@ pub fn open_reservation(segment: &Path) {
     file.write_all_at(&taken.to_le_bytes(), CURSOR_AT as u64).expect("the cursor");
 }
 
-/// The file of the segment after a given one, as it was prepared; its number is the answer.
-pub fn prepared_successor(segment: &Path) -> u64 {
+/// The file of the segment after a given one, as it was preallocated; its number is the answer.
+pub fn preallocated_successor(segment: &Path) -> u64 {
     let mut bytes = std::fs::read(segment).expect("a segment");
     let header = bytes.first_chunk().expect("a header");
     let mut identity = Identity::decode(header).expect("a whole header");

@@ -155,7 +155,7 @@ fn one_compaction_leaves_no_id_of_a_removed_record() {
     store.put("dead", &EMBEDDING, "y").unwrap();
     // So that the segment that takes the tombstone has a lower sequence than that of the copies,
     // and is emptied before it; and with this much live in both, each is a group of its own.
-    beside::wait_until("the next segment is prepared", || {
+    beside::wait_until("the next segment is preallocated", || {
         segment_files(&path).len() as u64 > store.stats().segments
     });
     store.compact().unwrap();

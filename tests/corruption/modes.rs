@@ -417,7 +417,7 @@ fn a_salvage_removes_no_file() {
     for manifest in [true, false] {
         let closed = Closed::of_segments(2);
         let segments = closed.segments();
-        torn::prepared_successor(&segments[1]);
+        torn::preallocated_successor(&segments[1]);
         zero(&segments[0], CURSOR_AT..4096 + 32);
         if !manifest {
             std::fs::remove_file(closed.path().join("MANIFEST")).unwrap();

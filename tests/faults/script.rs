@@ -237,7 +237,7 @@ impl Script {
             self.put(&store, &format!("a{n}"), n + 1);
         }
         self.sync(&store);
-        // Rolls, some of them into segments that were prepared meanwhile.
+        // Rolls, some of them into segments that were preallocated meanwhile.
         for n in 0..20 {
             self.put(&store, &format!("large{}", n % 4), LARGE_FROM + n);
             if n < 10 {

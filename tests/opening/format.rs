@@ -119,12 +119,12 @@ fn unknown_compatible_features_and_reserved_bytes_are_kept() {
     store.close().unwrap();
     let after = manifest(dir.path());
     assert_ne!(after.segments, before.segments, "it was written anew");
-    assert_eq!(after.nature, before.nature);
+    assert_eq!(after.meta, before.meta);
     assert_eq!(std::fs::read(path).unwrap()[RESERVED_AT..RESERVED_AT + 36], [7; 36]);
     // A backup is a store of this version.
     let copy = dir.path().join("copy");
     Options::new().open(dir.path()).unwrap().backup(&copy).unwrap();
-    assert_eq!(manifest(&copy).nature.features, Features::default());
+    assert_eq!(manifest(&copy).meta.features, Features::default());
 }
 
 /// A flipped bit in the version must not make a whole segment, or the store, unreadable.
@@ -158,7 +158,7 @@ fn lose_power(dir: &Path) {
 #[test]
 fn an_incarnation_ends_when_a_recovery_gives_something_up() {
     let dir = closed();
-    let incarnation = || manifest(dir.path()).nature.incarnation;
+    let incarnation = || manifest(dir.path()).meta.incarnation;
     assert_eq!(incarnation(), 1);
     options().open(dir.path()).unwrap().close().unwrap();
     assert_eq!(incarnation(), 1, "nothing was given up");
@@ -182,7 +182,7 @@ fn an_incarnation_ends_when_a_recovery_gives_something_up() {
     let copy = dir.path().join("copy");
     store.backup(&copy).unwrap();
     store.close().unwrap();
-    assert_eq!(manifest(&copy).nature.incarnation, 1, "a store of its own");
+    assert_eq!(manifest(&copy).meta.incarnation, 1, "a store of its own");
     std::fs::remove_dir_all(&copy).unwrap();
 
     std::fs::remove_file(dir.path().join("MANIFEST")).unwrap();

@@ -47,7 +47,7 @@ fn a_read_only_handle_reads_a_killed_writers_store_and_repairs_nothing() {
     std::fs::write(dir.path().join("MANIFEST.tmp"), "unfinished").unwrap();
     let last = tree::segments(dir.path()).pop().unwrap();
     torn::open_reservation(&last);
-    assert!(torn::prepared_successor(&last) > 1);
+    assert!(torn::preallocated_successor(&last) > 1);
     let files = tree::look(dir.path());
     let first = state(&read_only(dir.path()));
     assert_eq!(first.len(), 100);

@@ -137,7 +137,7 @@ fn between_reserve_and_commit() {
             let guard = engine.epoch().pin();
             let reserved = engine
                 .log()
-                .reserve(engine.epoch(), &guard, 256, stratalog::internals::Need::ToGrow)
+                .reserve(engine.epoch(), &guard, 256, stratalog::internals::Purpose::Grow)
                 .unwrap();
             panic!("between reserve and commit of {}", reserved.lsn());
         });
@@ -166,7 +166,7 @@ fn between_the_frame_of_a_removal_and_its_decision() {
         let bytes = tombstone.layout().bytes();
         let reserved = engine
             .log()
-            .reserve(engine.epoch(), &guard, bytes, stratalog::internals::Need::ToGrow)
+            .reserve(engine.epoch(), &guard, bytes, stratalog::internals::Purpose::Grow)
             .unwrap();
         let pending = reserved.pend(&tombstone).unwrap();
         panic!("before the index has seen {}", pending.lsn());

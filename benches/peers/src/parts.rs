@@ -212,7 +212,7 @@ fn fill_kept<E: Engine>(setup: &Setup, done: &mut Done) -> Result<E, Failure> {
 
 /// The same, flushed and closed.
 pub fn fill<E: Engine>(setup: &Setup, done: &mut Done) -> Result<(), Failure> {
-    fill_kept::<E>(setup, done)?.settle()
+    fill_kept::<E>(setup, done)?.quiesce()
 }
 
 /// The same, and then SIGKILL.

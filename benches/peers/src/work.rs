@@ -95,7 +95,7 @@ pub fn buffered<E: Engine>(setup: &Setup, done: &mut Done) -> Result<(), Failure
         engine.put(&setup.values, n)?;
     }
     begin.done(done, "put", setup.records);
-    engine.settle()?;
+    engine.quiesce()?;
     if E::ON_DISK {
         begin.done(done, "put+sync", setup.records);
     }

@@ -528,7 +528,7 @@ impl Oracle {
     }
 
     /// Makes what was found of a key its past; whether it is gone because it had expired by then.
-    pub fn settle(&mut self, key: Key, found: Found, now: u64) -> bool {
+    pub fn observe(&mut self, key: Key, found: Found, now: u64) -> bool {
         let expired = found == Found::Nothing && self.ops(key).iter().any(|op| op.has_expired(now));
         if let Some(lingers) = self.lingers.get_mut(key.0 as usize) {
             *lingers = found == Found::Nothing && (*lingers || expired);

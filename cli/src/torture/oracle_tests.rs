@@ -109,7 +109,7 @@ fn what_was_removed_must_not_come_back() {
 fn what_was_gone_at_an_opening_must_not_come_back_after_the_next() {
     let mut oracle = after(&[begin(1, OWN, true), put(1), begin(2, OWN, false)]);
     assert_eq!(kind(&oracle, OWN, Found::Nothing), None);
-    oracle.settle(OWN, Found::Nothing, NOW);
+    oracle.observe(OWN, Found::Nothing, NOW);
     assert_eq!(kind(&oracle, OWN, Found::Nothing), None);
     assert_eq!(kind(&oracle, OWN, version(1)), Some(Kind::Wrong));
 }
@@ -117,7 +117,7 @@ fn what_was_gone_at_an_opening_must_not_come_back_after_the_next() {
 #[test]
 fn what_was_there_at_an_opening_must_still_be_there_after_the_next() {
     let mut oracle = after(&[begin(1, OWN, true), put(1), begin(2, OWN, true)]);
-    oracle.settle(OWN, version(2), NOW);
+    oracle.observe(OWN, version(2), NOW);
     assert_eq!(kind(&oracle, OWN, version(2)), None);
     assert_eq!(kind(&oracle, OWN, version(1)), Some(Kind::Lost));
     assert_eq!(kind(&oracle, OWN, Found::Nothing), Some(Kind::Lost));
@@ -253,7 +253,7 @@ fn a_tag_lies_between_the_updates_that_were_acknowledged_and_those_that_began() 
         assert_eq!(kind(&oracle, OWN, tagged(1, tag)), expected, "tag {tag}");
     }
     // What was found is the beginning of the next round.
-    oracle.settle(OWN, tagged(1, 3), NOW);
+    oracle.observe(OWN, tagged(1, 3), NOW);
     oracle.note(&bump(5, OWN)).unwrap();
     oracle.note(&bumped(5, 4)).unwrap();
     assert_eq!(kind(&oracle, OWN, tagged(1, 3)), Some(Kind::Lost));
@@ -339,10 +339,10 @@ fn what_has_expired_is_gone_and_hides_what_was_before_it() {
     after(&[expiring(500), put(2), begin(3, OWN, false), removed(3, false)]);
     after(&[expiring(500), put(2), bump(3, OWN), bumped(3, 0)]);
     // Found, it is the past of the next round, with its moment.
-    let mut settled = oracle;
-    assert!(!settled.settle(OWN, there(500), 499));
-    assert_eq!(kind_at(&settled, OWN, Found::Nothing, 499), Some(Kind::Lost));
-    assert_eq!(kind_at(&settled, OWN, Found::Nothing, 500), None);
-    assert!(settled.settle(OWN, Found::Nothing, 500) && settled.may_linger(OWN));
-    assert_eq!(kind_at(&settled, OWN, there(500), 499), Some(Kind::Wrong));
+    let mut observed = oracle;
+    assert!(!observed.observe(OWN, there(500), 499));
+    assert_eq!(kind_at(&observed, OWN, Found::Nothing, 499), Some(Kind::Lost));
+    assert_eq!(kind_at(&observed, OWN, Found::Nothing, 500), None);
+    assert!(observed.observe(OWN, Found::Nothing, 500) && observed.may_linger(OWN));
+    assert_eq!(kind_at(&observed, OWN, there(500), 499), Some(Kind::Wrong));
 }

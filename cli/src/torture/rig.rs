@@ -320,7 +320,7 @@ impl Rig {
         if let Err(violation) = self.oracle.judge(key, found, span) {
             self.violation(&violation);
         }
-        self.tally.expired += u64::from(self.oracle.settle(key, found, span.to));
+        self.tally.expired += u64::from(self.oracle.observe(key, found, span.to));
     }
 
     /// An iteration sees the same keys as the gets did, each once, but for what has expired

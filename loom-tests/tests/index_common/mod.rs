@@ -184,14 +184,14 @@ impl<const SLOTS: usize> Store<SLOTS> {
             assert!(self.index.update(&self.epoch, &guard, self.hash(key), &ask, update).is_ok());
             if won {
                 log.commit_tombstone();
-                let settle = |found| match found {
+                let decide = |found| match found {
                     Found::Entry(entry) if entry == pending => {
                         Decision::Set(Entry { pending: false, ..pending })
                     }
                     _ => Decision::Keep,
                 };
                 let hash = self.hash(key);
-                assert!(self.index.update(&self.epoch, &guard, hash, &ask, settle).is_ok());
+                assert!(self.index.update(&self.epoch, &guard, hash, &ask, decide).is_ok());
                 self.removed.fetch_add(1, SeqCst);
                 return true;
             }

@@ -3,11 +3,11 @@
 
 use super::*;
 use crate::format::checksum::Salt;
-use crate::format::frame::Writing;
+use crate::format::frame::WriteMode;
 use crate::format::header::{Features, HEADER_END, Identity, Role, StoreId};
 use crate::format::ids::Sequence;
 use crate::memory::HeapMemory;
-use crate::segment::Record;
+use crate::segment::WriteRequest;
 
 const BYTES: usize = 1 << 14;
 
@@ -28,10 +28,10 @@ fn segment() -> Segment<HeapMemory> {
     Segment::create(HeapMemory::new(BYTES), &identity(9))
 }
 
-fn record<'a>(id: &'a [u8], content: &'a [u8]) -> Record<'a> {
-    Record {
+fn record<'a>(id: &'a [u8], content: &'a [u8]) -> WriteRequest<'a> {
+    WriteRequest {
         kind: Kind::Put,
-        writing: Writing::Blind,
+        writing: WriteMode::Blind,
         id,
         key_hash: 5,
         embedding: &[0; 16],
@@ -43,18 +43,19 @@ fn record<'a>(id: &'a [u8], content: &'a [u8]) -> Record<'a> {
 
 /// One of each kind that a segment of the log can hold.
 fn fill(segment: &Segment<HeapMemory>) {
-    let reserve = |record: &Record<'_>| segment.reserve(record.layout().bytes()).unwrap().0;
+    let reserve = |record: &WriteRequest<'_>| segment.reserve(record.layout().bytes()).unwrap().0;
     let long = vec![3; 700];
     for content in [&b""[..], b"short", &long] {
         let record = record(b"blind", content);
         assert!(reserve(&record).commit(&record).is_ok());
     }
-    let expiring = Record { expires_ns: 77, ..record(b"expires", b"soon") };
+    let expiring = WriteRequest { expires_ns: 77, ..record(b"expires", b"soon") };
     assert!(reserve(&expiring).commit(&expiring).is_ok());
-    let conditional = Record { writing: Writing::Conditional, ..record(b"conditional", b"x") };
+    let conditional =
+        WriteRequest { writing: WriteMode::Conditional, ..record(b"conditional", b"x") };
     reserve(&conditional).pend(&conditional).unwrap().commit().unwrap();
-    let gone = Record { kind: Kind::Tombstone, embedding: &[], ..record(b"gone", b"") };
-    let gone = Record { writing: Writing::Conditional, ..gone };
+    let gone = WriteRequest { kind: Kind::Tombstone, embedding: &[], ..record(b"gone", b"") };
+    let gone = WriteRequest { writing: WriteMode::Conditional, ..gone };
     reserve(&gone).pend(&gone).unwrap().commit().unwrap();
     let members = [record(b"one", b"1"), record(b"two", &long)];
     let lengths = members.map(|m| Units((m.layout().bytes() / 64) as u32));
@@ -94,7 +95,7 @@ fn frames_prove_themselves_without_a_directory() {
         assert_eq!(header.in_batch, [&b"one"[..], b"two"].contains(&id));
         assert_eq!(header.kind == Kind::Tombstone, id == b"gone");
         assert_eq!(header.expires_ns != 0, id == b"expires");
-        let is_conditional = header.writing == Writing::Conditional;
+        let is_conditional = header.writing == WriteMode::Conditional;
         assert_eq!(is_conditional, id == b"conditional" || id == b"gone");
     }
 }

@@ -3,7 +3,7 @@
 #![cfg(test)]
 
 use super::*;
-use crate::durability::Durability;
+use crate::durability::Flusher;
 use crate::engine::Engine;
 use crate::format::header::HEADER_END;
 use crate::format::ids::Sequence;
@@ -20,10 +20,10 @@ fn engine() -> Engine<HeapMemory, Heap> {
     Engine::new(Log::new(Heap, geometry, Sequence(1)), Shape::default())
 }
 
-fn record(content: &[u8]) -> Record<'_> {
-    Record {
+fn record(content: &[u8]) -> WriteRequest<'_> {
+    WriteRequest {
         kind: Kind::Put,
-        writing: Writing::Blind,
+        writing: WriteMode::Blind,
         id: b"a",
         key_hash: 7,
         embedding: &[0; 4],
@@ -60,7 +60,7 @@ fn quiet_with_both_stopped(left: usize, last_stops: bool) -> bool {
     if let Some(reservation) = reservation.take() {
         assert!(reservation.commit(&last).is_ok());
     }
-    let durability = Durability::default();
+    let durability = Flusher::default();
     durability.sync(&engine).unwrap();
     assert!(segment.sealed().is_some_and(|sealed| sealed >= 2));
     if last_stops {
@@ -99,7 +99,7 @@ fn a_segment_is_not_quiet_while_a_writer_may_publish() {
     let Reserved::Granted(Grant { slot, offset, .. }) = stopped else { panic!("{stopped:?}") };
     let overrun = cursor::reserve(word, capacity, 1, Units(60));
     assert!(matches!(overrun, Reserved::Full { .. }));
-    Durability::default().sync(&engine).unwrap();
+    Flusher::default().sync(&engine).unwrap();
     assert!(!segment.is_quiet());
     // It is through with its slot, which makes as many as lie below it.
     drop(segment.reservation(slot, offset, Units(4)));

@@ -62,7 +62,7 @@ impl Engine for Bf {
         Ok((records, sum))
     }
 
-    fn settle(&self) -> Result<(), Failure> {
+    fn quiesce(&self) -> Result<(), Failure> {
         Ok(())
     }
 }

@@ -41,7 +41,7 @@ impl Engine for Driver {
         Ok((0, 0.0))
     }
 
-    fn settle(&self) -> Result<(), Failure> {
+    fn quiesce(&self) -> Result<(), Failure> {
         Ok(())
     }
 }

@@ -68,7 +68,7 @@ impl Engine for Feox {
         }
     }
 
-    fn settle(&self) -> Result<(), Failure> {
+    fn quiesce(&self) -> Result<(), Failure> {
         Ok(self.store.flush_all()?)
     }
 }

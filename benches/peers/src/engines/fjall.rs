@@ -75,7 +75,7 @@ impl Engine for Fjall {
         Ok((records, sum))
     }
 
-    fn settle(&self) -> Result<(), Failure> {
+    fn quiesce(&self) -> Result<(), Failure> {
         self.database.persist(PersistMode::SyncAll)?;
         Ok(self.keyspace.rotate_memtable_and_wait()?)
     }

@@ -81,7 +81,7 @@ impl Engine for Lmdb {
         Ok((records, sum))
     }
 
-    fn settle(&self) -> Result<(), Failure> {
+    fn quiesce(&self) -> Result<(), Failure> {
         Ok(self.env.force_sync()?)
     }
 }

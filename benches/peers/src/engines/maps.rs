@@ -49,7 +49,7 @@ impl Engine for Dash {
         Ok((records, sum))
     }
 
-    fn settle(&self) -> Result<(), Failure> {
+    fn quiesce(&self) -> Result<(), Failure> {
         Ok(())
     }
 }
@@ -99,7 +99,7 @@ impl Engine for Scc {
         Ok((records, sum))
     }
 
-    fn settle(&self) -> Result<(), Failure> {
+    fn quiesce(&self) -> Result<(), Failure> {
         Ok(())
     }
 }
@@ -155,7 +155,7 @@ impl Engine for Papaya {
         Ok((records, sum))
     }
 
-    fn settle(&self) -> Result<(), Failure> {
+    fn quiesce(&self) -> Result<(), Failure> {
         Ok(())
     }
 }

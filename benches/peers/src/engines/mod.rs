@@ -77,7 +77,7 @@ pub trait Engine: Sized + Sync {
     fn scan(&self, see: &impl See) -> Result<(u64, f32), Failure>;
 
     /// Everything written so far to disk, and background work done as far as that can be asked for.
-    fn settle(&self) -> Result<(), Failure>;
+    fn quiesce(&self) -> Result<(), Failure>;
 }
 
 /// The record should be there and is not.

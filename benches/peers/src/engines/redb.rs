@@ -86,7 +86,7 @@ impl Engine for Redb {
         Ok((records, sum))
     }
 
-    fn settle(&self) -> Result<(), Failure> {
+    fn quiesce(&self) -> Result<(), Failure> {
         self.write(Durability::Immediate, &Values::new(), 0..0)
     }
 }

@@ -110,7 +110,7 @@ impl<K: Kind> Engine for Rocks<K> {
         Ok((records, sum))
     }
 
-    fn settle(&self) -> Result<(), Failure> {
+    fn quiesce(&self) -> Result<(), Failure> {
         self.database.flush_wal(true)?;
         self.database.flush()?;
         while self.count("rocksdb.compaction-pending")? > 0

@@ -67,7 +67,7 @@ impl Engine for Sled {
         Ok((records, sum))
     }
 
-    fn settle(&self) -> Result<(), Failure> {
+    fn quiesce(&self) -> Result<(), Failure> {
         self.database.flush()?;
         Ok(())
     }

@@ -87,7 +87,7 @@ impl Engine for Sqlite {
         })
     }
 
-    fn settle(&self) -> Result<(), Failure> {
+    fn quiesce(&self) -> Result<(), Failure> {
         self.with(|connection| {
             let done = |_: &rusqlite::Row<'_>| Ok(());
             Ok(connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), done)?)

@@ -102,7 +102,7 @@ impl Engine for Stratalog {
         Ok((records, sum))
     }
 
-    fn settle(&self) -> Result<(), Failure> {
+    fn quiesce(&self) -> Result<(), Failure> {
         Ok(self.0.sync()?)
     }
 }

@@ -1,0 +1,236 @@
+//! Which segments are worth emptying.
+
+use super::{Compactor, DiskSegment};
+use crate::background::throttle::space_of;
+use crate::clock;
+use crate::concurrency::sync::unmodelled::Arc;
+use crate::format::header::Role;
+use crate::log::Source;
+use crate::segment::Reclaiming;
+
+/// How much to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// What pays.
+    Worthwhile,
+    /// Everything that can be had back.
+    All,
+}
+
+/// Segments of a group, at most: bounds how long its copies wait for their sources to go.
+pub(super) const GROUP_MAX: usize = 32;
+/// Looks for what has expired wherever anything ever can.
+pub(super) const EVER: u64 = u64::MAX - 1;
+/// Threads, at most.
+const WORKERS_MAX: u64 = 8;
+/// So many segments that hold little are merged.
+const CRUMBS: usize = 8;
+
+/// What a segment holds, in bytes of frames.
+struct Measured {
+    segment: Arc<DiskSegment>,
+    live: u64,
+    /// Dead, and not known to be needed.
+    dead: u64,
+    total: u64,
+}
+
+/// Live bytes of a segment, those that have expired left out, and bytes that are dead and not known
+/// to be needed.
+fn live_and_dead(segment: &DiskSegment) -> (u64, u64) {
+    let live = segment.live_bytes().saturating_sub(segment.expired_bytes());
+    (live, segment.frame_bytes().saturating_sub(live + segment.needed_bytes()))
+}
+
+/// A segment that was ended before it held any record; one of the log only if this process has
+/// made it: what is found blank may be one whose beginning was zeroed.
+fn is_blank(measured: &Measured) -> bool {
+    let segment = &measured.segment;
+    segment.slots_end() == 0 && (segment.role() == Role::Copies || segment.is_own())
+}
+
+/// Takes the next group off a list: about as much live data as one segment holds.
+pub(super) fn take_group(
+    left: &mut Vec<Arc<DiskSegment>>,
+    most: usize,
+    capacity: u64,
+) -> Vec<Arc<DiskSegment>> {
+    let mut live = 0;
+    let mut count = 0;
+    for segment in left.iter().take(most) {
+        live += segment.live_bytes();
+        // With their slots, no more than one segment.
+        if count > 0 && live > capacity / 4 * 3 {
+            break;
+        }
+        count += 1;
+    }
+    left.drain(..count).collect()
+}
+
+impl Compactor<'_> {
+    /// Segments that nobody writes to any more, everything in them decided, published and on the
+    /// device.
+    fn measure(&self) -> Vec<Measured> {
+        let guard = self.engine.epoch().pin();
+        let log = self.engine.log();
+        log.end_full(&guard);
+        let ready = |segment: &DiskSegment| {
+            let durable = segment.sealed().is_some_and(|end| segment.flushed().slot >= end);
+            let free = segment.reclaiming() == Reclaiming::None && !segment.is_quarantined();
+            free && durable && segment.is_quiet()
+        };
+        let measure = |segment: Arc<DiskSegment>| {
+            let ((live, dead), total) = (live_and_dead(&segment), segment.frame_bytes());
+            Measured { segment, live, dead, total }
+        };
+        let mut found = log.in_use_counted(&guard, ready);
+        // It may have filled just now. What is full and not active never is again [G1].
+        let active = log.active(&guard).map(DiskSegment::table_index);
+        found.retain(|segment| Some(segment.table_index()) != active);
+        found.into_iter().map(measure).collect()
+    }
+
+    /// Every segment that holds something dead, or takes more room than it needs, and those that
+    /// hold little, if there are many; those that may let go of tombstones last.
+    pub(super) fn choose_all(&self) -> Vec<Arc<DiskSegment>> {
+        {
+            let guard = self.engine.epoch().pin();
+            for segment in self.engine.log().in_use(&guard) {
+                self.engine.scan_for_expired(&guard, segment, EVER, clock::now_ns());
+            }
+        }
+        self.end_quarantines();
+        let mut chosen = self.measure();
+        // One for copies has given back what it does not hold; but each run may leave one. (Where
+        // there is no room to merge them, what is dead is had back all the same.)
+        let room = || self.engine.log().source().has_room_for_copies();
+        let many = chosen.iter().filter(|m| self.is_crumb(m)).count() >= CRUMBS && room();
+        let of_log = |m: &Measured| m.segment.role() == Role::Log;
+        let wastes = |m: &Measured| self.is_crumb(m) && (many || of_log(m));
+        chosen.retain(|m| m.total > m.live || is_blank(m) || wastes(m));
+        chosen.sort_by_key(|m| m.segment.needed_bytes() > 0);
+        chosen.into_iter().map(|m| m.segment).collect()
+    }
+
+    /// Bytes of tombstones that were found to be needed.
+    pub(super) fn needed_bytes(&self) -> u64 {
+        self.engine.log().usage(&self.engine.epoch().pin()).needed_bytes
+    }
+
+    /// Every segment with tombstones that were found to be needed: they may not be any more.
+    pub(super) fn choose_needed(&self) -> Vec<Arc<DiskSegment>> {
+        let mut chosen = self.measure();
+        chosen.retain(|m| m.segment.needed_bytes() > 0);
+        chosen.into_iter().map(|m| m.segment).collect()
+    }
+
+    /// The next group of tombstones that were needed once and may not be any more, the oldest
+    /// first. Only once there are half as many again, and a segment more, as stayed the last time
+    /// that all of them were checked: each group costs a walk through all directories.
+    fn choose_needed_again(&self, measured: &[Measured]) -> Vec<Arc<DiskSegment>> {
+        let needed = self.needed_bytes();
+        let check = &self.totals.needed_check;
+        let of_tombstones = |m: &&Measured| m.segment.needed_bytes() * 2 > m.total;
+        let mut chosen: Vec<_> = measured.iter().filter(of_tombstones).collect();
+        chosen.sort_by_key(|m| m.segment.sequence());
+        if !check.is_under_way() {
+            let kept = check.note_kept(needed);
+            match chosen.last() {
+                Some(last) if needed > kept + kept / 2 + self.capacity() => {
+                    check.begin(last.segment.sequence());
+                }
+                _ => return Vec::new(),
+            }
+        }
+        chosen.retain(|m| check.covers(m.segment.sequence()));
+        if chosen.is_empty() {
+            check.end(needed);
+        }
+        let mut bytes = 0;
+        let fits = |m: &&Measured| {
+            let first = bytes == 0;
+            bytes += m.total;
+            first || bytes <= self.capacity()
+        };
+        let group = chosen.into_iter().take_while(fits).take(GROUP_MAX);
+        group.map(|m| Arc::clone(&m.segment)).collect()
+    }
+
+    /// The next group that pays, if there is one: segments without anything live at once; the
+    /// others by their share of the dead, when it [pays](Compactor::pays).
+    pub(super) fn choose_group(&self, pays: bool) -> Vec<Arc<DiskSegment>> {
+        let measured = self.measure();
+        let needed = self.choose_needed_again(&measured);
+        if !needed.is_empty() {
+            return needed;
+        }
+        let empty = |m: &&Measured| m.live == 0 && (m.dead > 0 || is_blank(m));
+        let empty: Vec<_> = measured.iter().filter(empty).take(GROUP_MAX).collect();
+        if !empty.is_empty() {
+            return empty.into_iter().map(|m| Arc::clone(&m.segment)).collect();
+        }
+        let mut worth: Vec<_> = measured.iter().filter(|m| m.dead * 4 >= m.total).collect();
+        if pays {
+            // Most dead first: dead_a / total_a > dead_b / total_b, without division.
+            let share = |m: &Measured| (u128::from(m.dead) << 32) / u128::from(m.total.max(1));
+            worth.sort_by_key(|m| std::cmp::Reverse(share(m)));
+        } else {
+            worth.clear();
+        }
+        if worth.is_empty() {
+            worth = measured.iter().filter(|m| self.is_crumb(m)).collect();
+            if worth.len() < CRUMBS {
+                return Vec::new();
+            }
+        }
+        let mut left = worth.into_iter().map(|m| Arc::clone(&m.segment)).collect();
+        take_group(&mut left, GROUP_MAX, self.capacity())
+    }
+
+    /// One for copies that is nearly empty; one of the log that was ended early, by an opening that
+    /// could not go on with it or by a backup: filled, it is half full, since no record is longer.
+    fn is_crumb(&self, measured: &Measured) -> bool {
+        let parts = if measured.segment.role() == Role::Copies { 4 } else { 2 };
+        measured.total * parts < self.capacity()
+    }
+
+    /// Live and dead bytes of the whole log, but for what has been emptied already.
+    fn totals(&self) -> (u64, u64) {
+        let guard = self.engine.epoch().pin();
+        let segments = self.engine.log().in_use(&guard).filter(|s| !s.has_forwarding());
+        segments.fold((0, 0), |(live, dead), segment| {
+            let now = clock::now_ns();
+            self.engine.scan_for_expired(&guard, segment, now, now);
+            let (its_live, its_dead) = live_and_dead(segment);
+            (live + its_live, dead + its_dead)
+        })
+    }
+
+    /// How many threads are to be at work: one, and more the further writers have got ahead. All of
+    /// them when the dead take half as much again as the living.
+    pub(super) fn workers(&self) -> usize {
+        let (live, dead) = self.totals();
+        let ahead = dead.saturating_sub(live / 2 + self.capacity());
+        (1 + ahead / (live / 8).max(self.capacity())).min(WORKERS_MAX) as usize
+    }
+
+    /// Whether the dead take more than half as much as the living, and a segment besides.
+    pub(super) fn pays(&self) -> bool {
+        let (live, dead) = self.totals();
+        dead > live / 2 + self.capacity()
+    }
+
+    /// Sets how fast writers may be. `failed`: the last compaction could not do its work.
+    pub fn set_throttle(&self, failed: bool) {
+        self.throttle
+            .set_in_background(space_of(self.engine), failed || self.holds_back_too_much());
+    }
+
+    /// Whether so many emptied segments wait for readers to let go of them that emptying more would
+    /// only cost more space: a pin that stays holds back this much, and no more.
+    pub(super) fn holds_back_too_much(&self) -> bool {
+        let live = space_of(self.engine).live / self.capacity().max(1);
+        self.engine.log().leaving() > GROUP_MAX as u64 + live / 2
+    }
+}
