@@ -51,7 +51,7 @@ fn main() {
             let entry = Entry { address: Address::from_bits(n), tomb: false, pending: false };
             let begin = Instant::now();
             let guard = epoch.pin();
-            index.update(&epoch, &guard, hash(n), &Distinct, |_| Decision::Set(entry)).unwrap();
+            index.update(&guard, hash(n), &Distinct, |_| Decision::Set(entry)).unwrap();
             drop(guard);
             let took = begin.elapsed().as_nanos() as u64;
             times.record(took).unwrap();

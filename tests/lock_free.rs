@@ -155,10 +155,8 @@ fn a_thread_stopped_between_reserve_and_commit_stops_nobody() {
             let embedding = [4f32; heap::DIMENSION];
             let record = heap::version(b"late", bytemuck::cast_slice(&embedding), b"late");
             let bytes = record.layout().bytes();
-            let reserved = engine
-                .log()
-                .reserve(engine.epoch(), &guard, bytes, stratalog::internals::Purpose::Grow)
-                .unwrap();
+            let reserved =
+                engine.log().reserve(&guard, bytes, stratalog::internals::Purpose::Grow).unwrap();
             stop.here();
             reserved.commit(&record).map(|_| ()).is_ok()
         });
@@ -184,12 +182,7 @@ fn reservations_left_open_in_full_segments_stop_nobody_and_end_as_voids() {
     let guard = engine.epoch().pin();
     let mut held = Vec::new();
     for _ in 0..4 {
-        held.push(
-            engine
-                .log()
-                .reserve(engine.epoch(), &guard, 192, stratalog::internals::Purpose::Grow)
-                .unwrap(),
-        );
+        held.push(engine.log().reserve(&guard, 192, stratalog::internals::Purpose::Grow).unwrap());
         work_on_heap(&engine);
     }
     let (again, void, undecided) = heap::reopened(&engine);

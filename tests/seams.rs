@@ -217,14 +217,14 @@ fn a_segment_is_taken_out_of_the_table_once_and_no_other_one_for_it() {
     let first = log.table().get(&guard, TableIndex(0)).unwrap();
     assert_eq!(first.sequence(), Sequence(1));
     let counted = log.table().get_counted(&guard, TableIndex(0)).unwrap();
-    log.let_go(engine.epoch(), &guard, counted);
+    log.let_go(&guard, counted);
     first.set_released();
-    log.sweep(engine.epoch(), &guard);
+    log.sweep(&guard);
     assert!(log.table().get(&guard, TableIndex(0)).is_none());
     log.end_active(&guard);
     put(&engine, b"b");
     assert_eq!(log.active(&guard).unwrap().table_index(), TableIndex(0), "its place is used again");
-    assert!(!log.table().remove(engine.epoch(), &guard, first), "it was taken out before");
+    assert!(!log.table().remove(&guard, first), "it was taken out before");
     assert_eq!(tag(&engine, b"b"), 0);
     assert_eq!(log.in_use(&guard).count(), 2);
 }

@@ -88,10 +88,7 @@ fn a_dropped_reservation_is_void_and_stops_nobody() {
             loom::thread::spawn(move || {
                 let guard = engine.epoch().pin();
                 drop(
-                    engine
-                        .log()
-                        .reserve(engine.epoch(), &guard, 64, stratalog::internals::Purpose::Grow)
-                        .unwrap(),
+                    engine.log().reserve(&guard, 64, stratalog::internals::Purpose::Grow).unwrap(),
                 );
             })
         };

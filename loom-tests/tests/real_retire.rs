@@ -31,7 +31,7 @@ fn no_segment_is_freed_under_a_guard_and_it_is_freed_at_last() {
                 {
                     let guard = epoch.pin();
                     let segment = table.get(&guard, index).expect("nobody else removes it");
-                    assert!(table.remove(&epoch, &guard, segment));
+                    assert!(table.remove(&guard, segment));
                 }
                 epoch.reclaim();
             })
@@ -91,12 +91,12 @@ impl Store {
         self.entry.store(copy.bits(), Ordering::Release);
         let guard = self.epoch.pin();
         let first = self.log.table().get_counted(&guard, TableIndex(0)).expect("nobody else");
-        self.log.let_go(&self.epoch, &guard, first);
+        self.log.let_go(&guard, first);
     }
 
     fn upkeep(&self) {
         self.epoch.reclaim();
-        self.log.sweep(&self.epoch, &self.epoch.pin());
+        self.log.sweep(&self.epoch.pin());
     }
 }
 

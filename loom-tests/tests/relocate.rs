@@ -43,7 +43,7 @@ impl World {
         victim.update_tag(&frame, |_| TAG).expect("a small tag");
         assert!(engine.log().end_active(&guard) && victim.is_quiet());
         // So that writers find an active segment.
-        drop(engine.log().reserve(engine.epoch(), &guard, 64, Purpose::Grow).expect("room"));
+        drop(engine.log().reserve(&guard, 64, Purpose::Grow).expect("room"));
         let output = || engine.log().make_for_copies(&guard).expect("room");
         let outputs = [output(), output()];
         drop(guard);
@@ -150,10 +150,10 @@ fn a_conditional_put_if_absent_is_refused() {
 fn a_conditional_put_on_the_lsn_finds_it_after_the_move_too() {
     let writer = |w: &World| {
         let record = WriteRequest { writing: WriteMode::Conditional, ..put(A, b"1111") };
-        let of = |guard: &_, entry| w.engine.lsn_of(guard, entry);
-        let is_first =
-            |guard: &_, current: Option<_>| current.is_some_and(|at| of(guard, at) == w.first);
-        assert!(w.engine.write_if(&record, is_first).unwrap().is_ok(), "nobody else wrote it");
+        let written = w.engine.write_if(&record, |guard, current| {
+            current.is_some_and(|entry| w.engine.lsn_of(guard, entry) == w.first)
+        });
+        assert!(written.unwrap().is_ok(), "nobody else wrote it");
     };
     explore(small, [writer, World::compact_once], |w| assert_eq!(w.value(), Some(*b"1111")));
 }
@@ -239,7 +239,7 @@ impl Removed {
         let guard = engine.epoch().pin();
         let victim = engine.log().table().get_counted(&guard, TableIndex(0)).expect("it is there");
         assert!(engine.log().end_active(&guard) && victim.is_quiet());
-        drop(engine.log().reserve(engine.epoch(), &guard, 64, Purpose::Grow).expect("room"));
+        drop(engine.log().reserve(&guard, 64, Purpose::Grow).expect("room"));
         drop(guard);
         Self { engine, victim, given_up: AtomicBool::new(false) }
     }
@@ -386,7 +386,7 @@ fn an_updater_with_the_first_frame_follows_two_moves() {
 fn open_segment() -> (loom::sync::Arc<SmallEngine>, Arc<HeapSegment>) {
     let engine = engine(512);
     let guard = engine.epoch().pin();
-    drop(engine.log().reserve(engine.epoch(), &guard, 64, Purpose::Grow).expect("room"));
+    drop(engine.log().reserve(&guard, 64, Purpose::Grow).expect("room"));
     let segment = engine.log().table().get_counted(&guard, TableIndex(0)).expect("it is there");
     drop(guard);
     (engine, segment)
@@ -417,7 +417,7 @@ fn in_a_quiet_segment_every_removal_has_been_made_or_given_up() {
         assert!(engine.put(&put(A, b"1111")).is_ok());
         segment.close();
         let guard = engine.epoch().pin();
-        drop(engine.log().reserve(engine.epoch(), &guard, 64, Purpose::Grow).expect("room"));
+        drop(engine.log().reserve(&guard, 64, Purpose::Grow).expect("room"));
         let next = engine.log().table().get_counted(&guard, TableIndex(1)).expect("it is there");
         drop(guard);
         (engine, next)
@@ -476,7 +476,7 @@ fn a_writer_that_finds_no_active_segment_finds_the_ended_one_closed() {
     };
     let writer = |(engine, segment): &(loom::sync::Arc<SmallEngine>, Arc<HeapSegment>)| {
         let guard = engine.epoch().pin();
-        let reserved = engine.log().reserve(engine.epoch(), &guard, 64, Purpose::Grow);
+        let reserved = engine.log().reserve(&guard, 64, Purpose::Grow);
         if reserved.expect("room").segment().sequence() > segment.sequence() {
             assert!(segment.is_full(), "it looks as if it took more");
         }
@@ -492,7 +492,7 @@ fn after_an_end_no_older_segment_becomes_the_active_one() {
     let make = || {
         let engine = engine(512);
         let guard = engine.epoch().pin();
-        drop(engine.log().reserve(engine.epoch(), &guard, 64, Purpose::Grow).expect("room"));
+        drop(engine.log().reserve(&guard, 64, Purpose::Grow).expect("room"));
         assert!(engine.log().end_active(&guard));
         drop(guard);
         engine
@@ -500,7 +500,7 @@ fn after_an_end_no_older_segment_becomes_the_active_one() {
     // No record is needed: who reserves gets an LSN.
     fn reserve(engine: &SmallEngine) -> Lsn {
         let guard = engine.epoch().pin();
-        let reserved = engine.log().reserve(engine.epoch(), &guard, 64, Purpose::Grow);
+        let reserved = engine.log().reserve(&guard, 64, Purpose::Grow);
         reserved.expect("room").lsn()
     }
     let writer = |e: &loom::sync::Arc<SmallEngine>| assert!(reserve(e) > lsn(0));

@@ -73,7 +73,7 @@ fn a_preallocated_segment_is_used_or_discarded() {
         preallocator.join().unwrap();
         check_at_rest(&engine, &[b"x", b"a", b"b"]);
         let guard = engine.epoch().pin();
-        engine.log().discard_preallocated(engine.epoch(), &guard);
+        engine.log().discard_preallocated(&guard);
         let used = engine.log().in_use(&guard).count();
         assert_eq!((used, engine.log().table().iter(&guard).count()), (3, 3));
     });
@@ -91,16 +91,16 @@ fn two_threads_that_sweep_take_out_no_segment_but_the_released() {
             let guard = engine.epoch().pin();
             let first = engine.log().table().get_counted(&guard, TableIndex(0)).unwrap();
             assert_eq!(first.live_bytes(), 0);
-            engine.log().let_go(engine.epoch(), &guard, first.clone());
+            engine.log().let_go(&guard, first.clone());
             first.set_released();
         }
         let sweeper = {
             let engine = Arc::clone(&engine);
             loom::thread::spawn(move || {
-                engine.log().sweep(engine.epoch(), &engine.epoch().pin());
+                engine.log().sweep(&engine.epoch().pin());
             })
         };
-        engine.log().sweep(engine.epoch(), &engine.epoch().pin());
+        engine.log().sweep(&engine.epoch().pin());
         engine.put(&put(b"a", b"1111")).unwrap();
         sweeper.join().unwrap();
         check_at_rest(&engine, &[b"x", b"a"]);

@@ -318,7 +318,7 @@ fn a_writer_that_panics_between_reserve_and_commit_stops_nobody() {
     fn panics(engine: &SmallEngine) {
         let guard = engine.epoch().pin();
         let unwound = catch_unwind(AssertUnwindSafe(|| {
-            let _reservation = engine.log().reserve(engine.epoch(), &guard, 64, Purpose::Grow);
+            let _reservation = engine.log().reserve(&guard, 64, Purpose::Grow);
             // Past the panic hook, which would print a schedule.
             resume_unwind(Box::new("planned"));
         }));

@@ -198,7 +198,7 @@ fn run(core: &StoreCore, leftovers: Leftovers, stop: &AtomicBool) {
         for _ in 0..EPOCHS {
             engine.epoch().reclaim();
         }
-        engine.log().sweep(engine.epoch(), &engine.epoch().pin());
+        engine.log().sweep(&engine.epoch().pin());
         page_cache.update(engine, &engine.epoch().pin());
         if !more {
             notifier.wait(seen, if engine.epoch().pending() > 0 { SHORT_NAP } else { NAP });
@@ -206,7 +206,7 @@ fn run(core: &StoreCore, leftovers: Leftovers, stop: &AtomicBool) {
     }
     drop(core.live_manifest.update(engine));
     let guard = engine.epoch().pin();
-    engine.log().discard_preallocated(engine.epoch(), &guard);
+    engine.log().discard_preallocated(&guard);
 }
 
 /// Compacts whenever it pays. After an error, a full disk most likely, it waits for the next

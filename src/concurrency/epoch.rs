@@ -4,7 +4,7 @@
 //! Every store has a collector of its own, so that a long pin of another crate, or of another
 //! store, holds nothing back here. What is retired passes three stations:
 //!
-//! 1. [`Epoch::retire`], by the thread that unlinked it, under its guard;
+//! 1. [`Guard::retire`], by the thread that unlinked it, under its guard;
 //! 2. two epochs later, inside anybody's pin, a deferred closure that does nothing but push the
 //!    ready-made node on a list (no free, no unmap, no system call: a reader pays for this one);
 //! 3. [`Epoch::reclaim`], by the background thread, drops it.
@@ -14,11 +14,6 @@
 
 use crate::concurrency::sync::unmodelled::{Arc, AtomicU64 as PlainU64, Ordering as PlainOrdering};
 use crate::concurrency::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-
-#[cfg(any(not(stratalog_loom), crossbeam_loom, stratalog_shuttle))]
-pub use real::Guard;
-#[cfg(all(stratalog_loom, not(crossbeam_loom), not(stratalog_shuttle)))]
-pub use stand_in::Guard;
 
 /// Anything whose drop gives back what readers may still see: an index chunk, a segment.
 pub type Garbage = Box<dyn Retired>;
@@ -116,25 +111,8 @@ impl Epoch {
     /// Nests. Costs a thread-local look-up and crossbeam's fence.
     #[inline]
     #[must_use]
-    pub fn pin(&self) -> Guard {
-        self.collector.pin()
-    }
-
-    /// Hands over what no new reader can reach any more. It is dropped by [`Epoch::reclaim`] once
-    /// every guard that existed now is gone; if the epoch itself goes first, then with it.
-    pub fn retire(&self, guard: &Guard, garbage: Garbage) {
-        let next = AtomicPtr::new(std::ptr::null_mut());
-        let node = InFlight(Box::into_raw(Box::new(Node { next, _garbage: garbage })));
-        let ready = Arc::clone(&self.ready);
-        // Relaxed: a statistic, and a hint for the background thread.
-        self.retired.fetch_add(1, Ordering::Relaxed);
-        guard.defer(move || {
-            let node = node;
-            ready.push(node.0);
-        });
-        // What this thread holds back in its own bag would wait for its next pins, which may never
-        // come.
-        guard.flush();
+    pub fn pin(&self) -> Guard<'_> {
+        Guard { pin: self.collector.pin(), epoch: self }
     }
 
     /// Whether it is time for [`Epoch::reclaim`]: says so once, to the first who asks when enough
@@ -155,10 +133,10 @@ impl Epoch {
         self.called.store(false, Ordering::Relaxed);
         loop {
             if self.pending() > 0 {
-                self.pin().flush();
+                self.pin().pin.flush();
             }
             let count = self.ready.take_all();
-            // Relaxed: as in `retire`.
+            // Relaxed: as in `Guard::retire`.
             self.reclaimed.fetch_add(count, Ordering::Relaxed);
             // The collector looks at a few bags at a time: on, as long as there was something.
             if count == 0 {
@@ -174,6 +152,32 @@ impl Epoch {
         // the reader's own doing, and saturating for all else.
         let reclaimed = self.reclaimed.load(Ordering::Relaxed);
         self.retired.load(Ordering::Relaxed).saturating_sub(reclaimed)
+    }
+}
+
+/// Proof that the thread is pinned. Not `Send`.
+#[derive(Debug)]
+pub struct Guard<'e> {
+    pin: CollectorGuard,
+    epoch: &'e Epoch,
+}
+
+impl Guard<'_> {
+    /// Hands over garbage that no new reader can reach. [`Epoch::reclaim`] drops it once every
+    /// guard that exists now is gone. If the epoch is dropped first, it drops the garbage.
+    pub fn retire(&self, garbage: Garbage) {
+        let next = AtomicPtr::new(std::ptr::null_mut());
+        let node = InFlight(Box::into_raw(Box::new(Node { next, _garbage: garbage })));
+        let ready = Arc::clone(&self.epoch.ready);
+        // Relaxed: a statistic, and a hint for the background thread.
+        self.epoch.retired.fetch_add(1, Ordering::Relaxed);
+        self.pin.defer(move || {
+            let node = node;
+            ready.push(node.0);
+        });
+        // Garbage in this thread's own bag would wait for the thread's next pins, which may never
+        // come.
+        self.pin.flush();
     }
 }
 
@@ -221,7 +225,7 @@ impl<T: Send + Sync + 'static> Published<T> {
         Self(AtomicPtr::new(Arc::into_raw(Arc::new(value)).cast_mut()))
     }
 
-    /// What it holds. The guard is one of the epoch that is passed to [`Published::replace`].
+    /// Returns the value. All guards of one cell are of one epoch.
     pub fn read<'g>(&'g self, _guard: &'g Guard) -> &'g T {
         // Acquire: pairs with the Release in `replace`; the value is whole.
         let value = self.0.load(Ordering::Acquire);
@@ -230,13 +234,13 @@ impl<T: Send + Sync + 'static> Published<T> {
     }
 
     /// Has it hold something else. The old value is dropped when nobody reads it any more.
-    pub fn replace(&self, epoch: &Epoch, guard: &Guard, value: T) {
+    pub fn replace(&self, guard: &Guard, value: T) {
         let fresh = Arc::into_raw(Arc::new(value)).cast_mut();
         // AcqRel: Release pairs with the Acquire in `read`; Acquire with the Release of the call
         // before, so that what is retired is whole.
         let old = self.0.swap(fresh, Ordering::AcqRel);
         // SAFETY: E2, the swap made the cell's count of it this function's.
-        epoch.retire(guard, Box::new(unsafe { Arc::from_raw(old.cast_const()) }));
+        guard.retire(Box::new(unsafe { Arc::from_raw(old.cast_const()) }));
     }
 }
 
@@ -258,9 +262,9 @@ impl<T> std::fmt::Debug for Published<T> {
 }
 
 #[cfg(any(not(stratalog_loom), crossbeam_loom, stratalog_shuttle))]
-use real::Collector;
+use real::{Collector, CollectorGuard};
 #[cfg(all(stratalog_loom, not(crossbeam_loom), not(stratalog_shuttle)))]
-use stand_in::Collector;
+use stand_in::{Collector, CollectorGuard};
 
 #[cfg(any(not(stratalog_loom), crossbeam_loom, stratalog_shuttle))]
 mod real {
@@ -301,24 +305,24 @@ mod real {
         }
 
         #[inline]
-        pub(super) fn pin(&self) -> Guard {
+        pub(super) fn pin(&self) -> CollectorGuard {
             let cached = HANDLES.try_with(|handles| {
                 let handles = handles.try_borrow().ok()?;
                 handles.iter().find(|h| h.id == self.id).map(|h| h.local.pin())
             });
             match cached {
-                Ok(Some(guard)) => Guard(guard),
+                Ok(Some(pin)) => CollectorGuard(pin),
                 _ => self.register(),
             }
         }
 
         #[cold]
-        fn register(&self) -> Guard {
+        fn register(&self) -> CollectorGuard {
             let local = self.inner.register();
-            let guard = Guard(local.pin());
+            let pin = CollectorGuard(local.pin());
             let store = Arc::downgrade(&self.alive);
             let handle = Handle { id: self.id, store, local };
-            // While the thread ends its cache is gone: the guard alone keeps the registration.
+            // While the thread ends its cache is gone: the pin alone keeps the registration.
             let kept = HANDLES.try_with(|handles| {
                 if let Ok(mut handles) = handles.try_borrow_mut() {
                     handles.retain(|h| h.store.strong_count() > 0);
@@ -326,15 +330,15 @@ mod real {
                 }
             });
             kept.unwrap_or(());
-            guard
+            pin
         }
     }
 
-    /// Proof that the thread is pinned. Not `Send`.
+    /// A pin of the collector.
     #[derive(Debug)]
-    pub struct Guard(crossbeam_epoch::Guard);
+    pub(super) struct CollectorGuard(crossbeam_epoch::Guard);
 
-    impl Guard {
+    impl CollectorGuard {
         pub(super) fn defer(&self, f: impl FnOnce() + Send + 'static) {
             self.0.defer(f);
         }
@@ -362,8 +366,8 @@ mod stand_in {
         pub(super) fn new() -> Self {
             Self { deferred: Arc::default() }
         }
-        pub(super) fn pin(&self) -> Guard {
-            Guard { deferred: Arc::clone(&self.deferred), not_send: PhantomData }
+        pub(super) fn pin(&self) -> CollectorGuard {
+            CollectorGuard { deferred: Arc::clone(&self.deferred), not_send: PhantomData }
         }
     }
 
@@ -376,19 +380,19 @@ mod stand_in {
         }
     }
 
-    /// Proof that the thread is pinned. Not `Send`.
-    pub struct Guard {
+    /// A pin of the collector.
+    pub(super) struct CollectorGuard {
         deferred: Arc<Mutex<Vec<Deferred>>>,
         not_send: PhantomData<*mut ()>,
     }
 
-    impl std::fmt::Debug for Guard {
+    impl std::fmt::Debug for CollectorGuard {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.debug_struct("Guard").finish_non_exhaustive()
+            f.debug_struct("CollectorGuard").finish_non_exhaustive()
         }
     }
 
-    impl Guard {
+    impl CollectorGuard {
         pub(super) fn defer(&self, f: impl FnOnce() + Send + 'static) {
             let mut deferred = self.deferred.lock().unwrap_or_else(PoisonError::into_inner);
             deferred.push(Box::new(f));
@@ -421,7 +425,7 @@ mod tests {
         let epoch = Epoch::new();
         let reader = epoch.pin();
         for _ in 0..100 {
-            epoch.retire(&epoch.pin(), Box::new(DropCounter(Arc::clone(&dropped))));
+            epoch.pin().retire(Box::new(DropCounter(Arc::clone(&dropped))));
         }
         reclaim_often(&epoch);
         assert_eq!(dropped.load(SeqCst), 0);
@@ -436,7 +440,7 @@ mod tests {
         let dropped = Arc::new(AtomicUsize::new(0));
         let epoch = Epoch::new();
         for _ in 0..100 {
-            epoch.retire(&epoch.pin(), Box::new(DropCounter(Arc::clone(&dropped))));
+            epoch.pin().retire(Box::new(DropCounter(Arc::clone(&dropped))));
         }
         drop(epoch);
         assert_eq!(dropped.load(SeqCst), 100);
@@ -450,7 +454,7 @@ mod tests {
         let reader = epoch.pin();
         let read = cell.read(&reader);
         for _ in 0..3 {
-            cell.replace(&epoch, &epoch.pin(), counted());
+            cell.replace(&epoch.pin(), counted());
         }
         reclaim_often(&epoch);
         assert_eq!((dropped.load(SeqCst), Arc::strong_count(&read.0)), (0, 5));
@@ -466,7 +470,7 @@ mod tests {
         let dropped = Arc::new(AtomicUsize::new(0));
         let epoch = Epoch::new();
         std::mem::forget(epoch.pin());
-        epoch.retire(&epoch.pin(), Box::new(DropCounter(Arc::clone(&dropped))));
+        epoch.pin().retire(Box::new(DropCounter(Arc::clone(&dropped))));
         drop(epoch);
         assert_eq!(dropped.load(SeqCst), 0, "somebody may read it for ever");
     }
@@ -477,7 +481,7 @@ mod tests {
         let counted = Arc::clone(&dropped);
         std::thread::spawn(move || {
             let epoch = Epoch::new();
-            epoch.retire(&epoch.pin(), Box::new(DropCounter(counted)));
+            epoch.pin().retire(Box::new(DropCounter(counted)));
         })
         .join()
         .unwrap();

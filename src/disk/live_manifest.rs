@@ -147,7 +147,7 @@ impl LiveManifest {
         let guard = engine.epoch().pin();
         let before = self.retained.read(&guard).iter();
         let before = before.filter(|dropped| dropped.segment.strong_count() > 0).cloned();
-        self.retained.replace(engine.epoch(), &guard, before.chain(dropped).collect());
+        self.retained.replace(&guard, before.chain(dropped).collect());
     }
 
     /// Calls back while no segment leaves: what is read of the log meanwhile holds all of a dropped

@@ -47,7 +47,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             for record in &*records {
                 self.make_room_for(&guard, record)?;
             }
-            let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, purpose)?;
+            let reservation = self.log.reserve_batch(&guard, &frames, purpose)?;
             // Voided by a flush that could not wait: once more.
             let Ok(written) = reservation.commit(records) else {
                 retries.add_one();
@@ -113,7 +113,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             let guard = self.epoch.pin();
             // Whatever room there is: an error now comes too late.
             let purpose = Purpose::Reclaim;
-            let reservation = self.log.reserve_batch(&self.epoch, &guard, &frames, purpose);
+            let reservation = self.log.reserve_batch(&guard, &frames, purpose);
             let reservation = reservation.inspect_err(|_| self.give_up(newest))?;
             let Ok(written) = reservation.commit(std::slice::from_ref(record)) else {
                 retries.add_one();

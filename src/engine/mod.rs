@@ -407,7 +407,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
 /// Compares keys in the log, for the index.
 struct Keys<'a, M: Memory, S, const SLOTS: usize> {
     engine: &'a Engine<M, S, SLOTS>,
-    guard: &'a Guard,
+    guard: &'a Guard<'a>,
     hash: KeyHash,
     id: &'a [u8],
 }

@@ -138,7 +138,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             _ => Decision::Keep,
         };
         let keys = self.keys_of(guard, key);
-        let updated = self.index.update(&self.epoch, guard, key.hash, &keys, decide);
+        let updated = self.index.update(guard, key.hash, &keys, decide);
         debug_assert!(updated.is_ok(), "an entry that is there needs no room");
     }
 
@@ -215,7 +215,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             })
         };
         let keys = self.keys_of(guard, key);
-        let updated = self.index.update(&self.epoch, guard, key.hash, &keys, decide);
+        let updated = self.index.update(guard, key.hash, &keys, decide);
         moved && updated.is_ok()
     }
 
@@ -234,7 +234,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             }
         };
         let keys = self.keys_of(guard, key);
-        let updated = self.index.update(&self.epoch, guard, key.hash, &keys, decide);
+        let updated = self.index.update(guard, key.hash, &keys, decide);
         if expired && updated.is_ok() {
             let bytes = body.len.bytes() as u64;
             segment.sub_live(bytes);
@@ -247,6 +247,6 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Takes the tombstones out of the part of the index that a hash belongs to: before the record
     /// of one is given up.
     pub fn drop_tombstones(&self, guard: &Guard, key: Key<'_>) {
-        self.index.rebuild(&self.epoch, guard, key.hash, &self.keys_of(guard, key));
+        self.index.rebuild(guard, key.hash, &self.keys_of(guard, key));
     }
 }

@@ -130,10 +130,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             };
             if won { Decision::Set(entry) } else { Decision::Keep }
         };
-        let (hash, epoch) = (KeyHash(body.key_hash), &self.epoch);
+        let hash = KeyHash(body.key_hash);
         let before = self
             .index
-            .update_within(Room::Restoring, epoch, guard, hash, &keys, decide)
+            .update_within(Room::Restoring, guard, hash, &keys, decide)
             .map_err(|Exhausted| exhausted())?;
         let live = if won { self.count_restored(guard, segment, tomb, body, before) } else { 0 };
         Ok((won, live))
@@ -155,7 +155,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         };
         let before = self
             .index
-            .update(&self.epoch, &guard, KeyHash(body.key_hash), &keys, decide)
+            .update(&guard, KeyHash(body.key_hash), &keys, decide)
             .map_err(|Exhausted| exhausted())?;
         if let Some(old) = before.filter(|_| gone) {
             self.log.count_live(0, self.sub_live_of(&guard, old));
@@ -201,7 +201,7 @@ pub(super) fn may_be_of_one_id<M: Memory>(
 /// hashes there decide, unless both frames are whole and their ids differ.
 struct RestoredKeys<'a, M: Memory, S, const SLOTS: usize> {
     engine: &'a Engine<M, S, SLOTS>,
-    guard: &'a Guard,
+    guard: &'a Guard<'a>,
     segment: &'a Segment<M>,
     body: SlotBody,
 }

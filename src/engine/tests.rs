@@ -276,11 +276,11 @@ fn what_recovery_finds_does_not_depend_on_the_order_in_which_it_meets_it() {
     let guard = engine.epoch().pin();
     let member = WriteRequest { content: b"batch", ..record(&ONE, WriteMode::Blind) };
     let frames = [units_of(member.layout().bytes()).unwrap()];
-    let batch = engine.log().reserve_batch(&engine.epoch, &guard, &frames, Purpose::Grow).unwrap();
+    let batch = engine.log().reserve_batch(&guard, &frames, Purpose::Grow).unwrap();
     let claims = batch.commit(&[member]).unwrap();
     let blind = WriteRequest { content: b"blind", ..record(&ONE, WriteMode::Blind) };
     let bytes = blind.layout().bytes();
-    let reservation = engine.log().reserve(&engine.epoch, &guard, bytes, Purpose::Grow).unwrap();
+    let reservation = engine.log().reserve(&guard, bytes, Purpose::Grow).unwrap();
     let claim = reservation.commit(&blind).unwrap();
     put_if(&engine, b"alone");
     std::mem::forget((claims, claim));
@@ -353,8 +353,7 @@ fn a_batch_of_which_a_conditional_put_has_seen_nothing_is_there_as_a_whole() {
         let records =
             ids.each_ref().map(|id| WriteRequest { content, ..record(id, WriteMode::Blind) });
         let frames = records.map(|record| units_of(record.layout().bytes()).unwrap());
-        let batch_of =
-            |frames| engine.log().reserve_batch(&engine.epoch, &guard, frames, Purpose::Grow);
+        let batch_of = |frames| engine.log().reserve_batch(&guard, frames, Purpose::Grow);
         // What the process would have gone on with.
         let claims = batch_of(&frames).unwrap().commit(&records).unwrap();
         after(&engine);

@@ -58,7 +58,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             if first {
                 self.make_room_for(&guard, record)?;
             }
-            let reservation = self.log.reserve(&self.epoch, &guard, bytes, purpose)?;
+            let reservation = self.log.reserve(&guard, bytes, purpose)?;
             let (segment, lsn) = (reservation.segment(), reservation.lsn());
             // A new id goes behind all that share its bucket: two lines, half of the time.
             let hint = || self.index.prefetch_behind(&guard, KeyHash(record.key_hash));
@@ -94,7 +94,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         record: &WriteRequest<'_>,
     ) -> Result<(), Error> {
         let (keys, hash) = (self.keys(guard, record), KeyHash(record.key_hash));
-        let made = self.index.make_room_for(&self.epoch, guard, hash, &keys);
+        let made = self.index.make_room_for(guard, hash, &keys);
         made.map_err(|Exhausted| exhausted())
     }
 
@@ -119,8 +119,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             }
         };
         let (keys, hash) = (self.keys(guard, record), KeyHash(record.key_hash));
-        let (room, epoch) = (Room::Committed, &self.epoch);
-        let updated = self.index.update_within(room, epoch, guard, hash, &keys, decide);
+
+        let updated = self.index.update_within(Room::Committed, guard, hash, &keys, decide);
         debug_assert!(updated.is_ok(), "what is committed finds room");
         outcome
     }
@@ -214,7 +214,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             if !accept(&guard, current) {
                 return Ok(Err(self.refused(&guard, current)));
             }
-            let reservation = self.log.reserve(&self.epoch, &guard, bytes, purpose(record))?;
+            let reservation = self.log.reserve(&guard, bytes, purpose(record))?;
             let segment = reservation.segment();
             let Ok(mut pending) = reservation.pend(record) else {
                 retries.add_one();
@@ -299,7 +299,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         };
         let keys = self.keys(guard, record);
         self.index
-            .update(&self.epoch, guard, KeyHash(record.key_hash), &keys, decide)
+            .update(guard, KeyHash(record.key_hash), &keys, decide)
             .map_err(|Exhausted| exhausted())?;
         Ok(outcome)
     }
@@ -352,7 +352,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         };
         let keys = self.keys(guard, record);
         self.index
-            .update(&self.epoch, guard, KeyHash(record.key_hash), &keys, decide)
+            .update(guard, KeyHash(record.key_hash), &keys, decide)
             .map_err(|Exhausted| exhausted())?;
         Ok(())
     }

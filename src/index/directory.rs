@@ -24,7 +24,7 @@
 
 use super::chunk::Chunk;
 use super::entry::low_bits;
-use crate::concurrency::epoch::{Epoch, Guard};
+use crate::concurrency::epoch::Guard;
 use crate::concurrency::growable_array::GrowableArray;
 use crate::concurrency::sync::{AtomicPtr, AtomicU64, Ordering};
 use std::ptr;
@@ -125,14 +125,9 @@ impl<const SLOTS: usize> ChunkDirectory<SLOTS> {
     }
 
     /// Before a chunk is frozen: its predecessor's step 3, if it may still be missing [I4].
-    pub(super) fn install_parents_successors(
-        &self,
-        epoch: &Epoch,
-        guard: &Guard,
-        chunk: &Chunk<SLOTS>,
-    ) {
+    pub(super) fn install_parents_successors(&self, guard: &Guard, chunk: &Chunk<SLOTS>) {
         if let Some(parent) = self.stale_parent(guard, chunk) {
-            self.install_successors(epoch, guard, parent);
+            self.install_successors(guard, parent);
         }
     }
 
@@ -152,7 +147,7 @@ impl<const SLOTS: usize> ChunkDirectory<SLOTS> {
     }
 
     /// Takes what is missing of a replaced chunk's three steps.
-    pub(super) fn install_successors(&self, epoch: &Epoch, guard: &Guard, chunk: &Chunk<SLOTS>) {
+    pub(super) fn install_successors(&self, guard: &Guard, chunk: &Chunk<SLOTS>) {
         let Some(forward) = chunk.forward() else { return };
         if !forward.high.is_null() {
             let place = chunk.prefix() | 1 << chunk.depth();
@@ -163,7 +158,7 @@ impl<const SLOTS: usize> ChunkDirectory<SLOTS> {
         let old = ptr::from_ref(chunk).cast_mut();
         let entry = self.chunks.get(chunk.prefix() as usize);
         if let Some(old) = exchange(entry, old, forward.low) {
-            epoch.retire(guard, Box::new(RetiredChunk(old)));
+            guard.retire(Box::new(RetiredChunk(old)));
         }
     }
 }

@@ -13,7 +13,7 @@
 use super::chunk::{Bucket, Chunk, CopyTotals, fill, load};
 use super::entry::{Exhausted, FINGERPRINT_BITS, Resolve, Word};
 use super::{Index, MAX_DEPTH};
-use crate::concurrency::epoch::{Epoch, Guard};
+use crate::concurrency::epoch::Guard;
 use crate::concurrency::sync::Ordering;
 
 /// The directory may grow to this size whatever the chunks' is; beyond it not past theirs.
@@ -85,7 +85,6 @@ impl<const SLOTS: usize> Index<SLOTS> {
     /// After a word of the chunk was replaced: counts it, and has the chunk replaced if need be.
     pub(super) fn after_store(
         &self,
-        epoch: &Epoch,
         guard: &Guard,
         chunk: &Chunk<SLOTS>,
         resolve: &impl Resolve,
@@ -100,26 +99,19 @@ impl<const SLOTS: usize> Index<SLOTS> {
             due |= is_due(dead, self.dead_limit() + 1);
         }
         if due && let Some(plan) = self.plan(chunk) {
-            self.replace(epoch, guard, chunk, plan, resolve);
+            self.replace(guard, chunk, plan, resolve);
         }
     }
 
     /// The chunk is, or is being, frozen.
-    pub(super) fn help(
-        &self,
-        epoch: &Epoch,
-        guard: &Guard,
-        chunk: &Chunk<SLOTS>,
-        resolve: &impl Resolve,
-    ) {
+    pub(super) fn help(&self, guard: &Guard, chunk: &Chunk<SLOTS>, resolve: &impl Resolve) {
         let plan = self.plan(chunk).unwrap_or(Plan::Rebuild);
-        self.replace(epoch, guard, chunk, plan, resolve);
+        self.replace(guard, chunk, plan, resolve);
     }
 
     /// The chunk has no room for one more entry.
     pub(super) fn make_room(
         &self,
-        epoch: &Epoch,
         guard: &Guard,
         chunk: &Chunk<SLOTS>,
         resolve: &impl Resolve,
@@ -128,7 +120,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
             self.note_crowd();
             return Err(Exhausted);
         };
-        self.replace(epoch, guard, chunk, plan, resolve);
+        self.replace(guard, chunk, plan, resolve);
         Ok(())
     }
 
@@ -170,14 +162,13 @@ impl<const SLOTS: usize> Index<SLOTS> {
     /// Replaces a chunk that was found in the directory, or helps who is doing it.
     pub(super) fn replace(
         &self,
-        epoch: &Epoch,
         guard: &Guard,
         chunk: &Chunk<SLOTS>,
         plan: Plan,
         resolve: &impl Resolve,
     ) {
         if chunk.forward().is_none() {
-            self.directory.install_parents_successors(epoch, guard, chunk);
+            self.directory.install_parents_successors(guard, chunk);
             chunk.freeze();
             debug_assert!(self.directory.stale_parent(guard, chunk).is_none(), "I4");
             if chunk.forward().is_none() {
@@ -185,7 +176,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
                 chunk.publish(low, high);
             }
         }
-        self.directory.install_successors(epoch, guard, chunk);
+        self.directory.install_successors(guard, chunk);
     }
 
     /// Builds what replaces a frozen chunk.

@@ -14,8 +14,7 @@
 //! Writers only ever write to a chunk that they found in the directory and that was not replaced
 //! then. So whoever starts after a write has ended finds a directory at least as new as it.
 //!
-//! Contract: every guard passed to an index is one of the epoch that is passed to
-//! [`Index::update`], the same for the life of the index.
+//! Contract: all guards that are passed to one index are of one epoch.
 //!
 //! The invariants I1 to I5 are in DESIGN.md, section 5.3.
 
@@ -31,7 +30,7 @@ pub use chunk::Candidates;
 pub use entry::{Decision, Entry, Exhausted, Found, KeyHash, Resolve};
 pub use walk::Walk;
 
-use crate::concurrency::epoch::{Epoch, Guard};
+use crate::concurrency::epoch::Guard;
 use crate::concurrency::sync::unmodelled::Arc;
 use crate::concurrency::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::memory::prefetch;
@@ -204,13 +203,12 @@ impl<const SLOTS: usize> Index<SLOTS> {
     /// [`Exhausted`]: the key would be a new one, and there is no room for it.
     pub fn update(
         &self,
-        epoch: &Epoch,
         guard: &Guard,
         hash: KeyHash,
         resolve: &impl Resolve,
         decide: impl FnMut(Found) -> Decision,
     ) -> Result<Option<Entry>, Exhausted> {
-        self.update_within(Room::Bounded, epoch, guard, hash, resolve, decide)
+        self.update_within(Room::Bounded, guard, hash, resolve, decide)
     }
 
     /// The same, with more room or less for a new key. Never [`Exhausted`] with
@@ -222,7 +220,6 @@ impl<const SLOTS: usize> Index<SLOTS> {
     pub fn update_within(
         &self,
         room: Room,
-        epoch: &Epoch,
         guard: &Guard,
         hash: KeyHash,
         resolve: &impl Resolve,
@@ -234,15 +231,15 @@ impl<const SLOTS: usize> Index<SLOTS> {
             Room::Bounded | Room::Committed => self.overflow_blocks,
         };
         loop {
-            let chunk = self.current_chunk(epoch, guard, spot);
+            let chunk = self.current_chunk(guard, spot);
             match self.attempt(chunk, spot, blocks_max, resolve, &mut decide) {
                 Attempt::Kept(seen) => return Ok(seen),
                 Attempt::Stored(seen, words) => {
-                    self.after_store(epoch, guard, chunk, resolve, words);
+                    self.after_store(guard, chunk, resolve, words);
                     return Ok(seen);
                 }
-                Attempt::Frozen => self.help(epoch, guard, chunk, resolve),
-                Attempt::Full => match self.make_room(epoch, guard, chunk, resolve) {
+                Attempt::Frozen => self.help(guard, chunk, resolve),
+                Attempt::Full => match self.make_room(guard, chunk, resolve) {
                     Ok(()) => {}
                     Err(Exhausted) if room == Room::Committed => blocks_max = usize::MAX,
                     Err(Exhausted) => return Err(Exhausted),
@@ -253,18 +250,13 @@ impl<const SLOTS: usize> Index<SLOTS> {
 
     /// The chunk of a spot that was not replaced when it was looked at.
     #[inline]
-    fn current_chunk<'g>(
-        &'g self,
-        epoch: &Epoch,
-        guard: &'g Guard,
-        spot: Spot,
-    ) -> &'g Chunk<SLOTS> {
+    fn current_chunk<'g>(&'g self, guard: &'g Guard, spot: Spot) -> &'g Chunk<SLOTS> {
         loop {
             let chunk = self.directory.current(spot.route, guard);
             if chunk.forward().is_none() {
                 return chunk;
             }
-            self.directory.install_successors(epoch, guard, chunk);
+            self.directory.install_successors(guard, chunk);
         }
     }
 
@@ -277,7 +269,6 @@ impl<const SLOTS: usize> Index<SLOTS> {
     #[inline]
     pub fn make_room_for(
         &self,
-        epoch: &Epoch,
         guard: &Guard,
         hash: KeyHash,
         resolve: &impl Resolve,
@@ -286,24 +277,23 @@ impl<const SLOTS: usize> Index<SLOTS> {
         if !self.crowded.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.make_room_in_a_crowd(epoch, guard, hash, resolve)
+        self.make_room_in_a_crowd(guard, hash, resolve)
     }
 
     #[cold]
     fn make_room_in_a_crowd(
         &self,
-        epoch: &Epoch,
         guard: &Guard,
         hash: KeyHash,
         resolve: &impl Resolve,
     ) -> Result<(), Exhausted> {
         let spot = self.layout.spot(hash);
         loop {
-            let chunk = self.current_chunk(epoch, guard, spot);
+            let chunk = self.current_chunk(guard, spot);
             match self.end_of_chain(chunk, spot, resolve) {
                 Ok(()) => return Ok(()),
-                Err(Short::Frozen) => self.help(epoch, guard, chunk, resolve),
-                Err(Short::Starved) => self.make_room(epoch, guard, chunk, resolve)?,
+                Err(Short::Frozen) => self.help(guard, chunk, resolve),
+                Err(Short::Starved) => self.make_room(guard, chunk, resolve)?,
             }
         }
     }
@@ -374,9 +364,9 @@ impl<const SLOTS: usize> Index<SLOTS> {
 
     /// Drops the tombstones that are not pending from the chunk that a hash belongs to, by a
     /// rebuild. For who is about to give up the records of tombstones.
-    pub fn rebuild(&self, epoch: &Epoch, guard: &Guard, hash: KeyHash, resolve: &impl Resolve) {
+    pub fn rebuild(&self, guard: &Guard, hash: KeyHash, resolve: &impl Resolve) {
         let chunk = self.directory.current(self.layout.spot(hash).route, guard);
-        self.replace(epoch, guard, chunk, Plan::Rebuild, resolve);
+        self.replace(guard, chunk, Plan::Rebuild, resolve);
     }
 
     /// Whether rebuilds and splits keep tombstones. Recovery puts records in in any order, so a

@@ -3,6 +3,7 @@
 mod threads;
 
 use super::*;
+use crate::concurrency::epoch::Epoch;
 use crate::format::ids::{Address, Lsn};
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -119,7 +120,7 @@ impl<const SLOTS: usize> Store<SLOTS> {
         let mut done = false;
         let ask = Ask { log, key };
         let guard = self.epoch.pin();
-        self.index.update(&self.epoch, &guard, log.hash(key), &ask, |found| {
+        self.index.update(&guard, log.hash(key), &ask, |found| {
             done = !matches!(found, Found::Absent { drop_lsn } if drop_lsn.as_u64() >= lsn);
             match found {
                 Found::Entry(entry) if log.lsn(entry) >= lsn => Decision::Keep,
@@ -147,7 +148,7 @@ impl<const SLOTS: usize> Store<SLOTS> {
             let lsn = log.lsn(live(place));
             let pending = Entry { tomb: true, pending: true, ..live(place) };
             let (mut won, mut again) = (false, false);
-            let update = self.index.update(&self.epoch, &guard, hash, &ask, |found| {
+            let update = self.index.update(&guard, hash, &ask, |found| {
                 (won, again) = match found {
                     Found::Entry(entry) if !entry.tomb => (log.lsn(entry) < lsn, true),
                     _ => (false, false),
@@ -161,7 +162,7 @@ impl<const SLOTS: usize> Store<SLOTS> {
                     Found::Entry(entry) if entry == pending => Decision::Set(done),
                     _ => Decision::Keep,
                 };
-                let updated = self.index.update(&self.epoch, &guard, hash, &ask, decide);
+                let updated = self.index.update(&guard, hash, &ask, decide);
                 assert!(updated.is_ok());
                 return true;
             }
@@ -175,7 +176,7 @@ impl<const SLOTS: usize> Store<SLOTS> {
 
     fn rebuild(&self, key: u64) {
         let ask = Ask { log: &self.log, key };
-        self.index.rebuild(&self.epoch, &self.epoch.pin(), self.log.hash(key), &ask);
+        self.index.rebuild(&self.epoch.pin(), self.log.hash(key), &ask);
     }
 
     /// All that a walk finds: keys and addresses.
@@ -350,7 +351,7 @@ fn a_pending_tombstone_survives_a_rebuild() {
     let set = |to| {
         let ask = Ask { log: &store.log, key: 1 };
         let (guard, hash) = (store.epoch.pin(), store.log.hash(1));
-        store.index.update(&store.epoch, &guard, hash, &ask, |_| Decision::Set(to)).unwrap();
+        store.index.update(&guard, hash, &ask, |_| Decision::Set(to)).unwrap();
     };
     set(pending);
     store.rebuild(1);
@@ -439,10 +440,10 @@ fn a_panic_in_any_question_leaves_the_index_whole() {
         let (guard, hash) = (store.epoch.pin(), store.log.hash(2));
         let unwound = catch_unwind(AssertUnwindSafe(|| {
             if asked == "lsn" {
-                store.index.rebuild(&store.epoch, &guard, hash, &ask);
+                store.index.rebuild(&guard, hash, &ask);
             }
             let decide = |_| -> Decision { panic!("decide") };
-            store.index.update(&store.epoch, &guard, hash, &ask, decide)
+            store.index.update(&guard, hash, &ask, decide)
         }));
         assert!(unwound.is_err(), "{asked}");
         assert!((0..20).all(|key| store.get_live(key).is_some() == (key != 1)));

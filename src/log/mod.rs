@@ -209,10 +209,10 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     /// Lets go of a segment that no entry of the index leads into any more. It stays in the table
     /// until no guard is left that could hold an address in it.
-    pub fn let_go(&self, epoch: &Epoch, guard: &Guard, segment: Arc<Segment<M>>) {
+    pub fn let_go(&self, guard: &Guard, segment: Arc<Segment<M>>) {
         // Relaxed: a hint for `sweep`, and for who waits for it.
         self.leaving.fetch_add(1, Ordering::Relaxed);
-        epoch.retire(guard, Box::new(Leaving(segment)));
+        guard.retire(Box::new(Leaving(segment)));
     }
 
     /// How many sweeps have begun.
@@ -230,7 +230,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     /// Takes the segments out of the table that were dropped and in which no reader can have an
     /// address, and clears the marks of those that are settled. For the one thread that owns this
     /// [T3]: the background thread of a store.
-    pub fn sweep(&self, epoch: &Epoch, guard: &Guard) {
+    pub fn sweep(&self, guard: &Guard) {
         // Relaxed: a count of beginnings, for who waits for one.
         self.sweeps.fetch_add(1, Ordering::Relaxed);
         for segment in self.table.unsettled(guard) {
@@ -245,7 +245,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         for segment in self.table.iter(guard).filter(|segment| segment.is_released()) {
             self.note_gone(segment);
             self.table.clear_unsettled(segment);
-            if self.table.remove(epoch, guard, segment) {
+            if self.table.remove(guard, segment) {
                 // Relaxed: as in `let_go`.
                 self.leaving.fetch_sub(1, Ordering::Relaxed);
             }
@@ -317,29 +317,26 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     #[inline]
     pub fn reserve<'g>(
         &'g self,
-        epoch: &Epoch,
         guard: &'g Guard,
         bytes: u64,
         purpose: Purpose,
     ) -> Result<Reservation<'g, M>, Error> {
-        self.reserve_with(epoch, guard, purpose, |segment| segment.reserve(bytes))
+        self.reserve_with(guard, purpose, |segment| segment.reserve(bytes))
     }
 
     /// The same for a batch of frames. It must fit an empty segment.
     pub fn reserve_batch<'g>(
         &'g self,
-        epoch: &Epoch,
         guard: &'g Guard,
         frames: &[Units],
         purpose: Purpose,
     ) -> Result<BatchReservation<'g, M>, Error> {
-        self.reserve_with(epoch, guard, purpose, |segment| segment.reserve_batch(frames))
+        self.reserve_with(guard, purpose, |segment| segment.reserve_batch(frames))
     }
 
     #[inline]
     fn reserve_with<'g, R>(
         &'g self,
-        epoch: &Epoch,
         guard: &'g Guard,
         purpose: Purpose,
         reserve: impl Fn(&'g Segment<M>) -> Option<(R, bool)>,
@@ -356,22 +353,16 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
                 }
                 return Ok(reservation);
             }
-            self.roll(epoch, guard, word, purpose)?;
+            self.roll(guard, word, purpose)?;
         }
     }
 
     /// Replaces the full segment that the word `current` of `active` names, or the lack of one, by
     /// the next one, unless somebody else has.
     #[cold]
-    fn roll(
-        &self,
-        epoch: &Epoch,
-        guard: &Guard,
-        current: u64,
-        purpose: Purpose,
-    ) -> Result<(), Error> {
+    fn roll(&self, guard: &Guard, current: u64, purpose: Purpose) -> Result<(), Error> {
         let before = self.last_active(guard, current);
-        let preallocated = self.take_preallocated(epoch, guard, before.next());
+        let preallocated = self.take_preallocated(guard, before.next());
         let next = match preallocated {
             Some(next) => next,
             None => {
@@ -390,7 +381,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         if let Some(next) = self.table.get(guard, next) {
             next.set_predecessor(before);
         }
-        self.install(epoch, guard, current, next);
+        self.install(guard, current, next);
         Ok(())
     }
 
@@ -414,7 +405,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         Ok(segment)
     }
 
-    fn install(&self, epoch: &Epoch, guard: &Guard, current: u64, next: TableIndex) {
+    fn install(&self, guard: &Guard, current: u64, next: TableIndex) {
         // Release: pairs with the Acquire loads of `active`; the table entry of `next` is seen by
         // whoever sees its index here. Relaxed on failure: nothing is read from the winner.
         let installed = self.active.compare_exchange(
@@ -425,23 +416,18 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         );
         match installed {
             Ok(_) => self.source.wake(),
-            Err(_) => self.put_back(epoch, guard, next),
+            Err(_) => self.put_back(guard, next),
         }
     }
 
     /// Takes the next segment that was preallocated ahead of need, if it may follow: its sequence
     /// is `at_least`. Those that came too late are discarded.
-    fn take_preallocated(
-        &self,
-        epoch: &Epoch,
-        guard: &Guard,
-        at_least: Sequence,
-    ) -> Option<TableIndex> {
+    fn take_preallocated(&self, guard: &Guard, at_least: Sequence) -> Option<TableIndex> {
         while let Some(index) = self.pop_preallocated() {
             if self.table.get(guard, index)?.sequence() >= at_least {
                 return Some(index);
             }
-            self.discard(epoch, guard, index);
+            self.discard(guard, index);
         }
         None
     }
@@ -466,7 +452,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     /// Gives a segment that was not installed to the next roll, if it may still follow, and else
     /// discards it.
-    fn put_back(&self, epoch: &Epoch, guard: &Guard, index: TableIndex) {
+    fn put_back(&self, guard: &Guard, index: TableIndex) {
         let sequence = self.table.get(guard, index).map(Segment::sequence);
         let sequence_of = |n: u32| self.table.get(guard, TableIndex(n)).map(Segment::sequence);
         let kept = sequence >= Some(self.floor(guard))
@@ -476,14 +462,14 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
                 if first { queue.after(index.0) } else { None }
             });
         if !kept {
-            self.discard(epoch, guard, index);
+            self.discard(guard, index);
         }
     }
 
-    fn discard(&self, epoch: &Epoch, guard: &Guard, index: TableIndex) {
+    fn discard(&self, guard: &Guard, index: TableIndex) {
         if let Some(segment) = self.table.get(guard, index) {
             self.source.discard(segment);
-            self.table.remove(epoch, guard, segment);
+            self.table.remove(guard, segment);
         }
     }
 
@@ -523,7 +509,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         if self.change_preallocated(|queue| queue.and_then(index.0)) {
             return Ok(Some(segment));
         }
-        self.discard(epoch, &guard, index);
+        self.discard(&guard, index);
         Ok(None)
     }
 
@@ -537,9 +523,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     }
 
     /// Discards what was preallocated and not used: for closing.
-    pub fn discard_preallocated(&self, epoch: &Epoch, guard: &Guard) {
+    pub fn discard_preallocated(&self, guard: &Guard) {
         while let Some(index) = self.pop_preallocated() {
-            self.discard(epoch, guard, index);
+            self.discard(guard, index);
         }
     }
 

@@ -14,7 +14,7 @@
 //! segments out, so the bit that it clears is that of the segment it has seen settled.
 #![expect(unsafe_code, reason = "entries are raw pointers with a count")]
 
-use crate::concurrency::epoch::{Epoch, Guard};
+use crate::concurrency::epoch::Guard;
 use crate::concurrency::growable_array::GrowableArray;
 use crate::concurrency::sync::unmodelled::Arc;
 use crate::concurrency::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -109,7 +109,7 @@ impl<M: crate::memory::Memory> SegmentTable<M> {
 
     /// Takes this segment out, which the caller has from the table under this guard, and retires
     /// the table's count of it. `false`: somebody else has taken it out.
-    pub fn remove(&self, epoch: &Epoch, guard: &Guard, segment: &Segment<M>) -> bool {
+    pub fn remove(&self, guard: &Guard, segment: &Segment<M>) -> bool {
         let index = segment.table_index();
         let Some(entry) = self.entries.get(index.0 as usize) else { return false };
         let is = std::ptr::from_ref(segment).cast_mut();
@@ -120,7 +120,7 @@ impl<M: crate::memory::Memory> SegmentTable<M> {
         let Ok(segment) = taken else { return false };
         // SAFETY: T1, the count that the table owned is now this function's.
         let segment = unsafe { Arc::from_raw(segment.cast_const()) };
-        epoch.retire(guard, Box::new(segment));
+        guard.retire(Box::new(segment));
         // Relaxed: a hint.
         self.free.fetch_min(index.0, Ordering::Relaxed);
         true

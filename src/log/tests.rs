@@ -48,14 +48,14 @@ fn no_segment_is_passed_by_that_is_older_than_one_in_use() {
     let roll = || {
         let active = log.active(&guard).map(Segment::sequence);
         while log.active(&guard).map(Segment::sequence) == active {
-            drop(log.reserve(&epoch, &guard, 1 << 10, Purpose::Grow).unwrap());
+            drop(log.reserve(&guard, 1 << 10, Purpose::Grow).unwrap());
         }
     };
     roll();
     roll();
     let first = log.table().iter(&guard).next().unwrap().table_index();
     let first = log.table().get(&guard, first).unwrap();
-    assert!(log.table().remove(&epoch, &guard, first));
+    assert!(log.table().remove(&guard, first));
     // In the table the next one lies before the active one, and the one after that behind it.
     log.preallocate(&epoch, |_| Ok(true)).unwrap();
     log.preallocate(&epoch, |_| Ok(true)).unwrap();
@@ -80,7 +80,7 @@ fn no_record_is_missed_that_is_moved_in_each_of_two_readings() {
     let (log, epoch) = (Log::new(Heap, geometry, Sequence(1)), Epoch::new());
     let guard = epoch.pin();
     let make = || log.make_for_copies(&guard).unwrap();
-    let take_out = |segment: &Segment<_>| assert!(log.table().remove(&epoch, &guard, segment));
+    let take_out = |segment: &Segment<_>| assert!(log.table().remove(&guard, segment));
     // In the order of the table: two places, each with a segment behind it, and the record's.
     let [first, second, third, fourth, holder] = [(); 5].map(|()| make());
     take_out(&third);
@@ -110,7 +110,7 @@ fn a_segment_that_was_not_installed_goes_before_those_preallocated_after_it() {
         Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
     let (log, epoch) = (Log::new(Heap, geometry, Sequence(1)), Epoch::new());
     let guard = epoch.pin();
-    let reserve = || log.reserve(&epoch, &guard, 64, Purpose::Grow).unwrap().segment().sequence().0;
+    let reserve = || log.reserve(&guard, 64, Purpose::Grow).unwrap().segment().sequence().0;
     assert_eq!(reserve(), 1);
     for _ in 0..2 {
         assert!(log.preallocate(&epoch, |_| Ok(true)).unwrap().is_some());
@@ -119,7 +119,7 @@ fn a_segment_that_was_not_installed_goes_before_those_preallocated_after_it() {
     // it.
     let index = log.pop_preallocated().unwrap();
     assert!(log.end_active(&guard));
-    log.put_back(&epoch, &guard, index);
+    log.put_back(&guard, index);
     assert_eq!((log.preallocated(), reserve()), (2, 2));
     assert!(log.end_active(&guard));
     assert_eq!((log.preallocated(), reserve()), (1, 3));
@@ -135,15 +135,15 @@ fn an_empty_segment_that_was_ended_is_sealed_and_flushed() {
         Log::new(Heap, geometry, Sequence(1)),
         crate::index::Shape::default(),
     );
-    let (log, epoch, guard) = (engine.log(), engine.epoch(), engine.epoch().pin());
-    drop(log.reserve(epoch, &guard, 64, Purpose::Grow).unwrap());
+    let (log, guard) = (engine.log(), engine.epoch().pin());
+    drop(log.reserve(&guard, 64, Purpose::Grow).unwrap());
     // Acquire: as in `active`.
     let word = log.active.load(Ordering::Acquire);
     log.active(&guard).unwrap().close();
-    log.roll(epoch, &guard, word, Purpose::Grow).unwrap();
+    log.roll(&guard, word, Purpose::Grow).unwrap();
     let empty = log.active(&guard).unwrap();
     assert!(log.end_active(&guard) && empty.slots_end() == 0);
-    drop(log.reserve(epoch, &guard, 64, Purpose::Grow).unwrap());
+    drop(log.reserve(&guard, 64, Purpose::Grow).unwrap());
     let durability = crate::durability::Flusher::default();
     durability.sync(&engine).unwrap();
     assert_eq!((empty.sealed(), empty.is_settled()), (Some(0), true));
@@ -185,7 +185,7 @@ fn a_removal_that_cannot_keep_room_back_says_why() {
         Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
     let (log, epoch) = (Log::new(WithoutHandles, geometry, Sequence(1)), Epoch::new());
     let guard = epoch.pin();
-    let remove = || log.reserve(&epoch, &guard, 1 << 10, Purpose::Reclaim).map(drop);
+    let remove = || log.reserve(&guard, 1 << 10, Purpose::Reclaim).map(drop);
     let refused = (0..9).find_map(|_| remove().err());
     assert!(matches!(refused, Some(Error::Io(_))), "{refused:?}");
 }

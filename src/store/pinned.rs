@@ -18,11 +18,11 @@ const BLOCK: usize = 16;
 #[derive(Debug)]
 pub struct Pinned<'s> {
     pub(super) store: &'s Store,
-    pub(super) guard: Guard,
+    pub(super) guard: Guard<'s>,
 }
 
 impl<'s> Pinned<'s> {
-    pub(super) fn new(store: &'s Store, guard: Guard) -> Self {
+    pub(super) fn new(store: &'s Store, guard: Guard<'s>) -> Self {
         Self { store, guard }
     }
 

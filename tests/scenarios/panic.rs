@@ -135,10 +135,8 @@ fn between_reserve_and_commit() {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let guard = engine.epoch().pin();
-            let reserved = engine
-                .log()
-                .reserve(engine.epoch(), &guard, 256, stratalog::internals::Purpose::Grow)
-                .unwrap();
+            let reserved =
+                engine.log().reserve(&guard, 256, stratalog::internals::Purpose::Grow).unwrap();
             panic!("between reserve and commit of {}", reserved.lsn());
         });
         assert!(thread.join().is_err(), "it did not panic");
@@ -164,10 +162,8 @@ fn between_the_frame_of_a_removal_and_its_decision() {
         let mut tombstone = heap::version(b"stays", &[], &[]);
         tombstone.kind = stratalog::internals::format::slot::Kind::Tombstone;
         let bytes = tombstone.layout().bytes();
-        let reserved = engine
-            .log()
-            .reserve(engine.epoch(), &guard, bytes, stratalog::internals::Purpose::Grow)
-            .unwrap();
+        let reserved =
+            engine.log().reserve(&guard, bytes, stratalog::internals::Purpose::Grow).unwrap();
         let pending = reserved.pend(&tombstone).unwrap();
         panic!("before the index has seen {}", pending.lsn());
     }));

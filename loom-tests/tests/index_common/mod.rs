@@ -146,7 +146,7 @@ impl<const SLOTS: usize> Store<SLOTS> {
     pub fn publish(&self, place: u64, key: u64) -> Result<bool, Exhausted> {
         let (log, guard) = (&self.log, self.epoch.pin());
         let mut done = false;
-        self.index.update(&self.epoch, &guard, self.hash(key), &Ask { log, key }, |found| {
+        self.index.update(&guard, self.hash(key), &Ask { log, key }, |found| {
             done = !matches!(found, Found::Absent { drop_lsn } if drop_lsn >= lsn(place));
             match found {
                 Found::Entry(entry) if entry.address.bits() > place => Decision::Keep,
@@ -181,7 +181,7 @@ impl<const SLOTS: usize> Store<SLOTS> {
                 };
                 if won { Decision::Set(pending) } else { Decision::Keep }
             };
-            assert!(self.index.update(&self.epoch, &guard, self.hash(key), &ask, update).is_ok());
+            assert!(self.index.update(&guard, self.hash(key), &ask, update).is_ok());
             if won {
                 log.commit_tombstone();
                 let decide = |found| match found {
@@ -191,7 +191,7 @@ impl<const SLOTS: usize> Store<SLOTS> {
                     _ => Decision::Keep,
                 };
                 let hash = self.hash(key);
-                assert!(self.index.update(&self.epoch, &guard, hash, &ask, decide).is_ok());
+                assert!(self.index.update(&guard, hash, &ask, decide).is_ok());
                 self.removed.fetch_add(1, SeqCst);
                 return true;
             }
@@ -219,7 +219,7 @@ impl<const SLOTS: usize> Store<SLOTS> {
 
     pub fn rebuild(&self, key: u64) {
         let ask = Ask { log: &self.log, key };
-        self.index.rebuild(&self.epoch, &self.epoch.pin(), self.hash(key), &ask);
+        self.index.rebuild(&self.epoch.pin(), self.hash(key), &ask);
     }
 
     /// The keys that a walk meets, in its order.

@@ -496,7 +496,7 @@ impl Compactor<'_> {
         self.live_manifest.drop_segments(self.engine, victims, covered)?;
         for victim in victims {
             let guard = self.engine.epoch().pin();
-            self.engine.log().let_go(self.engine.epoch(), &guard, Arc::clone(victim));
+            self.engine.log().let_go(&guard, Arc::clone(victim));
         }
         // The background thread takes them out of the table.
         self.engine.log().source().wake();
