@@ -256,7 +256,7 @@ fn after_one_failed_flush_none_is_tried_and_nobody_is_told_that_all_is_well() {
     let lost = put(&engine, "bb");
     broken.store(true, Ordering::Release);
     let mut slot = None;
-    let polled = flushes.poll(lost, &mut Context::from_waker(Waker::noop()), &mut slot);
+    let polled = flushes.group().poll(lost, &mut Context::from_waker(Waker::noop()), &mut slot);
     assert!(polled.is_pending());
     let failed = |result: Result<(), Error>| {
         assert!(matches!(result, Err(Error::FlushFailed(reason)) if reason == "planted"));
@@ -267,7 +267,7 @@ fn after_one_failed_flush_none_is_tried_and_nobody_is_told_that_all_is_well() {
     failed(flushes.sync(&engine));
     failed(flushes.wait(&engine, lost));
     failed(flushes.check());
-    match flushes.poll(lost, &mut Context::from_waker(Waker::noop()), &mut slot) {
+    match flushes.group().poll(lost, &mut Context::from_waker(Waker::noop()), &mut slot) {
         Poll::Ready(result) => failed(result),
         Poll::Pending => panic!("a waiter was forgotten"),
     }
@@ -282,14 +282,14 @@ fn a_future_that_is_polled_while_the_store_closes_is_served_by_its_last_flush() 
     let engine = engine(&Arc::default(), 1 << 16, Time::ZERO);
     let flushes = Flusher::default();
     let lsn = put(&engine, "a");
-    flushes.stop();
+    flushes.group().stop();
     let wakes = Arc::new(Unpark(std::thread::current(), AtomicU64::new(0)));
     let (waker, mut slot) = (Waker::from(Arc::clone(&wakes)), None);
     let mut context = Context::from_waker(&waker);
-    assert!(flushes.poll(lsn, &mut context, &mut slot).is_pending());
+    assert!(flushes.group().poll(lsn, &mut context, &mut slot).is_pending());
     flushes.close(&engine).unwrap();
     assert_eq!(wakes.1.load(Ordering::Acquire), 1, "it was not woken");
-    let done = flushes.poll(lsn, &mut context, &mut slot);
+    let done = flushes.group().poll(lsn, &mut context, &mut slot);
     assert!(matches!(done, Poll::Ready(Ok(()))), "{done:?}");
 }
 

@@ -79,11 +79,12 @@ impl World {
         let waker = Waker::from(Arc::clone(&bell));
         let mut slot = None;
         loop {
-            let polled = self.durability.poll(lsn, &mut Context::from_waker(&waker), &mut slot);
+            let polled =
+                self.durability.group().poll(lsn, &mut Context::from_waker(&waker), &mut slot);
             match polled {
                 Poll::Ready(result) => {
                     if let Some(slot) = slot {
-                        self.durability.forget(slot);
+                        self.durability.group().forget(slot);
                     }
                     return result;
                 }
@@ -155,7 +156,7 @@ fn a_task_is_woken_by_the_flush_that_covers_it() {
     let task = |w: &World| {
         assert!(w.block_on(w.first).is_ok());
         w.check_acknowledged(w.first);
-        w.durability.stop();
+        w.durability.group().stop();
     };
     let flusher = |w: &World| w.durability.run(&w.engine, None);
     explore(World::new, [task, flusher], |w| w.check_acknowledged(w.first));
@@ -177,14 +178,14 @@ fn a_task_that_registers_while_a_flush_ends_is_woken() {
         // Somebody has asked for a flush that may begin before the task's commit.
         let world = World::new();
         let mut context = Context::from_waker(Waker::noop());
-        assert!(world.durability.poll(world.first, &mut context, &mut None).is_pending());
+        assert!(world.durability.group().poll(world.first, &mut context, &mut None).is_pending());
         world
     };
     let task = |w: &World| {
         let lsn = w.put();
         assert!(w.block_on(lsn).is_ok());
         w.check_acknowledged(lsn);
-        w.durability.stop();
+        w.durability.group().stop();
     };
     let flusher = |w: &World| w.durability.run(&w.engine, None);
     explore(make, [task, flusher], |w| w.check_acknowledged(w.first));
@@ -213,7 +214,7 @@ fn a_failed_flush_wakes_tasks_too() {
     };
     let task = |w: &World| {
         assert!(w.block_on(w.first).is_err());
-        w.durability.stop();
+        w.durability.group().stop();
     };
     let flusher = |w: &World| w.durability.run(&w.engine, None);
     explore(make, [task, flusher], |w| assert_eq!(w.flushes(), 1));

@@ -86,7 +86,7 @@ impl StoreCore {
         let active = self.engine.log().active(&guard).map(Segment::sequence);
         if active > *last {
             *last = active;
-            self.flusher.ask_for_full();
+            self.flusher.group().ask_for_full();
         }
     }
 
@@ -165,7 +165,7 @@ impl Drop for BackgroundThreads {
         // Release: pairs with the Acquire in `run`.
         self.stop.store(true, Ordering::Release);
         self.core.engine.log().source().notifier.notify();
-        self.core.flusher.stop();
+        self.core.flusher.group().stop();
         for thread in self.threads.drain(..) {
             // A panic in there has been printed by the hook; closing goes on.
             drop(thread.join());

@@ -80,7 +80,7 @@ impl GrowthRate {
         };
         self.active = active;
         if std::mem::replace(&mut self.has_observed, true) {
-            self.count(grown, flusher.flushes());
+            self.count(grown, flusher.group().flushes());
         }
     }
 

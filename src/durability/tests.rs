@@ -10,7 +10,7 @@ use crate::memory::HeapMemory;
 use crate::segment::Geometry;
 use std::cell::Cell;
 use std::sync::mpsc;
-use std::task::Wake;
+use std::task::{Context, Poll, Wake, Waker};
 
 struct CountingWaker(mpsc::Sender<()>);
 
@@ -34,15 +34,15 @@ fn failed_flush_of_copies_wakes_futures() {
     let waker = Waker::from(std::sync::Arc::new(CountingWaker(sender)));
     let (mut context, mut slot) = (Context::from_waker(&waker), None);
     let lsn = Lsn::new(Sequence(1), SlotNumber(0));
-    assert!(durability.poll(lsn, &mut context, &mut slot).is_pending());
-    durability.failed.set("the device is gone".to_owned()).unwrap();
+    assert!(durability.group().poll(lsn, &mut context, &mut slot).is_pending());
+    durability.group.fail(&std::io::Error::other("the device is gone"));
     std::thread::scope(|scope| {
         scope.spawn(|| durability.run(&engine, None));
         let told = woken.recv_timeout(Duration::from_secs(5));
-        durability.stop();
+        durability.group().stop();
         assert!(told.is_ok(), "nobody woke the future");
     });
-    let told = durability.poll(lsn, &mut context, &mut slot);
+    let told = durability.group().poll(lsn, &mut context, &mut slot);
     assert!(matches!(told, Poll::Ready(Err(Error::FlushFailed(_)))));
 }
 

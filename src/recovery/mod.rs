@@ -276,7 +276,7 @@ fn note_durable(engine: &DiskEngine, flusher: &Flusher, candidates: &[SegmentCan
     }
     // Copies were made of durable records; their first places may be gone.
     let guard = engine.epoch().pin();
-    flusher.raise(engine.log().last_given(&guard));
+    flusher.group().raise(engine.log().last_given(&guard));
 }
 
 /// Step 3; again if it shows that the page cache was lost: without their other members, members of

@@ -104,7 +104,7 @@ impl Future for Durable {
         let this = &mut *self;
         match this.refused.take().or_else(|| this.owner.check().err()) {
             Some(error) => Poll::Ready(Err(error)),
-            None => this.flusher.poll(this.lsn, context, &mut this.waker),
+            None => this.flusher.group().poll(this.lsn, context, &mut this.waker),
         }
     }
 }
@@ -116,7 +116,7 @@ impl Drop for Durable {
         if let Some(waker) = self.waker
             && self.owner.is_current()
         {
-            self.flusher.forget(waker);
+            self.flusher.group().forget(waker);
         }
     }
 }

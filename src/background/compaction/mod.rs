@@ -336,7 +336,7 @@ impl Compactor<'_> {
             }
             waiting.push_back(emptied);
             if waiting.len() >= WAITING_MANY {
-                self.flusher.ask();
+                self.flusher.group().ask();
             }
         }
         Ok(())
