@@ -4,26 +4,22 @@
 //! unless that is left to the caller.
 
 pub mod compaction;
+pub mod compaction_totals;
+mod core;
 mod page_cache;
 mod preallocation;
 pub mod throttle;
 
+pub use core::StoreCore;
 pub use page_cache::PageCachePolicy;
 
-use crate::concurrency::sync::lock;
-use crate::concurrency::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, thread};
-use crate::disk::{DiskEngine, LiveManifest};
-use crate::durability::Flusher;
+use crate::concurrency::sync::unmodelled::{Arc, AtomicBool, Ordering, thread};
 use crate::error::Error;
-use crate::format::ids::Sequence;
 use crate::options::Compaction;
 use crate::recovery::{self, Leftovers};
-use crate::report::CompactionReport;
-use crate::segment::Segment;
-use compaction::{CompactionTotals, Compactor, Scope};
+use compaction::{Compactor, Scope};
 use preallocation::{GrowthRate, Preallocator};
 use std::time::{Duration, Instant};
-use throttle::Throttle;
 
 /// How long it sleeps when nobody notifies it.
 const NAP: Duration = Duration::from_secs(1);
@@ -31,97 +27,6 @@ const NAP: Duration = Duration::from_secs(1);
 const SHORT_NAP: Duration = Duration::from_millis(10);
 /// A retired thing is free after two epochs; each reclaim can begin one.
 const EPOCHS: u32 = 3;
-
-/// What the thread works on.
-#[derive(Debug)]
-pub struct StoreCore {
-    /// The store's engine.
-    pub engine: DiskEngine,
-    /// The store's flush state.
-    pub flusher: Arc<Flusher>,
-    /// What the manifest says.
-    pub live_manifest: LiveManifest,
-    /// Whether a write is to be durable when it returns.
-    pub synced: bool,
-    /// Bytes a second that compaction may copy.
-    pub compaction_rate: Option<u64>,
-    /// Held by the one compaction there is at a time.
-    pub compacting: Mutex<()>,
-    /// Who asks for a compaction by hand just now: the background makes way for them.
-    pub manual_requests: AtomicU64,
-    /// What it and those before it have done.
-    pub compacted: CompactionTotals,
-    /// The last compaction in the background could not do its work.
-    pub failed: AtomicBool,
-    /// Whether a segment is flushed as soon as it is full.
-    pub flushes_full: bool,
-    /// Delays writers that are too fast for it.
-    pub throttle: Throttle,
-}
-
-impl StoreCore {
-    /// Compacts, after whoever is at it just now.
-    pub fn compact(
-        &self,
-        scope: Scope,
-        stop: &AtomicBool,
-        progress: &mut dyn FnMut(&CompactionReport),
-    ) -> Result<CompactionReport, Error> {
-        let _request = (scope == Scope::All).then(|| ManualRequest::new(&self.manual_requests));
-        let _turn = lock(&self.compacting);
-        let mut report = CompactionReport::default();
-        let mut compactor = self.compactor(stop);
-        compactor.yields_to_manual = scope == Scope::Worthwhile;
-        compactor.run(scope, &mut report, progress)?;
-        Ok(report)
-    }
-
-    /// Has the flusher flush what is full, once for each segment: none can be emptied before, and
-    /// what waits for the interval is more to flush at once.
-    fn flush_full(&self, last: &mut Option<Sequence>) {
-        if !self.flushes_full {
-            return;
-        }
-        let guard = self.engine.epoch().pin();
-        let active = self.engine.log().active(&guard).map(Segment::sequence);
-        if active > *last {
-            *last = active;
-            self.flusher.group().ask_for_full();
-        }
-    }
-
-    fn compactor<'a>(&'a self, stop: &'a AtomicBool) -> Compactor<'a> {
-        Compactor {
-            engine: &self.engine,
-            flusher: &self.flusher,
-            live_manifest: &self.live_manifest,
-            stop,
-            manual_requests: &self.manual_requests,
-            yields_to_manual: true,
-            bytes_a_second: self.compaction_rate,
-            totals: &self.compacted,
-            throttle: &self.throttle,
-        }
-    }
-}
-
-/// Somebody asks for a compaction by hand.
-struct ManualRequest<'a>(&'a AtomicU64);
-
-impl<'a> ManualRequest<'a> {
-    fn new(count: &'a AtomicU64) -> Self {
-        // Relaxed: a hint to the background, which looks again after each group.
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for ManualRequest<'_> {
-    fn drop(&mut self) {
-        // Relaxed: as above.
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// The running threads. Dropping this stops them and waits until they have.
 #[derive(Debug)]
@@ -178,14 +83,14 @@ fn run(core: &StoreCore, leftovers: Leftovers, stop: &AtomicBool) {
     // After an error the next opening does it.
     drop(recovery::tidy_up(engine, &core.live_manifest, leftovers));
     let notifier = &engine.log().source().notifier;
-    let preallocator = Preallocator { engine, flusher: &core.flusher, synced: core.synced, stop };
+    let preallocator = Preallocator { core, stop };
     let (mut growth, mut updated) = (GrowthRate::default(), Instant::now());
     let (mut flushed_up_to, mut page_cache) = (None, PageCachePolicy::new());
     // Acquire: pairs with the Release in `drop`.
     while !stop.load(Ordering::Acquire) {
         let seen = notifier.count();
         // Relaxed: a hint.
-        core.compactor(stop).set_throttle(core.failed.load(Ordering::Relaxed));
+        Compactor::new(core, stop).set_throttle(core.failed.load(Ordering::Relaxed));
         core.flush_full(&mut flushed_up_to);
         // An error here (no room, most likely) costs only the head start: a writer that needs a
         // segment tries itself, and its caller hears of it. The manifest is tried again next time.
@@ -219,7 +124,7 @@ fn compact(core: &StoreCore, stop: &AtomicBool) {
         let done = core.compact(Scope::Worthwhile, stop, &mut |_| ());
         // Relaxed: a hint for the other thread.
         core.failed.store(done.is_err(), Ordering::Relaxed);
-        core.compactor(stop).set_throttle(done.is_err());
+        Compactor::new(core, stop).set_throttle(done.is_err());
         notifier.wait(seen, NAP);
     }
 }

@@ -10,6 +10,7 @@
 //!   note in the file system's journal that they are.
 //! - *Small*: flushes are small, and nobody waits: pages one by one, when they are met.
 
+use super::StoreCore;
 use crate::concurrency::sync::unmodelled::{AtomicBool, Ordering, thread};
 use crate::disk::DiskEngine;
 use crate::durability::Flusher;
@@ -111,15 +112,11 @@ impl GrowthRate {
     }
 }
 
-/// Who preallocates, and for what store.
+/// Preallocates segments for a store.
 #[derive(Debug)]
 pub struct Preallocator<'a> {
-    /// The store's engine.
-    pub engine: &'a DiskEngine,
-    /// The store's flush state.
-    pub flusher: &'a Flusher,
-    /// Whether writers wait until what they wrote is durable.
-    pub synced: bool,
+    /// The store.
+    pub core: &'a StoreCore,
     /// Whether the store is being closed.
     pub stop: &'a AtomicBool,
 }
@@ -127,12 +124,12 @@ pub struct Preallocator<'a> {
 impl Preallocator<'_> {
     /// Preallocates one segment, if it is wanted. Whether there may be more to preallocate.
     pub fn preallocate(&self, growth: &mut GrowthRate) -> Result<bool, Error> {
-        let engine = self.engine;
-        growth.observe(engine, self.flusher);
+        let engine = &self.core.engine;
+        growth.observe(engine, &self.core.flusher);
         // The room that is kept back goes first, and where there is little not much is hoarded.
         let keeps_room = engine.log().keeps_room(&engine.epoch().pin());
         let scarce = keeps_room && engine.log().source().keep_spares()?;
-        let pages = growth.pages(self.synced);
+        let pages = growth.pages(self.core.synced);
         self.catch_up(pages);
         let wanted = growth.ahead(engine);
         let wanted = if scarce { wanted.min(1) } else { wanted };
@@ -163,21 +160,21 @@ impl Preallocator<'_> {
 
     /// Whether no writer comes to the segment any more: it is full, or they made a younger one.
     fn is_late(&self, segment: &Segment<MmapMemory>) -> bool {
-        let guard = self.engine.epoch().pin();
-        let active = self.engine.log().active(&guard).map(Segment::sequence);
+        let guard = self.core.engine.epoch().pin();
+        let active = self.core.engine.log().active(&guard).map(Segment::sequence);
         active > Some(segment.sequence()) || segment.is_full()
     }
 
     /// Whether it is the one that the writers come to next, or are at.
     fn is_urgent(&self, segment: &Segment<MmapMemory>) -> bool {
-        let guard = self.engine.epoch().pin();
-        !self.engine.log().has_preallocated_before(&guard, segment.sequence())
+        let guard = self.core.engine.epoch().pin();
+        !self.core.engine.log().has_preallocated_before(&guard, segment.sequence())
     }
 
     /// Makes pages of the active segment, if it was not preallocated: a writer made it. The flushes
     /// of the writers take along what this dirties.
     fn catch_up(&self, pages: Pages) {
-        let (log, guard) = (self.engine.log(), self.engine.epoch().pin());
+        let (log, guard) = (self.core.engine.log(), self.core.engine.epoch().pin());
         let Some(active) = log.active(&guard) else { return };
         let Some(active) = log.table().get_counted(&guard, active.table_index()) else { return };
         let bytes = active.memory().len();
@@ -225,7 +222,7 @@ impl Preallocator<'_> {
                 thread::park_timeout(NAP);
             }
             // A burst makes the index grow as well; what it outgrew is not to wait for all pages.
-            self.engine.epoch().reclaim();
+            self.core.engine.epoch().reclaim();
             // Looked at again each time: the writers may be faster.
             let taken = segment.frame_bytes() as usize;
             if at < bytes - taken {
@@ -250,8 +247,8 @@ impl Preallocator<'_> {
     /// Has the blocks of the pages written that were made just now, at a pace that leaves the
     /// device to the writers' flushes while there is time.
     fn write_ahead(&self, segment: &Segment<MmapMemory>) -> Result<(), Error> {
-        let guard = self.engine.epoch().pin();
-        let active = self.engine.log().active(&guard);
+        let guard = self.core.engine.epoch().pin();
+        let active = self.core.engine.log().active(&guard);
         let bytes = segment.memory().len() as u64;
         let hurry = active.is_some_and(|active| active.frame_bytes() > bytes / 2);
         let is_active = active.map(Segment::sequence) == Some(segment.sequence());

@@ -2,7 +2,7 @@
 
 use super::Store;
 use crate::background::PageCachePolicy;
-use crate::background::compaction::CompactionTotals;
+use crate::background::compaction_totals::CompactionTotals;
 use crate::background::throttle::Throttle;
 use crate::background::{BackgroundThreads, StoreCore};
 use crate::concurrency::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Mutex};

@@ -72,8 +72,8 @@ impl Compactor<'_> {
     /// Segments that nobody writes to any more, everything in them decided, published and on the
     /// device.
     fn measure(&self) -> Vec<Measured> {
-        let guard = self.engine.epoch().pin();
-        let log = self.engine.log();
+        let guard = self.core.engine.epoch().pin();
+        let log = self.core.engine.log();
         log.end_full(&guard);
         let ready = |segment: &DiskSegment| {
             let durable = segment.sealed().is_some_and(|end| segment.flushed().slot >= end);
@@ -95,16 +95,16 @@ impl Compactor<'_> {
     /// hold little, if there are many; those that may let go of tombstones last.
     pub(super) fn choose_all(&self) -> Vec<Arc<DiskSegment>> {
         {
-            let guard = self.engine.epoch().pin();
-            for segment in self.engine.log().in_use(&guard) {
-                self.engine.scan_for_expired(&guard, segment, EVER, clock::now_ns());
+            let guard = self.core.engine.epoch().pin();
+            for segment in self.core.engine.log().in_use(&guard) {
+                self.core.engine.scan_for_expired(&guard, segment, EVER, clock::now_ns());
             }
         }
         self.end_quarantines();
         let mut chosen = self.measure();
         // One for copies has given back what it does not hold; but each run may leave one. (Where
         // there is no room to merge them, what is dead is had back all the same.)
-        let room = || self.engine.log().source().has_room_for_copies();
+        let room = || self.core.engine.log().source().has_room_for_copies();
         let many = chosen.iter().filter(|m| self.is_crumb(m)).count() >= CRUMBS && room();
         let of_log = |m: &Measured| m.segment.role() == Role::Log;
         let wastes = |m: &Measured| self.is_crumb(m) && (many || of_log(m));
@@ -115,7 +115,7 @@ impl Compactor<'_> {
 
     /// Bytes of tombstones that were found to be needed.
     pub(super) fn needed_bytes(&self) -> u64 {
-        self.engine.log().usage(&self.engine.epoch().pin()).needed_bytes
+        self.core.engine.log().usage(&self.core.engine.epoch().pin()).needed_bytes
     }
 
     /// Every segment with tombstones that were found to be needed: they may not be any more.
@@ -130,7 +130,7 @@ impl Compactor<'_> {
     /// that all of them were checked: each group costs a walk through all directories.
     fn choose_needed_again(&self, measured: &[Measured]) -> Vec<Arc<DiskSegment>> {
         let needed = self.needed_bytes();
-        let check = &self.totals.needed_check;
+        let check = &self.core.compacted.needed_check;
         let of_tombstones = |m: &&Measured| m.segment.needed_bytes() * 2 > m.total;
         let mut chosen: Vec<_> = measured.iter().filter(of_tombstones).collect();
         chosen.sort_by_key(|m| m.segment.sequence());
@@ -197,11 +197,11 @@ impl Compactor<'_> {
 
     /// Live and dead bytes of the whole log, but for what has been emptied already.
     fn totals(&self) -> (u64, u64) {
-        let guard = self.engine.epoch().pin();
-        let segments = self.engine.log().in_use(&guard).filter(|s| !s.has_forwarding());
+        let guard = self.core.engine.epoch().pin();
+        let segments = self.core.engine.log().in_use(&guard).filter(|s| !s.has_forwarding());
         segments.fold((0, 0), |(live, dead), segment| {
             let now = clock::now_ns();
-            self.engine.scan_for_expired(&guard, segment, now, now);
+            self.core.engine.scan_for_expired(&guard, segment, now, now);
             let (its_live, its_dead) = live_and_dead(segment);
             (live + its_live, dead + its_dead)
         })
@@ -223,14 +223,15 @@ impl Compactor<'_> {
 
     /// Sets how fast writers may be. `failed`: the last compaction could not do its work.
     pub fn set_throttle(&self, failed: bool) {
-        self.throttle
-            .set_in_background(space_of(self.engine), failed || self.holds_back_too_much());
+        self.core
+            .throttle
+            .set_in_background(space_of(&self.core.engine), failed || self.holds_back_too_much());
     }
 
     /// Whether so many emptied segments wait for readers to let go of them that emptying more would
     /// only cost more space: a pin that stays holds back this much, and no more.
     pub(super) fn holds_back_too_much(&self) -> bool {
-        let live = space_of(self.engine).live / self.capacity().max(1);
-        self.engine.log().leaving() > GROUP_MAX as u64 + live / 2
+        let live = space_of(&self.core.engine).live / self.capacity().max(1);
+        self.core.engine.log().leaving() > GROUP_MAX as u64 + live / 2
     }
 }

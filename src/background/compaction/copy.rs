@@ -54,7 +54,7 @@ pub(super) fn take_back(copied: &[Copied]) {
 impl Compactor<'_> {
     /// Something in a segment is damaged that may count: it stays as it is.
     pub(super) fn damaged(&self, victim: &DiskSegment) -> Stopped {
-        self.engine.log().quarantine(victim, false);
+        self.core.engine.log().quarantine(victim, false);
         Stopped::Damaged
     }
 
@@ -62,12 +62,12 @@ impl Compactor<'_> {
     /// overwritten or removed.
     pub(super) fn end_quarantines(&self) {
         let quarantined = {
-            let guard = self.engine.epoch().pin();
-            self.engine.log().in_use_counted(&guard, Segment::may_leave_quarantine)
+            let guard = self.core.engine.epoch().pin();
+            self.core.engine.log().in_use_counted(&guard, Segment::may_leave_quarantine)
         };
         for segment in quarantined {
             if self.is_sound(&segment) {
-                self.engine.log().end_quarantine(&segment);
+                self.core.engine.log().end_quarantine(&segment);
             }
         }
     }
@@ -77,7 +77,7 @@ impl Compactor<'_> {
         let mut slots = segment.slots(segment.slots_end());
         let mut removals = Vec::new();
         loop {
-            let guard = self.engine.epoch().pin();
+            let guard = self.core.engine.epoch().pin();
             let mut more = false;
             for (slot, state) in slots.by_ref().take(RECORDS_A_PIN) {
                 more = true;
@@ -158,7 +158,7 @@ impl Compactor<'_> {
         if self.stopped() {
             return Err(Stopped::Asked);
         }
-        let guard = self.engine.epoch().pin();
+        let guard = self.core.engine.epoch().pin();
         for (slot, state) in part {
             let body = match state {
                 SlotState::Committed(Kind::Put, body) => body,
@@ -167,7 +167,7 @@ impl Compactor<'_> {
             };
             let Some(frame) = self.current(&guard, victim, slot, body)? else { continue };
             let (hash, address) = (KeyHash(body.key_hash), victim.address(body.offset));
-            if frame.has_expired() || self.engine.is_removed_at(&guard, hash, address) {
+            if frame.has_expired() || self.core.engine.is_removed_at(&guard, hash, address) {
                 mine.expired.push(TombstoneCandidate { victim: number, slot, body });
                 continue;
             }
@@ -189,15 +189,15 @@ impl Compactor<'_> {
     ) -> Result<Option<Frame<'v>>, Stopped> {
         let hash = KeyHash(body.key_hash);
         let address = victim.address(body.offset);
-        if !self.engine.may_be_current(guard, hash, address) {
+        if !self.core.engine.may_be_current(guard, hash, address) {
             return Ok(None);
         }
         let Ok(frame) = victim.committed_frame(slot) else {
             // Its id cannot be read; but if it is in the index, it counts.
-            let counts = self.engine.leads_to(guard, victim, body);
+            let counts = self.core.engine.leads_to(guard, victim, body);
             return if counts { Err(self.damaged(victim)) } else { Ok(None) };
         };
-        if !self.engine.is_current(guard, Key { hash, id: frame.id() }, address) {
+        if !self.core.engine.is_current(guard, Key { hash, id: frame.id() }, address) {
             return Ok(None);
         }
         // The copy gets a checksum of its own, so what it is made of has to be right. And a segment
@@ -222,20 +222,20 @@ impl Compactor<'_> {
             victim.set_forwarding(forwarding);
         }
         for expired in &group.expired {
-            let guard = self.engine.epoch().pin();
+            let guard = self.core.engine.epoch().pin();
             let Some(victim) = victims.get(expired.victim) else { continue };
             let Ok(frame) = victim.committed_frame(expired.slot) else { continue };
             let key = Key { hash: KeyHash(expired.body.key_hash), id: frame.id() };
-            self.engine.expire(&guard, key, victim, expired.body);
+            self.core.engine.expire(&guard, key, victim, expired.body);
         }
         let parts = Mutex::new(copied.chunks(RECORDS_A_PIN));
         run_on(self.workers(), || {
             loop {
                 let Some(part) = lock(&parts).next() else { return };
-                let guard = self.engine.epoch().pin();
+                let guard = self.core.engine.epoch().pin();
                 for copied in part {
                     if let Some(victim) = victims.get(copied.victim) {
-                        self.engine.move_record(&guard, &copied.copy, victim, &copied.output);
+                        self.core.engine.move_record(&guard, &copied.copy, victim, &copied.output);
                     }
                 }
             }

@@ -29,13 +29,13 @@ mod tombstones;
 
 pub use choose::Scope;
 
-use crate::background::throttle::Throttle;
+use crate::background::core::StoreCore;
 use crate::clock;
+use crate::concurrency::sync::lock;
 use crate::concurrency::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Ordering, thread};
-use crate::disk::{DiskEngine, LiveManifest};
-use crate::durability::{Covered, Flusher};
+use crate::durability::Covered;
 use crate::error::Error;
-use crate::format::ids::{Lsn, Sequence};
+use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
 use crate::log::Source;
 use crate::memory::MmapMemory;
@@ -65,99 +65,33 @@ const STOP_POLL: Duration = Duration::from_millis(100);
 /// what is dead in it could not be given back.
 const QUIET_WAIT: Duration = Duration::from_secs(5);
 
-/// What all compactions of a store have done since it was opened.
-#[derive(Debug, Default)]
-pub struct CompactionTotals {
-    moved_bytes: AtomicU64,
-    segments_removed: AtomicU64,
-    needed_check: NeededCheck,
-}
-
-impl CompactionTotals {
-    fn add(&self, moved_bytes: u64, segments_removed: u64) {
-        // Relaxed: statistics, here and below.
-        self.moved_bytes.fetch_add(moved_bytes, Ordering::Relaxed);
-        self.segments_removed.fetch_add(segments_removed, Ordering::Relaxed);
-    }
-
-    /// Log bytes of all records copied.
-    #[must_use]
-    pub fn moved_bytes(&self) -> u64 {
-        // Relaxed: as in `add`.
-        self.moved_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Segments emptied and removed.
-    #[must_use]
-    pub fn segments_removed(&self) -> u64 {
-        // Relaxed: as in `add`.
-        self.segments_removed.load(Ordering::Relaxed)
-    }
-}
-
-/// How far the background is with checking which of the tombstones that were needed once still are.
-/// Only the one compaction that there is at a time uses it.
-#[derive(Debug, Default)]
-struct NeededCheck {
-    /// Bytes of them that stayed the last time, at most.
-    kept: AtomicU64,
-    /// While a check is under way, one more than the highest sequence of a segment that it covers.
-    end: AtomicU64,
-}
-
-impl NeededCheck {
-    fn is_under_way(&self) -> bool {
-        // Relaxed: the lock that all compactions hold orders this, here and below.
-        self.end.load(Ordering::Relaxed) > 0
-    }
-
-    fn begin(&self, last: Sequence) {
-        // Relaxed: as above.
-        self.end.store(last.0 + 1, Ordering::Relaxed);
-    }
-
-    fn covers(&self, sequence: Sequence) -> bool {
-        // Relaxed: as above.
-        sequence.0 < self.end.load(Ordering::Relaxed)
-    }
-
-    /// Ends the check. Groups that are not dropped yet are among what is `needed`.
-    fn end(&self, needed: u64) {
-        // Relaxed: as above.
-        self.end.store(0, Ordering::Relaxed);
-        // Relaxed: as above.
-        self.kept.store(needed, Ordering::Relaxed);
-    }
-
-    /// No more stayed than are needed now. How many did.
-    fn note_kept(&self, needed: u64) -> u64 {
-        // Relaxed: as above.
-        self.kept.fetch_min(needed, Ordering::Relaxed).min(needed)
-    }
-}
-
-/// What compaction works on, and within which limits.
+/// One compaction of a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Compactor<'a> {
-    /// The store's engine.
-    pub engine: &'a DiskEngine,
-    /// Its flush state.
-    pub flusher: &'a Flusher,
-    /// Its manifest.
-    pub live_manifest: &'a LiveManifest,
+    core: &'a StoreCore,
     /// Ends the work early when set.
-    pub stop: &'a AtomicBool,
-    /// How many ask for a compaction by hand, and wait while this one runs.
-    pub manual_requests: &'a AtomicU64,
-    /// Whether it is one of the background, which makes way for them: what it has begun it ends
-    /// without regard to its rate.
-    pub yields_to_manual: bool,
-    /// Bytes copied in a second, at most.
-    pub bytes_a_second: Option<u64>,
-    /// Added to after each group.
-    pub totals: &'a CompactionTotals,
-    /// Told what it gives back, and what the log takes.
-    pub throttle: &'a Throttle,
+    stop: &'a AtomicBool,
+    /// True for background runs. They yield to manual compactions, and finish the current group
+    /// without regard to their rate.
+    yields_to_manual: bool,
+}
+
+/// Somebody asks for a compaction by hand.
+struct ManualRequest<'a>(&'a AtomicU64);
+
+impl<'a> ManualRequest<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        // Relaxed: a hint to the background, which looks again after each group.
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for ManualRequest<'_> {
+    fn drop(&mut self) {
+        // Relaxed: as above.
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A group that the index has left, and that recovery may still need.
@@ -168,6 +102,32 @@ struct EmptiedGroup {
     needs: Lsn,
     moved_records: u64,
     moved_bytes: u64,
+}
+
+impl StoreCore {
+    /// Compacts, after whoever is at it just now.
+    pub fn compact(
+        &self,
+        scope: Scope,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(&CompactionReport),
+    ) -> Result<CompactionReport, Error> {
+        let _request = (scope == Scope::All).then(|| ManualRequest::new(&self.manual_requests));
+        let _turn = lock(&self.compacting);
+        let mut report = CompactionReport::default();
+        let yields_to_manual = scope == Scope::Worthwhile;
+        let compactor = Compactor { yields_to_manual, ..Compactor::new(self, stop) };
+        compactor.run(scope, &mut report, progress)?;
+        Ok(report)
+    }
+}
+
+impl<'a> Compactor<'a> {
+    /// A compaction in the background.
+    #[must_use]
+    pub fn new(core: &'a StoreCore, stop: &'a AtomicBool) -> Self {
+        Self { core, stop, yields_to_manual: true }
+    }
 }
 
 impl Compactor<'_> {
@@ -207,7 +167,7 @@ impl Compactor<'_> {
             let mut left = !self.end_active();
             self.quiesce_full()?;
             // And what a process before this one left of its copies: a sync is about the log.
-            let _covered = self.flusher.cover(self.engine, Lsn::ZERO)?;
+            let _covered = self.core.flusher.cover(&self.core.engine, Lsn::ZERO)?;
             let mut removed = self.empty_all(self.choose_all(), outputs, report, tell)?;
             if left && removed > 0 {
                 // There is room now.
@@ -231,7 +191,7 @@ impl Compactor<'_> {
         }
         // What a process before this one left of its copies is emptied like the rest once it is on
         // the device.
-        let _covered = self.flusher.cover(self.engine, Lsn::ZERO)?;
+        let _covered = self.core.flusher.cover(&self.core.engine, Lsn::ZERO)?;
         let mut waiting = VecDeque::new();
         let emptied = self.empty_what_pays(&mut waiting, outputs, report);
         // What was emptied is dropped, whatever has ended the work.
@@ -308,7 +268,7 @@ impl Compactor<'_> {
                     return Ok(());
                 }
             }
-            let durable = self.flusher.durable();
+            let durable = self.core.flusher.durable();
             let ready = waiting.iter().take_while(|group| group.needs <= durable).count();
             self.drop_groups(waiting.drain(..ready).collect(), outputs, report)?;
             self.set_throttle(false);
@@ -320,7 +280,7 @@ impl Compactor<'_> {
             if group.is_empty() || waiting.len() >= WAITING_MAX {
                 // So that what waits can be given up, and every segment that is full is on the
                 // device and may be emptied.
-                self.flusher.sync(self.engine)?;
+                self.core.flusher.sync(&self.core.engine)?;
                 self.drop_groups(waiting.drain(..).collect(), outputs, report)?;
                 group = self.choose_group(self.pays());
             }
@@ -336,7 +296,7 @@ impl Compactor<'_> {
             }
             waiting.push_back(emptied);
             if waiting.len() >= WAITING_MANY {
-                self.flusher.group().ask();
+                self.core.flusher.group().ask();
             }
         }
         Ok(())
@@ -349,21 +309,21 @@ impl Compactor<'_> {
 
     fn is_manual_waiting(&self) -> bool {
         // Relaxed: a hint.
-        self.manual_requests.load(Ordering::Relaxed) > 0
+        self.core.manual_requests.load(Ordering::Relaxed) > 0
     }
 
     fn capacity(&self) -> u64 {
-        self.engine.log().geometry().segment_bytes as u64
+        self.core.engine.log().geometry().segment_bytes as u64
     }
 
     /// The segment that takes new records cannot be emptied; if something in it is dead, the next
     /// put begins another. `false`: there is no room for another one.
     fn end_active(&self) -> bool {
-        let log = self.engine.log();
-        let guard = self.engine.epoch().pin();
+        let log = self.core.engine.log();
+        let guard = self.core.engine.epoch().pin();
         let Some(active) = log.active(&guard) else { return true };
         // The background may have looked a moment ago, and look again in a second only.
-        self.engine.scan_for_expired(&guard, active, choose::EVER, clock::now_ns());
+        self.core.engine.scan_for_expired(&guard, active, choose::EVER, clock::now_ns());
         if active.frame_bytes() == active.live_bytes() && active.expired_bytes() == 0 {
             return true;
         }
@@ -384,11 +344,11 @@ impl Compactor<'_> {
     /// Brings every segment that is full to the device, and waits until nobody is at work there:
     /// a batch that publishes its members, say.
     fn quiesce_full(&self) -> Result<(), Error> {
-        self.flusher.sync(self.engine)?;
+        self.core.flusher.sync(&self.core.engine)?;
         let busy = |segment: &DiskSegment| {
             segment.is_full() && !segment.is_quiet() && !segment.is_quarantined()
         };
-        let busy = self.engine.log().in_use_counted(&self.engine.epoch().pin(), busy);
+        let busy = self.core.engine.log().in_use_counted(&self.core.engine.epoch().pin(), busy);
         let began = Instant::now();
         for segment in busy {
             while !segment.is_quiet() && began.elapsed() < QUIET_WAIT {
@@ -412,7 +372,7 @@ impl Compactor<'_> {
                 Ok(Some((moved_records, moved_bytes))) => {
                     // What took the place of the dead has to be on the device before the dead are
                     // dropped. It was there before the dead were found to be dead.
-                    let needs = self.engine.log().last_given(&self.engine.epoch().pin());
+                    let needs = self.core.engine.log().last_given(&self.core.engine.epoch().pin());
                     return Ok(Some(EmptiedGroup { victims, needs, moved_records, moved_bytes }));
                 }
                 Ok(None) => break,
@@ -452,7 +412,7 @@ impl Compactor<'_> {
         self.move_all(victims, &group);
         for copied in group.copied.iter().filter(|copied| copied.copy.kind == Kind::Tombstone) {
             let bytes = copied.copy.len.bytes() as u64;
-            self.engine.log().count_needed(&copied.output, bytes);
+            self.core.engine.log().count_needed(&copied.output, bytes);
         }
         if !self.forget(victims) {
             return Ok(None);
@@ -473,7 +433,7 @@ impl Compactor<'_> {
         let moved_records: u64 = groups.iter().map(|group| group.moved_records).sum();
         let victims: Vec<_> = groups.into_iter().flat_map(|group| group.victims).collect();
         let before: u64 = victims.iter().map(|victim| victim.frame_bytes()).sum();
-        let covered = self.flusher.cover(self.engine, needs);
+        let covered = self.core.flusher.cover(&self.core.engine, needs);
         let dropped = covered.and_then(|covered| self.drop_segments(&victims, covered));
         if let Err(error) = dropped {
             // They stay in use, if the manifest did not drop them.
@@ -482,31 +442,31 @@ impl Compactor<'_> {
         }
         // A segment that is full takes no more copies, and was flushed with the others.
         self.finish_ended(outputs)?;
-        self.totals.add(moved, victims.len() as u64);
+        self.core.compacted.add(moved, victims.len() as u64);
         report.segments_removed += victims.len() as u64;
         report.moved_records += moved_records;
         report.moved_bytes += moved;
         report.reclaimed_bytes += before.saturating_sub(moved);
-        self.throttle.note_returned(before.saturating_sub(moved));
+        self.core.throttle.note_returned(before.saturating_sub(moved));
         Ok(())
     }
 
     /// Drops segments from the manifest, and lets the log go of them.
     fn drop_segments(&self, victims: &[Arc<DiskSegment>], covered: Covered) -> Result<(), Error> {
-        self.live_manifest.drop_segments(self.engine, victims, covered)?;
+        self.core.live_manifest.drop_segments(&self.core.engine, victims, covered)?;
         for victim in victims {
-            let guard = self.engine.epoch().pin();
-            self.engine.log().let_go(&guard, Arc::clone(victim));
+            let guard = self.core.engine.epoch().pin();
+            self.core.engine.log().let_go(&guard, Arc::clone(victim));
         }
         // The background thread takes them out of the table.
-        self.engine.log().source().wake();
+        self.core.engine.log().source().wake();
         Ok(())
     }
 
     /// Has the room of emptied segments returned: the next group may need it. Waits for the thread
     /// that takes them out of the table, and not for readers that stay.
     fn reclaim(&self) {
-        let (log, epoch) = (self.engine.log(), self.engine.epoch());
+        let (log, epoch) = (self.core.engine.log(), self.core.engine.epoch());
         let (first, began) = (log.sweeps(), Instant::now());
         // Without a pin, the sweep after the first takes them out, and the one after that lets the
         // mappings go.
@@ -525,7 +485,7 @@ impl Compactor<'_> {
     fn keep_rate(&self, limit: &RateLimit, copied_bytes: u64) {
         // Relaxed: a sum.
         let before = limit.bytes.fetch_add(copied_bytes, Ordering::Relaxed);
-        let Some(rate) = self.bytes_a_second else { return };
+        let Some(rate) = self.core.compaction_rate else { return };
         let due = Duration::from_secs_f64((before + copied_bytes) as f64 / rate.max(1) as f64);
         while let Some(early) = due.checked_sub(limit.since.elapsed())
             && !early.is_zero()

@@ -46,7 +46,7 @@ impl Compactor<'_> {
     ) -> Result<Copied, Stopped> {
         loop {
             let output = self.output(kind, &mut lock(outputs))?;
-            if let Some(copy) = self.engine.copy_record((from, frame), kind, body, &output)? {
+            if let Some(copy) = self.core.engine.copy_record((from, frame), kind, body, &output)? {
                 return Ok(Copied { victim: 0, output, copy });
             }
             let mut outputs = lock(outputs);
@@ -68,7 +68,7 @@ impl Compactor<'_> {
             (made, _) => made?,
         };
         *outputs.output_for(kind) = Some(Arc::clone(&made));
-        if let Err(error) = self.live_manifest.update(self.engine) {
+        if let Err(error) = self.core.live_manifest.update(&self.core.engine) {
             // Nobody is to come back to one that is not named.
             let unnamed = outputs.output_for(kind).take();
             outputs.ended.extend(unnamed);
@@ -78,12 +78,12 @@ impl Compactor<'_> {
     }
 
     pub(super) fn make_output(&self) -> Result<Arc<DiskSegment>, Error> {
-        self.engine.log().make_for_copies(&self.engine.epoch().pin())
+        self.core.engine.log().make_for_copies(&self.core.engine.epoch().pin())
     }
 
     /// Step 3: what was copied is on the device before anything leads to it.
     pub(super) fn flush_outputs(&self, outputs: &Outputs) -> Result<(), Error> {
-        outputs.all().try_for_each(|output| self.flusher.flush_copies(output))
+        outputs.all().try_for_each(|output| self.core.flusher.flush_copies(output))
     }
 
     /// Closes the segments that took copies: they take no more, and return what is empty between
@@ -123,9 +123,9 @@ impl Compactor<'_> {
         }
         output.close();
         if in_force {
-            return self.flusher.sync_copies(output);
+            return self.core.flusher.sync_copies(output);
         }
-        let covered = self.flusher.cover(self.engine, Lsn::ZERO)?;
+        let covered = self.core.flusher.cover(&self.core.engine, Lsn::ZERO)?;
         self.drop_segments(&[Arc::clone(output)], covered)
     }
 }

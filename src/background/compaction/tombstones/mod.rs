@@ -66,7 +66,7 @@ impl Compactor<'_> {
     fn tombstones_of(&self, victims: &[Arc<DiskSegment>]) -> Vec<TombstoneCandidate> {
         let mut candidates = Vec::new();
         for (victim, segment) in victims.iter().enumerate() {
-            let mut guard = self.engine.epoch().pin();
+            let mut guard = self.core.engine.epoch().pin();
             for (slot, state) in segment.slots(segment.slots_end()) {
                 let body = match state {
                     SlotState::Committed(Kind::Tombstone, body) => body,
@@ -79,7 +79,7 @@ impl Compactor<'_> {
                 };
                 if candidates.len() % RECORDS_A_PIN == 0 {
                     drop(guard);
-                    guard = self.engine.epoch().pin();
+                    guard = self.core.engine.epoch().pin();
                 }
                 let superseded = sound_frame(segment, slot).is_some_and(|frame| {
                     let key = Key { hash: KeyHash(body.key_hash), id: frame.id() };
@@ -113,7 +113,7 @@ impl Compactor<'_> {
         body: SlotBody,
     ) -> bool {
         let address = segment.address(body.offset);
-        !self.engine.is_current(guard, key, address) && self.engine.has_live(guard, key)
+        !self.core.engine.is_current(guard, key, address) && self.core.engine.has_live(guard, key)
     }
 
     /// For each key hash among the candidates: the highest LSN of its tombstones, and whether a
@@ -124,12 +124,12 @@ impl Compactor<'_> {
         candidates: &[TombstoneCandidate],
     ) -> HashMap<u64, (Lsn, bool)> {
         let others = {
-            let guard = self.engine.epoch().pin();
+            let guard = self.core.engine.epoch().pin();
             let stays = |s: &DiskSegment| !victims.iter().any(|v| std::ptr::eq(&**v, s));
-            self.engine.log().in_use_counted(&guard, stays)
+            self.core.engine.log().in_use_counted(&guard, stays)
         };
         // A segment that could not be read may come back, with whatever it holds.
-        let unknown = !self.live_manifest.missing().is_empty();
+        let unknown = !self.core.live_manifest.missing().is_empty();
         let mut wanted = HashMap::new();
         for candidate in candidates {
             let entry = wanted.entry(candidate.body.key_hash).or_insert((Lsn::ZERO, unknown));
@@ -160,15 +160,15 @@ impl Compactor<'_> {
     fn forget_one(&self, victim: &DiskSegment) -> bool {
         let mut slots = victim.slots(victim.slots_end());
         loop {
-            let guard = self.engine.epoch().pin();
+            let guard = self.core.engine.epoch().pin();
             let mut more = false;
             for (slot, _) in slots.by_ref().take(RECORDS_A_PIN * 16) {
                 more = true;
                 let body = victim.body_of(slot);
-                if self.engine.leads_to(&guard, victim, body) {
+                if self.core.engine.leads_to(&guard, victim, body) {
                     let key = Key { hash: KeyHash(body.key_hash), id: &[] };
-                    self.engine.drop_tombstones(&guard, key);
-                    if self.engine.leads_to(&guard, victim, body) {
+                    self.core.engine.drop_tombstones(&guard, key);
+                    if self.core.engine.leads_to(&guard, victim, body) {
                         return false;
                     }
                 }
