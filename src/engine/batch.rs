@@ -5,16 +5,16 @@
 //! are published as independent writes, so of two with one id the earlier one could be published,
 //! be answered by a conditional write, and stand after the batch.
 
+use super::Engine;
 use super::retries::CallRetries;
 use super::write::{PublishOutcome, note_expiry};
-use super::{Engine, exhausted};
 use crate::concurrency::epoch::Guard;
 use crate::concurrency::sync::Ordering;
 use crate::error::Error;
 use crate::format::frame::units_of;
 use crate::format::ids::{Lsn, UNIT_BYTES, Units};
 use crate::format::slot::Kind;
-use crate::index::{Entry, KeyHash};
+use crate::index::{Entry, Exhausted, KeyHash};
 use crate::log::{Purpose, Source};
 use crate::memory::Memory;
 use crate::segment::WriteRequest;
@@ -39,7 +39,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let removes = records.iter().all(|record| record.kind == Kind::Tombstone);
         let purpose = if removes { Purpose::Reclaim } else { Purpose::Grow };
         if are_too_alike(records) {
-            return Err(exhausted());
+            return Err(Exhausted.into());
         }
         let mut retries = self.retries.of_call();
         loop {

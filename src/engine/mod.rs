@@ -15,7 +15,7 @@ mod tests;
 mod write;
 
 pub use outdone::FoundRecord;
-pub use relocate::{Key, Relocation};
+pub use relocate::Relocation;
 pub use write::Refused;
 
 use crate::concurrency::epoch::{Epoch, Guard};
@@ -24,12 +24,29 @@ use crate::error::Error;
 use crate::format::bytes::same_bytes;
 use crate::format::ids::{Address, Lsn};
 use crate::format::slot::{SlotBody, SlotState};
-use crate::index::{Entry, Index, KeyHash, Resolve, Shape};
+use crate::index::{Entry, Exhausted, Index, KeyHash, Resolve, Shape};
 use crate::log::{Log, Source};
 use crate::memory::Memory;
 use crate::segment::{Frame, FrameDamage, Segment, WriteRequest};
 use retries::Retries;
 use std::collections::BTreeSet;
+
+/// An id and its hash.
+#[derive(Clone, Copy, Debug)]
+pub struct Key<'a> {
+    /// Hash of the id.
+    pub hash: KeyHash,
+    /// The id.
+    pub id: &'a [u8],
+}
+
+impl<'a> Key<'a> {
+    /// The id of a write.
+    #[must_use]
+    pub fn of(record: &WriteRequest<'a>) -> Self {
+        Self { hash: KeyHash(record.key_hash), id: record.id }
+    }
+}
 
 /// A record that the index points at and whose lengths are sound.
 #[derive(Debug)]
@@ -399,8 +416,14 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         !entry.tomb && !self.locate(guard, entry).is_ok_and(|at| at.has_expired())
     }
 
-    fn keys<'a>(&'a self, guard: &'a Guard, record: &WriteRequest<'a>) -> Keys<'a, M, S, SLOTS> {
-        Keys { engine: self, guard, hash: KeyHash(record.key_hash), id: record.id }
+    fn keys<'a>(&'a self, guard: &'a Guard, key: Key<'a>) -> Keys<'a, M, S, SLOTS> {
+        Keys { engine: self, guard, key }
+    }
+
+    /// Replaces the id's entry if it still is `from`, and says whether it was.
+    fn replace(&self, guard: &Guard, key: Key<'_>, from: Entry, to: Entry) -> bool {
+        let change = |entry| (entry == from).then_some(to);
+        self.index.update_if(guard, key.hash, &self.keys(guard, key), change).is_some()
     }
 }
 
@@ -408,13 +431,12 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
 struct Keys<'a, M: Memory, S, const SLOTS: usize> {
     engine: &'a Engine<M, S, SLOTS>,
     guard: &'a Guard<'a>,
-    hash: KeyHash,
-    id: &'a [u8],
+    key: Key<'a>,
 }
 
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Resolve for Keys<'_, M, S, SLOTS> {
     fn same_key(&self, entry: Entry) -> bool {
-        let identified = self.engine.identify(self.guard, entry, self.hash, self.id);
+        let identified = self.engine.identify(self.guard, entry, self.key.hash, self.key.id);
         !matches!(identified, Identified::Other)
     }
 
@@ -437,8 +459,11 @@ fn slot_of_frame<M: Memory>(segment: &Segment<M>, offset: u64) -> Option<SlotBod
 }
 
 /// More ids with one hash than a bucket's chain can hold: only a crafted store has them.
-fn exhausted() -> Error {
-    Error::Io(std::io::Error::other("too many ids share one hash; the index cannot grow further"))
+impl From<Exhausted> for Error {
+    fn from(Exhausted: Exhausted) -> Self {
+        let reason = "too many ids share one hash; the index cannot grow further";
+        Self::Io(std::io::Error::other(reason))
+    }
 }
 
 impl<M: Memory, S, const SLOTS: usize> std::fmt::Debug for Engine<M, S, SLOTS> {

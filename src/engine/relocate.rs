@@ -6,25 +6,16 @@
 //! the index under its own address is dead, and stays so [R1]: the only way back would be the
 //! previous word of a pending write, and `current_at` takes that way out.
 
-use super::{Engine, Identified, Keys};
+use super::{Engine, Identified, Key};
 use crate::concurrency::epoch::Guard;
 use crate::error::Error;
 use crate::format::frame::units_of;
 use crate::format::ids::{Address, SlotNumber, Units};
 use crate::format::slot::{Kind, SlotBody};
-use crate::index::{Decision, Entry, Found, KeyHash};
+use crate::index::{Entry, KeyHash};
 use crate::log::Source;
 use crate::memory::Memory;
 use crate::segment::{Frame, Segment, WriteRequest};
-
-/// Whose record is to be moved: its id and the hash of it.
-#[derive(Clone, Copy, Debug)]
-pub struct Key<'a> {
-    /// Hash of the id.
-    pub hash: KeyHash,
-    /// The id.
-    pub id: &'a [u8],
-}
 
 /// A copy, and where it came from.
 #[derive(Clone, Copy, Debug)]
@@ -44,10 +35,6 @@ pub struct Relocation {
 }
 
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
-    fn keys_of<'a>(&'a self, guard: &'a Guard, key: Key<'a>) -> Keys<'a, M, S, SLOTS> {
-        Keys { engine: self, guard, hash: key.hash, id: key.id }
-    }
-
     /// Whether the index leads to the frame of a slot, whatever the slot says: a tombstone's too.
     /// A pending entry leads to what it replaced if its slot was voided, so it is decided first.
     /// Compares no key.
@@ -76,13 +63,11 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         self.index.get(guard, KeyHash(body.key_hash), older).is_some()
     }
 
-    /// What counts for an id whose entry was found, if that lies at an address of a quiet segment.
-    fn counts_at(&self, guard: &Guard, found: Found, address: Address) -> Option<Entry> {
-        let counts = match found {
-            Found::Entry(entry) if entry.address == address => Some(entry),
-            Found::Entry(entry) if entry.pending => self.effective(guard, entry),
-            _ => None,
-        };
+    /// The entry that counts for the id of this one, if that lies at an address of a quiet segment.
+    fn counts_at(&self, guard: &Guard, entry: Entry, address: Address) -> Option<Entry> {
+        let leads_there = entry.address == address;
+        let counts =
+            if leads_there || !entry.pending { Some(entry) } else { self.effective(guard, entry) };
         counts.filter(|counts| counts.address == address)
     }
 
@@ -110,7 +95,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             }
             match self.effective(guard, entry) {
                 Some(counts) if counts.address == address && entry.address != address => {
-                    self.give_back(guard, key, entry, counts);
+                    // Its slot was voided. The writer would do the same, and finds it done.
+                    self.replace(guard, key, entry, counts);
                 }
                 counts => return counts.is_some_and(|counts| counts.address == address),
             }
@@ -128,18 +114,6 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     pub fn has_live(&self, guard: &Guard, key: Key<'_>) -> bool {
         // Damage does not make a record less live.
         self.get(guard, key.hash, key.id).map_or(true, |found| found.is_some())
-    }
-
-    /// The entry of a pending write that was voided is replaced by what it took the place of. Its
-    /// writer would do the same, and finds it done.
-    fn give_back(&self, guard: &Guard, key: Key<'_>, voided: Entry, counts: Entry) {
-        let decide = |found| match found {
-            Found::Entry(entry) if entry == voided => Decision::Set(counts),
-            _ => Decision::Keep,
-        };
-        let keys = self.keys_of(guard, key);
-        let updated = self.index.update(guard, key.hash, &keys, decide);
-        debug_assert!(updated.is_ok(), "an entry that is there needs no room");
     }
 
     /// Copies a frame into another segment, without force; as a tombstone, if it has expired, which
@@ -206,36 +180,23 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Moves what counts for an id from an address of a quiet segment to its copy. `false` if it
     /// does not count any more: then the copy is dead.
     fn redirect(&self, guard: &Guard, key: Key<'_>, from: Address, to: Address) -> bool {
-        let mut moved = false;
-        let decide = |found| {
-            let counts = self.counts_at(guard, found, from);
-            moved = counts.is_some();
-            counts.map_or(Decision::Keep, |counts| {
-                Decision::Set(Entry { address: to, tomb: counts.tomb, pending: false })
-            })
+        let change = |found| {
+            let counts = self.counts_at(guard, found, from)?;
+            Some(Entry { address: to, tomb: counts.tomb, pending: false })
         };
-        let keys = self.keys_of(guard, key);
-        let updated = self.index.update(guard, key.hash, &keys, decide);
-        moved && updated.is_ok()
+        self.index.update_if(guard, key.hash, &self.keys(guard, key), change).is_some()
     }
 
     /// Takes a record that has expired out of what counts: its entry stands for a removal from here
     /// on. Nothing happens if something newer is there.
     pub fn expire(&self, guard: &Guard, key: Key<'_>, segment: &Segment<M>, body: SlotBody) {
         let address = segment.address(body.offset);
-        let mut expired = false;
-        let decide = |found| {
-            let counts = self.counts_at(guard, found, address);
-            expired = counts.is_some_and(|counts| !counts.tomb);
-            if expired {
-                Decision::Set(Entry { address, tomb: true, pending: false })
-            } else {
-                Decision::Keep
-            }
+        let change = |found| {
+            let counts = self.counts_at(guard, found, address)?;
+            (!counts.tomb).then_some(Entry { address, tomb: true, pending: false })
         };
-        let keys = self.keys_of(guard, key);
-        let updated = self.index.update(guard, key.hash, &keys, decide);
-        if expired && updated.is_ok() {
+        let keys = self.keys(guard, key);
+        if self.index.update_if(guard, key.hash, &keys, change).is_some() {
             let bytes = body.len.bytes() as u64;
             segment.sub_live(bytes);
             self.log.count_live(0, bytes);
@@ -247,6 +208,6 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Takes the tombstones out of the part of the index that a hash belongs to: before the record
     /// of one is given up.
     pub fn drop_tombstones(&self, guard: &Guard, key: Key<'_>) {
-        self.index.rebuild(guard, key.hash, &self.keys_of(guard, key));
+        self.index.rebuild(guard, key.hash, &self.keys(guard, key));
     }
 }

@@ -1,13 +1,13 @@
 //! Bringing what recovery found into the index.
 #![expect(unsafe_code, reason = "follows slots into frames")]
 
-use super::{Engine, exhausted};
+use super::Engine;
 use crate::concurrency::epoch::Guard;
 use crate::concurrency::sync::lock;
 use crate::error::Error;
 use crate::format::ids::{Lsn, Units};
 use crate::format::slot::{Kind, SlotBody, WriteOrigin};
-use crate::index::{Decision, Entry, Exhausted, Found, Index, KeyHash, Resolve, Room};
+use crate::index::{Decision, Entry, Found, Index, KeyHash, Resolve, Room};
 use crate::log::Source;
 use crate::memory::Memory;
 use crate::segment::{Frame, Segment};
@@ -130,38 +130,25 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             };
             if won { Decision::Set(entry) } else { Decision::Keep }
         };
-        let hash = KeyHash(body.key_hash);
-        let before = self
-            .index
-            .update_within(Room::Restoring, guard, hash, &keys, decide)
-            .map_err(|Exhausted| exhausted())?;
+        let (hash, room) = (KeyHash(body.key_hash), Room::Restoring);
+        let before = self.index.update_within(room, guard, hash, &keys, decide)?;
         let live = if won { self.count_restored(guard, segment, tomb, body, before) } else { 0 };
         Ok((won, live))
     }
 
     /// The record of this slot was the id's newest and is damaged: what is older than it in the
     /// index does not stand for the id any more. Whether there was something older.
-    pub fn shadow(&self, segment: &Segment<M>, body: SlotBody) -> Result<bool, Error> {
+    pub fn shadow(&self, segment: &Segment<M>, body: SlotBody) -> bool {
         let guard = self.epoch.pin();
         let keys = RestoredKeys { engine: self, guard: &guard, segment, body };
-        let mut gone = false;
-        let decide = |found| {
-            gone = matches!(found, Found::Entry(old) if !old.tomb
-                && self.slot_of(&guard, old).is_some_and(|old| old.lsn < body.lsn));
-            match found {
-                Found::Entry(old) if gone => Decision::Set(Entry { tomb: true, ..old }),
-                _ => Decision::Keep,
-            }
-        };
-        let before = self
-            .index
-            .update(&guard, KeyHash(body.key_hash), &keys, decide)
-            .map_err(|Exhausted| exhausted())?;
-        if let Some(old) = before.filter(|_| gone) {
-            self.log.count_live(0, self.sub_live_of(&guard, old));
-            self.add_live(-1);
-        }
-        Ok(gone)
+        let is_older = |old| self.slot_of(&guard, old).is_some_and(|old| old.lsn < body.lsn);
+        let change =
+            |old: Entry| (!old.tomb && is_older(old)).then_some(Entry { tomb: true, ..old });
+        let hash = KeyHash(body.key_hash);
+        let Some(old) = self.index.update_if(&guard, hash, &keys, change) else { return false };
+        self.log.count_live(0, self.sub_live_of(&guard, old));
+        self.add_live(-1);
+        true
     }
 
     fn count_restored(

@@ -395,7 +395,7 @@ fn a_conditional_put_that_has_seen_a_batch_is_not_hidden_by_it() {
         |engine| {
             engine.remove(&tombstone(&ONE)).unwrap().unwrap();
             let guard = engine.epoch().pin();
-            engine.drop_tombstones(&guard, relocate::Key { hash: KeyHash(7), id: &ONE });
+            engine.drop_tombstones(&guard, Key { hash: KeyHash(7), id: &ONE });
             put_if(engine, b"alone");
         },
     ];

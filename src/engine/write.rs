@@ -6,14 +6,14 @@
 //! flush that could not wait), what it took the place of is put back and it is made anew; whoever
 //! meets the entry meanwhile sees what it took the place of.
 
-use super::{Engine, exhausted, slot_of_frame};
+use super::{Engine, Key, slot_of_frame};
 use crate::concurrency::epoch::Guard;
 use crate::concurrency::sync::Ordering;
 use crate::error::Error;
 use crate::format::frame::WriteMode;
 use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
-use crate::index::{Decision, Entry, Exhausted, Found, KeyHash, Room};
+use crate::index::{Decision, Entry, Found, KeyHash, Resolve, Room};
 use crate::log::{Purpose, Source};
 use crate::memory::Memory;
 use crate::segment::{Pending, Segment, WriteRequest};
@@ -93,9 +93,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         guard: &Guard,
         record: &WriteRequest<'_>,
     ) -> Result<(), Error> {
-        let (keys, hash) = (self.keys(guard, record), KeyHash(record.key_hash));
-        let made = self.index.make_room_for(guard, hash, &keys);
-        made.map_err(|Exhausted| exhausted())
+        let key = Key::of(record);
+        Ok(self.index.make_room_for(guard, key.hash, &self.keys(guard, key))?)
     }
 
     /// The put column of DESIGN.md 5.4.
@@ -118,9 +117,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 PublishOutcome::Absorbed | PublishOutcome::AppendAgain => Decision::Keep,
             }
         };
-        let (keys, hash) = (self.keys(guard, record), KeyHash(record.key_hash));
-
-        let updated = self.index.update_within(Room::Committed, guard, hash, &keys, decide);
+        let (key, room) = (Key::of(record), Room::Committed);
+        let keys = self.keys(guard, key);
+        let updated = self.index.update_within(room, guard, key.hash, &keys, decide);
         debug_assert!(updated.is_ok(), "what is committed finds room");
         outcome
     }
@@ -206,7 +205,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         accept: impl Fn(&Guard, Option<Entry>) -> bool,
     ) -> Result<Result<Lsn, Refused>, Error> {
         debug_assert_eq!(record.writing, WriteMode::Conditional);
-        let bytes = record.layout().bytes();
+        let (key, bytes) = (Key::of(record), record.layout().bytes());
         let mut retries = self.retries.of_call();
         loop {
             let guard = self.epoch.pin();
@@ -229,14 +228,17 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 ConditionalOutcome::Took(before) => {
                     let (lsn, entry) = (pending.lsn(), pending_entry(record, &pending));
                     if pending.commit().is_err() {
-                        self.take_back(&guard, record, entry, before)?;
+                        // A slot of the index is never emptied, so "nothing" becomes a tombstone
+                        // entry at the void frame's own address, whose segment is claimed.
+                        let nothing = Entry { tomb: true, pending: false, ..entry };
+                        self.replace(&guard, key, entry, before.unwrap_or(nothing));
                         retries.add_one();
                         continue;
                     }
                     let live_bytes = if record.kind == Kind::Put { bytes } else { 0 };
                     segment.add_live(live_bytes);
                     self.account(&guard, live_bytes, before);
-                    self.replace(&guard, record, entry, Entry { pending: false, ..entry })?;
+                    self.replace(&guard, key, entry, Entry { pending: false, ..entry });
                     note_expiry(segment, record);
                     self.call_for_reclaim();
                     return Ok(Ok(lsn));
@@ -247,9 +249,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
 
     /// The id's live entry now.
     fn current(&self, guard: &Guard, record: &WriteRequest<'_>) -> Option<Entry> {
-        let keys = self.keys(guard, record);
-        let same = |entry| crate::index::Resolve::same_key(&keys, entry);
-        let entry = self.index.get(guard, KeyHash(record.key_hash), same)?;
+        let key = Key::of(record);
+        let keys = self.keys(guard, key);
+        let entry = self.index.get(guard, key.hash, |entry| keys.same_key(entry))?;
         self.live_entry(guard, entry)
     }
 
@@ -297,10 +299,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 ConditionalOutcome::Refused(_) | ConditionalOutcome::AppendAgain => Decision::Keep,
             }
         };
-        let keys = self.keys(guard, record);
-        self.index
-            .update(guard, KeyHash(record.key_hash), &keys, decide)
-            .map_err(|Exhausted| exhausted())?;
+        let key = Key::of(record);
+        self.index.update(guard, key.hash, &self.keys(guard, key), decide)?;
         Ok(outcome)
     }
 
@@ -322,39 +322,6 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let at = self.locate(guard, entry).ok();
         let seen = at.and_then(|at| at.segment.seen(&at.frame));
         seen.unwrap_or_else(|| self.lsn_of(guard, entry))
-    }
-
-    /// Restores the entry that a write has replaced whose slot was voided. A slot of the index is
-    /// never emptied, so "nothing" becomes a tombstone entry at the void frame's own address. The
-    /// caller still holds the claim on that segment.
-    fn take_back(
-        &self,
-        guard: &Guard,
-        record: &WriteRequest<'_>,
-        entry: Entry,
-        before: Option<Entry>,
-    ) -> Result<(), Error> {
-        let nothing = Entry { tomb: true, pending: false, ..entry };
-        self.replace(guard, record, entry, before.unwrap_or(nothing))
-    }
-
-    /// Replaces the id's entry if it still is `from`.
-    fn replace(
-        &self,
-        guard: &Guard,
-        record: &WriteRequest<'_>,
-        from: Entry,
-        to: Entry,
-    ) -> Result<(), Error> {
-        let decide = |found| match found {
-            Found::Entry(entry) if entry == from => Decision::Set(to),
-            _ => Decision::Keep,
-        };
-        let keys = self.keys(guard, record);
-        self.index
-            .update(guard, KeyHash(record.key_hash), &keys, decide)
-            .map_err(|Exhausted| exhausted())?;
-        Ok(())
     }
 }
 

@@ -211,7 +211,32 @@ impl<const SLOTS: usize> Index<SLOTS> {
         self.update_within(Room::Bounded, guard, hash, resolve, decide)
     }
 
-    /// The same, with more room or less for a new key. Never [`Exhausted`] with
+    /// Replaces the key's entry by what `change` makes of it, and returns the entry that it
+    /// replaced. `None`: the key has no entry, or `change` kept it. `change` may be called many
+    /// times; only its last answer counts. An entry that is there needs no room, so this never
+    /// fails.
+    pub fn update_if(
+        &self,
+        guard: &Guard,
+        hash: KeyHash,
+        resolve: &impl Resolve,
+        mut change: impl FnMut(Entry) -> Option<Entry>,
+    ) -> Option<Entry> {
+        let mut changed = false;
+        let decide = |found| {
+            let to = match found {
+                Found::Entry(entry) => change(entry),
+                Found::Absent { .. } => None,
+            };
+            changed = to.is_some();
+            to.map_or(Decision::Keep, Decision::Set)
+        };
+        let seen = self.update(guard, hash, resolve, decide);
+        debug_assert!(seen.is_ok(), "an entry that is there needs no room");
+        seen.ok().flatten().filter(|_| changed)
+    }
+
+    /// As [`Index::update`], with more room or less for a new key. Never [`Exhausted`] with
     /// [`Room::Committed`].
     ///
     /// # Errors

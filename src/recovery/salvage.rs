@@ -278,7 +278,7 @@ pub(super) fn shadow_damaged(
             let held = kind == Kind::Put && segment.is_verified(body.offset);
             if !held
                 && scan::check(segment, slot, kind, body, true).is_err()
-                && engine.shadow(segment, body)?
+                && engine.shadow(segment, body)
             {
                 engine.log().quarantine(segment, true);
             }
