@@ -57,6 +57,14 @@ pub struct Located<'g, M> {
     pub frame: Frame<'g>,
 }
 
+impl<M> Clone for Located<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Located<'_, M> {}
+
 impl<'g, M: Memory> Located<'g, M> {
     /// Byte offset of the frame in the segment.
     #[must_use]
@@ -272,11 +280,11 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
     }
 
-    /// Looks an id up, and answers with what is found: its live record, nothing, or what is rare
-    /// (a tombstone, a write that is not decided yet, a record that has expired, damage) and to be
-    /// looked at by another get from the beginning, so that nothing is carried past it. Wait-free;
-    /// writes nothing shared. One function together with its caller, and nothing in memory
-    /// between them.
+    /// Looks an id up: calls `live` with its live record, `nothing` if it has no entry, and `rare`
+    /// for everything else: a tombstone, an undecided write, an expired record, damage. `rare` is
+    /// expected to call [`Engine::get_closely`], which starts again, so that this path carries
+    /// nothing for it. Wait-free; writes nothing shared. Inlined with its closures, so that the
+    /// result of a get is built in registers.
     #[inline(always)]
     pub fn lookup<'g, R>(
         &'g self,
@@ -305,7 +313,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         nothing()
     }
 
-    /// The id's live record.
+    /// Returns the id's live record.
     #[inline]
     pub fn get<'g>(
         &'g self,
@@ -313,7 +321,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         hash: KeyHash,
         id: &[u8],
     ) -> Result<Option<Located<'g, M>>, Damaged<'g, M>> {
-        let rare = || self.get_rare(guard, hash, id);
+        let rare = || self.get_closely(guard, hash, id);
         self.lookup(guard, hash, id, |at| Ok(Some(at)), || Ok(None), rare)
     }
 
@@ -323,9 +331,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         !matches!(self.identify(guard, entry, hash, id), Identified::Other)
     }
 
-    /// A get from the beginning, whatever there is at the id's entry.
+    /// Returns the id's live record, whatever its entry leads to: the slow path of
+    /// [`Engine::lookup`].
     #[cold]
-    fn get_rare<'g>(
+    pub fn get_closely<'g>(
         &'g self,
         guard: &'g Guard,
         hash: KeyHash,
@@ -401,6 +410,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
 
     /// The entry that counts where a walk has met this one, unless it is a removal. The record may
     /// have expired.
+    #[inline]
     pub fn counting_entry(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
         self.effective(guard, entry).filter(|counts| !counts.tomb)
     }

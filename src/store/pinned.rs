@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::index::{Entry, KeyHash, Walk};
 use crate::memory::MmapMemory;
 use crate::options::Verify;
-use crate::segment::{Frame, Segment, SharedFrame};
+use crate::segment::SharedFrame;
 
 /// So many look-ups overlap.
 const BLOCK: usize = 16;
@@ -31,17 +31,7 @@ impl<'s> Pinned<'s> {
         &self,
         id: &[u8],
     ) -> Result<Option<Located<'_, MmapMemory>>, Damaged<'_, MmapMemory>> {
-        self.find_by(self.store.hash(id), id)
-    }
-
-    /// The same, with the id's hash.
-    #[inline]
-    fn find_by(
-        &self,
-        hash: KeyHash,
-        id: &[u8],
-    ) -> Result<Option<Located<'_, MmapMemory>>, Damaged<'_, MmapMemory>> {
-        let engine = self.store.engine();
+        let (engine, hash) = (self.store.engine(), self.store.hash(id));
         match engine.get(&self.guard, hash, id) {
             Ok(None) if self.checks_all() => engine.find_hidden(&self.guard, hash).map(|()| None),
             found => found,
@@ -92,7 +82,7 @@ impl<'s> Pinned<'s> {
         GetMany { pinned: self, ids, done: 0, hashes: [KeyHash(0); BLOCK] }
     }
 
-    /// All of a get in one function of its own.
+    /// A get. One function of its own, so that it is compiled once.
     #[inline(never)]
     fn record(&self, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
         if is_id(id) { self.lookup(self.store.hash(id), id) } else { Ok(None) }
@@ -106,72 +96,59 @@ impl<'s> Pinned<'s> {
 
     #[inline(always)]
     fn lookup(&self, hash: KeyHash, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
-        let (engine, guard) = (self.store.engine(), &self.guard);
-        engine.lookup(
-            guard,
-            hash,
-            id,
-            |at| match self.is_to_be_checked(at.segment, &at.frame) {
-                true => self.lookup_slowly(hash, id),
-                false => Ok(Some(Record::new(at.segment, at.frame))),
-            },
-            || if self.checks_all() { self.lookup_slowly(hash, id) } else { Ok(None) },
-            || self.lookup_slowly(hash, id),
-        )
+        let live = |at| match self.is_to_be_checked(&at) {
+            true => self.verify(at).map(Some),
+            false => Ok(Some(Record::new(at))),
+        };
+        let nothing = || match self.checks_all() {
+            true => self.lookup_closely(hash, id),
+            false => Ok(None),
+        };
+        let closely = || self.lookup_closely(hash, id);
+        self.store.engine().lookup(&self.guard, hash, id, live, nothing, closely)
     }
 
+    /// The slow path of a get.
     #[cold]
-    fn lookup_slowly(&self, hash: KeyHash, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
-        Ok(self.checked_by(hash, id)?.map(|at| Record::new(at.segment, at.frame)))
-    }
-
-    #[inline]
-    pub(super) fn checked(&self, id: &[u8]) -> Result<Option<Located<'_, MmapMemory>>, Error> {
-        if is_id(id) { self.checked_by(self.store.hash(id), id) } else { Ok(None) }
-    }
-
-    #[inline]
-    fn checked_by(
-        &self,
-        hash: KeyHash,
-        id: &[u8],
-    ) -> Result<Option<Located<'_, MmapMemory>>, Error> {
-        let found = self.find_by(hash, id).map_err(|at| self.store.corrupt(&at))?;
-        if let Some(at) = &found {
-            self.check(at)?;
+    fn lookup_closely(&self, hash: KeyHash, id: &[u8]) -> Result<Option<Record<'_>>, Error> {
+        let engine = self.store.engine();
+        let corrupt = |at: Damaged<'_, MmapMemory>| self.store.corrupt(&at);
+        match engine.get_closely(&self.guard, hash, id).map_err(corrupt)? {
+            Some(at) => self.check(at).map(Some),
+            None if self.checks_all() => {
+                engine.find_hidden(&self.guard, hash).map(|()| None).map_err(corrupt)
+            }
+            None => Ok(None),
         }
-        Ok(found)
     }
 
     /// Whether the store's [`Verify`] asks for a frame's checksum now.
     #[inline]
-    pub(super) fn is_to_be_checked(
-        &self,
-        segment: &Segment<MmapMemory>,
-        frame: &Frame<'_>,
-    ) -> bool {
+    pub(super) fn is_to_be_checked(&self, at: &Located<'_, MmapMemory>) -> bool {
         match self.store.verify {
-            Verify::FirstRead => !segment.is_verified(frame.offset()),
+            Verify::FirstRead => !at.segment.is_verified(at.frame.offset()),
             Verify::EveryRead => true,
             Verify::Never => false,
         }
     }
 
-    /// The check that the store's [`Verify`] asks for.
+    /// Makes the check that the store's [`Verify`] asks for.
     #[inline]
-    pub(super) fn check(&self, at: &Located<'_, MmapMemory>) -> Result<(), Error> {
-        if self.is_to_be_checked(at.segment, &at.frame) { self.verify(at) } else { Ok(()) }
+    pub(super) fn check<'g>(&self, at: Located<'g, MmapMemory>) -> Result<Record<'g>, Error> {
+        if self.is_to_be_checked(&at) { self.verify(at) } else { Ok(Record::new(at)) }
     }
 
     #[cold]
-    fn verify(&self, at: &Located<'_, MmapMemory>) -> Result<(), Error> {
-        let verified = at.segment.verify(&at.frame);
-        verified.map_err(|damage| self.store.corrupt(&at.damaged(damage)))
+    fn verify<'g>(&self, at: Located<'g, MmapMemory>) -> Result<Record<'g>, Error> {
+        match at.segment.verify(&at.frame) {
+            Ok(()) => Ok(Record::new(at)),
+            Err(damage) => Err(self.store.corrupt(&at.damaged(damage))),
+        }
     }
 
     pub(super) fn get_shared(&self, id: &[u8]) -> Result<Option<SharedRecord>, Error> {
-        let Some(at) = self.checked(id)? else { return Ok(None) };
-        let log = self.store.engine().log();
+        let Some(record) = self.record(id)? else { return Ok(None) };
+        let (at, log) = (record.located(), self.store.engine().log());
         let counted = log.resolve_counted(&self.guard, at.address());
         let shared = counted.map(|segment| SharedFrame::new(segment, at.frame.offset()));
         Ok(shared.map(SharedRecord::new))
@@ -256,22 +233,27 @@ pub struct Iter<'p> {
 }
 
 impl<'p> Iter<'p> {
-    /// The live record of the id whose entry the walk has met.
-    fn record(&self, entry: Entry, moved: bool) -> Result<Option<Record<'p>>, Error> {
+    /// Returns the live record of the id whose entry the walk has met.
+    #[inline]
+    fn record(&self, entry: Entry, moved: bool) -> Option<Result<Record<'p>, Error>> {
         let pinned = self.pinned;
         let engine = pinned.store.engine();
-        let Some(counts) = engine.counting_entry(&pinned.guard, entry) else {
-            return Ok(None);
+        let counts = engine.counting_entry(&pinned.guard, entry)?;
+        let at = match engine.locate(&pinned.guard, counts) {
+            Ok(at) => at,
+            Err(at) => return Some(Err(pinned.store.corrupt(&at))),
         };
-        let found = engine.locate(&pinned.guard, counts);
-        let at = found.map_err(|at| pinned.store.corrupt(&at))?;
-        pinned.check(&at)?;
+        if pinned.is_to_be_checked(&at)
+            && let Err(error) = pinned.verify(at)
+        {
+            return Some(Err(error));
+        }
         // The entry was current when the walk loaded it. If its chunk was replaced since, it may
         // be an old one; and before the record expired, a newer one may have replaced it.
         if moved || at.frame.has_expired() {
-            return pinned.get(at.frame.id());
+            return pinned.get(at.frame.id()).transpose();
         }
-        Ok(Some(Record::new(at.segment, at.frame)))
+        Some(Ok(Record::new(at)))
     }
 }
 
@@ -286,8 +268,9 @@ impl<'p> Iterator for Iter<'p> {
             if let Some(next) = self.walk.peek() {
                 engine.prefetch_embedding(guard, next);
             }
-            if let Some(item) = self.record(entry, moved).transpose() {
-                return Some(item);
+            let item = self.record(entry, moved);
+            if item.is_some() {
+                return item;
             }
         }
     }

@@ -1,9 +1,10 @@
 //! Records as readers see them: borrowed under a pin, shared by count, or owned.
 
 use crate::clock;
+use crate::engine::Located;
 use crate::format::ids::Lsn;
 use crate::memory::MmapMemory;
-use crate::segment::{Frame, Segment, SharedFrame};
+use crate::segment::SharedFrame;
 use std::time::SystemTime;
 
 /// One version of an id, in place: nothing is copied. Valid as long as the [`Pinned`] it came
@@ -11,21 +12,24 @@ use std::time::SystemTime;
 ///
 /// [`Pinned`]: crate::Pinned
 #[derive(Clone, Copy)]
-pub struct Record<'p> {
-    frame: Frame<'p>,
-    segment: &'p Segment<MmapMemory>,
-}
+pub struct Record<'p>(Located<'p, MmapMemory>);
 
 impl<'p> Record<'p> {
     #[inline]
-    pub(crate) fn new(segment: &'p Segment<MmapMemory>, frame: Frame<'p>) -> Self {
-        Self { frame, segment }
+    pub(super) fn new(at: Located<'p, MmapMemory>) -> Self {
+        Self(at)
+    }
+
+    /// Where it lies.
+    #[inline]
+    pub(super) fn located(&self) -> Located<'p, MmapMemory> {
+        self.0
     }
 
     /// The id, 1 to 1024 bytes.
     #[must_use]
     pub fn id(&self) -> &'p [u8] {
-        self.frame.id()
+        self.0.frame.id()
     }
 
     /// The embedding: as many values as the store's dimension, beginning at a multiple of 64
@@ -33,14 +37,14 @@ impl<'p> Record<'p> {
     #[must_use]
     #[inline]
     pub fn embedding(&self) -> &'p [f32] {
-        self.frame.embedding()
+        self.0.frame.embedding()
     }
 
     /// The content.
     #[must_use]
     #[inline]
     pub fn content(&self) -> &'p [u8] {
-        self.frame.content()
+        self.0.frame.content()
     }
 
     /// The content as text.
@@ -55,19 +59,19 @@ impl<'p> Record<'p> {
     /// Order of the write that made this version.
     #[must_use]
     pub fn lsn(&self) -> Lsn {
-        self.frame.header().lsn
+        self.0.frame.header().lsn
     }
 
     /// When this version was put, by the writer's clock.
     #[must_use]
     pub fn created(&self) -> SystemTime {
-        clock::moment(self.frame.header().created_ns)
+        clock::moment(self.0.frame.header().created_ns)
     }
 
     /// From when on it is there no more, if it expires.
     #[must_use]
     pub fn expires(&self) -> Option<SystemTime> {
-        let header = self.frame.header();
+        let header = self.0.frame.header();
         header.expires().then(|| clock::moment(header.expires_ns))
     }
 
@@ -75,7 +79,7 @@ impl<'p> Record<'p> {
     /// was got; see [`Store::update_tag`](crate::Store::update_tag).
     #[must_use]
     pub fn tag(&self) -> u64 {
-        self.segment.tag(&self.frame)
+        self.0.segment.tag(&self.0.frame)
     }
 
     /// A copy that owns its parts.
@@ -139,7 +143,8 @@ impl SharedRecord {
     }
 
     fn record(&self) -> Option<Record<'_>> {
-        self.shared.frame().map(|frame| Record::new(self.shared.segment(), frame))
+        let frame = self.shared.frame()?;
+        Some(Record::new(Located { segment: self.shared.segment(), frame }))
     }
 
     /// As [`Record::id`].

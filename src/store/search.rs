@@ -142,7 +142,8 @@ impl Pinned<'_> {
         query: &Query<'_>,
         top: &mut Top<'p, Record<'p>>,
     ) -> Result<(), Error> {
-        if self.is_to_be_checked(segment, &frame)
+        let at = Located { segment, frame };
+        if self.is_to_be_checked(&at)
             && let Err(damage) = segment.verify(&frame)
         {
             return self.refuse(segment, body, damage);
@@ -150,30 +151,27 @@ impl Pinned<'_> {
         let embedding = frame.embedding();
         if top.admits(query.bound(embedding))
             && top.takes(Rank::new(query.nearness(embedding), body.lsn), frame.id())
-            && let Some(live) = self.live(segment, body, &frame)?
+            && let Some(live) = self.live(KeyHash(body.key_hash), at)?
         {
-            offer(query, top, Record::new(live.segment, live.frame));
+            offer(query, top, live);
         }
         Ok(())
     }
 
-    /// The live record of a copy's id.
+    /// Returns the live record of a scanned one's id.
     #[cold]
     fn live(
         &self,
-        segment: &Segment<MmapMemory>,
-        body: SlotBody,
-        frame: &Frame<'_>,
-    ) -> Result<Option<Located<'_, MmapMemory>>, Error> {
-        let hash = KeyHash(body.key_hash);
-        let found = self.store.engine().get(&self.guard, hash, frame.id());
-        let found = found.map_err(|at| self.store.corrupt(&at))?;
-        if let Some(at) = &found
-            && at.address() != segment.address(body.offset)
-        {
-            self.check(at)?;
+        hash: KeyHash,
+        at: Located<'_, MmapMemory>,
+    ) -> Result<Option<Record<'_>>, Error> {
+        let found = self.store.engine().get(&self.guard, hash, at.frame.id());
+        match found.map_err(|damaged| self.store.corrupt(&damaged))? {
+            // It is the scanned one, which was checked.
+            Some(live) if live.address() == at.address() => Ok(Some(Record::new(live))),
+            Some(live) => self.check(live).map(Some),
+            None => Ok(None),
         }
-        Ok(found)
     }
 
     /// An error if the index points at a damaged copy; dead ones harm nobody.

@@ -152,7 +152,8 @@ impl Store {
         self.check_writable()?;
         check_id(id)?;
         let pinned = self.pin();
-        let Some(at) = pinned.checked(id)? else { return Ok(None) };
+        let Some(record) = pinned.get(id)? else { return Ok(None) };
+        let at = record.located();
         let updated = at.segment.update_tag(&at.frame, f);
         updated.map(Some).map_err(|TagTooLarge(tag)| Error::InvalidTag(tag))
     }
