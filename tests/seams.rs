@@ -136,10 +136,10 @@ impl Moving {
 }
 
 fn replica_of(segment: &Segment<HeapMemory>) -> Segment<HeapMemory> {
-    let to = Heap::segment(segment.sequence(), segment.role());
+    let mut to = Heap::segment(segment.sequence(), segment.role());
     let mut walk = segment.slots(segment.slots_end());
     walk.by_ref().for_each(drop);
-    segment.replicate(&to, walk.mark());
+    segment.replicate(&mut to, walk.mark());
     to
 }
 

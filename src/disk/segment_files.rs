@@ -265,7 +265,7 @@ impl SegmentFiles {
     pub fn create_with(
         &self,
         id: SegmentId,
-        fill: impl FnOnce(&Segment<MmapMemory>),
+        fill: impl FnOnce(&mut Segment<MmapMemory>),
     ) -> Result<Segment<MmapMemory>, Error> {
         let name = fs::segment_name(id.sequence, id.salt);
         let made = fs::NewSegmentFile::create(&self.directory, &name, self.segment_bytes)?;
@@ -276,7 +276,7 @@ impl SegmentFiles {
         &self,
         (new, file): (fs::NewSegmentFile, File),
         id: SegmentId,
-        fill: impl FnOnce(&Segment<MmapMemory>),
+        fill: impl FnOnce(&mut Segment<MmapMemory>),
     ) -> Result<Segment<MmapMemory>, Error> {
         let len = usize::try_from(self.segment_bytes).map_err(std::io::Error::other)?;
         let memory = MmapMemory::new(&file, len)?;
@@ -287,9 +287,9 @@ impl SegmentFiles {
             // Filled at a stretch.
             Role::Copies => Folios::Large,
         });
-        let segment = Segment::create(memory, &self.identity(id));
+        let mut segment = Segment::create(memory, &self.identity(id));
         segment.set_boot_id(self.boot_id);
-        fill(&segment);
+        fill(&mut segment);
         new.finish(&file)?;
         Ok(segment)
     }
@@ -357,7 +357,7 @@ impl Source<MmapMemory> for SegmentFiles {
                     return Err(error);
                 }
                 // Another thread makes it just now, of room that is for removals, too.
-                match self.create_with(id, Segment::keep_for_removals) {
+                match self.create_with(id, |segment| segment.keep_for_removals()) {
                     Err(Error::StorageFull) => self.use_spare(id),
                     made => made,
                 }

@@ -2,7 +2,6 @@
 //! files, on the heap and under loom.
 //!
 //! [W1]: nobody acts on a pending entry before its slot is decided.
-#![expect(unsafe_code, reason = "follows addresses from the index into frames")]
 
 mod batch;
 mod expiry;
@@ -191,9 +190,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             let damage = FrameDamage("the index names a segment that is not there");
             return Err(Damaged { segment: None, offset: 0, damage });
         };
-        // SAFETY: an address is put into the index, with Release, only after its frame was filled;
-        // the index loaded the entry with Acquire.
-        match unsafe { segment.frame(offset) } {
+        match segment.frame(offset) {
             Ok(frame) => Ok(Located { segment, frame }),
             Err(damage) => {
                 Err(Damaged { segment: Some(segment), offset: offset.bytes() as u64, damage })
@@ -298,8 +295,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         for entry in self.index.candidates(guard, hash) {
             if let Some((segment, offset)) = self.log.resolve(guard, entry.address) {
                 segment.prefetch(offset);
-                // SAFETY: as in `locate`.
-                if let Ok(frame) = unsafe { segment.frame(offset) }
+                if let Ok(frame) = segment.frame(offset)
                     && same_bytes(frame.id(), id)
                 {
                     let plain = !entry.tomb && !entry.pending && !frame.has_expired();

@@ -1,5 +1,4 @@
 //! Bringing what recovery found into the index.
-#![expect(unsafe_code, reason = "follows slots into frames")]
 
 use super::Engine;
 use crate::concurrency::epoch::Guard;
@@ -84,8 +83,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         if put.written != conditional || other.written == conditional || other.lsn >= put.lsn {
             return;
         }
-        // SAFETY: recovery has seen the slot committed, by Acquire.
-        let frame = unsafe { segment.frame(put.offset) }.ok();
+        let frame = segment.frame(put.offset).ok();
         if frame.and_then(|frame| segment.seen(&frame)).is_some_and(|seen| seen < other.lsn) {
             lock(&self.unseen).insert(put.key_hash);
         }
@@ -199,8 +197,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Resolve for RestoredKeys<'_, M
         if body.is_none_or(|body| body.key_hash != self.body.key_hash) {
             return false;
         }
-        // SAFETY: recovery has seen the slot committed, by Acquire.
-        let mine = unsafe { self.segment.frame(self.body.offset) };
+        let mine = self.segment.frame(self.body.offset);
         let (Ok(mine), Ok(other)) = (mine, self.engine.locate(self.guard, entry)) else {
             return true;
         };

@@ -1,9 +1,7 @@
 //! Copying what a segment holds into another one with the same salt: for backups.
-#![expect(unsafe_code, reason = "writes payload by the rules of `Memory`")]
 
 use super::{Mark, ReadAhead, Segment};
 use crate::concurrency::sync::Ordering;
-use crate::format::frame::TAG_BYTES;
 use crate::format::ids::SlotNumber;
 use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::memory::Memory;
@@ -11,7 +9,7 @@ use crate::memory::Memory;
 impl<M: Memory> Segment<M> {
     /// Copies the slots below a mark, all of which are decided, and their frames, to a new segment
     /// of the same geometry and salt that nobody else has yet; seals that one there.
-    pub fn replicate<N: Memory>(&self, to: &Segment<N>, mark: Mark) {
+    pub fn replicate<N: Memory>(&self, to: &mut Segment<N>, mark: Mark) {
         let mut ahead = ReadAhead::new();
         for (slot, _) in self.slots(mark.slot) {
             let state = self.slot(slot);
@@ -39,7 +37,7 @@ impl<M: Memory> Segment<M> {
 
     fn replicate_frame<N: Memory>(
         &self,
-        to: &Segment<N>,
+        to: &mut Segment<N>,
         slot: SlotNumber,
         (kind, body): (Kind, SlotBody),
     ) {
@@ -51,14 +49,8 @@ impl<M: Memory> Segment<M> {
         let tag = if kind == Kind::Put { self.tag_to_replicate(&frame) } else { 0 };
         // Relaxed: the copy is not shared yet.
         to.memory.word(at).store(tag, Ordering::Relaxed);
-        // By the lengths in a damaged header it may go on into the frames behind it, which are in
-        // the copy already.
-        let (bytes, len) = (frame.bytes(), body.len.bytes());
-        let its = bytes.get(..len.saturating_sub(TAG_BYTES)).unwrap_or(bytes);
-        // SAFETY: `frame` has checked that it lies inside this segment, and `to` is as large;
-        // nobody else has it yet. The bytes end before the control words at the end of a frame.
-        unsafe { to.memory.write(at + TAG_BYTES, its) };
-        if frame.len_bytes() == len as u64 {
+        to.write_replica(&frame, body.len);
+        if frame.len_bytes() == body.len.bytes() as u64 {
             // The previous word means nothing any more.
             let seen = self.seen(&frame).unwrap_or(body.lsn);
             to.store_seen(slot, body.offset, frame.layout(), seen);
@@ -99,7 +91,7 @@ mod tests {
     /// in the backup, and only the copy has the tags that were given since.
     #[test]
     fn a_replica_says_that_an_earlier_process_has_moved_a_record() {
-        let (segment, to) = (segment(), segment());
+        let (segment, mut to) = (segment(), segment());
         let record = record(&[1; 4]);
         let (reservation, _) = segment.reserve(record.layout().bytes()).unwrap();
         let committed = reservation.commit(&record).unwrap();
@@ -109,7 +101,7 @@ mod tests {
         drop(committed);
         let mut walk = segment.slots(1);
         walk.by_ref().for_each(drop);
-        segment.replicate(&to, walk.mark());
+        segment.replicate(&mut to, walk.mark());
         assert!(to.is_forwarded(at));
         assert_eq!(to.tag(&to.committed_frame(SlotNumber(0)).unwrap()), 5);
     }
@@ -144,7 +136,7 @@ mod tests {
     /// moved it, too, the source of that move says so as well, and its older tag could count.
     #[test]
     fn a_record_whose_copy_is_gone_is_not_moved_in_a_replica() {
-        let (segment, to, output) = (segment(), segment(), Arc::new(segment()));
+        let (segment, mut to, output) = (segment(), segment(), Arc::new(segment()));
         let ((slot, from), (_, at)) = (copy(&segment, 0).unwrap(), copy(&output, 0).unwrap());
         assert!(segment.decide_copy(slot, true));
         let frame = segment.committed_frame(slot).unwrap();
@@ -154,7 +146,7 @@ mod tests {
         segment.set_forwarding(forwarding);
         segment.forward(from, &output, at);
         drop(output);
-        segment.replicate(&to, segment.end_mark());
+        segment.replicate(&mut to, segment.end_mark());
         let frame = to.committed_frame(slot).unwrap();
         assert_eq!((to.tag(&frame), to.is_forwarded(from)), (77, false));
     }
@@ -162,12 +154,12 @@ mod tests {
     /// Else a backup could count it, without the tag that its source passed on a moment later.
     #[test]
     fn a_copy_that_is_not_in_force_is_void_in_a_replica() {
-        let (segment, to) = (segment(), segment());
+        let (segment, mut to) = (segment(), segment());
         let slots = [0, 1, 2].map(|n| copy(&segment, n).unwrap().0);
         assert!(segment.decide_copy(slots[0], true) && segment.decide_copy(slots[2], true));
         let mut walk = segment.slots(3);
         walk.by_ref().for_each(drop);
-        segment.replicate(&to, walk.mark());
+        segment.replicate(&mut to, walk.mark());
         let found: Vec<_> = to.slots(to.slots_end()).map(|(_, state)| state).collect();
         let [SlotState::Committed(..), SlotState::Void, SlotState::Committed(..)] = found[..]
         else {

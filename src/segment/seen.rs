@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_copy_says_what_its_source_has_seen() {
-        let (source, output, backup) = (segment(1), segment(2), segment(2));
+        let (source, output, mut backup) = (segment(1), segment(2), segment(2));
         let record = record(WriteMode::Conditional);
         let reserve = |segment: &Segment<_>| segment.reserve(record.layout().bytes()).is_some();
         assert!(reserve(&output), "the copy lies in another slot");
@@ -91,7 +91,7 @@ mod tests {
         assert!(matches!(output.slot(slot), SlotState::Committed(..)));
         let mut walk = output.slots(output.slots_end());
         walk.by_ref().for_each(drop);
-        output.replicate(&backup, walk.mark());
+        output.replicate(&mut backup, walk.mark());
         let copy = backup.committed_frame(slot).unwrap();
         assert_eq!(backup.seen(&copy), Some(seen));
     }

@@ -1,5 +1,4 @@
 //! A frame that keeps its segment mapped by a count of its own, instead of by a guard.
-#![expect(unsafe_code, reason = "reads payload by the rules of `Memory`")]
 
 use super::{Frame, Segment};
 use crate::concurrency::sync::unmodelled::Arc;
@@ -29,9 +28,7 @@ impl<M: Memory> SharedFrame<M> {
     /// The frame. `None` only if another process changed the file under our lock.
     #[must_use]
     pub fn frame(&self) -> Option<Frame<'_>> {
-        // SAFETY: the caller of `new` has read this frame, so its fill happened before, and
-        // published bytes do not change; the count keeps the memory.
-        unsafe { self.segment.frame(self.offset) }.ok()
+        self.segment.frame(self.offset).ok()
     }
 
     /// Its segment.

@@ -5,6 +5,7 @@ use super::*;
 use crate::format::checksum::Salt;
 use crate::format::frame::WriteMode;
 use crate::format::header::{Features, HEADER_END, Identity, Role, StoreId};
+use crate::format::ids::Lsn;
 use crate::format::ids::Sequence;
 use crate::memory::HeapMemory;
 use crate::segment::WriteRequest;

@@ -2,7 +2,6 @@
 //!
 //! A [`Reservation`] is the right to write one frame and to decide one slot. Its drop voids the
 //! slot, so a panic, or an early return, between reserve and commit leaves no doubt.
-#![expect(unsafe_code, reason = "writes payload by the rules of `Memory`")]
 
 use super::Segment;
 use super::cursor::{self, Grant, Reserved};
@@ -159,8 +158,9 @@ impl<'s, M: Memory> Reservation<'s, M> {
         };
         let place = FramePlace { salt: self.segment.salt, offset: self.offset };
         let mut sum = header.begin_sum(place, record.id);
-        let mut lines =
-            LineBuffer::new(layout.embedding_at, |at, lines| self.write_lines(at, lines));
+        let mut lines = LineBuffer::new(layout.embedding_at, |at, lines| {
+            self.segment.write_lines((self.offset, self.len), at, lines)
+        });
         for part in [record.embedding, record.content] {
             for block in part.chunks(BLOCK_BYTES) {
                 // Copied first: the block is on its way to memory while it is summed.
@@ -199,7 +199,9 @@ impl<'s, M: Memory> Reservation<'s, M> {
     /// Tag, header, expiry and id. The tag of a new record is 0, and its word is not to be stored
     /// to before it is published (but for a pending tombstone's previous word, which comes later).
     fn write_head(&self, header: &FrameHeader, id: &[u8]) {
-        let mut lines = LineBuffer::new(0, |at, lines| self.write_lines(at, lines));
+        let mut lines = LineBuffer::new(0, |at, lines| {
+            self.segment.write_lines((self.offset, self.len), at, lines)
+        });
         lines.add(&[0; TAG_BYTES]);
         lines.add(&header.encode());
         if header.expires() {
@@ -207,21 +209,6 @@ impl<'s, M: Memory> Reservation<'s, M> {
         }
         lines.add(id);
         lines.end();
-    }
-
-    fn write_lines(&self, at: usize, lines: &[u8]) {
-        assert!(at + lines.len() <= self.len.bytes(), "a frame longer than its reservation");
-        let (memory, at) = (&self.segment.memory, self.offset.bytes() + at);
-        if M::STREAMS_FROM <= self.len.bytes() {
-            // SAFETY: as below; the frame begins at a multiple of 64, and `LineBuffer` gives whole
-            // lines. Its control words (tag, previous) were never stored to.
-            unsafe { memory.stream(at, lines) };
-        } else {
-            // SAFETY: inside the frame (assertion), which the cursor gave to this reservation
-            // alone [C3] and which lies inside the segment; nothing reads it before the slot or
-            // the index entry is published with Release [S2].
-            unsafe { memory.write(at, lines) };
-        }
     }
 
     /// Fills the frame and commits the slot: from here on recovery finds the record.
