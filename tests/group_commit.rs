@@ -349,7 +349,7 @@ fn a_member_that_is_written_again_has_flushes_wait_for_it_too() {
 fn wait_until_taken(engine: &Engine<Faulty, Heap>, slots: u32) {
     let taken = || {
         let guard = engine.epoch().pin();
-        engine.log().active(&guard).map_or(0, Segment::slots_end)
+        engine.log().active(&guard).map_or(0, |segment| segment.filling().slots_end())
     };
     while taken() < slots {
         std::thread::sleep(Time::from_micros(50));

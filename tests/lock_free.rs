@@ -301,7 +301,8 @@ fn of_a_record_and_its_copy_the_copy_counts_after_a_kill_whichever_segment_is_ol
     let source = engine.log().active(&guard).unwrap();
     assert!(copies.sequence() < source.sequence());
     let (slot, body) = source
-        .slots(source.slots_end())
+        .directory()
+        .slots(source.filling().slots_end())
         .find_map(|(slot, state)| match state {
             SlotState::Committed(_, body) => Some((slot, body)),
             _ => None,
@@ -312,14 +313,14 @@ fn of_a_record_and_its_copy_the_copy_counts_after_a_kill_whichever_segment_is_ol
         engine.copy_record((source, &frame), slot::Kind::Put, body, &copies).unwrap().unwrap();
     let mut moves = ForwardingTable::default();
     moves.add(copy.from, &copies, copy.to);
-    source.set_forwarding(moves);
-    assert_eq!(source.update_tag(&frame, |tag| tag + 1), Ok(1));
+    source.tags().set_forwarding(moves);
+    assert_eq!(source.tags().update_tag(&frame, |tag| tag + 1), Ok(1));
     assert!(engine.move_record(&guard, &copy, source, &copies));
-    assert_eq!(source.update_tag(&frame, |tag| tag + 1), Ok(2));
+    assert_eq!(source.tags().update_tag(&frame, |tag| tag + 1), Ok(2));
     let (again, ..) = heap::reopened(&engine);
     let guard = again.epoch().pin();
     let found = again.get(&guard, KeyHash(body.key_hash), b"a").unwrap().unwrap();
-    assert_eq!((found.frame.content(), found.segment.tag(&found.frame)), (&b"moved"[..], 2));
+    assert_eq!((found.frame.content(), found.segment.tags().tag(&found.frame)), (&b"moved"[..], 2));
 }
 
 /// What recovery needs to know that something is missing in front of a segment.
@@ -333,7 +334,7 @@ fn a_segment_names_the_one_before_it_also_when_that_was_ended_by_hand() {
     }
     heap::put(&engine, b"b", b"2");
     let guard = engine.epoch().pin();
-    let before = |s: &Segment<_>| s.predecessor().map(|(before, _)| before.0);
+    let before = |s: &Segment<_>| s.durable().predecessor().map(|(before, _)| before.0);
     let named = |s: &Segment<_>| (s.sequence().0, before(s));
     let mut chain: Vec<_> = engine.log().in_use(&guard).map(named).collect();
     chain.sort_unstable();

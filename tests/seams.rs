@@ -72,7 +72,7 @@ fn put(engine: &HeapEngine, id: &[u8]) {
 fn tag(engine: &HeapEngine, id: &[u8]) -> u64 {
     let guard = engine.epoch().pin();
     let Ok(Some(at)) = engine.get(&guard, KeyHash(hash(id)), id) else { panic!("it is gone") };
-    at.segment.tag(&at.frame)
+    at.segment.tags().tag(&at.frame)
 }
 
 /// A store of one record with a tag, whose segment compaction is at work on.
@@ -88,7 +88,7 @@ impl Moving {
         put(&engine, b"a");
         let guard = engine.epoch().pin();
         let victim = engine.log().table().get_counted(&guard, TableIndex(0)).unwrap();
-        victim.update_tag(&victim.committed_frame(SlotNumber(0)).unwrap(), |_| TAG).unwrap();
+        victim.tags().update_tag(&victim.committed_frame(SlotNumber(0)).unwrap(), |_| TAG).unwrap();
         engine.log().end_active(&guard);
         let output = engine.log().make_for_copies(&guard).unwrap();
         drop(guard);
@@ -106,18 +106,18 @@ impl Moving {
     }
 
     fn place(&self) -> (Kind, usize) {
-        let SlotState::Committed(kind, body) = self.victim.slot(SlotNumber(0)) else {
-            panic!("{:?}", self.victim.slot(SlotNumber(0)))
+        let SlotState::Committed(kind, body) = self.victim.directory().slot(SlotNumber(0)) else {
+            panic!("{:?}", self.victim.directory().slot(SlotNumber(0)))
         };
         (kind, body.offset.bytes())
     }
 
     /// What compaction does of its step 2.
     fn copy(&self) -> Relocation {
-        let SlotState::Committed(kind, body) = self.victim.slot(SlotNumber(0)) else {
-            panic!("{:?}", self.victim.slot(SlotNumber(0)))
+        let SlotState::Committed(kind, body) = self.victim.directory().slot(SlotNumber(0)) else {
+            panic!("{:?}", self.victim.directory().slot(SlotNumber(0)))
         };
-        self.victim.clear_forward(body.offset);
+        self.victim.tags().clear_forward(body.offset);
         let frame = self.victim.committed_frame(SlotNumber(0)).unwrap();
         let from = (&*self.victim, &frame);
         self.engine.copy_record(from, kind, body, &self.output).unwrap().unwrap()
@@ -126,7 +126,7 @@ impl Moving {
     fn set_forwarding(&self, copy: &Relocation) {
         let mut moves = ForwardingTable::default();
         moves.add(copy.from, &self.output, copy.to);
-        self.victim.set_forwarding(moves);
+        self.victim.tags().set_forwarding(moves);
     }
 
     fn r#move(&self, copy: &Relocation) -> bool {
@@ -137,7 +137,7 @@ impl Moving {
 
 fn replica_of(segment: &Segment<HeapMemory>) -> Segment<HeapMemory> {
     let mut to = Heap::segment(segment.sequence(), segment.role());
-    let mut walk = segment.slots(segment.slots_end());
+    let mut walk = segment.directory().slots(segment.filling().slots_end());
     walk.by_ref().for_each(drop);
     segment.replicate(&mut to, walk.mark());
     to
@@ -156,9 +156,9 @@ fn a_backup_carries_no_half_made_move() {
     // An update of the meantime is where the record is now.
     let guard = moving.engine.epoch().pin();
     let Ok(Some(at)) = moving.engine.get(&guard, KeyHash(hash(b"a")), b"a") else { panic!() };
-    assert_eq!(at.segment.update_tag(&at.frame, |tag| tag + 1), Ok(TAG + 1));
+    assert_eq!(at.segment.tags().update_tag(&at.frame, |tag| tag + 1), Ok(TAG + 1));
     let victim = replica_of(&moving.victim);
-    assert_eq!(output.slot(SlotNumber(0)), SlotState::Void);
+    assert_eq!(output.directory().slot(SlotNumber(0)), SlotState::Void);
     let (_, offset) = moving.place();
     let word = victim.memory().word(offset).load(std::sync::atomic::Ordering::SeqCst);
     assert_eq!(word, TAG + 1, "{word:#x}");
@@ -172,7 +172,11 @@ fn a_replica_is_full_and_quiet() {
     put(&engine, b"a");
     let guard = engine.epoch().pin();
     let replica = replica_of(engine.log().active(&guard).unwrap());
-    assert!(replica.is_full() && replica.sealed() == Some(1) && replica.slots_end() == 1);
+    assert!(
+        replica.filling().is_full()
+            && replica.filling().sealed() == Some(1)
+            && replica.filling().slots_end() == 1
+    );
 }
 
 #[test]
@@ -183,7 +187,7 @@ fn an_old_forward_is_not_followed_while_its_record_is_moved() {
     // All other records of the group may be moved in between.
     assert_eq!(tag(&moving.engine, b"a"), TAG);
     let frame = moving.victim.committed_frame(SlotNumber(0)).unwrap();
-    assert_eq!(moving.victim.update_tag(&frame, |tag| tag + 1), Ok(TAG + 1));
+    assert_eq!(moving.victim.tags().update_tag(&frame, |tag| tag + 1), Ok(TAG + 1));
     assert!(moving.r#move(&copy));
     assert_eq!(tag(&moving.engine, b"a"), TAG + 1);
 }
@@ -193,11 +197,15 @@ fn an_old_forward_is_not_followed_while_its_record_is_moved() {
 fn a_tag_survives_a_kill_between_the_copy_and_the_move() {
     for moving in [Moving::new(), Moving::with_an_old_forward()] {
         moving.copy();
-        let SlotState::Committed(kind, body) = moving.victim.slot(SlotNumber(0)) else { panic!() };
+        let SlotState::Committed(kind, body) = moving.victim.directory().slot(SlotNumber(0)) else {
+            panic!()
+        };
         // What an opening does.
         let again = HeapEngine::new(moving.engine.into_log(), Shape::default());
         again.restore(&moving.victim, kind, body).unwrap();
-        let SlotState::Copy(kind, body) = moving.output.slot(SlotNumber(0)) else { panic!() };
+        let SlotState::Copy(kind, body) = moving.output.directory().slot(SlotNumber(0)) else {
+            panic!()
+        };
         assert!(!again.restore_copy(&moving.output, kind, body).unwrap(), "it has no tag");
         assert_eq!(tag(&again, b"a"), TAG);
     }
@@ -218,7 +226,7 @@ fn a_segment_is_taken_out_of_the_table_once_and_no_other_one_for_it() {
     assert_eq!(first.sequence(), Sequence(1));
     let counted = log.table().get_counted(&guard, TableIndex(0)).unwrap();
     log.let_go(&guard, counted);
-    first.set_released();
+    first.reclamation().set_released();
     log.sweep(&guard);
     assert!(log.table().get(&guard, TableIndex(0)).is_none());
     log.end_active(&guard);

@@ -163,13 +163,13 @@ fn walk(image: &[u8], identity: &Identity) {
     // SAFETY: the image is as long as the memory, and nobody else has that.
     unsafe { memory.write(0, image) };
     let segment = Segment::attach(memory, identity);
-    let end = segment.sealed().unwrap_or_else(|| segment.slots_end());
+    let end = segment.filling().sealed().unwrap_or_else(|| segment.filling().slots_end());
     for end in [end, u32::MAX] {
-        for (slot, _) in segment.slots(end) {
-            assert!(segment.slot_offset(slot) < SMALL);
+        for (slot, _) in segment.directory().slots(end) {
+            assert!(segment.directory().slot_offset(slot) < SMALL);
             let Ok(frame) = segment.committed_frame(slot) else { continue };
             let (sound, put) = (segment.verify(&frame).is_ok(), frame.header().kind == Kind::Put);
-            assert!(!sound || !put || segment.is_verified(frame.offset()));
+            assert!(!sound || !put || segment.checks().is_verified(frame.offset()));
             assert!(frame.id().len() <= 1024 && frame.len_bytes() <= SMALL as u64);
             assert!(frame.embedding().len() <= 8);
         }

@@ -181,7 +181,7 @@ pub fn recovered_without(
         if gone == Some(segment.sequence()) {
             continue;
         }
-        for (slot, state) in segment.slots(segment.slots_end()) {
+        for (slot, state) in segment.directory().slots(segment.filling().slots_end()) {
             let SlotState::Committed(_, body) = state else { continue };
             let Ok(frame) = segment.committed_frame(slot) else { continue };
             let rank = (body.lsn, segment.sequence());
@@ -198,7 +198,7 @@ pub fn recovered_without(
 pub fn check_at_rest(engine: &SmallEngine, ids: &[&[u8]]) {
     let guard = engine.epoch().pin();
     for segment in engine.log().table().iter(&guard) {
-        for (slot, state) in segment.slots(segment.slots_end()) {
+        for (slot, state) in segment.directory().slots(segment.filling().slots_end()) {
             let decided =
                 matches!(state, SlotState::Committed(..) | SlotState::Batch(..) | SlotState::Void);
             assert!(decided, "{slot:?} is left {state:?}");
@@ -217,7 +217,7 @@ pub fn check_at_rest(engine: &SmallEngine, ids: &[&[u8]]) {
     for segment in engine.log().table().iter(&guard) {
         let sequence = segment.sequence();
         let here = live_bytes.get(&sequence).copied().unwrap_or(0);
-        assert_eq!(segment.live_bytes(), here, "live bytes of {sequence:?}");
+        assert_eq!(segment.usage().live_bytes(), here, "live bytes of {sequence:?}");
     }
 }
 
@@ -235,10 +235,10 @@ pub fn compact(
     victim: &Segment<HeapMemory>,
     output: &std::sync::Arc<Segment<HeapMemory>>,
 ) {
-    assert!(victim.is_quiet());
+    assert!(victim.filling().is_quiet());
     let guard = engine.epoch().pin();
     let (mut copies, mut forwarding) = (Vec::new(), ForwardingTable::default());
-    for (slot, state) in victim.slots(victim.slots_end()) {
+    for (slot, state) in victim.directory().slots(victim.filling().slots_end()) {
         let SlotState::Committed(Kind::Put, body) = state else { continue };
         let frame = victim.committed_frame(slot).expect("it is whole");
         let key = Key { hash: KeyHash(body.key_hash), id: frame.id() };
@@ -251,7 +251,7 @@ pub fn compact(
     for copy in &copies {
         forwarding.add(copy.from, output, copy.to);
     }
-    victim.set_forwarding(forwarding);
+    victim.tags().set_forwarding(forwarding);
     for copy in &copies {
         engine.move_record(&guard, copy, victim, output);
     }

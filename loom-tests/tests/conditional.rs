@@ -28,9 +28,9 @@ fn spawn<T: 'static>(
 fn void_undecided(engine: &SmallEngine) {
     let guard = engine.epoch().pin();
     for segment in engine.log().table().iter(&guard) {
-        for n in 0..segment.slots_end() {
-            segment.void_if_empty(SlotNumber(n));
-            segment.void_if_pending(SlotNumber(n));
+        for n in 0..segment.filling().slots_end() {
+            segment.directory().void_if_empty(SlotNumber(n));
+            segment.directory().void_if_pending(SlotNumber(n));
         }
     }
 }
@@ -121,7 +121,8 @@ fn put_if_absent_voided(engine: &SmallEngine) {
         if asked.get() == 2 {
             let guard = engine.epoch().pin();
             for segment in engine.log().table().iter(&guard) {
-                (0..segment.slots_end()).for_each(|n| segment.void_if_pending(SlotNumber(n)));
+                (0..segment.filling().slots_end())
+                    .for_each(|n| segment.directory().void_if_pending(SlotNumber(n)));
             }
         }
         current.is_none() && asked.get() <= 2

@@ -43,8 +43,8 @@ fn a_put_beside_a_look_is_looked_for_again() {
         };
         engine.put(&expiring(b"b", b"2222", 30)).unwrap();
         looking.join().unwrap();
-        assert!(segment.next_scan_ns() < u64::MAX, "nobody will ever look for it");
-        assert!(segment.expired_bytes() > 0);
+        assert!(segment.usage().next_scan_ns() < u64::MAX, "nobody will ever look for it");
+        assert!(segment.usage().expired_bytes() > 0);
     });
 }
 
@@ -60,13 +60,13 @@ fn a_move_beside_a_look_is_looked_for_again() {
             engine.log().make_for_copies(&guard).unwrap()
         };
         // As if something else had been moved there, that has expired.
-        output.note_expiry(5);
+        output.usage().note_expiry(5);
         let looking = {
             let (engine, output) = (Arc::clone(&engine), std::sync::Arc::clone(&output));
             loom::thread::spawn(move || look(&engine, &output))
         };
         loom_tests::compact(&engine, &victim, &output);
         looking.join().unwrap();
-        assert!(output.next_scan_ns() < u64::MAX, "nobody will ever look for it");
+        assert!(output.usage().next_scan_ns() < u64::MAX, "nobody will ever look for it");
     });
 }

@@ -145,8 +145,8 @@ fn a_flush_leaves_its_mark_below_the_frames_of_all_slots_it_covered() {
     explore(World::new, [other, World::put_and_sync], |w| {
         let guard = w.engine.epoch().pin();
         let segment = w.engine.log().active(&guard).expect("it took the records");
-        let mark = segment.flushed();
-        let covered = (0..mark.slot).map(|n| segment.body_of(SlotNumber(n)).offset);
+        let mark = segment.durable().flushed();
+        let covered = (0..mark.slot).map(|n| segment.directory().body_of(SlotNumber(n)).offset);
         assert_eq!(covered.min(), Some(mark.floor));
     });
 }

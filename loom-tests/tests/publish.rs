@@ -42,7 +42,7 @@ fn a_walk_through_the_directory_sees_whole_records_only() {
         let reader = {
             let segment = Arc::clone(&segment);
             loom::thread::spawn(move || {
-                for (slot, state) in segment.slots(segment.slots_end()) {
+                for (slot, state) in segment.directory().slots(segment.filling().slots_end()) {
                     assert_eq!(slot, SlotNumber(0));
                     if let SlotState::Committed(..) = state {
                         let frame = segment.committed_frame(slot).expect("a sound frame");
@@ -68,12 +68,12 @@ fn a_stalled_slot_is_committed_or_void_and_its_writer_knows_which() {
         let (reservation, _) = segment.reserve(record.layout().bytes()).expect("room for one");
         let sync = {
             let segment = Arc::clone(&segment);
-            loom::thread::spawn(move || segment.void_if_empty(SlotNumber(0)))
+            loom::thread::spawn(move || segment.directory().void_if_empty(SlotNumber(0)))
         };
         let committed = reservation.commit(&record).is_ok();
         let voided = sync.join().unwrap();
         assert_ne!(committed, voided, "both, or neither, decided");
-        let state = segment.slot(SlotNumber(0));
+        let state = segment.directory().slot(SlotNumber(0));
         assert_eq!(committed, matches!(state, SlotState::Committed(..)), "{state:?}");
         assert_eq!(voided, state == SlotState::Void, "{state:?}");
     });

@@ -40,8 +40,8 @@ impl World {
         let guard = engine.epoch().pin();
         let victim = engine.log().table().get_counted(&guard, TableIndex(0)).expect("it is there");
         let frame = victim.committed_frame(SlotNumber(0)).expect("it is whole");
-        victim.update_tag(&frame, |_| TAG).expect("a small tag");
-        assert!(engine.log().end_active(&guard) && victim.is_quiet());
+        victim.tags().update_tag(&frame, |_| TAG).expect("a small tag");
+        assert!(engine.log().end_active(&guard) && victim.filling().is_quiet());
         // So that writers find an active segment.
         drop(engine.log().reserve(&guard, 64, Purpose::Grow).expect("room"));
         let output = || engine.log().make_for_copies(&guard).expect("room");
@@ -59,8 +59,9 @@ impl World {
 
     fn is_pointed_at(&self, victim: &HeapSegment) -> bool {
         let guard = self.engine.epoch().pin();
-        (0..victim.slots_end())
-            .any(|slot| self.engine.leads_to(&guard, victim, victim.body_of(SlotNumber(slot))))
+        (0..victim.filling().slots_end()).any(|slot| {
+            self.engine.leads_to(&guard, victim, victim.directory().body_of(SlotNumber(slot)))
+        })
     }
 
     fn compact_once(&self) {
@@ -86,7 +87,7 @@ impl World {
         let guard = self.engine.epoch().pin();
         let found = self.engine.get(&guard, KeyHash(hash(A)), A);
         let at = found.expect("undamaged").expect("it is there all the time");
-        at.segment.update_tag(&at.frame, |tag| tag + 1).expect("a small tag");
+        at.segment.tags().update_tag(&at.frame, |tag| tag + 1).expect("a small tag");
     }
 
     /// The tag, through the index and through the frame that the record had at first.
@@ -95,12 +96,12 @@ impl World {
         let guard = self.engine.epoch().pin();
         let found = self.engine.get(&guard, KeyHash(hash(A)), A);
         let at = found.expect("undamaged").expect("it is there all the time");
-        assert_eq!(at.segment.tag(&at.frame), expected, "through the index");
+        assert_eq!(at.segment.tags().tag(&at.frame), expected, "through the index");
         assert_eq!(self.old_tag(), expected, "through the first frame");
     }
 
     fn old_tag(&self) -> u64 {
-        self.victim.tag(&self.victim.committed_frame(SlotNumber(0)).expect("it is whole"))
+        self.victim.tags().tag(&self.victim.committed_frame(SlotNumber(0)).expect("it is whole"))
     }
 }
 
@@ -171,8 +172,8 @@ fn a_conditional_put_if_present_takes_its_place() {
 fn void_undecided<const N: usize>(engine: &Engine<HeapMemory, loom_tests::Heap, N>) {
     let guard = engine.epoch().pin();
     if let Some(segment) = engine.log().active(&guard) {
-        for n in 0..segment.slots_end() {
-            segment.void_if_pending(SlotNumber(n));
+        for n in 0..segment.filling().slots_end() {
+            segment.directory().void_if_pending(SlotNumber(n));
         }
     }
 }
@@ -238,7 +239,7 @@ impl Removed {
         assert!(engine.remove(&tombstone(A)).unwrap().is_ok());
         let guard = engine.epoch().pin();
         let victim = engine.log().table().get_counted(&guard, TableIndex(0)).expect("it is there");
-        assert!(engine.log().end_active(&guard) && victim.is_quiet());
+        assert!(engine.log().end_active(&guard) && victim.filling().is_quiet());
         drop(engine.log().reserve(&guard, 64, Purpose::Grow).expect("room"));
         drop(guard);
         Self { engine, victim, given_up: AtomicBool::new(false) }
@@ -246,8 +247,12 @@ impl Removed {
 
     fn is_pointed_at(&self) -> bool {
         let guard = self.engine.epoch().pin();
-        (0..self.victim.slots_end()).any(|slot| {
-            self.engine.leads_to(&guard, &self.victim, self.victim.body_of(SlotNumber(slot)))
+        (0..self.victim.filling().slots_end()).any(|slot| {
+            self.engine.leads_to(
+                &guard,
+                &self.victim,
+                self.victim.directory().body_of(SlotNumber(slot)),
+            )
         })
     }
 
@@ -314,7 +319,7 @@ fn read_note(w: &World) {
     let guard = w.engine.epoch().pin();
     let found = w.engine.get(&guard, KeyHash(hash(A)), A);
     let at = found.expect("undamaged").expect("it is there all the time");
-    if at.segment.tag(&at.frame) == TAG + 1 {
+    if at.segment.tags().tag(&at.frame) == TAG + 1 {
         assert!(get(&w.engine, b"b").is_some(), "the tag came before what it speaks of");
     }
 }
@@ -348,7 +353,7 @@ fn a_reader_of_the_tag_never_sees_it_gone() {
         let guard = w.engine.epoch().pin();
         let found = w.engine.get(&guard, KeyHash(hash(A)), A);
         let at = found.expect("undamaged").expect("it is there all the time");
-        assert_eq!(at.segment.tag(&at.frame), TAG);
+        assert_eq!(at.segment.tags().tag(&at.frame), TAG);
     };
     explore(small, [reader, World::compact_once], |w| w.check_tag(TAG));
 }
@@ -357,9 +362,9 @@ fn a_reader_of_the_tag_never_sees_it_gone() {
 fn a_copy_in_force_has_its_tag() {
     let recovery = |w: &World| {
         let copy = &w.outputs[0];
-        if let SlotState::Committed(..) = copy.slot(SlotNumber(0)) {
+        if let SlotState::Committed(..) = copy.directory().slot(SlotNumber(0)) {
             let frame = copy.committed_frame(SlotNumber(0)).expect("it is whole");
-            assert_eq!((copy.tag(&frame), frame.content()), (TAG, &b"0000"[..]));
+            assert_eq!((copy.tags().tag(&frame), frame.content()), (TAG, &b"0000"[..]));
             assert!(copy.verify(&frame).is_ok());
         }
     };
@@ -371,12 +376,12 @@ fn an_updater_with_the_first_frame_follows_two_moves() {
     let updater = |w: &World| {
         let frame = w.victim.committed_frame(SlotNumber(0)).expect("it is whole");
         for _ in 0..2 {
-            w.victim.update_tag(&frame, |tag| tag + 1).expect("a small tag");
+            w.victim.tags().update_tag(&frame, |tag| tag + 1).expect("a small tag");
         }
     };
     let twice = |w: &World| {
         w.compact_once();
-        w.outputs[0].close();
+        w.outputs[0].filling().close();
         assert!(w.compact(&w.outputs[0], &w.outputs[1]), "something is left behind");
     };
     explore(small, [updater, twice], |w| w.check_tag(TAG + 2));
@@ -398,14 +403,14 @@ fn in_a_quiet_segment_all_that_counts_is_in_the_index() {
         assert!(engine.put(&put(A, b"1111")).unwrap() > lsn(0));
     };
     let compactor = |(engine, segment): &(loom::sync::Arc<SmallEngine>, Arc<HeapSegment>)| {
-        segment.close();
-        if segment.is_quiet() && segment.slots_end() > 1 {
+        segment.filling().close();
+        if segment.filling().is_quiet() && segment.filling().slots_end() > 1 {
             assert_eq!(get(engine, A).map(|found| found.0), Some(*b"1111"), "it was missed");
-            assert_eq!(segment.live_bytes(), 128);
+            assert_eq!(segment.usage().live_bytes(), 128);
         }
     };
     explore(open_segment, [compactor, writer], |(engine, segment)| {
-        assert!(segment.is_quiet(), "a claim was left");
+        assert!(segment.filling().is_quiet(), "a claim was left");
         check_at_rest(engine, &[A]);
     });
 }
@@ -415,7 +420,7 @@ fn in_a_quiet_segment_every_removal_has_been_made_or_given_up() {
     let make = || {
         let (engine, segment) = open_segment();
         assert!(engine.put(&put(A, b"1111")).is_ok());
-        segment.close();
+        segment.filling().close();
         let guard = engine.epoch().pin();
         drop(engine.log().reserve(&guard, 64, Purpose::Grow).expect("room"));
         let next = engine.log().table().get_counted(&guard, TableIndex(1)).expect("it is there");
@@ -426,17 +431,17 @@ fn in_a_quiet_segment_every_removal_has_been_made_or_given_up() {
         assert!(engine.remove(&tombstone(A)).unwrap().is_ok());
     };
     let compactor = |(engine, segment): &(loom::sync::Arc<SmallEngine>, Arc<HeapSegment>)| {
-        segment.close();
-        if segment.is_quiet() && segment.slots_end() > 1 {
+        segment.filling().close();
+        if segment.filling().is_quiet() && segment.filling().slots_end() > 1 {
             let guard = engine.epoch().pin();
-            let at = segment.body_of(SlotNumber(1)).offset;
+            let at = segment.directory().body_of(SlotNumber(1)).offset;
             let entry = engine.index().get(&guard, KeyHash(hash(A)), |_| true);
             let entry = entry.expect("a tombstone");
             assert_eq!((entry.address, entry.pending), (segment.address(at), false));
         }
     };
     explore(make, [compactor, remover], |(engine, segment)| {
-        assert!(segment.is_quiet(), "a claim was left");
+        assert!(segment.filling().is_quiet(), "a claim was left");
         check_at_rest(engine, &[A]);
     });
 }
@@ -478,11 +483,11 @@ fn a_writer_that_finds_no_active_segment_finds_the_ended_one_closed() {
         let guard = engine.epoch().pin();
         let reserved = engine.log().reserve(&guard, 64, Purpose::Grow);
         if reserved.expect("room").segment().sequence() > segment.sequence() {
-            assert!(segment.is_full(), "it looks as if it took more");
+            assert!(segment.filling().is_full(), "it looks as if it took more");
         }
     };
     explore(open_segment, [ender, writer], |(engine, segment)| {
-        assert!(segment.is_full());
+        assert!(segment.filling().is_full());
         check_at_rest(engine, &[]);
     });
 }

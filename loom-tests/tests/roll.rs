@@ -48,7 +48,10 @@ fn a_segment_that_can_be_written_to_says_which_one_it_follows() {
                 let guard = engine.epoch().pin();
                 let active = engine.log().active(&guard).expect("there is one throughout");
                 if active.sequence().0 > 1 {
-                    assert!(active.predecessor().is_some(), "it may be used, and follows nobody");
+                    assert!(
+                        active.durable().predecessor().is_some(),
+                        "it may be used, and follows nobody"
+                    );
                 }
             })
         };
@@ -90,9 +93,9 @@ fn two_threads_that_sweep_take_out_no_segment_but_the_released() {
         {
             let guard = engine.epoch().pin();
             let first = engine.log().table().get_counted(&guard, TableIndex(0)).unwrap();
-            assert_eq!(first.live_bytes(), 0);
+            assert_eq!(first.usage().live_bytes(), 0);
             engine.log().let_go(&guard, first.clone());
-            first.set_released();
+            first.reclamation().set_released();
         }
         let sweeper = {
             let engine = Arc::clone(&engine);

@@ -8,7 +8,6 @@
 use crate::concurrency::epoch::Guard;
 use crate::disk::DiskEngine;
 use crate::memory::Memory;
-use crate::segment::Segment;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -40,15 +39,19 @@ impl PageCachePolicy {
 
     /// Looks at store and memory again, and says to every sealed segment how it is to be read.
     pub fn update(&mut self, engine: &DiskEngine, guard: &Guard) {
-        let held = engine.log().table().iter(guard).map(Segment::frame_bytes).sum();
+        let held =
+            engine.log().table().iter(guard).map(|segment| segment.filling().frame_bytes()).sum();
         let memory = self.memory.filter(|(_, at)| at.elapsed() < FRESH);
         let (memory, at) = memory.unwrap_or_else(|| (self.limits.bytes(), Instant::now()));
         self.memory = Some((memory, at));
         self.too_large = is_too_large(self.too_large, held, memory);
         for segment in engine.log().table().iter(guard) {
             // One that is still to be flushed has pages as writers and flushes want them.
-            if segment.is_settled() && segment.is_full() {
-                let short = has_short_records(segment.frame_bytes(), segment.slots_end());
+            if segment.durable().is_settled() && segment.filling().is_full() {
+                let short = has_short_records(
+                    segment.filling().frame_bytes(),
+                    segment.filling().slots_end(),
+                );
                 segment.memory().read_singly(self.too_large && short);
             }
         }

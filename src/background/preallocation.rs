@@ -67,7 +67,7 @@ impl GrowthRate {
     /// Looks at the log again.
     fn observe(&mut self, engine: &DiskEngine, flusher: &Flusher) {
         let guard = engine.epoch().pin();
-        let active = engine.log().active(&guard).map(|s| (s.sequence(), s.frame_bytes()));
+        let active = engine.log().active(&guard).map(|s| (s.sequence(), s.filling().frame_bytes()));
         let grown = match (self.active, active) {
             (Some((before, taken)), Some((now, bytes))) if before == now => {
                 bytes - taken.min(bytes)
@@ -162,7 +162,7 @@ impl Preallocator<'_> {
     fn is_late(&self, segment: &Segment<MmapMemory>) -> bool {
         let guard = self.core.engine.epoch().pin();
         let active = self.core.engine.log().active(&guard).map(Segment::sequence);
-        active > Some(segment.sequence()) || segment.is_full()
+        active > Some(segment.sequence()) || segment.filling().is_full()
     }
 
     /// Whether it is the one that the writers come to next, or are at.
@@ -224,7 +224,7 @@ impl Preallocator<'_> {
             // A burst makes the index grow as well; what it outgrew is not to wait for all pages.
             self.core.engine.epoch().reclaim();
             // Looked at again each time: the writers may be faster.
-            let taken = segment.frame_bytes() as usize;
+            let taken = segment.filling().frame_bytes() as usize;
             if at < bytes - taken {
                 if memory.populate(at, step.min(bytes - at)).is_err() {
                     // A kernel that cannot do it leaves it to the writers' faults.
@@ -250,10 +250,10 @@ impl Preallocator<'_> {
         let guard = self.core.engine.epoch().pin();
         let active = self.core.engine.log().active(&guard);
         let bytes = segment.memory().len() as u64;
-        let hurry = active.is_some_and(|active| active.frame_bytes() > bytes / 2);
+        let hurry = active.is_some_and(|active| active.filling().frame_bytes() > bytes / 2);
         let is_active = active.map(Segment::sequence) == Some(segment.sequence());
         drop(guard);
-        if !is_active && segment.taken().slots == 0 {
+        if !is_active && segment.filling().taken().slots == 0 {
             // Nobody has the segment yet: if this fails, it is never used. The active one's are
             // taken along by the flushes of its writers, which alone may be told of a failure
             // [D10]; so are those of one that was active when its pages were begun.

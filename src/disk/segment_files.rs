@@ -288,7 +288,7 @@ impl SegmentFiles {
             Role::Copies => Folios::Large,
         });
         let mut segment = Segment::create(memory, &self.identity(id));
-        segment.set_boot_id(self.boot_id);
+        segment.durable().set_boot_id(self.boot_id);
         fill(&mut segment);
         new.finish(&file)?;
         Ok(segment)
@@ -330,7 +330,7 @@ impl SegmentFiles {
         };
         let segment = self.make(named.ok_or(Error::StorageFull)??, id, |_| ())?;
         if id.role == Role::Log {
-            segment.keep_for_removals();
+            segment.filling().keep_for_removals();
         }
         Ok(segment)
     }
@@ -357,7 +357,7 @@ impl Source<MmapMemory> for SegmentFiles {
                     return Err(error);
                 }
                 // Another thread makes it just now, of room that is for removals, too.
-                match self.create_with(id, |segment| segment.keep_for_removals()) {
+                match self.create_with(id, |segment| segment.filling().keep_for_removals()) {
                     Err(Error::StorageFull) => self.use_spare(id),
                     made => made,
                 }

@@ -22,7 +22,7 @@ pub struct Covered(());
 impl Flusher {
     /// Brings copies to the device that nothing leads to yet: before records are moved [R3].
     pub fn flush_copies<M: Memory>(&self, segment: &Segment<M>) -> Result<(), Error> {
-        segment.before_flush(segment.end_mark());
+        segment.durable().before_flush(segment.directory().end_mark());
         self.flush(segment)
     }
 
@@ -38,7 +38,8 @@ impl Flusher {
         let copies = {
             let guard = engine.epoch().pin();
             let copies = engine.log().table().unsettled(&guard);
-            let copies = copies.filter(|s| s.role() == Role::Copies && !s.is_dropped());
+            let copies =
+                copies.filter(|s| s.role() == Role::Copies && !s.reclamation().is_dropped());
             engine.log().counted(&guard, copies)
         };
         for segment in copies {
@@ -50,21 +51,21 @@ impl Flusher {
     /// Flushes a segment for copies after records were moved to it, and records that. A closed one
     /// returns the space between its slots and its frames, and is settled.
     pub fn sync_copies<M: Memory>(&self, segment: &Segment<M>) -> Result<(), Error> {
-        if segment.is_settled() {
+        if segment.durable().is_settled() {
             return Ok(());
         }
-        let mark = segment.end_mark();
-        segment.before_flush(mark);
+        let mark = segment.directory().end_mark();
+        segment.durable().before_flush(mark);
         self.flush(segment)?;
-        segment.set_durable_end(mark.slot);
-        segment.set_flushed(mark);
-        if segment.is_full() {
-            let from = segment.slot_offset(SlotNumber(mark.slot));
+        segment.durable().set_durable_end(mark.slot);
+        segment.durable().set_flushed(mark);
+        if segment.filling().is_full() {
+            let from = segment.directory().slot_offset(SlotNumber(mark.slot));
             // Where the file system cannot do it, the space stays allocated. Nothing may be stored
             // after it: a store to a large folio allocates all of that again.
             segment.memory().give_back(from, mark.floor.bytes()).unwrap_or(());
             self.flush_header(segment)?;
-            segment.set_settled(true);
+            segment.durable().set_settled(true);
         }
         Ok(())
     }

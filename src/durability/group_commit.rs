@@ -226,7 +226,8 @@ impl GroupCommit {
         served
     }
 
-    /// Calls `flush` in a turn that no other thread shares: no other flush begins before it returns.
+    /// Calls `flush` in a turn that no other thread shares. No other flush begins before it
+    /// returns.
     pub(super) fn flush_alone<R>(
         &self,
         flush: impl FnOnce() -> Result<R, Error>,

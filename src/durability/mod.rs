@@ -126,7 +126,8 @@ impl Flusher {
         self.check()?;
         let gone = engine.log().last_gone();
         // In LSN order, and none behind one that is not full [D5].
-        let wanted = |segment: &Arc<Segment<M>>| extent == Extent::All || segment.is_full();
+        let wanted =
+            |segment: &Arc<Segment<M>>| extent == Extent::All || segment.filling().is_full();
         for segment in to_flush(engine).into_iter().take_while(wanted) {
             self.sync_segment(engine, &segment)?;
         }
@@ -156,7 +157,7 @@ impl Flusher {
         self.group.flush_alone(|| {
             for segment in to_flush(engine) {
                 self.flush_header(&segment)?;
-                segment.set_settled(true);
+                segment.durable().set_settled(true);
             }
             Ok(())
         })
@@ -169,7 +170,7 @@ impl Flusher {
     ) -> Result<(), Error> {
         // Whether any later reservation can be granted, asked before the end is read: if not, the
         // durable end stored below is this segment's last one.
-        let full = segment.is_full();
+        let full = segment.filling().is_full();
         let began = Instant::now();
         let mark = decide_slots(segment, yields_max(engine.retries()), || {
             yield_now();
@@ -178,21 +179,21 @@ impl Flusher {
         if full {
             // Who found the segment full may not have come to note it. Every slot that was granted
             // lies below the mark [D5]; so may some that were not.
-            segment.seal_unless_sealed(mark.slot);
+            segment.filling().seal_unless_sealed(mark.slot);
         }
-        if mark.slot > segment.flushed().slot {
-            if segment.flushed().slot == 0 {
-                segment.confirm_predecessor();
+        if mark.slot > segment.durable().flushed().slot {
+            if segment.durable().flushed().slot == 0 {
+                segment.durable().confirm_predecessor();
             }
-            segment.before_flush(mark);
+            segment.durable().before_flush(mark);
             self.flush(segment)?;
-            segment.set_flushed(mark);
-            segment.set_durable_end(mark.slot);
-            segment.set_settled(false);
+            segment.durable().set_flushed(mark);
+            segment.durable().set_durable_end(mark.slot);
+            segment.durable().set_settled(false);
             self.advance(segment, mark.slot);
-        } else if full && !segment.is_settled() {
+        } else if full && !segment.durable().is_settled() {
             self.flush_header(segment)?;
-            segment.set_settled(true);
+            segment.durable().set_settled(true);
         }
         Ok(())
     }
@@ -202,9 +203,9 @@ impl Flusher {
     /// the kernel tells of a failure.
     pub fn flush<M: Memory>(&self, segment: &Segment<M>) -> Result<(), Error> {
         self.check()?;
-        segment.note_flush(FlushNote::Begun, self.boot_id);
+        segment.durable().note_flush(FlushNote::Begun, self.boot_id);
         self.flush_header(segment)?;
-        segment.note_flush(FlushNote::Ended, self.boot_id);
+        segment.durable().note_flush(FlushNote::Ended, self.boot_id);
         Ok(())
     }
 
@@ -212,7 +213,7 @@ impl Flusher {
     fn flush_header<M: Memory>(&self, segment: &Segment<M>) -> Result<(), Error> {
         self.check()?;
         segment.memory().flush().map_err(|error| {
-            segment.note_flush(FlushNote::Failed, self.boot_id);
+            segment.durable().note_flush(FlushNote::Failed, self.boot_id);
             self.group.fail(&error)
         })
     }
@@ -228,18 +229,19 @@ fn to_flush<M: Memory, S: Source<M>, const N: usize>(
 /// Decides every granted slot that is not flushed, and returns where they end. Calls `wait` at most
 /// `most` times, or until it is `false`, while writers are still at work, then voids their slots.
 fn decide_slots<M: Memory>(segment: &Segment<M>, most: u32, wait: impl Fn() -> bool) -> Mark {
-    let mut slots = segment.slots_from(segment.flushed(), segment.slots_end());
+    let mut slots =
+        segment.directory().slots_from(segment.durable().flushed(), segment.filling().slots_end());
     let mut waits = 0;
     while let Some((slot, mut state)) = slots.next() {
         while matches!(state, SlotState::Empty | SlotState::Pending(..)) {
             if waits < most {
                 waits = if wait() { waits + 1 } else { most };
             } else if state == SlotState::Empty {
-                segment.void_if_empty(slot);
+                segment.directory().void_if_empty(slot);
             } else {
-                segment.void_if_pending(slot);
+                segment.directory().void_if_pending(slot);
             }
-            state = segment.slot(slot);
+            state = segment.directory().slot(slot);
         }
         slots.update(&state);
     }

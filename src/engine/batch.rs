@@ -154,13 +154,13 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let segment = self.log.resolve(guard, entry.address).map(|(segment, _)| segment);
         let counted = segment.filter(|_| record.kind == Kind::Put);
         if let Some(segment) = counted {
-            segment.add_live(bytes);
+            segment.usage().add_live(bytes);
         }
         let published = self.publish(guard, record, lsn, entry);
         if let Some(segment) = counted
             && !matches!(published, PublishOutcome::Installed(_))
         {
-            segment.sub_live(bytes);
+            segment.usage().sub_live(bytes);
         }
         match published {
             PublishOutcome::Installed(before) => {

@@ -19,9 +19,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// Nothing is missed: a moment is noted after the index leads to its record, and a note that is
     /// taken back before the walk shows it what the index led to then.
     pub fn scan_for_expired(&self, guard: &Guard, segment: &Segment<M>, by_ns: u64, now_ns: u64) {
-        let Some(scan) = segment.begin_expiry_scan(by_ns) else { return };
+        let Some(scan) = segment.usage().begin_expiry_scan(by_ns) else { return };
         let (mut bytes, mut next) = (0, u64::MAX);
-        for (slot, state) in segment.slots(segment.slots_end()) {
+        for (slot, state) in segment.directory().slots(segment.filling().slots_end()) {
             let SlotState::Committed(Kind::Put, body) = state else { continue };
             if !body.expires || !self.may_count(guard, segment, body) {
                 continue;

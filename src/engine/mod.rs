@@ -81,7 +81,8 @@ impl<'g, M: Memory> Located<'g, M> {
     #[must_use]
     pub fn has_expired(&self) -> bool {
         let (segment, frame) = (self.segment, &self.frame);
-        let is_sound = || segment.is_verified(frame.offset()) || segment.verify(frame).is_ok();
+        let is_sound =
+            || segment.checks().is_verified(frame.offset()) || segment.verify(frame).is_ok();
         frame.has_expired() && is_sound()
     }
 
@@ -210,7 +211,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     ) -> Identified<'g, M> {
         match self.locate(guard, entry) {
             Ok(at) if at.frame.id() == id => Identified::Same(at),
-            Ok(at) if !entry.tomb && at.segment.is_verified(at.frame.offset()) => Identified::Other,
+            Ok(at) if !entry.tomb && at.segment.checks().is_verified(at.frame.offset()) => {
+                Identified::Other
+            }
             Ok(at) => match at.segment.verify(&at.frame) {
                 Ok(()) => Identified::Other,
                 Err(damage) => self.identify_damaged(at.damaged(damage), hash),
@@ -245,10 +248,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let (segment, offset) = match self.locate(guard, entry) {
             Ok(at) => {
                 let slot = at.frame.header().slot;
-                if slot.0 < at.segment.slots_end()
+                if slot.0 < at.segment.filling().slots_end()
                     && let SlotState::Committed(_, body)
                     | SlotState::Member(_, body)
-                    | SlotState::Copy(_, body) = at.segment.slot(slot)
+                    | SlotState::Copy(_, body) = at.segment.directory().slot(slot)
                     && body.offset == at.frame.offset()
                 {
                     return Some(body);
@@ -270,7 +273,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     #[cold]
     fn resolve_pending(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
         match self.locate(guard, entry) {
-            Ok(at) if !at.segment.commit_if_pending(at.frame.header().slot) => {
+            Ok(at) if !at.segment.directory().commit_if_pending(at.frame.header().slot) => {
                 Entry::from_bits(at.segment.previous(&at.frame))
             }
             _ => Some(Entry { pending: false, ..entry }),
@@ -454,7 +457,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Resolve for Keys<'_, M, S, SLO
 /// The slot that names a frame, found by looking through the directory: only for damaged frames.
 #[cold]
 fn slot_of_frame<M: Memory>(segment: &Segment<M>, offset: u64) -> Option<SlotBody> {
-    segment.slots(u32::MAX).find_map(|(_, state)| match state {
+    segment.directory().slots(u32::MAX).find_map(|(_, state)| match state {
         SlotState::Committed(_, body) | SlotState::Copy(_, body)
             if body.offset.bytes() as u64 == offset =>
         {

@@ -161,17 +161,17 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         output: &Segment<M>,
     ) -> bool {
         if copy.kind == Kind::Put {
-            victim.forward(copy.from, output, copy.to);
+            victim.tags().forward(copy.from, output, copy.to);
         }
-        output.decide_copy(copy.slot, true);
+        output.directory().decide_copy(copy.slot, true);
         let Ok(frame) = output.committed_frame(copy.slot) else { return false };
         let key = Key { hash: copy.hash, id: frame.id() };
         let moved = self.redirect(guard, key, victim.address(copy.from), output.address(copy.to));
         if moved && copy.kind == Kind::Put {
-            output.add_live(copy.len.bytes() as u64);
-            victim.sub_live(copy.len.bytes() as u64);
+            output.usage().add_live(copy.len.bytes() as u64);
+            victim.usage().sub_live(copy.len.bytes() as u64);
             if frame.expires() {
-                output.note_expiry(frame.header().expires_ns);
+                output.usage().note_expiry(frame.header().expires_ns);
             }
         }
         moved
@@ -198,9 +198,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let keys = self.keys(guard, key);
         if self.index.update_if(guard, key.hash, &keys, change).is_some() {
             let bytes = body.len.bytes() as u64;
-            segment.sub_live(bytes);
+            segment.usage().sub_live(bytes);
             self.log.count_live(0, bytes);
-            self.log.count_expired(segment, segment.expired_bytes().saturating_sub(bytes));
+            self.log.count_expired(segment, segment.usage().expired_bytes().saturating_sub(bytes));
             self.add_live(-1);
         }
     }

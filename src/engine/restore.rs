@@ -54,7 +54,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         body: SlotBody,
     ) -> Result<i64, Error> {
         let last = |segment: &Segment<M>, offset| {
-            let has_tag = kind == Kind::Put && !segment.is_forwarded(offset);
+            let has_tag = kind == Kind::Put && !segment.tags().is_forwarded(offset);
             (has_tag && says_lsn(segment, offset, body.lsn), has_tag, segment.sequence())
         };
         let older = |guard: &Guard, old: Entry| {
@@ -100,7 +100,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let moved = |guard: &Guard, old: Entry| {
             let source = self.log.resolve(guard, old.address);
             self.slot_of(guard, old).is_some_and(|found| found.lsn == body.lsn)
-                && source.is_some_and(|(source, offset)| source.is_forwarded(offset))
+                && source.is_some_and(|(source, offset)| source.tags().is_forwarded(offset))
         };
         let wins = |guard: &Guard, old: Option<Entry>| old.is_some_and(|old| moved(guard, old));
         let (won, live) = self.restore_if(&self.epoch.pin(), segment, kind, body, wins)?;
@@ -158,7 +158,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         before: Option<Entry>,
     ) -> i64 {
         let live_bytes = if tomb { 0 } else { body.len.bytes() as u64 };
-        segment.add_live(live_bytes);
+        segment.usage().add_live(live_bytes);
         let old = before.filter(|old| !old.tomb);
         let bytes_before = old.map_or(0, |old| self.sub_live_of(guard, old));
         self.log.count_live(live_bytes, bytes_before);

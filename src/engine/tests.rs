@@ -49,7 +49,7 @@ fn assert_memory_is_log(engine: &Small) -> usize {
     let guard = engine.epoch().pin();
     let mut newest = BTreeMap::new();
     for segment in engine.log().table().iter(&guard) {
-        for (slot, state) in segment.slots(segment.slots_end()) {
+        for (slot, state) in segment.directory().slots(segment.filling().slots_end()) {
             let SlotState::Committed(kind, body) = state else { continue };
             let frame = segment.committed_frame(slot).unwrap();
             let at = newest.entry(frame.id().to_vec()).or_insert((body.lsn, kind));
@@ -104,7 +104,7 @@ fn all_that_was_put_finds_room_again() {
     );
     let guard = again.epoch().pin();
     for segment in again.log().table().iter(&guard) {
-        for (_, state) in segment.slots(segment.slots_end()) {
+        for (_, state) in segment.directory().slots(segment.filling().slots_end()) {
             let SlotState::Committed(kind, body) = state else { continue };
             again.restore(segment, kind, body).unwrap();
         }
@@ -132,7 +132,7 @@ fn a_voided_insert_does_not_restore_the_entry_of_a_tombstone() {
     let removed = engine.remove(&tombstone).unwrap().unwrap();
     let guard = engine.epoch().pin();
     let active = engine.log().active(&guard).unwrap();
-    let body = active.body_of(SlotNumber(1));
+    let body = active.directory().body_of(SlotNumber(1));
     assert_eq!(body.lsn, removed);
     assert!(engine.leads_to(&guard, active, body));
     // The condition is evaluated first by lookup, then by the index with the slot pending.
@@ -140,7 +140,8 @@ fn a_voided_insert_does_not_restore_the_entry_of_a_tombstone() {
     let inserted = engine.write_if(&record(&id, WriteMode::Conditional), |_, current| {
         asked.set(asked.get() + 1);
         if asked.get() == 2 {
-            (0..active.slots_end()).for_each(|n| active.void_if_pending(SlotNumber(n)));
+            (0..active.filling().slots_end())
+                .for_each(|n| active.directory().void_if_pending(SlotNumber(n)));
         }
         assert_eq!(current, None);
         asked.get() <= 2
@@ -167,7 +168,8 @@ impl Source<HeapMemory> for One {
     fn wake(&self) {
         let Some(engine) = self.0.get().and_then(std::sync::Weak::upgrade) else { return };
         let guard = engine.epoch().pin();
-        let begun = engine.log().active(&guard).is_some_and(|active| active.slots_end() > 0);
+        let begun =
+            engine.log().active(&guard).is_some_and(|active| active.filling().slots_end() > 0);
         let id = 1u32.to_le_bytes();
         if begun && engine.get(&guard, KeyHash(7), &id).unwrap().is_none() {
             let record = record(&id, WriteMode::Conditional);
@@ -229,7 +231,7 @@ fn restored(log: Log<HeapMemory, Heap>, order: &[usize], outdone: &[SlotNumber])
 fn committed<'g>(engine: &'g Small, guard: &'g Guard) -> Vec<FoundRecord<'g, HeapMemory>> {
     let mut records = Vec::new();
     for segment in engine.log().table().iter(guard) {
-        for (slot, state) in segment.slots(segment.slots_end()) {
+        for (slot, state) in segment.directory().slots(segment.filling().slots_end()) {
             if let SlotState::Committed(kind, body) = state {
                 records.push(FoundRecord { segment, number: 0, slot, kind, body });
             }
@@ -436,7 +438,8 @@ impl Source<HeapMemory> for Full {
     fn wake(&self) {
         let Some(engine) = self.0.engine.get().and_then(std::sync::Weak::upgrade) else { return };
         let guard = engine.epoch().pin();
-        let begun = engine.log().active(&guard).is_some_and(|active| active.slots_end() > 0);
+        let begun =
+            engine.log().active(&guard).is_some_and(|active| active.filling().slots_end() > 0);
         if begun && engine.get(&guard, KeyHash(7), &TWO).unwrap().is_none() {
             let record = WriteRequest { content: b"first", ..record(&TWO, WriteMode::Conditional) };
             engine.write_if(&record, |_, current| current.is_none()).unwrap().unwrap();
@@ -469,7 +472,7 @@ fn a_batch_that_failed_does_not_come_back_over_what_was_written_after_it() {
     let guard = again.epoch().pin();
     let mut records = Vec::new();
     for segment in again.log().table().iter(&guard) {
-        for (slot, state) in segment.slots(segment.slots_end()) {
+        for (slot, state) in segment.directory().slots(segment.filling().slots_end()) {
             let SlotState::Committed(kind, body) = state else { continue };
             again.restore(segment, kind, body).unwrap();
             records.push(FoundRecord { segment, number: 0, slot, kind, body });

@@ -67,10 +67,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 continue;
             };
             let entry = Entry { address, tomb, pending: false };
-            segment.add_live(live_bytes);
+            segment.usage().add_live(live_bytes);
             let published = self.publish(&guard, record, lsn, entry);
             if !matches!(published, PublishOutcome::Installed(_)) {
-                segment.sub_live(live_bytes);
+                segment.usage().sub_live(live_bytes);
             }
             match published {
                 PublishOutcome::Installed(before) => {
@@ -187,7 +187,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             }
         };
         segment.map_or(0, |segment| {
-            segment.sub_live(bytes);
+            segment.usage().sub_live(bytes);
             bytes
         })
     }
@@ -236,7 +236,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                         continue;
                     }
                     let live_bytes = if record.kind == Kind::Put { bytes } else { 0 };
-                    segment.add_live(live_bytes);
+                    segment.usage().add_live(live_bytes);
                     self.account(&guard, live_bytes, before);
                     self.replace(&guard, key, entry, Entry { pending: false, ..entry });
                     note_expiry(segment, record);
@@ -333,7 +333,7 @@ fn pending_entry<M: Memory>(record: &WriteRequest<'_>, pending: &Pending<'_, M>)
 #[inline]
 pub(super) fn note_expiry<M: Memory>(segment: &Segment<M>, record: &WriteRequest<'_>) {
     if record.expires_ns != 0 {
-        segment.note_expiry(record.expires_ns);
+        segment.usage().note_expiry(record.expires_ns);
     }
 }
 

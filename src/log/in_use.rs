@@ -19,7 +19,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     /// them: later segments are cut if its seal is not on the device [D5].
     pub fn to_flush(&self, guard: &Guard) -> Vec<Arc<Segment<M>>> {
         let wanted = |s: &&Segment<M>| {
-            s.role() == Role::Log && (!s.is_settled() || s.flushed().slot < s.slots_end())
+            s.role() == Role::Log
+                && (!s.durable().is_settled()
+                    || s.durable().flushed().slot < s.filling().slots_end())
         };
         self.while_none_rolls(guard, || self.table.unsettled(guard).filter(wanted).collect())
     }
@@ -108,7 +110,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         // so that who misses it sees the count change.
         self.drops.fetch_add(1, Ordering::Release);
         for victim in victims {
-            victim.set_dropped();
+            victim.reclamation().set_dropped();
         }
     }
 
@@ -126,7 +128,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         match (used.next(), used.next()) {
             (None, _) => false,
             (Some(only), None) => {
-                only.role() == Role::Log && (only.is_full() || self.nears_roll(guard))
+                only.role() == Role::Log && (only.filling().is_full() || self.nears_roll(guard))
             }
             _ => true,
         }
@@ -134,11 +136,11 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     pub(super) fn is_in_use(&self, segment: &Segment<M>, active: Option<TableIndex>) -> bool {
         let begun = segment.role() == Role::Copies
-            || segment.is_full() && segment.is_own()
-            || segment.slots_end() > 0
+            || segment.filling().is_full() && segment.checks().is_own()
+            || segment.filling().slots_end() > 0
             // Its file may be put back: it goes on being named, and reported until then.
-            || segment.is_quarantined()
+            || segment.reclamation().is_quarantined()
             || Some(segment.table_index()) == active;
-        begun && !segment.is_dropped()
+        begun && !segment.reclamation().is_dropped()
     }
 }

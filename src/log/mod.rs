@@ -85,7 +85,7 @@ struct Leaving<M: Memory>(Arc<Segment<M>>);
 
 impl<M: Memory> Drop for Leaving<M> {
     fn drop(&mut self) {
-        self.0.set_released();
+        self.0.reclamation().set_released();
     }
 }
 
@@ -187,7 +187,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     /// The same where the active segment is full already: whoever found it so may have found no
     /// room for another one, and it must be out of `active` before it is emptied [G1].
     pub fn end_full(&self, guard: &Guard) -> bool {
-        self.end_if(guard, Segment::is_full)
+        self.end_if(guard, |segment| segment.filling().is_full())
     }
 
     fn end_if(&self, guard: &Guard, condition: impl FnOnce(&Segment<M>) -> bool) -> bool {
@@ -198,7 +198,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             return false;
         }
         // One that is full to the last unit may not have been found so yet.
-        segment.close();
+        segment.filling().close();
         let none = NONE_AFTER | segment.sequence().0;
         // Release: pairs with the Acquire loads of `active`. A thread that finds no active segment
         // finds this one closed, so a flush of what comes after it seals it first [D5]. Relaxed on
@@ -234,7 +234,10 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         // Relaxed: a count of beginnings, for who waits for one.
         self.sweeps.fetch_add(1, Ordering::Relaxed);
         for segment in self.table.unsettled(guard) {
-            if segment.is_settled() && segment.is_full() && !segment.is_dropped() {
+            if segment.durable().is_settled()
+                && segment.filling().is_full()
+                && !segment.reclamation().is_dropped()
+            {
                 self.count_in(segment);
                 self.table.clear_unsettled(segment);
             }
@@ -242,7 +245,8 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         if self.leaving() == 0 {
             return;
         }
-        for segment in self.table.iter(guard).filter(|segment| segment.is_released()) {
+        for segment in self.table.iter(guard).filter(|segment| segment.reclamation().is_released())
+        {
             self.note_gone(segment);
             self.table.clear_unsettled(segment);
             if self.table.remove(guard, segment) {
@@ -255,7 +259,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     /// A segment leaves the table: the LSNs that were given in it stay known.
     fn note_gone(&self, segment: &Segment<M>) {
         if segment.role() == Role::Log
-            && let Some(last) = segment.slots_end().checked_sub(1)
+            && let Some(last) = segment.filling().slots_end().checked_sub(1)
         {
             let lsn = Lsn::new(segment.sequence(), SlotNumber(last));
             // Relaxed: a statistic, told to who asks for the highest LSN.
@@ -345,7 +349,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             // Acquire: as in `active`.
             let word = self.active.load(Ordering::Acquire);
             if let Some(segment) = self.segment_of_word(guard, word)
-                && (purpose == Purpose::Reclaim || !segment.is_for_removals())
+                && (purpose == Purpose::Reclaim || !segment.filling().is_for_removals())
                 && let Some((reservation, passed_mark)) = reserve(segment)
             {
                 if passed_mark {
@@ -371,15 +375,15 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             }
         };
         if let Some(active) = self.segment_of_word(guard, current)
-            && active.is_for_removals()
+            && active.filling().is_for_removals()
         {
             // There is room again, so it need not be full.
-            active.close();
+            active.filling().close();
         }
         // Nobody else writes to it before it is installed. (Of a store just opened it may be a
         // number that no segment has.)
         if let Some(next) = self.table.get(guard, next) {
-            next.set_predecessor(before);
+            next.durable().set_predecessor(before);
         }
         self.install(guard, current, next);
         Ok(())
@@ -483,7 +487,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     pub fn nears_roll(&self, guard: &Guard) -> bool {
         let capacity = self.geometry.capacity();
         self.active(guard).is_some_and(|segment| {
-            let mut taken = segment.taken();
+            let mut taken = segment.filling().taken();
             (taken.slots, taken.units) = (taken.slots * MARK_PART, taken.units * MARK_PART);
             !capacity.fits(taken)
         })
@@ -532,8 +536,8 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     /// The lowest LSN not given yet.
     pub fn tail(&self, guard: &Guard) -> Lsn {
         match self.active(guard) {
-            Some(active) if !active.is_full() => {
-                Lsn::new(active.sequence(), SlotNumber(active.slots_end()))
+            Some(active) if !active.filling().is_full() => {
+                Lsn::new(active.sequence(), SlotNumber(active.filling().slots_end()))
             }
             _ => Lsn::new(self.floor(guard), SlotNumber(0)),
         }
@@ -542,7 +546,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     /// The highest LSN given so far; zero if none was.
     pub fn last_given(&self, guard: &Guard) -> Lsn {
         let last = |s: &Segment<M>| {
-            s.slots_end().checked_sub(1).map(|n| Lsn::new(s.sequence(), SlotNumber(n)))
+            s.filling().slots_end().checked_sub(1).map(|n| Lsn::new(s.sequence(), SlotNumber(n)))
         };
         // First, so that no segment is missed on its way out.
         let gone = self.last_gone();
@@ -567,7 +571,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let slots = |sequence: Sequence, n| Lsn::new(sequence, SlotNumber(n));
         let of = |s: &&Segment<M>| s.sequence() == lsn.sequence();
         match self.table.iter(guard).find(of) {
-            Some(s) if s.role() == Role::Log => lsn < slots(s.sequence(), s.slots_end()),
+            Some(s) if s.role() == Role::Log => lsn < slots(s.sequence(), s.filling().slots_end()),
             Some(_) => false,
             None => lsn == Lsn::ZERO || lsn <= self.last_given(guard),
         }

@@ -139,16 +139,16 @@ fn an_empty_segment_that_was_ended_is_sealed_and_flushed() {
     drop(log.reserve(&guard, 64, Purpose::Grow).unwrap());
     // Acquire: as in `active`.
     let word = log.active.load(Ordering::Acquire);
-    log.active(&guard).unwrap().close();
+    log.active(&guard).unwrap().filling().close();
     log.roll(&guard, word, Purpose::Grow).unwrap();
     let empty = log.active(&guard).unwrap();
-    assert!(log.end_active(&guard) && empty.slots_end() == 0);
+    assert!(log.end_active(&guard) && empty.filling().slots_end() == 0);
     drop(log.reserve(&guard, 64, Purpose::Grow).unwrap());
     let durability = crate::durability::Flusher::default();
     durability.sync(&engine).unwrap();
-    assert_eq!((empty.sealed(), empty.is_settled()), (Some(0), true));
+    assert_eq!((empty.filling().sealed(), empty.durable().is_settled()), (Some(0), true));
     let last = log.active(&guard).unwrap();
-    assert_eq!(last.predecessor(), Some((empty.sequence(), true)));
+    assert_eq!(last.durable().predecessor(), Some((empty.sequence(), true)));
 }
 
 /// On the heap, and without file handles.

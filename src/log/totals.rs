@@ -88,14 +88,14 @@ fn read(total: &AtomicU64) -> u64 {
 fn held_bytes<M: Memory>(segment: &Segment<M>) -> u64 {
     let segment_bytes = segment.geometry().segment_bytes as u64;
     let by_content = match segment.role() {
-        Role::Log => !segment.is_full(),
-        Role::Copies => segment.is_full(),
+        Role::Log => !segment.filling().is_full(),
+        Role::Copies => segment.filling().is_full(),
     };
     if !by_content {
         return segment_bytes;
     }
-    let slots = u64::from(segment.slots_end()) * SLOT_BYTES as u64;
-    (segment.frame_bytes() + slots).min(segment_bytes)
+    let slots = u64::from(segment.filling().slots_end()) * SLOT_BYTES as u64;
+    (segment.filling().frame_bytes() + slots).min(segment_bytes)
 }
 
 impl<M: Memory, S: Source<M>> Log<M, S> {
@@ -127,17 +127,20 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             quarantined: read(&totals.quarantined),
         };
         let active = self.active(guard).map(Segment::table_index);
-        for segment in self.table().unsettled(guard).filter(|segment| !segment.is_counted()) {
-            if !segment.is_dropped() {
+        for segment in
+            self.table().unsettled(guard).filter(|segment| !segment.reclamation().is_counted())
+        {
+            if !segment.reclamation().is_dropped() {
                 // A preallocated one, too.
                 held.disk_bytes += self.source().disk_bytes(segment);
             }
             if self.is_in_use(segment, active) {
                 held.segments += 1;
-                held.frame_bytes += segment.frame_bytes();
+                held.frame_bytes += segment.filling().frame_bytes();
                 held.held_bytes += held_bytes(segment);
-                let flushed = segment.flushed().slot;
-                held.unflushed_slots += u64::from(segment.slots_end().saturating_sub(flushed));
+                let flushed = segment.durable().flushed().slot;
+                held.unflushed_slots +=
+                    u64::from(segment.filling().slots_end().saturating_sub(flushed));
             }
         }
         held
@@ -148,9 +151,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let disk_bytes = self.source().disk_bytes(segment);
         let settled = &self.totals.settled;
         add(&settled.begun, 1);
-        if segment.count_in(disk_bytes) {
+        if segment.reclamation().count_in(disk_bytes) {
             add(&settled.segments, 1);
-            add(&settled.frame_bytes, segment.frame_bytes());
+            add(&settled.frame_bytes, segment.filling().frame_bytes());
             add(&settled.held_bytes, held_bytes(segment));
             add(&settled.disk_bytes, disk_bytes);
         }
@@ -163,15 +166,15 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let totals = &self.totals;
         let settled = &totals.settled;
         add(&settled.begun, 1);
-        if let Some(disk_bytes) = segment.count_out() {
+        if let Some(disk_bytes) = segment.reclamation().count_out() {
             sub(&settled.segments, 1);
-            sub(&settled.frame_bytes, segment.frame_bytes());
+            sub(&settled.frame_bytes, segment.filling().frame_bytes());
             sub(&settled.held_bytes, held_bytes(segment));
             sub(&settled.disk_bytes, disk_bytes);
         }
         add(&settled.done, 1);
-        sub(&totals.expired_bytes, segment.expired_bytes());
-        sub(&totals.needed_bytes, segment.needed_bytes());
+        sub(&totals.expired_bytes, segment.usage().expired_bytes());
+        sub(&totals.needed_bytes, segment.usage().needed_bytes());
     }
 
     /// The index points at more or fewer bytes of frames. Costs nothing where a version replaces
@@ -191,27 +194,27 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     /// Notes how many live bytes of a segment have expired.
     pub fn count_expired(&self, segment: &Segment<M>, bytes: u64) {
-        let before = segment.set_expired(bytes);
+        let before = segment.usage().set_expired(bytes);
         add(&self.totals.expired_bytes, bytes.wrapping_sub(before));
     }
 
     /// Notes that more bytes of tombstones of a segment are needed.
     pub fn count_needed(&self, segment: &Segment<M>, bytes: u64) {
-        segment.add_needed(bytes);
+        segment.usage().add_needed(bytes);
         add(&self.totals.needed_bytes, bytes);
     }
 
     /// Keeps compaction away from a damaged segment: until nothing damaged in it counts any more,
     /// or `for_good`.
     pub fn quarantine(&self, segment: &Segment<M>, for_good: bool) {
-        if segment.quarantine(for_good) {
+        if segment.reclamation().quarantine(for_good) {
             add(&self.totals.quarantined, 1);
         }
     }
 
     /// Lets compaction have a segment again in which nothing damaged counts any more.
     pub fn end_quarantine(&self, segment: &Segment<M>) {
-        if segment.end_quarantine() {
+        if segment.reclamation().end_quarantine() {
             sub(&self.totals.quarantined, 1);
         }
     }

@@ -129,8 +129,9 @@ const LINE: usize = 64;
 #[expect(dead_code, reason = "its bytes are reached through `HeapMemory::base`")]
 struct HeapLine(UnsafeCell<[u8; LINE]>);
 
-/// A memory on the heap, for unit tests, fuzzing and the loom models; it is in every build. Control words live apart from the payload, because loom's atomics are
-/// not plain integers; a tracker for each word of payload lets loom see unordered accesses.
+/// A memory on the heap, for unit tests, fuzzing and the loom models; it is in every build. Control
+/// words live apart from the payload, because loom's atomics are not plain integers; a tracker for
+/// each word of payload lets loom see unordered accesses.
 pub struct HeapMemory {
     words: Box<[AtomicU64]>,
     lines: Box<[HeapLine]>,

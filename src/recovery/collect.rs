@@ -206,7 +206,7 @@ fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>, 
     let used = |segment: &Segment<MmapMemory>| {
         let follows =
             |candidate: &SegmentCandidate| may_follow(candidate, segment.sequence(), boot_id);
-        segment.sealed().is_none()
+        segment.filling().sealed().is_none()
             && segment.role() == Role::Log
             && collected.candidates.iter().any(follows)
     };
@@ -253,10 +253,12 @@ fn damage(path: &Path, reason: &str) -> Damage {
 }
 
 fn is_unused(segment: &Segment<MmapMemory>) -> bool {
-    match segment.sealed() {
+    match segment.filling().sealed() {
         // Power loss took all of it; nothing in it ever counts again.
         Some(slots) => slots == 0,
-        None => segment.taken().slots == 0 && segment.slot_is_blank(SlotNumber(0)),
+        None => {
+            segment.filling().taken().slots == 0 && segment.directory().slot_is_blank(SlotNumber(0))
+        }
     }
 }
 
@@ -289,7 +291,7 @@ fn open_certain(
     // One that is sealed at nothing holds what was cut off, unless the device has the seal.
     if let (Opened::Segment(segment, None), (_, true)) = (&opened, how)
         && !matches!(known, Known::Strange)
-        && (!is_unused(segment) || segment.sealed().is_some())
+        && (!is_unused(segment) || segment.filling().sealed().is_some())
         && super::rewrite::is_uncertain(files, segment)
     {
         let salt = segment.salt();

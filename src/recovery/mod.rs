@@ -91,8 +91,8 @@ struct SegmentCandidate {
 
 impl SegmentCandidate {
     fn new(segment: Arc<Segment<MmapMemory>>, limit: u32, flaw: Option<collect::Flaw>) -> Self {
-        segment.set_found(limit);
-        let inherited = segment.inherited();
+        segment.filling().set_found(limit);
+        let inherited = segment.durable().inherited();
         let trusted = inherited.durable_end.min(limit);
         let walked = scan::Walked::default();
         let (cut, each, unproven, outdone) = (false, false, Vec::new(), Vec::new());
@@ -107,15 +107,15 @@ impl SegmentCandidate {
 
     /// What the segment is to know about itself.
     fn note_state(&self, engine: &DiskEngine, writable: bool) {
-        self.segment.set_flushed(self.walked.durable);
-        self.segment.add_done(self.limit);
+        self.segment.durable().set_flushed(self.walked.durable);
+        self.segment.filling().add_done(self.limit);
         if self.flaw.is_some() {
             engine.log().quarantine(&self.segment, true);
         }
         if !writable {
-            self.segment.set_limit(self.limit);
+            self.segment.filling().set_limit(self.limit);
             // The cursor of a full segment counts overruns, that of a live one goes on.
-            self.segment.set_frames_begin(self.walked.end.floor);
+            self.segment.filling().set_frames_begin(self.walked.end.floor);
         }
     }
 
@@ -123,7 +123,8 @@ impl SegmentCandidate {
     /// header states, which was stored after the flush that it speaks of. In a segment for copies
     /// it is stored only once records were moved there, so it covers what puts them in force [D9].
     fn is_settled(&self) -> bool {
-        let all = self.durable() == self.limit && !self.cut && self.segment.sealed().is_some();
+        let all =
+            self.durable() == self.limit && !self.cut && self.segment.filling().sealed().is_some();
         // What has a flaw is never written to.
         all || self.flaw.is_some()
     }
@@ -239,7 +240,7 @@ fn rebooted(engine: &DiskEngine, candidates: &[SegmentCandidate]) -> bool {
 /// gap before what is written from now on.
 fn note_judged(engine: &DiskEngine, blank: &[Arc<Segment<MmapMemory>>]) {
     let boot_id = engine.log().source().boot_id();
-    blank.iter().for_each(|segment| segment.set_boot_id(boot_id));
+    blank.iter().for_each(|segment| segment.durable().set_boot_id(boot_id));
 }
 
 /// If the last segment of the log is gone, because compaction has emptied it, or missing, nobody
@@ -268,7 +269,7 @@ fn note_gone(
 /// Everything before the first segment that is not wholly flushed is durable, and its own part.
 fn note_durable(engine: &DiskEngine, flusher: &Flusher, candidates: &[SegmentCandidate]) {
     for candidate in candidates.iter().filter(|candidate| !candidate.holds_copies()) {
-        let flushed = candidate.segment.flushed().slot;
+        let flushed = candidate.segment.durable().flushed().slot;
         flusher.advance(&candidate.segment, flushed);
         if flushed < candidate.limit {
             return;
@@ -313,7 +314,7 @@ fn make_index_again(
 ) -> Result<DiskEngine, Error> {
     let log = engine.into_log();
     log.forget_live();
-    candidates.iter().for_each(|candidate| candidate.segment.forget_live());
+    candidates.iter().for_each(|candidate| candidate.segment.usage().forget_live());
     make_index(log, candidates, report)
 }
 
@@ -330,7 +331,7 @@ fn make_index(
     }
     // Mostly overwritten: the index was made for four times what it holds, or more.
     for candidate in &*candidates {
-        candidate.segment.forget_live();
+        candidate.segment.usage().forget_live();
     }
     engine.log().forget_live();
     let mut again = RecoveryReport::default();
@@ -391,7 +392,7 @@ fn make_writable(
         engine.log().set_active(tail);
         if candidates.len() > 1 && matches!(files.keep_room(), Err(Error::StorageFull)) {
             // The process before this one may have made it of the last room there was.
-            active.segment.keep_for_removals();
+            active.segment.filling().keep_for_removals();
         }
     }
     engine.begin_at(engine.log().tail(&engine.epoch().pin()));
@@ -441,13 +442,13 @@ fn make_segment_writable(
         if !candidate.is_settled() && candidate.flaw.is_none() {
             // Nobody goes on with it. Where the file system cannot do this, the space stays taken.
             let end = candidate.walked.end;
-            let from = segment.slot_offset(SlotNumber(end.slot));
+            let from = segment.directory().slot_offset(SlotNumber(end.slot));
             segment.memory().give_back(from, end.floor.bytes()).unwrap_or(());
         }
     }
     // First: what shows an opening that the page cache was lost is voided below, and the next one,
     // should this one be killed, would go on with the segment.
-    let closed = candidate.inherited.sealed && segment.is_full();
+    let closed = candidate.inherited.sealed && segment.filling().is_full();
     if !goes_on && candidate.flaw.is_none() && (!closed || candidate.cut) {
         seal(candidate, boot_id);
     }
@@ -458,7 +459,7 @@ fn make_segment_writable(
     let (found, damaged) = (&candidate.unproven, candidate.walked.unsound && candidate.each);
     let unproven = if damaged { &scan::unproven(candidate, true) } else { found };
     for slot in unproven {
-        segment.void(SlotNumber(*slot));
+        segment.directory().void(SlotNumber(*slot));
     }
     let undecided = candidate.walked.undecided && !candidate.holds_copies();
     if undecided && (!rebooted && !candidate.cut || candidate.flaw.is_some()) {
@@ -469,31 +470,33 @@ fn make_segment_writable(
     }
     // What has a flaw is never written to.
     let outdone = candidate.outdone.iter().filter(|_| candidate.flaw.is_none());
-    outdone.for_each(|slot| segment.void(*slot));
+    outdone.for_each(|slot| segment.directory().void(*slot));
     if !candidate.outdone.is_empty() && candidate.flaw.is_none() {
         // Before compaction may give up the member that says so.
         flusher.flush(segment)?;
     }
-    segment.set_frames_begin_if_full(candidate.walked.end.floor);
-    segment.set_settled(candidate.is_settled());
+    segment.filling().set_frames_begin_if_full(candidate.walked.end.floor);
+    segment.durable().set_settled(candidate.is_settled());
     if !rebooted {
         return Ok(());
     }
-    if !segment.is_settled() {
+    if !segment.durable().is_settled() {
         // What is there now came from the device. Once it is flushed again, the cut included, the
         // next opening need not ask any more.
         flusher.flush(segment)?;
-        segment.erase_beyond(candidate.walked.end, 0..0);
-        segment.set_flushed(candidate.walked.end);
-        segment.set_durable_end(candidate.limit);
+        segment.filling().erase_beyond(candidate.walked.end, 0..0);
+        segment.durable().set_flushed(candidate.walked.end);
+        segment.durable().set_durable_end(candidate.limit);
         flusher.flush(segment)?;
-        segment.set_settled(true);
+        segment.durable().set_settled(true);
     } else if candidate.inherited.sealed && !candidate.holds_copies() && candidate.flaw.is_none() {
         // By an opening, maybe, that was killed before it came to what it had cut off. Not flushed:
         // after another power loss the boot id is old again.
-        segment.erase_beyond(candidate.walked.end, blank_of(engine.log().source(), candidate));
+        segment
+            .filling()
+            .erase_beyond(candidate.walked.end, blank_of(engine.log().source(), candidate));
     }
-    segment.set_boot_id(boot_id);
+    segment.durable().set_boot_id(boot_id);
     Ok(())
 }
 
@@ -502,7 +505,7 @@ fn make_segment_writable(
 fn blank_of(files: &SegmentFiles, candidate: &SegmentCandidate) -> Range<usize> {
     const PAGE: usize = 4096;
     let (segment, end) = (&*candidate.segment, candidate.walked.end);
-    let from = segment.slot_offset(SlotNumber(end.slot)).next_multiple_of(PAGE);
+    let from = segment.directory().slot_offset(SlotNumber(end.slot)).next_multiple_of(PAGE);
     let to = end.floor.bytes() / PAGE * PAGE;
     let name = crate::disk::fs::segment_name(segment.sequence(), segment.salt());
     let holds = from < to && files.directory().may_hold_data(&name, from as u64..to as u64);
@@ -515,12 +518,12 @@ fn seal(candidate: &SegmentCandidate, boot_id: [u64; 2]) {
     if candidate.cut {
         // An opening that finds the seal finds no cut any more, and would not know that the
         // device may not have it. So the note of its flush comes first [D10].
-        segment.note_flush(FlushNote::Begun, boot_id);
+        segment.durable().note_flush(FlushNote::Begun, boot_id);
     } else if !candidate.inherited.is_of_boot(boot_id) {
         // Of what is cut off, only once the device has the seal.
-        segment.erase_beyond(end, 0..0);
+        segment.filling().erase_beyond(end, 0..0);
     }
     // Power loss may have taken slots without a trace, and the LSNs given with them must not be
     // given again; and no segment but the active one is without a seal [D5].
-    segment.seal_at(Mark { slot: candidate.limit, floor: end.floor });
+    segment.filling().seal_at(Mark { slot: candidate.limit, floor: end.floor });
 }

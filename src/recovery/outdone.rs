@@ -14,7 +14,7 @@ pub(super) fn find_outdone(engine: &DiskEngine, candidates: &mut [SegmentCandida
     }
     let counting = |(number, candidate): (usize, &SegmentCandidate)| {
         let mut found = Vec::new();
-        for (slot, state) in candidate.segment.slots(candidate.limit) {
+        for (slot, state) in candidate.segment.directory().slots(candidate.limit) {
             let SlotState::Committed(kind, body) = state else { continue };
             let judged = (slot, state);
             if hashes.contains(&body.key_hash) && counts(engine, candidate, judged) {

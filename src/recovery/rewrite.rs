@@ -31,14 +31,14 @@ const ALIGNMENT: usize = 4096;
 /// Whether the segment's file must be copied before anything in it is promised. For a segment of
 /// which nobody has a reference yet.
 pub(super) fn is_uncertain(files: &SegmentFiles, segment: &Segment<MmapMemory>) -> bool {
-    match segment.flush_note(files.boot_id()) {
+    match segment.durable().flush_note(files.boot_id()) {
         FlushNote::Ended => false,
         FlushNote::Failed => true,
         FlushNote::Begun => {
             let certain = segment.memory().flush().is_ok() && is_on_device(files, segment);
             // A failure was reported to this process alone, so the next one must know.
             let note = if certain { FlushNote::Ended } else { FlushNote::Failed };
-            segment.note_flush(note, files.boot_id());
+            segment.durable().note_flush(note, files.boot_id());
             !certain
         }
     }
@@ -53,15 +53,16 @@ fn is_on_device(files: &SegmentFiles, segment: &Segment<MmapMemory>) -> bool {
     else {
         return false;
     };
-    let (from, end) = (segment.durable_end(), scan::end_of(segment));
-    let mut walk = segment.slots(end);
+    let (from, end) = (segment.durable().durable_end(), scan::end_of(segment));
+    let mut walk = segment.directory().slots(end);
     let mut top = walk.mark().floor.bytes();
     while walk.mark().slot < end && walk.next().is_some() {
         if walk.mark().slot <= from {
             top = walk.mark().floor.bytes();
         }
     }
-    let slots = segment.slot_offset(SlotNumber(from))..segment.slot_offset(SlotNumber(end));
+    let slots = segment.directory().slot_offset(SlotNumber(from))
+        ..segment.directory().slot_offset(SlotNumber(end));
     let frames = walk.mark().floor.bytes()..top;
     [0..DIRECTORY_AT, slots, frames].into_iter().all(|range| {
         let from = range.start / ALIGNMENT * ALIGNMENT;
@@ -119,12 +120,12 @@ pub(super) fn copy_file(files: &SegmentFiles, name: &str, salt: Salt) -> Result<
 /// Clears the note in a copy whose name is on the device, too. A closed segment for copies returns
 /// the space between its slots and its frames, as the old file had.
 pub(super) fn finish_copy(files: &SegmentFiles, segment: &Segment<MmapMemory>) {
-    segment.note_flush(FlushNote::Ended, files.boot_id());
-    if segment.role() == Role::Copies && segment.sealed().is_some() {
-        let mut walk = segment.slots(scan::end_of(segment));
+    segment.durable().note_flush(FlushNote::Ended, files.boot_id());
+    if segment.role() == Role::Copies && segment.filling().sealed().is_some() {
+        let mut walk = segment.directory().slots(scan::end_of(segment));
         walk.by_ref().for_each(drop);
         let Mark { slot, floor } = walk.mark();
-        let from = segment.slot_offset(SlotNumber(slot));
+        let from = segment.directory().slot_offset(SlotNumber(slot));
         // Where the file system cannot do it, the space stays allocated.
         segment.memory().give_back(from, floor.bytes()).unwrap_or(());
     }

@@ -239,7 +239,7 @@ pub(super) fn refuse_damage(
     {
         return Err(Error::Corrupt { segment, offset, reason });
     }
-    let damaged = |candidate: &&SegmentCandidate| !candidate.segment.counts_hold();
+    let damaged = |candidate: &&SegmentCandidate| !candidate.segment.durable().counts_hold();
     match candidates.iter().find(damaged) {
         Some(SegmentCandidate { segment, .. }) => Err(Error::Corrupt {
             segment: engine.log().source().path_of(segment.sequence(), segment.salt()),
@@ -272,10 +272,10 @@ pub(super) fn shadow_damaged(
             (_, Some(_)) => candidate.inherited.durable_end.min(candidate.limit),
             (_, None) => continue,
         };
-        for (slot, state) in segment.slots(end) {
+        for (slot, state) in segment.directory().slots(end) {
             let SlotState::Committed(kind, body) = state else { continue };
             // The scan has checked every record; a put that held is marked.
-            let held = kind == Kind::Put && segment.is_verified(body.offset);
+            let held = kind == Kind::Put && segment.checks().is_verified(body.offset);
             if !held
                 && scan::check(segment, slot, kind, body, true).is_err()
                 && engine.shadow(segment, body)

@@ -18,13 +18,13 @@ const BLANK_SLOTS: u32 = 4096;
 /// it is under no checksum and may be older than the data after power loss, so the directory is
 /// looked at beyond it until a long stretch is blank.
 pub(super) fn end_of<M: Memory>(segment: &Segment<M>) -> u32 {
-    if let Some(sealed) = segment.sealed() {
+    if let Some(sealed) = segment.filling().sealed() {
         // A forged one sizes nothing beyond what a segment can hold.
         return sealed.min(segment.geometry().capacity().slots_max());
     }
-    let cursor = segment.slots_end();
+    let cursor = segment.filling().slots_end();
     let (mut end, mut blank) = (0, 0);
-    let mut slots = segment.slots(u32::MAX);
+    let mut slots = segment.directory().slots(u32::MAX);
     while blank < BLANK_SLOTS || slots.mark().slot < cursor {
         let passed = slots.pass_blank(BLANK_SLOTS);
         blank += passed;
@@ -124,7 +124,7 @@ pub(super) fn unproven(candidate: &SegmentCandidate, singles: bool) -> Vec<u32> 
             unproven.extend(head..end);
         }
     };
-    for (slot, state) in segment.slots(candidate.limit) {
+    for (slot, state) in segment.directory().slots(candidate.limit) {
         if let SlotState::Batch(n, _) = state {
             (head, members, whole) = (slot.0, n, true);
             continue;
@@ -180,7 +180,7 @@ fn open_ended(candidates: &[SegmentCandidate]) -> Vec<bool> {
 /// Slots from the durable end on that hold: whole records and voids, without a gap.
 fn valid_prefix(candidate: &SegmentCandidate) -> u32 {
     let segment = &*candidate.segment;
-    let mut slots = segment.slots(candidate.limit);
+    let mut slots = segment.directory().slots(candidate.limit);
     let mut valid = candidate.trusted;
     // A batch is whole or absent: a member that does not hold cuts at its head.
     let (mut head, mut members) = (0, 0);
@@ -218,7 +218,7 @@ pub fn check<M: Memory>(
 ) -> Result<u64, &'static str> {
     let end = u64::from(body.offset.0) + u64::from(body.len.0);
     let inside = body.len.0 > 0
-        && segment.slot_offset(slot) < body.offset.bytes()
+        && segment.directory().slot_offset(slot) < body.offset.bytes()
         && end * 64 <= segment.geometry().segment_bytes as u64;
     if !inside {
         return Err("the slot names a frame outside the segment");
@@ -258,7 +258,7 @@ fn check_once<M: Memory>(
     kind: Kind,
     body: SlotBody,
 ) -> Result<u64, &'static str> {
-    if kind == Kind::Put && segment.is_verified(body.offset) {
+    if kind == Kind::Put && segment.checks().is_verified(body.offset) {
         check(segment, slot, kind, body, false)?;
         return named_frame(segment, slot, kind, body).map(|_| 0);
     }
@@ -276,7 +276,7 @@ pub(super) fn next_sequence(
     let mut next = known;
     for candidate in candidates.iter().filter(|candidate| rebuilt && candidate.holds_copies()) {
         let segment = &*candidate.segment;
-        for (slot, state) in segment.slots(candidate.limit) {
+        for (slot, state) in segment.directory().slots(candidate.limit) {
             if let SlotState::Committed(kind, body) | SlotState::Copy(kind, body) = state
                 && (next..Sequence::MAX).contains(&body.lsn.sequence())
                 && check(segment, slot, kind, body, true).is_ok()
@@ -364,7 +364,7 @@ fn scan(
     let decided_below = decided_below(candidate);
     let mut records = Vec::with_capacity(AT_ONCE);
     let (durable, mut live) = (candidate.durable(), 0);
-    let mut walk = segment.slots(candidate.limit);
+    let mut walk = segment.directory().slots(candidate.limit);
     let mut walked = Walked { durable: walk.mark(), ..Walked::default() };
     // How many slots of the batch that the walk is in are still to come.
     let mut members = 0u32;
@@ -377,7 +377,7 @@ fn scan(
             // The head of a batch is committed after all its members are there.
             walked.unsound |= members > 0;
         }
-        walked.headless |= state == SlotState::Void && segment.is_member(slot);
+        walked.headless |= state == SlotState::Void && segment.directory().is_member(slot);
         members = match state {
             SlotState::Batch(n, _) => n,
             _ => members.saturating_sub(1),
@@ -386,7 +386,7 @@ fn scan(
             SlotVerdict::Counts(kind, body) => {
                 if body.expires {
                     // When is in the frame: compaction will look.
-                    segment.note_expiry(0);
+                    segment.usage().note_expiry(0);
                 }
                 if candidate.holds_copies() {
                     engine.log().note_given(body.lsn);
@@ -437,7 +437,7 @@ fn judge(
     // A copy that is not whole: what it was to be copied from still counts.
     let unfinished = candidate.holds_copies() && slot.0 >= decided_below;
     let trusted = slot.0 < candidate.trusted;
-    let at = segment.slot_offset(slot);
+    let at = segment.directory().slot_offset(slot);
     match state {
         SlotState::Void => {
             report.void += 1;
@@ -481,7 +481,7 @@ fn judge(
 /// died between the two. After step 3, when every source is in the index.
 pub(super) fn finish_moves(engine: &DiskEngine, candidate: &SegmentCandidate) -> Result<(), Error> {
     let segment = &*candidate.segment;
-    for (slot, state) in segment.slots(candidate.limit) {
+    for (slot, state) in segment.directory().slots(candidate.limit) {
         if let SlotState::Copy(kind, body) = state
             && engine.log().may_have_given(body.lsn)
             && check(segment, slot, kind, body, true).is_ok()
@@ -526,7 +526,7 @@ fn damage_at(
 /// The id of a damaged record, as far as its bytes can be read. A frame that names another slot or
 /// another LSN was written for another place, and its id is another record's.
 pub fn readable_id<M: Memory>(segment: &Segment<M>, slot: SlotNumber) -> Option<Vec<u8>> {
-    let (frame, lsn) = (segment.committed_frame(slot).ok()?, segment.body_of(slot).lsn);
+    let (frame, lsn) = (segment.committed_frame(slot).ok()?, segment.directory().body_of(slot).lsn);
     let header = frame.header();
     (header.slot == slot && header.lsn == lsn).then(|| frame.id().to_vec())
 }
@@ -540,7 +540,7 @@ pub(super) fn name_cut(
     for candidate in candidates {
         // By a walk: only that can tell what a member of a batch is.
         let end = candidate.unproven.last().map_or(0, |last| last + 1);
-        for (slot, state) in candidate.segment.slots(end) {
+        for (slot, state) in candidate.segment.directory().slots(end) {
             if let SlotState::Committed(_, body) = state
                 && candidate.unproven.binary_search(&slot.0).is_ok()
             {
@@ -552,7 +552,7 @@ pub(super) fn name_cut(
     }
     for candidate in candidates.iter().filter(|candidate| candidate.cut) {
         let segment = &*candidate.segment;
-        for (slot, state) in segment.slots(end_of(segment)) {
+        for (slot, state) in segment.directory().slots(end_of(segment)) {
             if let SlotState::Committed(_, body) = state
                 && slot.0 >= candidate.limit
             {
@@ -565,7 +565,7 @@ pub(super) fn name_cut(
 
 /// Whether the cursor agrees with the directory, so that the segment may take more records.
 pub(super) fn cursor_is_sound(candidate: &SegmentCandidate) -> bool {
-    let taken = candidate.segment.taken();
+    let taken = candidate.segment.filling().taken();
     let bytes = candidate.segment.geometry().segment_bytes as u64;
     let frames = bytes - candidate.walked.end.floor.bytes() as u64;
     taken.slots == u64::from(candidate.limit)

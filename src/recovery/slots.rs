@@ -13,7 +13,7 @@ pub(super) fn decide_copies(engine: &DiskEngine, candidate: &SegmentCandidate) {
     let segment = &*candidate.segment;
     let trusted = candidate.inherited.durable_end;
     let (mut void, mut in_force) = (Vec::new(), Vec::new());
-    for (slot, state) in segment.slots(candidate.limit) {
+    for (slot, state) in segment.directory().slots(candidate.limit) {
         match state {
             SlotState::Void => {}
             SlotState::Copy(_, body) => {
@@ -40,10 +40,10 @@ pub(super) fn decide_copies(engine: &DiskEngine, candidate: &SegmentCandidate) {
         }
     }
     for slot in in_force {
-        segment.decide_copy(slot, true);
+        segment.directory().decide_copy(slot, true);
     }
     for slot in void {
-        segment.void(slot);
+        segment.directory().void(slot);
     }
 }
 
@@ -51,10 +51,13 @@ pub(super) fn decide_copies(engine: &DiskEngine, candidate: &SegmentCandidate) {
 /// undecided slot is damage, and stays to be named.
 pub(super) fn void_undecided<M: Memory>(segment: &Segment<M>, durable: u32, limit: u32) {
     let undecided = |state| matches!(state, SlotState::Empty | SlotState::Pending(..));
-    let slots = segment.slots(limit).filter(|(slot, state)| slot.0 >= durable && undecided(*state));
+    let slots = segment
+        .directory()
+        .slots(limit)
+        .filter(|(slot, state)| slot.0 >= durable && undecided(*state));
     let slots: Vec<_> = slots.collect();
     for (slot, _) in slots {
-        segment.void(slot);
+        segment.directory().void(slot);
     }
 }
 
@@ -62,8 +65,8 @@ pub(super) fn void_undecided<M: Memory>(segment: &Segment<M>, durable: u32, limi
 /// some day. Their writer came to its end before it had voided them.
 pub(super) fn void_headless<M: Memory>(segment: &Segment<M>, limit: u32) {
     let (mut headless, mut void_head) = (Vec::new(), false);
-    for (slot, state) in segment.slots(limit) {
-        let is_member = state == SlotState::Void && segment.is_member(slot);
+    for (slot, state) in segment.directory().slots(limit) {
+        let is_member = state == SlotState::Void && segment.directory().is_member(slot);
         if !is_member {
             void_head = state == SlotState::Void;
         } else if void_head {
@@ -71,6 +74,6 @@ pub(super) fn void_headless<M: Memory>(segment: &Segment<M>, limit: u32) {
         }
     }
     for slot in headless {
-        segment.void(slot);
+        segment.directory().void(slot);
     }
 }

@@ -68,45 +68,59 @@ impl<M> ForwardingTable<M> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TagTooLarge(pub u64);
 
-impl<M: Memory> Segment<M> {
+/// The tags of a segment's records; made by [`Segment::tags`].
+#[derive(Clone, Copy, Debug)]
+pub struct Tags<'s, M> {
+    segment: &'s Segment<M>,
+}
+
+impl<M> Segment<M> {
+    /// The tags of its records, and where those went.
+    #[inline]
+    pub fn tags(&self) -> Tags<'_, M> {
+        Tags { segment: self }
+    }
+}
+
+impl<M: Memory> Tags<'_, M> {
     /// Says where this segment's records went; once.
     pub fn set_forwarding(&self, mut forwarding: ForwardingTable<M>) {
         forwarding.entries.sort_unstable_by_key(|m| m.from);
         forwarding.entries.shrink_to_fit();
         // Set by the one compaction there is at a time.
-        drop(self.forwarding.set(forwarding));
+        drop(self.segment.forwarding.set(forwarding));
     }
 
-    /// Whether [`Segment::set_forwarding`] was called.
+    /// Whether [`Tags::set_forwarding`] was called.
     pub fn has_forwarding(&self) -> bool {
-        self.forwarding.get().is_some()
+        self.segment.forwarding.get().is_some()
     }
 
     /// Where the record at an offset is now, if it was moved and the copy is still there.
-    fn moved_to(&self, from: Units) -> Option<(Arc<Self>, Units)> {
-        self.forwarding.get()?.find(from)
+    fn moved_to(&self, from: Units) -> Option<(Arc<Segment<M>>, Units)> {
+        self.segment.forwarding.get()?.find(from)
     }
 
     /// Calls `f` with the tag word that counts for a frame of this segment.
     fn with_tag<R>(&self, frame: &Frame<'_>, mut f: impl FnMut(&AtomicU64, u64) -> Option<R>) -> R {
-        let mut owner: Option<Arc<Self>> = None;
+        let mut owner: Option<Arc<Segment<M>>> = None;
         let mut at = frame.offset();
         loop {
-            let here = owner.as_deref().unwrap_or(self);
+            let here = owner.as_deref().unwrap_or(self.segment);
             // The word of a frame that was seen whole, here or (M2) before the move was announced.
             let word = here.memory.word(at.bytes());
             loop {
                 // Acquire: pairs with the Release exchanges in `forward` (the copy is whole) and in
                 // `update_tag` (a tag may speak of what its writer did before).
                 let now = word.load(Ordering::Acquire);
-                if now & FORWARD != 0 && here.moved_to(at).is_some() {
+                if now & FORWARD != 0 && here.tags().moved_to(at).is_some() {
                     break;
                 }
                 if let Some(result) = f(word, now) {
                     return result;
                 }
             }
-            let Some((next, to)) = here.moved_to(at) else { continue };
+            let Some((next, to)) = here.tags().moved_to(at) else { continue };
             (owner, at) = (Some(next), to);
         }
     }
@@ -123,6 +137,7 @@ impl<M: Memory> Segment<M> {
         let tag = self.with_tag(frame, |_, now| Some(now));
         // After the tag: this process sets FORWARD where the table says so already [M2].
         let is_moved = self
+            .segment
             .forwarding
             .get()
             .is_some_and(|forwarding| forwarding.get(frame.offset()).is_some());
@@ -150,8 +165,9 @@ impl<M: Memory> Segment<M> {
 
     /// Moves the tag of the frame at `from` to a copy whose slot is not committed yet, and
     /// announces the move (step 3 above).
-    pub fn forward(&self, from: Units, copy: &Self, to: Units) {
-        let (source, target) = (self.memory.word(from.bytes()), copy.memory.word(to.bytes()));
+    pub fn forward(&self, from: Units, copy: &Segment<M>, to: Units) {
+        let (source, target) =
+            (self.segment.memory.word(from.bytes()), copy.memory.word(to.bytes()));
         loop {
             // Acquire: pairs with the Release in `update_tag`; passed on by the exchange below.
             let now = source.load(Ordering::Acquire);
@@ -176,12 +192,12 @@ impl<M: Memory> Segment<M> {
     /// readers would follow this segment's new table to it too early.
     pub fn clear_forward(&self, at: Units) {
         // Relaxed: no forwarding table is set, so nobody follows; the tag stays as it is.
-        self.memory.word(at.bytes()).fetch_and(!FORWARD, Ordering::Relaxed);
+        self.segment.memory.word(at.bytes()).fetch_and(!FORWARD, Ordering::Relaxed);
     }
 
     /// Whether the tag of the frame at an offset says that its record was moved: for recovery.
     pub fn is_forwarded(&self, at: Units) -> bool {
         // Acquire: pairs with the Release in `forward`, where the process that did it still runs.
-        self.memory.word(at.bytes()).load(Ordering::Acquire) & FORWARD != 0
+        self.segment.memory.word(at.bytes()).load(Ordering::Acquire) & FORWARD != 0
     }
 }

@@ -11,9 +11,9 @@
 //! | frame | anyone | read only, after an Acquire load saw its slot or index entry |
 //! | control words of the header page | `life/mod.rs` alone | see there |
 
+mod checks;
 mod copy;
 pub mod cursor;
-mod expiry;
 mod forwarding;
 mod life;
 mod line_buffer;
@@ -24,27 +24,27 @@ mod replica;
 mod seen;
 mod shared;
 mod slots;
+mod usage;
 mod writer;
 
-pub use expiry::ExpiryScan;
-pub use forwarding::{ForwardingTable, TagTooLarge};
-pub use life::{Inherited, Reclaiming};
+pub use checks::Checks;
+pub use forwarding::{ForwardingTable, TagTooLarge, Tags};
+pub use life::{Durable, Filling, Inherited, Reclaiming, Reclamation};
 pub use payload::{Frame, FrameDamage};
 pub use read_ahead::ReadAhead;
 pub use reader::ScannedPut;
 pub use shared::SharedFrame;
-pub use slots::{Mark, SlotIter};
+pub use slots::{Mark, SlotDirectory, SlotIter};
+pub use usage::{ExpiryScan, Usage};
 pub use writer::{BatchReservation, Claim, Pending, Reservation, Voided, WriteRequest};
 
-use crate::concurrency::sync::unmodelled::{AtomicBool, OnceLock, Ordering as PlainOrdering};
-use crate::concurrency::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::concurrency::sync::unmodelled::OnceLock;
+use crate::concurrency::sync::{AtomicU32, Ordering};
 use crate::format::checksum::Salt;
-use crate::format::frame::{FrameLayout, WriteMode};
 use crate::format::header::{IDENTITY_BYTES, Identity, Role, SegmentId};
 use crate::format::ids::{Address, AddressLayout, Sequence, TableIndex, UNIT_BYTES, Units};
 use crate::memory::Memory;
 use cursor::{Capacity, Taken};
-use expiry::ExpiryState;
 use life::Life;
 
 /// Sizes that every segment of a store shares.
@@ -66,14 +66,6 @@ impl Geometry {
             segment_bytes: self.segment_bytes as u64,
             directory_at: self.directory_at as u64,
         }
-    }
-
-    /// How far to shift a frame's offset for its bit among the verified ones: puts are at least so
-    /// far apart that no two of them share a bit. (Found by the offset, which the index gives,
-    /// rather than by the slot number, which would have to be read from the unchecked header.)
-    fn verified_shift(self) -> u32 {
-        let smallest_put = FrameLayout::new(1, self.dimension, 0, WriteMode::Blind, false).bytes();
-        (smallest_put / UNIT_BYTES as u64).max(1).ilog2()
     }
 
     /// Whether so many frames, with so many bytes in all, fit an empty segment as a batch.
@@ -105,25 +97,10 @@ pub struct Segment<M> {
     embedding_bytes: u32,
     /// Set once, before the segment is published in the table.
     table: AtomicU32,
-    /// This process has made it, and so the checksums of all that is in it.
-    is_own: bool,
-    /// Damage was found in it: what this process has made is checked again.
-    distrusted: AtomicBool,
-    /// One bit for each put: its checksum was checked, or made, by this process.
-    verified: Box<[AtomicU64]>,
-    verified_shift: u32,
+    checks: Checks,
     life: Life,
     forwarding: OnceLock<ForwardingTable<M>>,
-    counts: CompactionCounts,
-}
-
-/// What compaction counts, on lines of its own: readers never miss because of it.
-#[derive(Debug)]
-#[repr(align(64))]
-struct CompactionCounts {
-    /// Bytes of tombstones that compaction has found to be needed.
-    needed: AtomicU64,
-    expiry: ExpiryState,
+    usage: Usage,
 }
 
 impl<M: Memory> Segment<M> {
@@ -136,7 +113,9 @@ impl<M: Memory> Segment<M> {
             // Relaxed: nobody else has the segment yet; handing it over orders this.
             memory.word(n * 8).store(u64::from_le_bytes(bytes), Ordering::Relaxed);
         }
-        Self { is_own: true, ..Self::attach(memory, identity) }
+        let mut segment = Self::attach(memory, identity);
+        segment.checks.set_own();
+        segment
     }
 
     /// A segment whose identity is known, from its own header or from the manifest.
@@ -148,8 +127,6 @@ impl<M: Memory> Segment<M> {
             directory_at: identity.directory_at as usize,
             dimension: identity.dimension as usize,
         };
-        let verified_shift = geometry.verified_shift();
-        let words = ((geometry.segment_bytes / UNIT_BYTES) >> verified_shift).div_ceil(64).max(1);
         Self {
             memory,
             geometry,
@@ -160,13 +137,10 @@ impl<M: Memory> Segment<M> {
             // A dimension has at most 17 bits.
             embedding_bytes: (geometry.dimension * size_of::<f32>()) as u32,
             table: AtomicU32::new(u32::MAX),
-            is_own: false,
-            distrusted: AtomicBool::new(false),
-            verified_shift,
             life: Life::new(geometry.segment_bytes),
-            verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            checks: Checks::new(geometry),
             forwarding: OnceLock::new(),
-            counts: CompactionCounts { needed: AtomicU64::new(0), expiry: ExpiryState::default() },
+            usage: Usage::default(),
         }
     }
 
@@ -179,11 +153,6 @@ impl<M: Memory> Segment<M> {
             chunk.copy_from_slice(&memory.word(n * 8).load(Ordering::Relaxed).to_le_bytes());
         }
         out
-    }
-
-    /// Whether this process has made it.
-    pub fn is_own(&self) -> bool {
-        self.is_own
     }
 
     /// The memory below.
@@ -233,86 +202,21 @@ impl<M: Memory> Segment<M> {
         self.layout.address(self.table_index(), offset)
     }
 
-    /// Marks the checksum of the put at this offset as checked by this process.
-    pub fn set_verified(&self, offset: Units) {
-        if self.trusts_itself() {
-            return;
-        }
-        let bit = offset.0 >> self.verified_shift;
-        if let Some(word) = self.verified.get(bit as usize / 64) {
-            // Relaxed: a hint that saves work; whoever misses it checks again.
-            word.fetch_or(1 << (bit % 64), Ordering::Relaxed);
-        }
+    /// The address of an offset, if that lies inside.
+    #[must_use]
+    pub fn address_if_inside(&self, offset: Units) -> Option<crate::format::ids::Address> {
+        (offset.bytes() < self.geometry.segment_bytes).then(|| self.address(offset))
     }
 
-    /// Whether the checksum of the put at this offset was checked, or made, by this process. Says
-    /// nothing about tombstones.
+    /// Which of its checksums need no check.
     #[inline]
-    pub fn is_verified(&self, offset: Units) -> bool {
-        self.trusts_itself() || self.was_verified(offset)
+    pub fn checks(&self) -> &Checks {
+        &self.checks
     }
 
-    /// Whether every checksum in it was made by this process, and no damage was found since.
+    /// What of it is live.
     #[inline]
-    fn trusts_itself(&self) -> bool {
-        // Relaxed: whoever misses it hands out bytes that were right once; it orders nothing.
-        self.is_own && !self.distrusted.load(PlainOrdering::Relaxed)
-    }
-
-    /// A frame's checksum did not hold: from now on it, and what this process has made in the
-    /// segment, is checked before it is handed out.
-    fn note_damage(&self, offset: Units) {
-        // Relaxed: as in `trusts_itself`.
-        self.distrusted.store(true, PlainOrdering::Relaxed);
-        let bit = offset.0 >> self.verified_shift;
-        if let Some(word) = self.verified.get(bit as usize / 64) {
-            // Relaxed: as in `set_verified`.
-            word.fetch_and(!(1 << (bit % 64)), Ordering::Relaxed);
-        }
-    }
-
-    fn was_verified(&self, offset: Units) -> bool {
-        let bit = offset.0 >> self.verified_shift;
-        // Relaxed: as in `set_verified`.
-        let word = self.verified.get(bit as usize / 64).map(|word| word.load(Ordering::Relaxed));
-        word.is_some_and(|word| word >> (bit % 64) & 1 == 1)
-    }
-
-    /// Notes that the index points at one more frame of so many bytes.
-    pub fn add_live(&self, bytes: u64) {
-        // Relaxed: statistics.
-        self.life.live_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Notes that the index points at one frame less. May come before its `add_live` on another
-    /// thread, so the count wraps.
-    pub fn sub_live(&self, bytes: u64) {
-        // Relaxed: statistics.
-        self.life.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes of tombstones that compaction found to be needed: dead, but not to be had back yet.
-    pub fn needed_bytes(&self) -> u64 {
-        // Relaxed: statistics.
-        self.counts.needed.load(Ordering::Relaxed)
-    }
-
-    /// More of them are needed.
-    pub(crate) fn add_needed(&self, bytes: u64) {
-        // Relaxed: statistics.
-        self.counts.needed.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// The index that the counts spoke of is gone.
-    pub fn forget_live(&self) {
-        // Relaxed: statistics; recovery is alone.
-        self.life.live_bytes.store(0, Ordering::Relaxed);
-    }
-
-    /// Bytes of frames that the index points at; exact when nobody writes.
-    pub fn live_bytes(&self) -> u64 {
-        // Relaxed: statistics. A count in passing below zero reads as none.
-        let bytes = self.life.live_bytes.load(Ordering::Relaxed);
-        if bytes > i64::MAX as u64 { 0 } else { bytes }
+    pub fn usage(&self) -> &Usage {
+        &self.usage
     }
 }

@@ -204,7 +204,8 @@ impl<M: Memory> Segment<M> {
         let frame = unsafe { self.frame_at(offset) }.ok()?;
         let header = frame.header();
         // Directory and frames grow towards each other, and never meet.
-        let is_behind_slot = self.slot_offset(header.slot) + SLOT_BYTES <= offset.bytes();
+        let is_behind_slot =
+            self.directory().slot_offset(header.slot) + SLOT_BYTES <= offset.bytes();
         (is_behind_slot && self.is_sound(&frame, &header)).then_some(frame)
     }
 

@@ -11,13 +11,13 @@ impl<M: Memory> Segment<M> {
     /// of the same geometry and salt that nobody else has yet; seals that one there.
     pub fn replicate<N: Memory>(&self, to: &mut Segment<N>, mark: Mark) {
         let mut ahead = ReadAhead::new();
-        for (slot, _) in self.slots(mark.slot) {
-            let state = self.slot(slot);
+        for (slot, _) in self.directory().slots(mark.slot) {
+            let state = self.directory().slot(slot);
             for n in 0..4 {
                 // Acquire: pairs with the Release in `decide`; the frame copied below is whole.
-                let word = self.slot_word(slot, n).load(Ordering::Acquire);
+                let word = self.directory().slot_word(slot, n).load(Ordering::Acquire);
                 // Relaxed: the copy is not shared yet.
-                to.slot_word(slot, n).store(word, Ordering::Relaxed);
+                to.directory().slot_word(slot, n).store(word, Ordering::Relaxed);
             }
             match state {
                 // A void's frame may still be written to by a writer that does not know yet.
@@ -27,12 +27,12 @@ impl<M: Memory> Segment<M> {
                 }
                 // Not in force when it was looked at, so what it was made of is copied, too, and
                 // may have been given a tag that this has not.
-                SlotState::Copy(..) => to.void(slot),
+                SlotState::Copy(..) => to.directory().void(slot),
                 _ => {}
             }
         }
-        to.seal_at(mark);
-        to.set_durable_end(mark.slot);
+        to.filling().seal_at(mark);
+        to.durable().set_durable_end(mark.slot);
     }
 
     fn replicate_frame<N: Memory>(
@@ -46,7 +46,7 @@ impl<M: Memory> Segment<M> {
         // Wherever the record is now, and without FORWARD if this process has moved it: then
         // source and copy get the same tag. A tombstone's word is its previous one, which means
         // nothing any more.
-        let tag = if kind == Kind::Put { self.tag_to_replicate(&frame) } else { 0 };
+        let tag = if kind == Kind::Put { self.tags().tag_to_replicate(&frame) } else { 0 };
         // Relaxed: the copy is not shared yet.
         to.memory.word(at).store(tag, Ordering::Relaxed);
         to.write_replica(&frame, body.len);
@@ -99,11 +99,11 @@ mod tests {
         // Relaxed: no other thread.
         segment.memory.word(at.bytes()).store(FORWARD | 5, Ordering::Relaxed);
         drop(committed);
-        let mut walk = segment.slots(1);
+        let mut walk = segment.directory().slots(1);
         walk.by_ref().for_each(drop);
         segment.replicate(&mut to, walk.mark());
-        assert!(to.is_forwarded(at));
-        assert_eq!(to.tag(&to.committed_frame(SlotNumber(0)).unwrap()), 5);
+        assert!(to.tags().is_forwarded(at));
+        assert_eq!(to.tags().tag(&to.committed_frame(SlotNumber(0)).unwrap()), 5);
     }
 
     fn record(id: &[u8; 4]) -> WriteRequest<'_> {
@@ -138,17 +138,17 @@ mod tests {
     fn a_record_whose_copy_is_gone_is_not_moved_in_a_replica() {
         let (segment, mut to, output) = (segment(), segment(), Arc::new(segment()));
         let ((slot, from), (_, at)) = (copy(&segment, 0).unwrap(), copy(&output, 0).unwrap());
-        assert!(segment.decide_copy(slot, true));
+        assert!(segment.directory().decide_copy(slot, true));
         let frame = segment.committed_frame(slot).unwrap();
-        assert_eq!(segment.update_tag(&frame, |_| 77), Ok(77));
+        assert_eq!(segment.tags().update_tag(&frame, |_| 77), Ok(77));
         let mut forwarding = ForwardingTable::default();
         forwarding.add(from, &output, at);
-        segment.set_forwarding(forwarding);
-        segment.forward(from, &output, at);
+        segment.tags().set_forwarding(forwarding);
+        segment.tags().forward(from, &output, at);
         drop(output);
-        segment.replicate(&mut to, segment.end_mark());
+        segment.replicate(&mut to, segment.directory().end_mark());
         let frame = to.committed_frame(slot).unwrap();
-        assert_eq!((to.tag(&frame), to.is_forwarded(from)), (77, false));
+        assert_eq!((to.tags().tag(&frame), to.tags().is_forwarded(from)), (77, false));
     }
 
     /// Else a backup could count it, without the tag that its source passed on a moment later.
@@ -156,11 +156,15 @@ mod tests {
     fn a_copy_that_is_not_in_force_is_void_in_a_replica() {
         let (segment, mut to) = (segment(), segment());
         let slots = [0, 1, 2].map(|n| copy(&segment, n).unwrap().0);
-        assert!(segment.decide_copy(slots[0], true) && segment.decide_copy(slots[2], true));
-        let mut walk = segment.slots(3);
+        assert!(
+            segment.directory().decide_copy(slots[0], true)
+                && segment.directory().decide_copy(slots[2], true)
+        );
+        let mut walk = segment.directory().slots(3);
         walk.by_ref().for_each(drop);
         segment.replicate(&mut to, walk.mark());
-        let found: Vec<_> = to.slots(to.slots_end()).map(|(_, state)| state).collect();
+        let found: Vec<_> =
+            to.directory().slots(to.filling().slots_end()).map(|(_, state)| state).collect();
         let [SlotState::Committed(..), SlotState::Void, SlotState::Committed(..)] = found[..]
         else {
             panic!("{found:?}");

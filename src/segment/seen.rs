@@ -85,11 +85,11 @@ mod tests {
         assert_eq!(source.seen(&frame), Some(seen));
         let reservation = output.reserve(bytes).unwrap().0;
         let (slot, _) = reservation.copy(&record, pending.lsn(), source.seen(&frame)).unwrap();
-        assert!(output.decide_copy(slot, true));
+        assert!(output.directory().decide_copy(slot, true));
         let copy = output.committed_frame(slot).unwrap();
         assert_eq!(output.seen(&copy), Some(seen));
-        assert!(matches!(output.slot(slot), SlotState::Committed(..)));
-        let mut walk = output.slots(output.slots_end());
+        assert!(matches!(output.directory().slot(slot), SlotState::Committed(..)));
+        let mut walk = output.directory().slots(output.filling().slots_end());
         walk.by_ref().for_each(drop);
         output.replicate(&mut backup, walk.mark());
         let copy = backup.committed_frame(slot).unwrap();

@@ -15,9 +15,6 @@ pub struct Mark {
     pub floor: Units,
 }
 
-/// So many bytes of frames are much for one flush.
-const LONG_FLUSH_BYTES: usize = 1 << 20;
-
 /// So many slots are asked for at a time: half a mebibyte.
 const ASKED_SLOTS: u32 = 16 << 10;
 
@@ -63,9 +60,10 @@ impl<M: Memory> SlotIter<'_, M> {
     /// Steps over blank slots, so many at most; how many. There is nothing to learn from them.
     pub fn pass_blank(&mut self, most: u32) -> u32 {
         let (first, floor) = (self.mark.slot, self.mark.floor.bytes());
-        let room = floor.saturating_sub(self.segment.slot_offset(SlotNumber(first))) / SLOT_BYTES;
+        let room = floor.saturating_sub(self.segment.directory().slot_offset(SlotNumber(first)))
+            / SLOT_BYTES;
         let end = self.end.min(first.saturating_add(most.min(room as u32)));
-        let blank = |slot: &u32| self.segment.slot_is_blank(SlotNumber(*slot));
+        let blank = |slot: &u32| self.segment.directory().slot_is_blank(SlotNumber(*slot));
         let passed = (first..end).take_while(blank).count() as u32;
         self.mark.slot += passed;
         self.members = self.members.saturating_sub(passed);
@@ -95,7 +93,7 @@ impl<M: Memory> SlotIter<'_, M> {
         self.asked = self.end.min(self.mark.slot.saturating_add(ASKED_SLOTS));
         let memory = &self.segment.memory;
         if memory.is_read_singly() {
-            let at = self.segment.slot_offset(SlotNumber(self.mark.slot));
+            let at = self.segment.directory().slot_offset(SlotNumber(self.mark.slot));
             memory.will_read(at, ASKED_SLOTS as usize * SLOT_BYTES);
         }
     }
@@ -107,13 +105,15 @@ impl<M: Memory> Iterator for SlotIter<'_, M> {
     fn next(&mut self) -> Option<Self::Item> {
         let slot = SlotNumber(self.mark.slot);
         let floor = self.mark.floor;
-        if slot.0 >= self.end || self.segment.slot_offset(slot) + SLOT_BYTES > floor.bytes() {
+        if slot.0 >= self.end
+            || self.segment.directory().slot_offset(slot) + SLOT_BYTES > floor.bytes()
+        {
             return None;
         }
         if slot.0 >= self.asked {
             self.ask();
         }
-        let (state, words) = self.segment.slot_and_words(slot);
+        let (state, words) = self.segment.directory().slot_and_words(slot);
         let (extent, summed) = match state.extent() {
             Some(body) => (body, true),
             // Under no checksum: taken only if it continues the frames before it.
@@ -144,17 +144,31 @@ impl<M: Memory> Iterator for SlotIter<'_, M> {
     }
 }
 
-impl<M: Memory> Segment<M> {
+/// The slots of a segment; made by [`Segment::directory`].
+#[derive(Clone, Copy, Debug)]
+pub struct SlotDirectory<'s, M> {
+    segment: &'s Segment<M>,
+}
+
+impl<M> Segment<M> {
+    /// Its slots.
+    #[inline]
+    pub fn directory(&self) -> SlotDirectory<'_, M> {
+        SlotDirectory { segment: self }
+    }
+}
+
+impl<'s, M: Memory> SlotDirectory<'s, M> {
     /// Word `n` of a slot. The directory of a slot that was granted lies inside the segment;
     /// others are refused by `Memory::word`.
-    pub(super) fn slot_word(&self, slot: SlotNumber, n: usize) -> &AtomicU64 {
-        self.memory.word(self.slot_offset(slot) + n * 8)
+    pub(super) fn slot_word(&self, slot: SlotNumber, n: usize) -> &'s AtomicU64 {
+        self.segment.memory.word(self.slot_offset(slot) + n * 8)
     }
 
     /// Byte offset of a slot in the file.
     #[must_use]
     pub fn slot_offset(&self, slot: SlotNumber) -> usize {
-        self.geometry.directory_at + slot.index() * SLOT_BYTES
+        self.segment.geometry.directory_at + slot.index() * SLOT_BYTES
     }
 
     pub(super) fn body_words(&self, slot: SlotNumber) -> [u64; 3] {
@@ -174,19 +188,13 @@ impl<M: Memory> Segment<M> {
         // Acquire: pairs with the Release in `decide`; words 1-3 and the frame are there [S2].
         let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
         let words = self.body_words(slot);
-        (slot::decode(word0, words, self.salt, slot), words)
+        (slot::decode(word0, words, self.segment.salt, slot), words)
     }
 
     /// Words 1 to 3 of a slot, whatever they hold.
     #[must_use]
     pub fn body_of(&self, slot: SlotNumber) -> SlotBody {
         SlotBody::from_words(self.body_words(slot))
-    }
-
-    /// The address of an offset, if that lies inside.
-    #[must_use]
-    pub fn address_if_inside(&self, offset: Units) -> Option<crate::format::ids::Address> {
-        (offset.bytes() < self.geometry.segment_bytes).then(|| self.address(offset))
     }
 
     /// Whether all four words are zero, as in space never used.
@@ -206,35 +214,25 @@ impl<M: Memory> Segment<M> {
         self.slot_word(slot, 3).store(words[2], Ordering::Relaxed);
     }
 
-    /// Has a flush up to a mark made cheaper, if it has much to write: or any in a segment whose
-    /// pages were made ahead, which are all dirty.
-    pub fn before_flush(&self, to: Mark) {
-        let from = self.flushed();
-        let fresh = from.floor.bytes().saturating_sub(to.floor.bytes());
-        if from.slot == 0 || fresh >= LONG_FLUSH_BYTES {
-            let slots_end = self.slot_offset(SlotNumber(to.slot));
-            self.memory.before_long_flush(slots_end, to.floor.bytes());
-        }
-    }
-
     /// Every slot that was granted below `end`, in order, with what it says.
-    pub fn slots(&self, end: u32) -> SlotIter<'_, M> {
-        let floor = Units((self.geometry.segment_bytes / UNIT_BYTES) as u32);
+    pub fn slots(&self, end: u32) -> SlotIter<'s, M> {
+        let floor = Units((self.segment.geometry.segment_bytes / UNIT_BYTES) as u32);
         self.slots_from(Mark { slot: 0, floor }, end)
     }
 
     /// The same from a mark that an earlier walk left.
-    pub fn slots_from(&self, mark: Mark, end: u32) -> SlotIter<'_, M> {
-        let end = end.min(self.geometry.capacity().slots_max());
+    pub fn slots_from(&self, mark: Mark, end: u32) -> SlotIter<'s, M> {
+        let end = end.min(self.segment.geometry.capacity().slots_max());
         // Not later: a live writer's flush may decide a head that was met undecided, and move it.
-        let durable = self.durable_end();
-        SlotIter { segment: self, mark, end, members: 0, no_head: false, durable, asked: 0 }
+        let durable = self.segment.durable().durable_end();
+        SlotIter { segment: self.segment, mark, end, members: 0, no_head: false, durable, asked: 0 }
     }
 
     /// Where the slots taken so far end, and their frames begin.
     #[must_use]
     pub fn end_mark(&self) -> Mark {
-        let mut walk = self.slots_from(self.flushed(), self.slots_end());
+        let mut walk =
+            self.slots_from(self.segment.durable().flushed(), self.segment.filling().slots_end());
         walk.by_ref().for_each(drop);
         walk.mark()
     }
@@ -271,10 +269,10 @@ impl<M: Memory> Segment<M> {
     pub fn commit_if_pending(&self, slot: SlotNumber) -> bool {
         // Acquire: pairs with the Release in `decide`.
         let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
-        match slot::decode(word0, self.body_words(slot), self.salt, slot) {
+        match slot::decode(word0, self.body_words(slot), self.segment.salt, slot) {
             SlotState::Committed(..) => true,
             SlotState::Pending(kind, body) => {
-                let committed = slot::committed_word(kind, body, self.salt, slot);
+                let committed = slot::committed_word(kind, body, self.segment.salt, slot);
                 match self.decide(slot, word0, committed) {
                     Ok(()) => true,
                     Err(now) => now == committed,
@@ -288,9 +286,9 @@ impl<M: Memory> Segment<M> {
     pub fn void_if_pending(&self, slot: SlotNumber) {
         // Acquire: pairs with the Release in `decide`.
         let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
-        let state = slot::decode(word0, self.body_words(slot), self.salt, slot);
+        let state = slot::decode(word0, self.body_words(slot), self.segment.salt, slot);
         if let SlotState::Pending(..) = state {
-            self.decide_or_leave(slot, word0, slot::void_word(self.salt, slot));
+            self.decide_or_leave(slot, word0, slot::void_word(self.segment.salt, slot));
         }
     }
 
@@ -304,15 +302,15 @@ impl<M: Memory> Segment<M> {
     pub fn void_if_member(&self, slot: SlotNumber) {
         // Acquire: pairs with the Release in `decide`.
         let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
-        let state = slot::decode(word0, self.body_words(slot), self.salt, slot);
+        let state = slot::decode(word0, self.body_words(slot), self.segment.salt, slot);
         if let SlotState::Member(..) = state {
-            self.decide_or_leave(slot, word0, slot::void_word(self.salt, slot));
+            self.decide_or_leave(slot, word0, slot::void_word(self.segment.salt, slot));
         }
     }
 
     /// Voids a slot nobody has decided about, and says whether that is how it ended.
     pub fn void_if_empty(&self, slot: SlotNumber) -> bool {
-        let void = slot::void_word(self.salt, slot);
+        let void = slot::void_word(self.segment.salt, slot);
         match self.decide(slot, EMPTY_WORD, void) {
             Ok(()) => true,
             Err(now) => now == void,
@@ -321,9 +319,26 @@ impl<M: Memory> Segment<M> {
 
     /// Voids a slot whatever it says: for recovery, which nobody races.
     pub fn void(&self, slot: SlotNumber) {
-        let void = slot::void_word(self.salt, slot);
+        let void = slot::void_word(self.segment.salt, slot);
         // Release: as in `decide`; plain store, because recovery is alone [S1].
         self.slot_word(slot, 0).store(void, Ordering::Release);
+    }
+
+    /// Puts a copy in force, or takes it back. Whether it was a copy without force till now.
+    pub fn decide_copy(&self, slot: SlotNumber, in_force: bool) -> bool {
+        // Acquire: pairs with the Release in `decide`.
+        let word0 = self.slot_word(slot, 0).load(Ordering::Acquire);
+        let SlotState::Copy(kind, body) =
+            slot::decode(word0, self.body_words(slot), self.segment.salt, slot)
+        else {
+            return false;
+        };
+        let word = if in_force {
+            slot::committed_word(kind, body, self.segment.salt, slot)
+        } else {
+            slot::void_word(self.segment.salt, slot)
+        };
+        self.decide(slot, word0, word).is_ok()
     }
 }
 
@@ -356,12 +371,12 @@ mod tests {
         let (batch, _) = segment.reserve_batch(&[len, len]).unwrap();
         assert!(batch.commit(&records).is_ok());
         // Relaxed: no other thread. As before its writer has come to it.
-        segment.slot_word(SlotNumber(0), 0).store(EMPTY_WORD, Ordering::Relaxed);
-        let mut walk = segment.slots(3);
+        segment.directory().slot_word(SlotNumber(0), 0).store(EMPTY_WORD, Ordering::Relaxed);
+        let mut walk = segment.directory().slots(3);
         assert_eq!(walk.next(), Some((SlotNumber(0), SlotState::Empty)));
-        assert!(segment.void_if_empty(SlotNumber(0)));
-        assert!(matches!(segment.slot(SlotNumber(1)), SlotState::Member(..)));
-        segment.set_durable_end(3);
+        assert!(segment.directory().void_if_empty(SlotNumber(0)));
+        assert!(matches!(segment.directory().slot(SlotNumber(1)), SlotState::Member(..)));
+        segment.durable().set_durable_end(3);
         for (slot, state) in walk {
             assert_eq!(state, SlotState::Void, "{slot:?}");
         }
@@ -375,12 +390,12 @@ mod tests {
             let records = [record(b"a"), record(b"b")];
             let len = crate::format::frame::units_of(records[0].layout().bytes()).unwrap();
             let (batch, _) = segment.reserve_batch(&[len, len]).unwrap();
-            assert!(segment.void_if_empty(SlotNumber(stopped_at)));
+            assert!(segment.directory().void_if_empty(SlotNumber(stopped_at)));
             assert!(batch.commit(&records).is_err());
-            segment.set_durable_end(3);
+            segment.durable().set_durable_end(3);
             // Relaxed: no other thread.
-            segment.slot_word(SlotNumber(0), 0).store(7, Ordering::Relaxed);
-            let found: Vec<_> = segment.slots(3).map(|(_, state)| state).collect();
+            segment.directory().slot_word(SlotNumber(0), 0).store(7, Ordering::Relaxed);
+            let found: Vec<_> = segment.directory().slots(3).map(|(_, state)| state).collect();
             assert_eq!(found, [SlotState::Invalid, SlotState::Void, SlotState::Void]);
         }
     }

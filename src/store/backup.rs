@@ -84,7 +84,8 @@ impl Store {
             let copy = files.create_with(segment.id(), |copy| {
                 segment.replicate(copy, *mark);
                 let void = gave_way.get(&segment.sequence()).into_iter().flatten();
-                void.filter(|slot| slot.0 < mark.slot).for_each(|slot| copy.void(*slot));
+                void.filter(|slot| slot.0 < mark.slot)
+                    .for_each(|slot| copy.directory().void(*slot));
             })?;
             drop(copy);
         }
@@ -99,16 +100,20 @@ impl Store {
     fn find_what_gave_way(&self) -> GaveWay {
         let (engine, guard) = (self.engine(), self.engine().epoch().pin());
         let gave_way = |segment: &Arc<Segment<MmapMemory>>| {
-            let slots = segment.slots(segment.slots_end()).filter(|(slot, state)| match *state {
-                SlotState::Committed(kind, body) => {
-                    engine.has_older(&guard, body)
-                        && check(segment, *slot, kind, body, true).is_err()
-                }
-                _ => false,
-            });
+            let slots =
+                segment.directory().slots(segment.filling().slots_end()).filter(|(slot, state)| {
+                    match *state {
+                        SlotState::Committed(kind, body) => {
+                            engine.has_older(&guard, body)
+                                && check(segment, *slot, kind, body, true).is_err()
+                        }
+                        _ => false,
+                    }
+                });
             (segment.sequence(), slots.map(|(slot, _)| slot).collect())
         };
-        let quarantined = engine.log().in_use_counted(&guard, Segment::is_quarantined);
+        let quarantined =
+            engine.log().in_use_counted(&guard, |segment| segment.reclamation().is_quarantined());
         quarantined.iter().map(gave_way).collect()
     }
 }
@@ -122,8 +127,8 @@ type GaveWay = BTreeMap<Sequence, Vec<SlotNumber>>;
 /// be gone.
 fn mark_of(segment: &Segment<MmapMemory>) -> Mark {
     match segment.role() {
-        Role::Copies if !segment.is_own() => segment.end_mark(),
-        Role::Copies | Role::Log => segment.flushed(),
+        Role::Copies if !segment.checks().is_own() => segment.directory().end_mark(),
+        Role::Copies | Role::Log => segment.durable().flushed(),
     }
 }
 

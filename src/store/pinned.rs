@@ -126,7 +126,7 @@ impl<'s> Pinned<'s> {
     #[inline]
     pub(super) fn is_to_be_checked(&self, at: &Located<'_, MmapMemory>) -> bool {
         match self.store.verify {
-            Verify::FirstRead => !at.segment.is_verified(at.frame.offset()),
+            Verify::FirstRead => !at.segment.checks().is_verified(at.frame.offset()),
             Verify::EveryRead => true,
             Verify::Never => false,
         }

@@ -79,7 +79,7 @@ impl<'p> Record<'p> {
     /// was got; see [`Store::update_tag`](crate::Store::update_tag).
     #[must_use]
     pub fn tag(&self) -> u64 {
-        self.0.segment.tag(&self.0.frame)
+        self.0.segment.tags().tag(&self.0.frame)
     }
 
     /// A copy that owns its parts.

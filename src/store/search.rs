@@ -112,7 +112,7 @@ impl Pinned<'_> {
         let mut whole = true;
         let mut block = Vec::with_capacity(BLOCK);
         for segment in self.store.engine().log().in_use_at_once(&self.guard) {
-            let mut puts = segment.puts(segment.slots_end());
+            let mut puts = segment.puts(segment.filling().slots_end());
             loop {
                 block.extend(puts.by_ref().take(BLOCK));
                 if block.is_empty() {

@@ -74,9 +74,9 @@ impl Store {
         let active = log.active(&guard).map(Segment::table_index);
         let state = |segment: &Segment<MmapMemory>| {
             let takes_more = match segment.role() {
-                _ if self.read_only => segment.sealed().is_none(),
+                _ if self.read_only => segment.filling().sealed().is_none(),
                 Role::Log => Some(segment.table_index()) == active,
-                Role::Copies => !segment.is_full(),
+                Role::Copies => !segment.filling().is_full(),
             };
             if takes_more { SegmentState::Active } else { SegmentState::Sealed }
         };
@@ -94,8 +94,8 @@ impl Store {
 
     fn segment_stats(&self, segment: &Segment<MmapMemory>, state: SegmentState) -> SegmentStats {
         let files = self.engine().log().source();
-        let (live_bytes, needed) = (segment.live_bytes(), segment.needed_bytes());
-        let rest = segment.frame_bytes().saturating_sub(live_bytes);
+        let (live_bytes, needed) = (segment.usage().live_bytes(), segment.usage().needed_bytes());
+        let rest = segment.filling().frame_bytes().saturating_sub(live_bytes);
         SegmentStats {
             sequence: segment.sequence().0,
             role: match segment.role() {
@@ -105,8 +105,8 @@ impl Store {
             state,
             disk_bytes: files.disk_bytes(segment),
             path: files.path_of(segment.sequence(), segment.salt()),
-            slots: segment.slots_end(),
-            durable_slots: segment.flushed().slot,
+            slots: segment.filling().slots_end(),
+            durable_slots: segment.durable().flushed().slot,
             live_bytes,
             dead_bytes: rest.saturating_sub(needed),
             needed_bytes: needed.min(rest),

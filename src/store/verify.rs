@@ -113,8 +113,9 @@ const STEP: u64 = 1024;
 impl<P: FnMut(u64, u64)> VerifyRun<'_, P> {
     fn run(&mut self) {
         let live = self.store.engine().live();
-        self.total = self.each_segment(|_, segment, _| u64::from(segment.slots_end()));
-        let durable = self.each_segment(|_, segment, _| u64::from(segment.flushed().slot));
+        self.total = self.each_segment(|_, segment, _| u64::from(segment.filling().slots_end()));
+        let durable =
+            self.each_segment(|_, segment, _| u64::from(segment.durable().flushed().slot));
         self.each_segment(|this, segment, path| {
             this.segment(segment, path);
             0
@@ -148,7 +149,7 @@ impl<P: FnMut(u64, u64)> VerifyRun<'_, P> {
         for (index, id) in self.store.segment_places() {
             let guard = engine.epoch().pin();
             let there = engine.log().table().get(&guard, index);
-            let same = |s: &&Segment<MmapMemory>| s.id() == id && !s.is_dropped();
+            let same = |s: &&Segment<MmapMemory>| s.id() == id && !s.reclamation().is_dropped();
             let Some(segment) = there.filter(same) else { continue };
             sum += visit(self, segment, engine.log().source().path_of(id.sequence, id.salt));
         }
@@ -156,15 +157,15 @@ impl<P: FnMut(u64, u64)> VerifyRun<'_, P> {
     }
 
     fn segment(&mut self, segment: &Segment<MmapMemory>, path: PathBuf) {
-        let durable = segment.flushed().slot;
+        let durable = segment.durable().flushed().slot;
         let mut ahead = ReadAhead::new();
-        for (slot, state) in segment.slots(segment.slots_end()) {
+        for (slot, state) in segment.directory().slots(segment.filling().slots_end()) {
             self.done += 1;
             if self.done.is_multiple_of(STEP) {
                 (self.progress)(self.done, self.total.max(self.done));
             }
             self.report.bytes += 32;
-            let slot_at = segment.slot_offset(slot) as u64;
+            let slot_at = segment.directory().slot_offset(slot) as u64;
             let (offset, id, reason) = match state {
                 SlotState::Void | SlotState::Batch(..) | SlotState::Member(..) => continue,
                 SlotState::Copy(_, body) if !self.is_in_force(segment, body) => continue,
@@ -257,7 +258,7 @@ impl<P: FnMut(u64, u64)> VerifyRun<'_, P> {
     /// A record is rightly absent if something newer of its id is a remove, has expired, or cannot
     /// be read.
     fn explain(&mut self, segment: &Segment<MmapMemory>) {
-        for (slot, state) in segment.slots(segment.slots_end()) {
+        for (slot, state) in segment.directory().slots(segment.filling().slots_end()) {
             let SlotState::Committed(kind, body) = state else { continue };
             let newer = |unexplained: &(Lsn, Damage)| unexplained.0 < body.lsn;
             let has_expired = || segment.committed_frame(slot).is_ok_and(|f| f.has_expired());

@@ -154,7 +154,7 @@ impl Store {
         let pinned = self.pin();
         let Some(record) = pinned.get(id)? else { return Ok(None) };
         let at = record.located();
-        let updated = at.segment.update_tag(&at.frame, f);
+        let updated = at.segment.tags().update_tag(&at.frame, f);
         updated.map(Some).map_err(|TagTooLarge(tag)| Error::InvalidTag(tag))
     }
 

@@ -141,7 +141,7 @@ pub fn reopened(engine: &HeapEngine) -> (HeapEngine, u32, u32) {
         let identity = Identity::decode(&header).expect("a whole header");
         let copy = Arc::new(Segment::attach(copy, &identity));
         again.log().adopt(Arc::clone(&copy)).expect("room in the table");
-        for (_, state) in copy.slots(copy.slots_end()) {
+        for (_, state) in copy.directory().slots(copy.filling().slots_end()) {
             match state {
                 SlotState::Void => void += 1,
                 SlotState::Empty | SlotState::Pending(..) => undecided += 1,

@@ -38,15 +38,16 @@ struct Measured {
 /// Live bytes of a segment, those that have expired left out, and bytes that are dead and not known
 /// to be needed.
 fn live_and_dead(segment: &DiskSegment) -> (u64, u64) {
-    let live = segment.live_bytes().saturating_sub(segment.expired_bytes());
-    (live, segment.frame_bytes().saturating_sub(live + segment.needed_bytes()))
+    let live = segment.usage().live_bytes().saturating_sub(segment.usage().expired_bytes());
+    (live, segment.filling().frame_bytes().saturating_sub(live + segment.usage().needed_bytes()))
 }
 
 /// A segment that was ended before it held any record; one of the log only if this process has
 /// made it: what is found blank may be one whose beginning was zeroed.
 fn is_blank(measured: &Measured) -> bool {
     let segment = &measured.segment;
-    segment.slots_end() == 0 && (segment.role() == Role::Copies || segment.is_own())
+    segment.filling().slots_end() == 0
+        && (segment.role() == Role::Copies || segment.checks().is_own())
 }
 
 /// Takes the next group off a list: about as much live data as one segment holds.
@@ -58,7 +59,7 @@ pub(super) fn take_group(
     let mut live = 0;
     let mut count = 0;
     for segment in left.iter().take(most) {
-        live += segment.live_bytes();
+        live += segment.usage().live_bytes();
         // With their slots, no more than one segment.
         if count > 0 && live > capacity / 4 * 3 {
             break;
@@ -76,12 +77,16 @@ impl Compactor<'_> {
         let log = self.core.engine.log();
         log.end_full(&guard);
         let ready = |segment: &DiskSegment| {
-            let durable = segment.sealed().is_some_and(|end| segment.flushed().slot >= end);
-            let free = segment.reclaiming() == Reclaiming::None && !segment.is_quarantined();
-            free && durable && segment.is_quiet()
+            let durable = segment
+                .filling()
+                .sealed()
+                .is_some_and(|end| segment.durable().flushed().slot >= end);
+            let free = segment.reclamation().reclaiming() == Reclaiming::None
+                && !segment.reclamation().is_quarantined();
+            free && durable && segment.filling().is_quiet()
         };
         let measure = |segment: Arc<DiskSegment>| {
-            let ((live, dead), total) = (live_and_dead(&segment), segment.frame_bytes());
+            let ((live, dead), total) = (live_and_dead(&segment), segment.filling().frame_bytes());
             Measured { segment, live, dead, total }
         };
         let mut found = log.in_use_counted(&guard, ready);
@@ -109,7 +114,7 @@ impl Compactor<'_> {
         let of_log = |m: &Measured| m.segment.role() == Role::Log;
         let wastes = |m: &Measured| self.is_crumb(m) && (many || of_log(m));
         chosen.retain(|m| m.total > m.live || is_blank(m) || wastes(m));
-        chosen.sort_by_key(|m| m.segment.needed_bytes() > 0);
+        chosen.sort_by_key(|m| m.segment.usage().needed_bytes() > 0);
         chosen.into_iter().map(|m| m.segment).collect()
     }
 
@@ -121,7 +126,7 @@ impl Compactor<'_> {
     /// Every segment with tombstones that were found to be needed: they may not be any more.
     pub(super) fn choose_needed(&self) -> Vec<Arc<DiskSegment>> {
         let mut chosen = self.measure();
-        chosen.retain(|m| m.segment.needed_bytes() > 0);
+        chosen.retain(|m| m.segment.usage().needed_bytes() > 0);
         chosen.into_iter().map(|m| m.segment).collect()
     }
 
@@ -131,7 +136,7 @@ impl Compactor<'_> {
     fn choose_needed_again(&self, measured: &[Measured]) -> Vec<Arc<DiskSegment>> {
         let needed = self.needed_bytes();
         let check = &self.core.compacted.needed_check;
-        let of_tombstones = |m: &&Measured| m.segment.needed_bytes() * 2 > m.total;
+        let of_tombstones = |m: &&Measured| m.segment.usage().needed_bytes() * 2 > m.total;
         let mut chosen: Vec<_> = measured.iter().filter(of_tombstones).collect();
         chosen.sort_by_key(|m| m.segment.sequence());
         if !check.is_under_way() {
@@ -198,7 +203,7 @@ impl Compactor<'_> {
     /// Live and dead bytes of the whole log, but for what has been emptied already.
     fn totals(&self) -> (u64, u64) {
         let guard = self.core.engine.epoch().pin();
-        let segments = self.core.engine.log().in_use(&guard).filter(|s| !s.has_forwarding());
+        let segments = self.core.engine.log().in_use(&guard).filter(|s| !s.tags().has_forwarding());
         segments.fold((0, 0), |(live, dead), segment| {
             let now = clock::now_ns();
             self.core.engine.scan_for_expired(&guard, segment, now, now);

@@ -11,7 +11,7 @@ use crate::format::ids::SlotNumber;
 use crate::format::slot::{Kind, SlotBody, SlotState};
 use crate::index::KeyHash;
 use crate::memory::MmapMemory;
-use crate::segment::{ForwardingTable, Frame, ReadAhead, Segment, SlotIter};
+use crate::segment::{ForwardingTable, Frame, ReadAhead, SlotIter};
 
 /// What is left of a group to be copied, in parts that are handled under one pin each.
 #[derive(Default)]
@@ -29,7 +29,9 @@ impl<'a> Parts<'a> {
     fn next(&mut self) -> Option<CopyPart<'a>> {
         loop {
             let victim = self.victims.get(self.number)?;
-            let slots = self.slots.get_or_insert_with(|| victim.slots(victim.slots_end()));
+            let slots = self
+                .slots
+                .get_or_insert_with(|| victim.directory().slots(victim.filling().slots_end()));
             let part: Vec<_> = slots.take(RECORDS_A_PIN).collect();
             for (_, state) in &part {
                 if let SlotState::Committed(Kind::Put, body) = state {
@@ -47,7 +49,7 @@ impl<'a> Parts<'a> {
 /// Gives up copies that no source will name.
 pub(super) fn take_back(copied: &[Copied]) {
     for copy in copied {
-        copy.output.decide_copy(copy.copy.slot, false);
+        copy.output.directory().decide_copy(copy.copy.slot, false);
     }
 }
 
@@ -63,7 +65,10 @@ impl Compactor<'_> {
     pub(super) fn end_quarantines(&self) {
         let quarantined = {
             let guard = self.core.engine.epoch().pin();
-            self.core.engine.log().in_use_counted(&guard, Segment::may_leave_quarantine)
+            self.core
+                .engine
+                .log()
+                .in_use_counted(&guard, |segment| segment.reclamation().may_leave_quarantine())
         };
         for segment in quarantined {
             if self.is_sound(&segment) {
@@ -74,7 +79,7 @@ impl Compactor<'_> {
 
     /// Whether nothing damaged in a segment counts, as far as its emptying would find out.
     fn is_sound(&self, segment: &Arc<DiskSegment>) -> bool {
-        let mut slots = segment.slots(segment.slots_end());
+        let mut slots = segment.directory().slots(segment.filling().slots_end());
         let mut removals = Vec::new();
         loop {
             let guard = self.core.engine.epoch().pin();
@@ -172,7 +177,7 @@ impl Compactor<'_> {
                 continue;
             }
             // Before there is a copy [M2].
-            victim.clear_forward(body.offset);
+            victim.tags().clear_forward(body.offset);
             let copy = self.copy_frame((victim, &frame), (Kind::Put, body), outputs)?;
             mine.copied.push(Copied { victim: number, ..copy });
         }
@@ -202,7 +207,7 @@ impl Compactor<'_> {
         }
         // The copy gets a checksum of its own, so what it is made of has to be right. And a segment
         // is emptied once: who was there before has left nothing that counts.
-        if victim.has_forwarding() || victim.verify(&frame).is_err() {
+        if victim.tags().has_forwarding() || victim.verify(&frame).is_err() {
             return Err(self.damaged(victim));
         }
         Ok(Some(frame))
@@ -219,7 +224,7 @@ impl Compactor<'_> {
             }
         }
         for (victim, forwarding) in victims.iter().zip(forwarding) {
-            victim.set_forwarding(forwarding);
+            victim.tags().set_forwarding(forwarding);
         }
         for expired in &group.expired {
             let guard = self.core.engine.epoch().pin();

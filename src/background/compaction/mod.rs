@@ -221,7 +221,7 @@ impl Compactor<'_> {
                         refused.extend(group);
                     } else {
                         left.extend(group);
-                        left.sort_by_key(|segment| segment.live_bytes() > 0);
+                        left.sort_by_key(|segment| segment.usage().live_bytes() > 0);
                         apart = true;
                     }
                     continue;
@@ -288,7 +288,7 @@ impl Compactor<'_> {
                 return Ok(());
             }
             let Some(emptied) = self.empty_group(group, outputs)? else { return Ok(()) };
-            let left_behind = emptied.victims.iter().any(|victim| !victim.is_own());
+            let left_behind = emptied.victims.iter().any(|victim| !victim.checks().is_own());
             if emptied.moved_records == 0 && left_behind {
                 // Before this process may be killed in its turn, and leave as much again.
                 self.drop_groups(vec![emptied], outputs, report)?;
@@ -324,7 +324,9 @@ impl Compactor<'_> {
         let Some(active) = log.active(&guard) else { return true };
         // The background may have looked a moment ago, and look again in a second only.
         self.core.engine.scan_for_expired(&guard, active, choose::EVER, clock::now_ns());
-        if active.frame_bytes() == active.live_bytes() && active.expired_bytes() == 0 {
+        if active.filling().frame_bytes() == active.usage().live_bytes()
+            && active.usage().expired_bytes() == 0
+        {
             return true;
         }
         // Where there is no room for another one, removals go on in this one, unless it is full. A
@@ -333,8 +335,10 @@ impl Compactor<'_> {
         let room =
             || if several { source.keep_room().is_ok() } else { source.has_room_for_copies() };
         // What is wholly dead needs no copies, and what was made ahead of need is there.
-        let follows = || active.live_bytes() <= active.expired_bytes() && log.preallocated() > 0;
-        if !active.is_full() && !follows() && !room() {
+        let follows = || {
+            active.usage().live_bytes() <= active.usage().expired_bytes() && log.preallocated() > 0
+        };
+        if !active.filling().is_full() && !follows() && !room() {
             return false;
         }
         log.end_active(&guard);
@@ -346,12 +350,14 @@ impl Compactor<'_> {
     fn quiesce_full(&self) -> Result<(), Error> {
         self.core.flusher.sync(&self.core.engine)?;
         let busy = |segment: &DiskSegment| {
-            segment.is_full() && !segment.is_quiet() && !segment.is_quarantined()
+            segment.filling().is_full()
+                && !segment.filling().is_quiet()
+                && !segment.reclamation().is_quarantined()
         };
         let busy = self.core.engine.log().in_use_counted(&self.core.engine.epoch().pin(), busy);
         let began = Instant::now();
         for segment in busy {
-            while !segment.is_quiet() && began.elapsed() < QUIET_WAIT {
+            while !segment.filling().is_quiet() && began.elapsed() < QUIET_WAIT {
                 thread::sleep(Duration::from_millis(1));
             }
         }
@@ -366,7 +372,7 @@ impl Compactor<'_> {
         outputs: &mut Outputs,
     ) -> Result<Option<EmptiedGroup>, Error> {
         let mut victims: Vec<_> =
-            group.into_iter().filter(|victim| victim.become_victim()).collect();
+            group.into_iter().filter(|victim| victim.reclamation().become_victim()).collect();
         while !victims.is_empty() {
             match self.try_to_empty(&victims, outputs) {
                 Ok(Some((moved_records, moved_bytes))) => {
@@ -377,8 +383,9 @@ impl Compactor<'_> {
                 }
                 Ok(None) => break,
                 Err(Stopped::Damaged) => {
-                    let (damaged, whole) =
-                        victims.into_iter().partition(|victim| victim.is_quarantined());
+                    let (damaged, whole) = victims
+                        .into_iter()
+                        .partition(|victim| victim.reclamation().is_quarantined());
                     victims = whole;
                     stay(&damaged);
                 }
@@ -432,7 +439,7 @@ impl Compactor<'_> {
         let moved: u64 = groups.iter().map(|group| group.moved_bytes).sum();
         let moved_records: u64 = groups.iter().map(|group| group.moved_records).sum();
         let victims: Vec<_> = groups.into_iter().flat_map(|group| group.victims).collect();
-        let before: u64 = victims.iter().map(|victim| victim.frame_bytes()).sum();
+        let before: u64 = victims.iter().map(|victim| victim.filling().frame_bytes()).sum();
         let covered = self.core.flusher.cover(&self.core.engine, needs);
         let dropped = covered.and_then(|covered| self.drop_segments(&victims, covered));
         if let Err(error) = dropped {
@@ -499,7 +506,7 @@ impl Compactor<'_> {
 
 /// Victims that are not dropped are in use as before.
 fn stay(victims: &[Arc<DiskSegment>]) {
-    victims.iter().for_each(|victim| victim.stay());
+    victims.iter().for_each(|victim| victim.reclamation().stay());
 }
 
 /// How much a group has copied, and since when.

@@ -118,10 +118,10 @@ impl Compactor<'_> {
     }
 
     fn finish_one(&self, output: &Arc<DiskSegment>, in_force: bool) -> Result<(), Error> {
-        if output.is_dropped() {
+        if output.reclamation().is_dropped() {
             return Ok(());
         }
-        output.close();
+        output.filling().close();
         if in_force {
             return self.core.flusher.sync_copies(output);
         }
@@ -141,11 +141,11 @@ impl Outputs {
     /// Whether the live records of these segments fit what is left in the open one for records.
     pub(super) fn have_room_for(&self, victims: &[Arc<DiskSegment>], capacity: u64) -> bool {
         let sum = |of: fn(&DiskSegment) -> u64| victims.iter().map(|v| of(v)).sum::<u64>();
-        let live = sum(|v| v.live_bytes().saturating_sub(v.expired_bytes()));
-        let slots = sum(|v| u64::from(v.slots_end()));
+        let live = sum(|v| v.usage().live_bytes().saturating_sub(v.usage().expired_bytes()));
+        let slots = sum(|v| u64::from(v.filling().slots_end()));
         let wanted = live + slots.min(live / UNIT_BYTES as u64) * SLOT_BYTES as u64;
         let left = |open: &Arc<DiskSegment>| {
-            let taken = open.taken();
+            let taken = open.filling().taken();
             let directory = open.geometry().directory_at as u64 + taken.slots * SLOT_BYTES as u64;
             capacity.saturating_sub(directory + taken.units * UNIT_BYTES as u64)
         };
@@ -154,7 +154,7 @@ impl Outputs {
 
     /// One that is open, whichever.
     fn open(&self) -> Option<Arc<DiskSegment>> {
-        self.open_ones().find(|output| !output.is_full()).cloned()
+        self.open_ones().find(|output| !output.filling().is_full()).cloned()
     }
 
     /// Notes where copies came into force.

@@ -1,50 +1,55 @@
 //! The transitions of a segment's life.
 
 use super::*;
+use crate::format::header::FlushNote;
 use crate::log::tests::segment;
 
 #[test]
 fn the_durable_mark_only_grows() {
     let segment = segment(1);
     let mark = |slot, floor| Mark { slot, floor: Units(floor) };
-    segment.set_flushed(mark(4, 50));
-    segment.set_flushed(mark(2, 60));
-    assert_eq!(segment.flushed(), mark(4, 50));
-    segment.set_flushed(mark(5, 40));
-    assert_eq!(segment.flushed(), mark(5, 40));
+    segment.durable().set_flushed(mark(4, 50));
+    segment.durable().set_flushed(mark(2, 60));
+    assert_eq!(segment.durable().flushed(), mark(4, 50));
+    segment.durable().set_flushed(mark(5, 40));
+    assert_eq!(segment.durable().flushed(), mark(5, 40));
 }
 
 #[test]
 fn sealing_closes_the_cursor() {
     let segment = segment(1);
-    assert!(!segment.is_full() && segment.reserve(64).is_some());
-    segment.seal_at(Mark { slot: 1, floor: Units(63) });
-    assert!(segment.is_full() && segment.reserve(64).is_none());
-    assert_eq!((segment.sealed(), segment.slots_end()), (Some(1), 1));
-    assert_eq!(segment.frame_bytes(), 64);
+    assert!(!segment.filling().is_full() && segment.reserve(64).is_some());
+    segment.filling().seal_at(Mark { slot: 1, floor: Units(63) });
+    assert!(segment.filling().is_full() && segment.reserve(64).is_none());
+    assert_eq!((segment.filling().sealed(), segment.filling().slots_end()), (Some(1), 1));
+    assert_eq!(segment.filling().frame_bytes(), 64);
 }
 
 #[test]
 fn a_segment_is_one_compactions_victim_and_what_is_dropped_stays_so() {
     let segment = segment(1);
-    assert!(segment.become_victim() && !segment.become_victim());
-    segment.stay();
-    assert_eq!(segment.reclaiming(), Reclaiming::None);
-    assert!(segment.become_victim());
-    segment.set_dropped();
-    segment.stay();
-    assert!(segment.is_dropped() && !segment.become_victim() && !segment.is_released());
-    segment.set_released();
-    assert!(segment.is_dropped() && segment.is_released());
+    assert!(segment.reclamation().become_victim() && !segment.reclamation().become_victim());
+    segment.reclamation().stay();
+    assert_eq!(segment.reclamation().reclaiming(), Reclaiming::None);
+    assert!(segment.reclamation().become_victim());
+    segment.reclamation().set_dropped();
+    segment.reclamation().stay();
+    assert!(
+        segment.reclamation().is_dropped()
+            && !segment.reclamation().become_victim()
+            && !segment.reclamation().is_released()
+    );
+    segment.reclamation().set_released();
+    assert!(segment.reclamation().is_dropped() && segment.reclamation().is_released());
 }
 
 #[test]
 fn a_flush_is_noted_for_one_boot() {
     let segment = segment(1);
-    assert_eq!(segment.flush_note([1, 2]), FlushNote::Ended);
+    assert_eq!(segment.durable().flush_note([1, 2]), FlushNote::Ended);
     for note in [FlushNote::Begun, FlushNote::Failed, FlushNote::Ended] {
-        segment.note_flush(note, [1, 2]);
-        assert_eq!(segment.flush_note([1, 2]), note);
-        assert_eq!(segment.flush_note([1, 3]), FlushNote::Ended);
+        segment.durable().note_flush(note, [1, 2]);
+        assert_eq!(segment.durable().flush_note([1, 2]), note);
+        assert_eq!(segment.durable().flush_note([1, 3]), FlushNote::Ended);
     }
 }

@@ -57,7 +57,7 @@ impl<M: Memory> Segment<M> {
 
     /// The frame of a slot that is committed or pending.
     pub fn committed_frame(&self, slot: SlotNumber) -> Result<Frame<'_>, FrameDamage> {
-        match self.slot(slot) {
+        match self.directory().slot(slot) {
             SlotState::Committed(_, body)
             | SlotState::Pending(_, body)
             | SlotState::Copy(_, body)
@@ -71,8 +71,8 @@ impl<M: Memory> Segment<M> {
     pub fn puts(&self, end: u32) -> impl Iterator<Item = ScannedPut<'_>> {
         let mut ahead = ReadAhead::new();
         // Not later: slots above it may still be decided.
-        let durable = self.flushed().slot;
-        self.slots(end).filter_map(move |(slot, state)| match state {
+        let durable = self.durable().flushed().slot;
+        self.directory().slots(end).filter_map(move |(slot, state)| match state {
             SlotState::Committed(Kind::Put, body) | SlotState::Pending(Kind::Put, body) => {
                 self.read_on(&mut ahead, body.offset, body.len);
                 let frame = self.frame(body.offset);
@@ -103,12 +103,12 @@ impl<M: Memory> Segment<M> {
     pub fn verify(&self, frame: &Frame<'_>) -> Result<(), FrameDamage> {
         let header = frame.header();
         if !self.is_sound(frame, &header) {
-            self.note_damage(frame.offset());
+            self.checks().note_damage(frame.offset());
             return Err(FrameDamage("the checksum does not match"));
         }
         // Readers that check each time would write to what others read.
-        if header.kind == Kind::Put && !self.is_verified(frame.offset()) {
-            self.set_verified(frame.offset());
+        if header.kind == Kind::Put && !self.checks().is_verified(frame.offset()) {
+            self.checks().set_verified(frame.offset());
         }
         Ok(())
     }

@@ -68,7 +68,7 @@ fn zero_directory(segment: &Segment<HeapMemory>, slots: u32) {
     for slot in 0..slots {
         for n in 0..4 {
             // Relaxed: nobody else has the segment.
-            segment.slot_word(SlotNumber(slot), n).store(0, Ordering::Relaxed);
+            segment.directory().slot_word(SlotNumber(slot), n).store(0, Ordering::Relaxed);
         }
     }
 }
@@ -77,8 +77,9 @@ fn zero_directory(segment: &Segment<HeapMemory>, slots: u32) {
 fn frames_prove_themselves_without_a_directory() {
     let mut segment = segment();
     fill(&segment);
-    let slots = segment.slots_end();
+    let slots = segment.filling().slots_end();
     let expected: Vec<_> = segment
+        .directory()
         .slots(slots)
         .filter(|(_, state)| !matches!(state, SlotState::Batch(..)))
         .map(|(slot, state)| (state.extent().unwrap().offset, slot))

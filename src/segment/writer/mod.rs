@@ -59,7 +59,7 @@ pub struct Claim<'s, M: Memory>(&'s Segment<M>);
 
 impl<M: Memory> Drop for Claim<'_, M> {
     fn drop(&mut self) {
-        self.0.add_done(1);
+        self.0.filling().add_done(1);
     }
 }
 
@@ -81,19 +81,19 @@ impl<M: Memory> Segment<M> {
     /// flag says that this reservation took the segment past its mark.
     pub fn reserve(&self, bytes: u64) -> Option<(Reservation<'_, M>, bool)> {
         let len = units_of(bytes)?;
-        match cursor::reserve(self.cursor_word(), self.geometry.capacity(), 1, len) {
+        match cursor::reserve(self.filling().cursor_word(), self.geometry.capacity(), 1, len) {
             Reserved::Granted(Grant { slot, offset, passed_mark }) => {
                 Some((self.reservation(slot, offset, len), passed_mark))
             }
             Reserved::Full { granted } => {
-                self.note_full(granted);
+                self.filling().note_full(granted);
                 None
             }
         }
     }
 
     fn reservation(&self, slot: SlotNumber, offset: Units, len: Units) -> Reservation<'_, M> {
-        self.write_extent(slot, offset, len);
+        self.directory().write_extent(slot, offset, len);
         let claim = Some(Claim(self));
         Reservation { segment: self, slot, offset, len, decided: false, claim }
     }
@@ -125,7 +125,7 @@ impl<'s, M: Memory> Reservation<'s, M> {
     /// Decides the slot, which was nobody else's so far.
     pub(super) fn decide_with(&mut self, word: u64) -> Result<(), Voided> {
         self.decided = true;
-        self.segment.decide(self.slot, EMPTY_WORD, word).or(Err(Voided))
+        self.segment.directory().decide(self.slot, EMPTY_WORD, word).or(Err(Voided))
     }
 
     fn fill(&mut self, record: &WriteRequest<'_>, in_batch: bool) -> SlotBody {
@@ -178,7 +178,7 @@ impl<'s, M: Memory> Reservation<'s, M> {
         }
         if record.kind == Kind::Put {
             // This process has just made the checksum of these very bytes.
-            self.segment.set_verified(self.offset);
+            self.segment.checks().set_verified(self.offset);
         }
         let body = SlotBody {
             lsn: header.lsn,
@@ -192,7 +192,7 @@ impl<'s, M: Memory> Reservation<'s, M> {
                 WriteMode::Blind => WriteOrigin::Alone,
             },
         };
-        self.segment.write_body(self.slot, body);
+        self.segment.directory().write_body(self.slot, body);
         body
     }
 
@@ -247,7 +247,7 @@ impl<'s, M: Memory> Reservation<'s, M> {
 impl<M: Memory> Drop for Reservation<'_, M> {
     fn drop(&mut self) {
         if !self.decided {
-            self.segment.void_if_empty(self.slot);
+            self.segment.directory().void_if_empty(self.slot);
         }
     }
 }
@@ -300,7 +300,7 @@ impl<M: Memory> Pending<'_, M> {
     pub fn commit(&mut self) -> Result<(), Voided> {
         self.decided = true;
         let word = slot::committed_word(self.kind, self.body, self.segment.salt, self.slot);
-        match self.segment.decide(self.slot, self.word, word) {
+        match self.segment.directory().decide(self.slot, self.word, word) {
             // Whoever met the entry may have committed the slot already [W1].
             Err(now) if now != word => Err(Voided),
             _ => Ok(()),
@@ -312,7 +312,7 @@ impl<M: Memory> Drop for Pending<'_, M> {
     fn drop(&mut self) {
         if !self.decided {
             let void = slot::void_word(self.segment.salt, self.slot);
-            self.segment.decide_or_leave(self.slot, self.word, void);
+            self.segment.directory().decide_or_leave(self.slot, self.word, void);
         }
     }
 }
@@ -333,11 +333,12 @@ impl<M: Memory> Segment<M> {
         let members = u32::try_from(frames.len()).ok()?;
         let units = frames.iter().try_fold(1u32, |sum, frame| sum.checked_add(frame.0))?;
         let capacity = self.geometry.capacity();
-        let reserved = cursor::reserve(self.cursor_word(), capacity, members + 1, Units(units));
+        let reserved =
+            cursor::reserve(self.filling().cursor_word(), capacity, members + 1, Units(units));
         let Grant { slot, offset, passed_mark } = match reserved {
             Reserved::Granted(grant) => grant,
             Reserved::Full { granted } => {
-                self.note_full(granted);
+                self.filling().note_full(granted);
                 return None;
             }
         };
@@ -368,7 +369,9 @@ impl<'s, M: Memory> BatchReservation<'s, M> {
             Ok(()) => Ok(written),
             Err(voided) => {
                 // They would count if the head were damaged some day.
-                self.members.iter().for_each(|member| member.segment.void_if_member(member.slot));
+                self.members
+                    .iter()
+                    .for_each(|member| member.segment.directory().void_if_member(member.slot));
                 Err(voided)
             }
         }
@@ -391,7 +394,7 @@ impl<'s, M: Memory> BatchReservation<'s, M> {
         let (lsn, offset, len) = (head.lsn(), head.offset, head.len);
         let (expires, alone) = (false, WriteOrigin::Alone);
         let body = SlotBody { lsn, key_hash, offset, len, expires, written: alone };
-        head.segment.write_body(head.slot, body);
+        head.segment.directory().write_body(head.slot, body);
         let word = slot::batch_word(body, head.segment.salt, head.slot);
         head.decide_with(word)
     }

@@ -41,38 +41,38 @@ fn quiet_with_both_stopped(left: usize, last_stops: bool) -> bool {
     engine.put(&record(b"first")).unwrap();
     let guard = engine.epoch().pin();
     let segment = engine.log().active(&guard).unwrap();
-    let taken = segment.taken();
+    let taken = segment.filling().taken();
     let used = HEADER_END + 32 * taken.slots as usize + 64 * taken.units as usize;
     let content = vec![9; (SEGMENT_BYTES - used - 32 - left) / 64 * 64 - 192];
     let (last, capacity) = (record(&content), segment.geometry.capacity());
     let units = units_of(last.layout().bytes()).unwrap();
-    let reserved = cursor::reserve(segment.cursor_word(), capacity, 1, units);
+    let reserved = cursor::reserve(segment.filling().cursor_word(), capacity, 1, units);
     let Reserved::Granted(Grant { slot, offset, .. }) = reserved else { panic!("{reserved:?}") };
     let mut reservation = None;
     if !last_stops {
         reservation = Some(segment.reservation(slot, offset, units));
     }
     for _ in 0..4 {
-        let overrun = cursor::reserve(segment.cursor_word(), capacity, 1, Units(40));
+        let overrun = cursor::reserve(segment.filling().cursor_word(), capacity, 1, Units(40));
         assert!(matches!(overrun, Reserved::Full { .. }));
     }
-    assert_eq!((segment.sealed(), segment.is_quiet()), (None, false));
+    assert_eq!((segment.filling().sealed(), segment.filling().is_quiet()), (None, false));
     if let Some(reservation) = reservation.take() {
         assert!(reservation.commit(&last).is_ok());
     }
     let durability = Flusher::default();
     durability.sync(&engine).unwrap();
-    assert!(segment.sealed().is_some_and(|sealed| sealed >= 2));
+    assert!(segment.filling().sealed().is_some_and(|sealed| sealed >= 2));
     if last_stops {
         let resumed = segment.reservation(slot, offset, units);
         assert_eq!(resumed.commit(&last).err(), Some(Voided), "the flush could not wait");
     }
-    let quiet = segment.is_quiet();
+    let quiet = segment.filling().is_quiet();
     durability.sync(&engine).unwrap();
     // At last who found it full comes to it.
-    segment.note_full(Some(Taken { slots: 2, units: taken.units + u64::from(units.0) }));
-    assert_eq!((segment.sealed(), segment.slots_end()), (Some(2), 2));
-    quiet && segment.is_quiet()
+    segment.filling().note_full(Some(Taken { slots: 2, units: taken.units + u64::from(units.0) }));
+    assert_eq!((segment.filling().sealed(), segment.filling().slots_end()), (Some(2), 2));
+    quiet && segment.filling().is_quiet()
 }
 
 #[test]
@@ -94,16 +94,16 @@ fn a_segment_is_not_quiet_while_a_writer_may_publish() {
     let segment = engine.log().active(&guard).unwrap();
     let (reservation, _) = segment.reserve(record(b"held").layout().bytes()).unwrap();
     let (_, held) = reservation.commit(&record(b"held")).unwrap();
-    let (capacity, word) = (segment.geometry.capacity(), segment.cursor_word());
+    let (capacity, word) = (segment.geometry.capacity(), segment.filling().cursor_word());
     let stopped = cursor::reserve(word, capacity, 1, Units(4));
     let Reserved::Granted(Grant { slot, offset, .. }) = stopped else { panic!("{stopped:?}") };
     let overrun = cursor::reserve(word, capacity, 1, Units(60));
     assert!(matches!(overrun, Reserved::Full { .. }));
     Flusher::default().sync(&engine).unwrap();
-    assert!(!segment.is_quiet());
+    assert!(!segment.filling().is_quiet());
     // It is through with its slot, which makes as many as lie below it.
     drop(segment.reservation(slot, offset, Units(4)));
-    assert!(!segment.is_quiet(), "one has committed, and not published");
+    assert!(!segment.filling().is_quiet(), "one has committed, and not published");
     drop(held);
-    assert!(segment.is_quiet());
+    assert!(segment.filling().is_quiet());
 }

@@ -67,11 +67,11 @@ impl Compactor<'_> {
         let mut candidates = Vec::new();
         for (victim, segment) in victims.iter().enumerate() {
             let mut guard = self.core.engine.epoch().pin();
-            for (slot, state) in segment.slots(segment.slots_end()) {
+            for (slot, state) in segment.directory().slots(segment.filling().slots_end()) {
                 let body = match state {
                     SlotState::Committed(Kind::Tombstone, body) => body,
                     SlotState::Committed(Kind::Put, body)
-                        if segment.has_forwarding() && has_expired(segment, slot, body) =>
+                        if segment.tags().has_forwarding() && has_expired(segment, slot, body) =>
                     {
                         body
                     }
@@ -158,13 +158,13 @@ impl Compactor<'_> {
     }
 
     fn forget_one(&self, victim: &DiskSegment) -> bool {
-        let mut slots = victim.slots(victim.slots_end());
+        let mut slots = victim.directory().slots(victim.filling().slots_end());
         loop {
             let guard = self.core.engine.epoch().pin();
             let mut more = false;
             for (slot, _) in slots.by_ref().take(RECORDS_A_PIN * 16) {
                 more = true;
-                let body = victim.body_of(slot);
+                let body = victim.directory().body_of(slot);
                 if self.core.engine.leads_to(&guard, victim, body) {
                     let key = Key { hash: KeyHash(body.key_hash), id: &[] };
                     self.core.engine.drop_tombstones(&guard, key);
@@ -194,14 +194,17 @@ fn has_expired(segment: &DiskSegment, slot: SlotNumber, body: SlotBody) -> bool 
 /// Whether slots are lost of a segment that is damaged as a whole: what they said of ids and LSNs
 /// is not known. Where the header is lost, too, nothing says how many there were.
 fn has_lost_slots<M: Memory>(segment: &Segment<M>) -> bool {
-    let for_good = segment.is_quarantined() && !segment.may_leave_quarantine();
-    let lost = || segment.slots(segment.slots_end()).any(|(_, state)| state.is_lost());
-    for_good && (segment.slots_end() == 0 || lost())
+    let for_good =
+        segment.reclamation().is_quarantined() && !segment.reclamation().may_leave_quarantine();
+    let lost = || {
+        segment.directory().slots(segment.filling().slots_end()).any(|(_, state)| state.is_lost())
+    };
+    for_good && (segment.filling().slots_end() == 0 || lost())
 }
 
 /// Notes for which keys a segment holds a version older than the tombstone, or may yet.
 fn mark_older<M: Memory>(segment: &Segment<M>, wanted: &mut HashMap<u64, (Lsn, bool)>) {
-    if !segment.is_quiet() {
+    if !segment.filling().is_quiet() {
         // A writer may be at work there on a version that is older than the tombstone.
         for (lsn, needed) in wanted.values_mut() {
             *needed |= segment.sequence() <= lsn.sequence();
@@ -211,11 +214,11 @@ fn mark_older<M: Memory>(segment: &Segment<M>, wanted: &mut HashMap<u64, (Lsn, b
         // Its file may be put back, with whatever they said: as one that could not be read.
         wanted.values_mut().for_each(|(_, needed)| *needed = true);
     }
-    for (slot, state) in segment.slots(segment.slots_end()) {
+    for (slot, state) in segment.directory().slots(segment.filling().slots_end()) {
         if matches!(state, SlotState::Void | SlotState::Batch(..)) {
             continue;
         }
-        let body = segment.body_of(slot);
+        let body = segment.directory().body_of(slot);
         if let Some((lsn, needed)) = wanted.get_mut(&body.key_hash) {
             *needed |= body.lsn < *lsn || state == SlotState::Invalid;
         }

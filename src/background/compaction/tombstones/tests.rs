@@ -20,9 +20,9 @@ fn keeps(segment: &Segment<crate::memory::HeapMemory>, tombstone: u64) -> bool {
 fn a_tombstone_stays_while_an_older_write_may_still_be_committed() {
     let segment = segment(3);
     let reservation = segment.reserve(64).unwrap();
-    segment.close();
-    assert!(!segment.is_quiet() && keeps(&segment, 3) && keeps(&segment, 4));
+    segment.filling().close();
+    assert!(!segment.filling().is_quiet() && keeps(&segment, 3) && keeps(&segment, 4));
     assert!(!keeps(&segment, 2), "whatever is written there is newer than the tombstone");
     drop(reservation);
-    assert!(segment.is_quiet() && !keeps(&segment, 4));
+    assert!(segment.filling().is_quiet() && !keeps(&segment, 4));
 }
