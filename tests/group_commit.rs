@@ -13,7 +13,7 @@ use stratalog::internals::format::frame::WriteMode;
 use stratalog::internals::format::header::{Features, HEADER_END, Identity, Role, StoreId};
 use stratalog::internals::format::ids::{Lsn as RawLsn, Sequence};
 use stratalog::internals::format::slot::Kind;
-use stratalog::internals::segment::{Geometry, Segment, WriteRequest};
+use stratalog::internals::segment::{Geometry, RecordParts, Segment, WriteRequest};
 use stratalog::internals::{Engine, Flusher, HeapMemory, Log, Memory, Purpose, Source};
 use stratalog::{Durability, Error, Lsn, Options, Store};
 
@@ -228,7 +228,7 @@ fn engine(broken: &Arc<AtomicBool>, segment_bytes: usize, slow: Time) -> Engine<
 }
 
 fn record<'a>(id: &'a [u8], key_hash: u64, content: &'a [u8]) -> WriteRequest<'a> {
-    WriteRequest {
+    WriteRequest::new(RecordParts {
         kind: Kind::Put,
         writing: WriteMode::Blind,
         id,
@@ -237,7 +237,7 @@ fn record<'a>(id: &'a [u8], key_hash: u64, content: &'a [u8]) -> WriteRequest<'a
         content,
         created_ns: 0,
         expires_ns: 0,
-    }
+    })
 }
 
 fn put(engine: &Engine<Faulty, Heap>, id: &str) -> Lsn {

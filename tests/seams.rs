@@ -10,7 +10,9 @@ use stratalog::internals::format::header::{Features, HEADER_END, Identity, Role,
 use stratalog::internals::format::ids::{Sequence, SlotNumber, TableIndex};
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::{KeyHash, Shape};
-use stratalog::internals::segment::{ForwardingTable, Geometry, Segment, WriteRequest};
+use stratalog::internals::segment::{
+    ForwardingTable, Geometry, RecordParts, Segment, WriteRequest,
+};
 use stratalog::internals::{Engine, HeapMemory, Log, Memory, Purpose, Relocation, Source};
 
 const SEGMENT_BYTES: usize = 4096;
@@ -56,7 +58,7 @@ fn hash(id: &[u8]) -> u64 {
 }
 
 fn put(engine: &HeapEngine, id: &[u8]) {
-    let record = WriteRequest {
+    let record = WriteRequest::new(RecordParts {
         kind: Kind::Put,
         writing: WriteMode::Blind,
         id,
@@ -65,7 +67,7 @@ fn put(engine: &HeapEngine, id: &[u8]) {
         content: b"xxxx",
         created_ns: 1,
         expires_ns: 0,
-    };
+    });
     engine.put(&record).unwrap();
 }
 

@@ -21,7 +21,9 @@ use stratalog::internals::format::header::{Features, HEADER_END, Identity, Role,
 use stratalog::internals::format::ids::{Lsn, Sequence};
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::{KeyHash, Shape};
-use stratalog::internals::segment::{ForwardingTable, Geometry, Segment, WriteRequest};
+use stratalog::internals::segment::{
+    ForwardingTable, Geometry, RecordParts, Segment, WriteRequest,
+};
 use stratalog::internals::{Engine, HeapMemory, Key, Log, Purpose, Source};
 
 /// Bytes of a segment, and where its directory begins, by the size that a model asks for. The
@@ -106,7 +108,7 @@ pub fn engine(segment_bytes: u64) -> Arc<SmallEngine> {
 /// A put of `id` whose embedding and content are `value`.
 #[must_use]
 pub fn put<'a>(id: &'a [u8], value: &'a [u8; 4]) -> WriteRequest<'a> {
-    WriteRequest {
+    WriteRequest::new(RecordParts {
         kind: Kind::Put,
         writing: WriteMode::Blind,
         id,
@@ -115,7 +117,7 @@ pub fn put<'a>(id: &'a [u8], value: &'a [u8; 4]) -> WriteRequest<'a> {
         content: value,
         created_ns: 1,
         expires_ns: 0,
-    }
+    })
 }
 
 /// A removal of `id`.
@@ -123,7 +125,7 @@ pub fn put<'a>(id: &'a [u8], value: &'a [u8; 4]) -> WriteRequest<'a> {
 pub fn tombstone(id: &[u8]) -> WriteRequest<'_> {
     let (kind, key_hash) = (Kind::Tombstone, hash(id));
     let writing = WriteMode::Conditional;
-    WriteRequest {
+    WriteRequest::new(RecordParts {
         kind,
         writing,
         id,
@@ -132,7 +134,7 @@ pub fn tombstone(id: &[u8]) -> WriteRequest<'_> {
         content: &[],
         created_ns: 1,
         expires_ns: 0,
-    }
+    })
 }
 
 /// Any hash does; the first byte makes it easy to choose.
@@ -224,7 +226,8 @@ pub fn check_at_rest(engine: &SmallEngine, ids: &[&[u8]]) {
 /// Puts `id` if it is not there; whether it was put.
 #[must_use]
 pub fn put_if_absent(engine: &SmallEngine, id: &[u8], value: &[u8; 4]) -> bool {
-    let record = WriteRequest { writing: WriteMode::Conditional, ..put(id, value) };
+    let record =
+        WriteRequest::new(RecordParts { writing: WriteMode::Conditional, ..*put(id, value) });
     let written = engine.write_if(&record, |_, current| current.is_none());
     written.is_ok_and(|written| written.is_ok())
 }

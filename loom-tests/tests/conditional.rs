@@ -12,7 +12,7 @@ use loom::sync::Arc;
 use loom_tests::{SmallEngine, check_at_rest, engine, explore, get, put, put_if_absent, tombstone};
 use stratalog::internals::format::frame::WriteMode;
 use stratalog::internals::format::ids::SlotNumber;
-use stratalog::internals::segment::WriteRequest;
+use stratalog::internals::segment::{RecordParts, WriteRequest};
 
 const A: &[u8] = b"a";
 
@@ -115,7 +115,8 @@ fn a_reader_never_misses_what_a_voided_removal_left() {
 /// not repeated.
 fn put_if_absent_voided(engine: &SmallEngine) {
     let asked = std::cell::Cell::new(0);
-    let record = WriteRequest { writing: WriteMode::Conditional, ..put(A, b"2222") };
+    let record =
+        WriteRequest::new(RecordParts { writing: WriteMode::Conditional, ..*put(A, b"2222") });
     let written = engine.write_if(&record, |_, current| {
         asked.set(asked.get() + 1);
         if asked.get() == 2 {
@@ -147,7 +148,7 @@ fn a_put_older_than_a_removal_does_not_replace_a_voided_insert() {
 
 /// The record of a batch that removes `id`.
 fn blind_tombstone(id: &[u8]) -> WriteRequest<'_> {
-    WriteRequest { writing: WriteMode::Blind, ..tombstone(id) }
+    WriteRequest::new(RecordParts { writing: WriteMode::Blind, ..*tombstone(id) })
 }
 
 #[test]

@@ -9,13 +9,13 @@
 use loom::sync::Arc;
 use loom_tests::{SmallEngine, engine, put};
 use stratalog::internals::HeapMemory;
-use stratalog::internals::segment::{Segment, WriteRequest};
+use stratalog::internals::segment::{RecordParts, Segment, WriteRequest};
 
 const NOW: u64 = 10;
 const EVER: u64 = u64::MAX - 1;
 
 fn expiring<'a>(id: &'a [u8], value: &'a [u8; 4], at: u64) -> WriteRequest<'a> {
-    WriteRequest { expires_ns: at, ..put(id, value) }
+    WriteRequest::new(RecordParts { expires_ns: at, ..*put(id, value) })
 }
 
 fn look(engine: &SmallEngine, segment: &Segment<HeapMemory>) {

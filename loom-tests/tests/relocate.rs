@@ -16,7 +16,7 @@ use stratalog::internals::format::frame::WriteMode;
 use stratalog::internals::format::ids::{SlotNumber, TableIndex};
 use stratalog::internals::format::slot::SlotState;
 use stratalog::internals::index::KeyHash;
-use stratalog::internals::segment::{Segment, WriteRequest};
+use stratalog::internals::segment::{RecordParts, Segment, WriteRequest};
 use stratalog::internals::{Engine, HeapMemory, Key, Purpose, lsn};
 
 const A: &[u8] = b"a";
@@ -150,7 +150,8 @@ fn a_conditional_put_if_absent_is_refused() {
 #[test]
 fn a_conditional_put_on_the_lsn_finds_it_after_the_move_too() {
     let writer = |w: &World| {
-        let record = WriteRequest { writing: WriteMode::Conditional, ..put(A, b"1111") };
+        let record =
+            WriteRequest::new(RecordParts { writing: WriteMode::Conditional, ..*put(A, b"1111") });
         let written = w.engine.write_if(&record, |guard, current| {
             current.is_some_and(|entry| w.engine.lsn_of(guard, entry) == w.first)
         });
@@ -162,7 +163,8 @@ fn a_conditional_put_on_the_lsn_finds_it_after_the_move_too() {
 #[test]
 fn a_conditional_put_if_present_takes_its_place() {
     let writer = |w: &World| {
-        let record = WriteRequest { writing: WriteMode::Conditional, ..put(A, b"1111") };
+        let record =
+            WriteRequest::new(RecordParts { writing: WriteMode::Conditional, ..*put(A, b"1111") });
         assert!(w.engine.write_if(&record, |_, current| current.is_some()).unwrap().is_ok());
     };
     explore(small, [writer, World::compact_once], |w| assert_eq!(w.value(), Some(*b"1111")));
@@ -272,7 +274,8 @@ impl Removed {
 fn a_voided_insert_leads_into_no_segment_that_was_given_up() {
     let inserter = |w: &Removed| {
         let asked = std::cell::Cell::new(0);
-        let record = WriteRequest { writing: WriteMode::Conditional, ..put(A, b"1111") };
+        let record =
+            WriteRequest::new(RecordParts { writing: WriteMode::Conditional, ..*put(A, b"1111") });
         let written = w.engine.write_if(&record, |_, current| {
             asked.set(asked.get() + 1);
             current.is_none() && asked.get() <= 2

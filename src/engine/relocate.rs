@@ -15,7 +15,7 @@ use crate::format::slot::{Kind, SlotBody};
 use crate::index::{Entry, KeyHash};
 use crate::log::Source;
 use crate::memory::Memory;
-use crate::segment::{Frame, Segment, WriteRequest};
+use crate::segment::{Frame, RecordParts, Segment, WriteRequest};
 
 /// A copy, and where it came from.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +126,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         to: &Segment<M>,
     ) -> Result<Option<Relocation>, Error> {
         let (header, hash) = (frame.header(), KeyHash(body.key_hash));
-        let mut record = WriteRequest {
+        let mut parts = RecordParts {
             kind,
             writing: header.writing,
             id: frame.id(),
@@ -137,8 +137,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             expires_ns: header.expires_ns,
         };
         if kind == Kind::Tombstone {
-            (record.embedding, record.content, record.expires_ns) = (&[], &[], 0);
+            (parts.embedding, parts.content, parts.expires_ns) = (&[], &[], 0);
         }
+        let record = WriteRequest::new(parts);
         let bytes = record.layout().bytes();
         let Some(units) = units_of(bytes) else { return Ok(None) };
         let Some((reservation, _)) = to.reserve(bytes) else { return Ok(None) };

@@ -11,6 +11,7 @@ use crate::log::Purpose;
 use crate::log::tests::{Heap, SEGMENT_BYTES};
 use crate::memory::HeapMemory;
 use crate::segment::Geometry;
+use crate::segment::RecordParts;
 use std::collections::BTreeMap;
 
 type Small = Engine<HeapMemory, Heap, 7>;
@@ -24,7 +25,7 @@ fn engine() -> Small {
 }
 
 fn record(id: &[u8], writing: WriteMode) -> WriteRequest<'_> {
-    WriteRequest {
+    WriteRequest::new(RecordParts {
         kind: Kind::Put,
         writing,
         id,
@@ -33,11 +34,13 @@ fn record(id: &[u8], writing: WriteMode) -> WriteRequest<'_> {
         content: &[],
         created_ns: 1,
         expires_ns: 0,
-    }
+    })
 }
 
 fn put_one(engine: &Small, content: &[u8]) -> Lsn {
-    engine.put(&WriteRequest { content, ..record(&ONE, WriteMode::Blind) }).unwrap()
+    engine
+        .put(&WriteRequest::new(RecordParts { content, ..*record(&ONE, WriteMode::Blind) }))
+        .unwrap()
 }
 
 fn put(engine: &Small, id: u32) -> Result<Lsn, Error> {
@@ -85,7 +88,11 @@ fn a_put_for_which_there_is_no_room_leaves_nothing() {
     put(&engine, 3).unwrap();
     let gone = 5u32.to_le_bytes();
     let (embedding, kind) = (&[][..], Kind::Tombstone);
-    let tombstone = WriteRequest { kind, embedding, ..record(&gone, WriteMode::Conditional) };
+    let tombstone = WriteRequest::new(RecordParts {
+        kind,
+        embedding,
+        ..*record(&gone, WriteMode::Conditional)
+    });
     engine.remove(&tombstone).unwrap().unwrap();
     assert_eq!(assert_memory_is_log(&engine), room - 1);
     let more = (2_000..).take_while(|&id| put(&engine, id).is_ok()).count();
@@ -128,7 +135,8 @@ fn a_voided_insert_does_not_restore_the_entry_of_a_tombstone() {
     put(&engine, 1).unwrap();
     let id = 1u32.to_le_bytes();
     let (embedding, kind) = (&[][..], Kind::Tombstone);
-    let tombstone = WriteRequest { kind, embedding, ..record(&id, WriteMode::Conditional) };
+    let tombstone =
+        WriteRequest::new(RecordParts { kind, embedding, ..*record(&id, WriteMode::Conditional) });
     let removed = engine.remove(&tombstone).unwrap().unwrap();
     let guard = engine.epoch().pin();
     let active = engine.log().active(&guard).unwrap();
@@ -190,7 +198,7 @@ fn a_member_that_finds_no_room_again_does_not_keep_the_others_from_being_publish
     let ids = [1, 2].map(u32::to_le_bytes);
     let content = vec![1; geometry.frame_bytes_max() as usize * 3 / 4];
     let mut records = ids.each_ref().map(|id| record(id, WriteMode::Blind)).to_vec();
-    records[0].content = &content;
+    records[0] = WriteRequest::new(RecordParts { content: &content, ..*records[0] });
     let written = engine.write_batch(&mut records);
     assert!(matches!(written, Err(Error::StorageFull)), "{written:?}");
     let guard = engine.epoch().pin();
@@ -203,11 +211,12 @@ const TWO: [u8; 4] = [2; 4];
 
 fn tombstone(id: &[u8]) -> WriteRequest<'_> {
     let (embedding, kind) = (&[][..], Kind::Tombstone);
-    WriteRequest { kind, embedding, ..record(id, WriteMode::Conditional) }
+    WriteRequest::new(RecordParts { kind, embedding, ..*record(id, WriteMode::Conditional) })
 }
 
 fn put_if(engine: &Small, content: &[u8]) {
-    let record = WriteRequest { content, ..record(&ONE, WriteMode::Conditional) };
+    let record =
+        WriteRequest::new(RecordParts { content, ..*record(&ONE, WriteMode::Conditional) });
     engine.write_if(&record, |_, _| true).unwrap().unwrap();
 }
 
@@ -276,11 +285,13 @@ fn recovered(engine: Small) -> [[Option<Vec<u8>>; 2]; 2] {
 fn what_recovery_finds_does_not_depend_on_the_order_in_which_it_meets_it() {
     let mut engine = engine();
     let guard = engine.epoch().pin();
-    let member = WriteRequest { content: b"batch", ..record(&ONE, WriteMode::Blind) };
+    let member =
+        WriteRequest::new(RecordParts { content: b"batch", ..*record(&ONE, WriteMode::Blind) });
     let frames = [units_of(member.layout().bytes()).unwrap()];
     let batch = engine.log().reserve_batch(&guard, &frames, Purpose::Grow).unwrap();
     let claims = batch.commit(&[member]).unwrap();
-    let blind = WriteRequest { content: b"blind", ..record(&ONE, WriteMode::Blind) };
+    let blind =
+        WriteRequest::new(RecordParts { content: b"blind", ..*record(&ONE, WriteMode::Blind) });
     let bytes = blind.layout().bytes();
     let reservation = engine.log().reserve(&guard, bytes, Purpose::Grow).unwrap();
     let claim = reservation.commit(&blind).unwrap();
@@ -352,8 +363,9 @@ fn a_batch_of_which_a_conditional_put_has_seen_nothing_is_there_as_a_whole() {
         before(&engine);
         let guard = engine.epoch().pin();
         let (ids, content) = ([ONE, TWO], b"batch");
-        let records =
-            ids.each_ref().map(|id| WriteRequest { content, ..record(id, WriteMode::Blind) });
+        let records = ids
+            .each_ref()
+            .map(|id| WriteRequest::new(RecordParts { content, ..*record(id, WriteMode::Blind) }));
         let frames = records.map(|record| units_of(record.layout().bytes()).unwrap());
         let batch_of = |frames| engine.log().reserve_batch(&guard, frames, Purpose::Grow);
         // What the process would have gone on with.
@@ -376,7 +388,7 @@ fn a_conditional_put_that_has_seen_a_batch_is_not_hidden_by_it() {
         let content = b"batch";
         let mut records = [ONE, TWO]
             .each_ref()
-            .map(|id| WriteRequest { content, ..record(id, WriteMode::Blind) })
+            .map(|id| WriteRequest::new(RecordParts { content, ..*record(id, WriteMode::Blind) }))
             .to_vec();
         engine.write_batch(&mut records).unwrap();
         after(&engine);
@@ -441,7 +453,10 @@ impl Source<HeapMemory> for Full {
         let begun =
             engine.log().active(&guard).is_some_and(|active| active.filling().slots_end() > 0);
         if begun && engine.get(&guard, KeyHash(7), &TWO).unwrap().is_none() {
-            let record = WriteRequest { content: b"first", ..record(&TWO, WriteMode::Conditional) };
+            let record = WriteRequest::new(RecordParts {
+                content: b"first",
+                ..*record(&TWO, WriteMode::Conditional)
+            });
             engine.write_if(&record, |_, current| current.is_none()).unwrap().unwrap();
         }
     }
@@ -459,12 +474,13 @@ fn a_batch_that_failed_does_not_come_back_over_what_was_written_after_it() {
     assert!(source.0.engine.set(std::sync::Arc::downgrade(&engine)).is_ok());
     let content = vec![1; geometry.frame_bytes_max() as usize * 3 / 4];
     let mut records = [ONE, TWO].each_ref().map(|id| record(id, WriteMode::Blind)).to_vec();
-    records[1].content = &content;
+    records[1] = WriteRequest::new(RecordParts { content: &content, ..*records[1] });
     let written = engine.write_batch(&mut records);
     assert!(matches!(written, Err(Error::StorageFull)), "{written:?}");
     source.0.room.store(true, std::sync::atomic::Ordering::SeqCst);
     for content in [b"second", b"latest"] {
-        let record = WriteRequest { content, ..record(&TWO, WriteMode::Conditional) };
+        let record =
+            WriteRequest::new(RecordParts { content, ..*record(&TWO, WriteMode::Conditional) });
         engine.write_if(&record, |_, current| current.is_some()).unwrap().unwrap();
     }
     let log = std::sync::Arc::into_inner(engine).unwrap().into_log();

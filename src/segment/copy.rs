@@ -1,7 +1,8 @@
 //! Copies that compaction makes: whole and without force first, in force once the place they were
 //! copied from says so.
 
-use super::writer::{Reservation, Voided, WriteRequest};
+use super::WriteRequest;
+use super::writer::{Reservation, Voided};
 use crate::format::ids::{Lsn, SlotNumber, Units};
 use crate::format::slot;
 use crate::memory::Memory;

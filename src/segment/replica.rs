@@ -66,7 +66,7 @@ mod tests {
     use crate::format::header::{Features, HEADER_END, Identity, Role, StoreId};
     use crate::format::ids::{Lsn, Sequence, TableIndex, Units};
     use crate::memory::HeapMemory;
-    use crate::segment::{ForwardingTable, WriteRequest};
+    use crate::segment::{ForwardingTable, RecordParts, WriteRequest};
     use std::sync::Arc;
 
     const BYTES: usize = 1 << 12;
@@ -107,7 +107,7 @@ mod tests {
     }
 
     fn record(id: &[u8; 4]) -> WriteRequest<'_> {
-        WriteRequest {
+        WriteRequest::new(RecordParts {
             kind: Kind::Put,
             writing: WriteMode::Blind,
             id,
@@ -116,7 +116,7 @@ mod tests {
             content: b"x",
             created_ns: 1,
             expires_ns: 0,
-        }
+        })
     }
 
     /// A copy without force: its slot, and where it lies.

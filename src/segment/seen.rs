@@ -53,12 +53,12 @@ mod tests {
     use crate::format::frame::WriteMode;
     use crate::format::slot::{Kind, SlotState};
     use crate::log::tests::segment;
-    use crate::segment::WriteRequest;
+    use crate::segment::{RecordParts, WriteRequest};
 
     fn record(writing: WriteMode) -> WriteRequest<'static> {
         let (kind, embedding, content) = (Kind::Put, &[0; 4], b"x");
         let (key_hash, created_ns, expires_ns) = (7, 1, 0);
-        WriteRequest {
+        WriteRequest::new(RecordParts {
             kind,
             writing,
             id: b"id",
@@ -67,7 +67,7 @@ mod tests {
             content,
             created_ns,
             expires_ns,
-        }
+        })
     }
 
     #[test]

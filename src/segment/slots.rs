@@ -347,10 +347,10 @@ mod tests {
     use super::*;
     use crate::format::slot::Kind;
     use crate::log::tests::segment;
-    use crate::segment::WriteRequest;
+    use crate::segment::{RecordParts, WriteRequest};
 
     fn record(id: &[u8]) -> WriteRequest<'_> {
-        WriteRequest {
+        WriteRequest::new(RecordParts {
             kind: Kind::Put,
             writing: crate::format::frame::WriteMode::Blind,
             id,
@@ -359,7 +359,7 @@ mod tests {
             content: b"x",
             created_ns: 1,
             expires_ns: 0,
-        }
+        })
     }
 
     /// Beside a live writer: between head and members a flush voids the one and covers the others.

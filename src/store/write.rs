@@ -12,7 +12,7 @@ use crate::format::frame::WriteMode;
 use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
 use crate::options::Condition;
-use crate::segment::{TagTooLarge, WriteRequest};
+use crate::segment::{RecordParts, TagTooLarge, WriteRequest};
 
 impl Store {
     /// Stores a version of an id: inserts or overwrites. The embedding has as many finite values
@@ -105,7 +105,7 @@ impl Store {
         let id = id.as_ref();
         self.check_writable()?;
         check_id(id)?;
-        let removed = self.engine().remove(&WriteRequest {
+        let removed = self.engine().remove(&WriteRequest::new(RecordParts {
             kind: Kind::Tombstone,
             writing: WriteMode::Conditional,
             id,
@@ -114,7 +114,7 @@ impl Store {
             content: &[],
             created_ns: now_ns(),
             expires_ns: 0,
-        })?;
+        }))?;
         match removed {
             // It frees room, so it is not delayed.
             Ok(lsn) => self.sync_or_throttle(lsn, 0).map(|_| true),
@@ -178,7 +178,7 @@ impl Store {
             if kind == Kind::Put {
                 self.check_embedding(operation.embedding)?;
             }
-            let record = WriteRequest {
+            let record = WriteRequest::new(RecordParts {
                 kind,
                 writing: WriteMode::Blind,
                 id: operation.id,
@@ -187,7 +187,7 @@ impl Store {
                 content: operation.content,
                 created_ns,
                 expires_ns: operation.expiry.resolve(created_ns, self.time_to_live),
-            };
+            });
             self.check_size(&record)?;
             records.push(record);
         }
@@ -211,7 +211,7 @@ impl Store {
         self.check_writable()?;
         check_id(id)?;
         self.check_embedding(embedding)?;
-        let record = WriteRequest {
+        let record = WriteRequest::new(RecordParts {
             kind: Kind::Put,
             writing,
             id,
@@ -220,7 +220,7 @@ impl Store {
             content,
             created_ns,
             expires_ns: expiry.resolve(created_ns, self.time_to_live),
-        };
+        });
         self.check_size(&record)?;
         Ok(record)
     }

@@ -10,7 +10,7 @@ use stratalog::internals::format::header::{DIRECTORY_AT, Features, Identity, Rol
 use stratalog::internals::format::ids::Sequence;
 use stratalog::internals::format::slot::{Kind, SlotState};
 use stratalog::internals::index::{KeyHash, Shape};
-use stratalog::internals::segment::{Geometry, Segment, WriteRequest};
+use stratalog::internals::segment::{Geometry, RecordParts, Segment, WriteRequest};
 use stratalog::internals::{Engine, HeapMemory, Log, Purpose, Source};
 use stratalog::{Error, Lsn};
 
@@ -78,7 +78,7 @@ fn hash(id: &[u8]) -> KeyHash {
 /// A version of an id; the embedding is in bytes.
 pub fn version<'a>(id: &'a [u8], embedding: &'a [u8], content: &'a [u8]) -> WriteRequest<'a> {
     let (kind, writing) = (Kind::Put, WriteMode::Blind);
-    WriteRequest {
+    WriteRequest::new(RecordParts {
         kind,
         writing,
         id,
@@ -87,7 +87,7 @@ pub fn version<'a>(id: &'a [u8], embedding: &'a [u8], content: &'a [u8]) -> Writ
         content,
         created_ns: 1,
         expires_ns: 0,
-    }
+    })
 }
 
 /// Puts a content; the embedding is its length, so that the two must fit.
@@ -98,11 +98,11 @@ pub fn put(engine: &HeapEngine, id: &[u8], content: &[u8]) -> Lsn {
 
 /// Removes an id.
 pub fn remove(engine: &HeapEngine, id: &[u8]) -> bool {
-    let tombstone = WriteRequest {
+    let tombstone = WriteRequest::new(RecordParts {
         kind: Kind::Tombstone,
         writing: WriteMode::Conditional,
-        ..version(id, &[], &[])
-    };
+        ..*version(id, &[], &[])
+    });
     engine.remove(&tombstone).expect("a removal").is_ok()
 }
 

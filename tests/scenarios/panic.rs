@@ -6,6 +6,7 @@ use super::heap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
+use stratalog::internals::segment::{RecordParts, WriteRequest};
 use stratalog::{Options, Store};
 
 const SMALL: Records = Records { dimension: 16, content_max: 300 };
@@ -159,8 +160,9 @@ fn between_the_frame_of_a_removal_and_its_decision() {
     heap::put(&engine, b"stays", b"here");
     let caught = catch_unwind(AssertUnwindSafe(|| {
         let guard = engine.epoch().pin();
-        let mut tombstone = heap::version(b"stays", &[], &[]);
-        tombstone.kind = stratalog::internals::format::slot::Kind::Tombstone;
+        let kind = stratalog::internals::format::slot::Kind::Tombstone;
+        let parts = RecordParts { kind, ..*heap::version(b"stays", &[], &[]) };
+        let tombstone = WriteRequest::new(parts);
         let bytes = tombstone.layout().bytes();
         let reserved =
             engine.log().reserve(&guard, bytes, stratalog::internals::Purpose::Grow).unwrap();

@@ -8,7 +8,7 @@ use crate::format::header::{Features, HEADER_END, Identity, Role, StoreId};
 use crate::format::ids::Lsn;
 use crate::format::ids::Sequence;
 use crate::memory::HeapMemory;
-use crate::segment::WriteRequest;
+use crate::segment::{RecordParts, WriteRequest};
 
 const BYTES: usize = 1 << 14;
 
@@ -30,7 +30,7 @@ fn segment() -> Segment<HeapMemory> {
 }
 
 fn record<'a>(id: &'a [u8], content: &'a [u8]) -> WriteRequest<'a> {
-    WriteRequest {
+    WriteRequest::new(RecordParts {
         kind: Kind::Put,
         writing: WriteMode::Blind,
         id,
@@ -39,7 +39,7 @@ fn record<'a>(id: &'a [u8], content: &'a [u8]) -> WriteRequest<'a> {
         content,
         created_ns: 1,
         expires_ns: 0,
-    }
+    })
 }
 
 /// One of each kind that a segment of the log can hold.
@@ -50,13 +50,20 @@ fn fill(segment: &Segment<HeapMemory>) {
         let record = record(b"blind", content);
         assert!(reserve(&record).commit(&record).is_ok());
     }
-    let expiring = WriteRequest { expires_ns: 77, ..record(b"expires", b"soon") };
+    let expiring =
+        WriteRequest::new(RecordParts { expires_ns: 77, ..*record(b"expires", b"soon") });
     assert!(reserve(&expiring).commit(&expiring).is_ok());
-    let conditional =
-        WriteRequest { writing: WriteMode::Conditional, ..record(b"conditional", b"x") };
+    let conditional = WriteRequest::new(RecordParts {
+        writing: WriteMode::Conditional,
+        ..*record(b"conditional", b"x")
+    });
     reserve(&conditional).pend(&conditional).unwrap().commit().unwrap();
-    let gone = WriteRequest { kind: Kind::Tombstone, embedding: &[], ..record(b"gone", b"") };
-    let gone = WriteRequest { writing: WriteMode::Conditional, ..gone };
+    let gone = WriteRequest::new(RecordParts {
+        kind: Kind::Tombstone,
+        embedding: &[],
+        ..*record(b"gone", b"")
+    });
+    let gone = WriteRequest::new(RecordParts { writing: WriteMode::Conditional, ..*gone });
     reserve(&gone).pend(&gone).unwrap().commit().unwrap();
     let members = [record(b"one", b"1"), record(b"two", &long)];
     let lengths = members.map(|m| Units((m.layout().bytes() / 64) as u32));

@@ -3,9 +3,9 @@
 //! A [`Reservation`] is the right to write one frame and to decide one slot. Its drop voids the
 //! slot, so a panic, or an early return, between reserve and commit leaves no doubt.
 
-use super::Segment;
 use super::cursor::{self, Grant, Reserved};
 use super::line_buffer::LineBuffer;
+use super::{Segment, WriteRequest};
 use crate::concurrency::sync::Ordering;
 use crate::format::frame::{FrameHeader, FrameLayout, FramePlace, TAG_BYTES, WriteMode, units_of};
 use crate::format::ids::{Address, Lsn, SlotNumber, Units};
@@ -15,37 +15,6 @@ use crate::memory::Memory;
 /// What is copied and summed at a time; a multiple of a line, so that each block but the last ends
 /// where one does.
 const BLOCK_BYTES: usize = 4096;
-
-/// What to write: borrowed from the caller.
-#[derive(Clone, Copy, Debug)]
-pub struct WriteRequest<'a> {
-    /// Put or tombstone.
-    pub kind: Kind,
-    /// Whether the index decides; a tombstone's always does.
-    pub writing: WriteMode,
-    /// The id, 1 to 1024 bytes.
-    pub id: &'a [u8],
-    /// Its hash.
-    pub key_hash: u64,
-    /// The embedding's bytes; none for a tombstone.
-    pub embedding: &'a [u8],
-    /// The content.
-    pub content: &'a [u8],
-    /// Nanoseconds since 1970.
-    pub created_ns: u64,
-    /// When it expires, nanoseconds since 1970; 0: never.
-    pub expires_ns: u64,
-}
-
-impl WriteRequest<'_> {
-    /// Where its parts lie.
-    #[must_use]
-    pub fn layout(&self) -> FrameLayout {
-        let dimension = self.embedding.len() / size_of::<f32>();
-        let expires = self.expires_ns != 0;
-        FrameLayout::new(self.id.len(), dimension, self.content.len(), self.writing, expires)
-    }
-}
 
 /// The slot was voided by somebody else: the write did not happen and must be made anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use crate::log::Log;
 use crate::log::tests::{Heap, SEGMENT_BYTES};
 use crate::memory::HeapMemory;
 use crate::segment::Geometry;
+use crate::segment::RecordParts;
 use crate::segment::cursor::Taken;
 
 fn engine() -> Engine<HeapMemory, Heap> {
@@ -21,7 +22,7 @@ fn engine() -> Engine<HeapMemory, Heap> {
 }
 
 fn record(content: &[u8]) -> WriteRequest<'_> {
-    WriteRequest {
+    WriteRequest::new(RecordParts {
         kind: Kind::Put,
         writing: WriteMode::Blind,
         id: b"a",
@@ -30,7 +31,7 @@ fn record(content: &[u8]) -> WriteRequest<'_> {
         content,
         created_ns: 1,
         expires_ns: 0,
-    }
+    })
 }
 
 /// The last slot is taken such that so much is left; then one does not fit, and stops before it
