@@ -14,7 +14,7 @@ use crate::format::frame::WriteMode;
 use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
 use crate::index::{Decision, Entry, Found, KeyHash, Resolve, Room};
-use crate::log::{Purpose, Source};
+use crate::log::{Appended, Purpose, Source};
 use crate::memory::Memory;
 use crate::segment::{Pending, Segment, WriteRequest};
 
@@ -48,8 +48,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     pub fn put(&self, record: &WriteRequest<'_>) -> Result<Lsn, Error> {
         debug_assert_eq!(record.writing, WriteMode::Blind);
         let (mut purpose, mut first) = (purpose(record), true);
-        let (bytes, tomb) = (record.layout().bytes(), record.kind == Kind::Tombstone);
-        let live_bytes = if tomb { 0 } else { bytes };
+        let tomb = record.kind == Kind::Tombstone;
+        let live_bytes = if tomb { 0 } else { record.layout().bytes() };
         let mut retries = self.retries.of_call();
         loop {
             let guard = self.epoch.pin();
@@ -58,14 +58,13 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             if first {
                 self.make_room_for(&guard, record)?;
             }
-            let reservation = self.log.reserve(&guard, bytes, purpose)?;
-            let (segment, lsn) = (reservation.segment(), reservation.lsn());
             // A new id goes behind all that share its bucket: two lines, half of the time.
             let hint = || self.index.prefetch_behind(&guard, KeyHash(record.key_hash));
-            let Ok((address, _claim)) = reservation.commit_meanwhile(record, hint) else {
+            let Ok(appended) = self.log.append(&guard, record, purpose, hint)? else {
                 retries.add_one();
                 continue;
             };
+            let Appended { segment, address, lsn, claim: _claim } = appended;
             let entry = Entry { address, tomb, pending: false };
             segment.usage().add_live(live_bytes);
             let published = self.publish(&guard, record, lsn, entry);

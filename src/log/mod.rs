@@ -14,6 +14,7 @@
 //! until they are out of these words; and a table index is used again only after no guard is left
 //! that could have seen it in them.
 
+mod append;
 mod in_use;
 mod queue;
 mod table;
@@ -21,6 +22,7 @@ mod table;
 pub(crate) mod tests;
 mod totals;
 
+pub use append::Appended;
 pub use table::SegmentTable;
 
 use crate::concurrency::epoch::{Epoch, Guard};
@@ -31,7 +33,7 @@ use crate::format::header::Role;
 use crate::format::ids::{Address, AddressLayout, Lsn, Sequence, SlotNumber, TableIndex, Units};
 use crate::memory::Memory;
 use crate::segment::cursor::MARK_PART;
-use crate::segment::{BatchReservation, Geometry, Reservation, Segment};
+use crate::segment::{Geometry, Segment};
 use queue::{NONE, Queue};
 use totals::LogTotals;
 
@@ -315,50 +317,6 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     /// The segment that an address names, with a count of its own.
     pub fn resolve_counted(&self, guard: &Guard, address: Address) -> Option<Arc<Segment<M>>> {
         self.table.get_counted(guard, self.layout.split(address).0)
-    }
-
-    /// Reserves space for a frame of `bytes`, rolling as often as need be. Lock-free.
-    #[inline]
-    pub fn reserve<'g>(
-        &'g self,
-        guard: &'g Guard,
-        bytes: u64,
-        purpose: Purpose,
-    ) -> Result<Reservation<'g, M>, Error> {
-        self.reserve_with(guard, purpose, |segment| segment.reserve(bytes))
-    }
-
-    /// The same for a batch of frames. It must fit an empty segment.
-    pub fn reserve_batch<'g>(
-        &'g self,
-        guard: &'g Guard,
-        frames: &[Units],
-        purpose: Purpose,
-    ) -> Result<BatchReservation<'g, M>, Error> {
-        self.reserve_with(guard, purpose, |segment| segment.reserve_batch(frames))
-    }
-
-    #[inline]
-    fn reserve_with<'g, R>(
-        &'g self,
-        guard: &'g Guard,
-        purpose: Purpose,
-        reserve: impl Fn(&'g Segment<M>) -> Option<(R, bool)>,
-    ) -> Result<R, Error> {
-        loop {
-            // Acquire: as in `active`.
-            let word = self.active.load(Ordering::Acquire);
-            if let Some(segment) = self.segment_of_word(guard, word)
-                && (purpose == Purpose::Reclaim || !segment.filling().is_for_removals())
-                && let Some((reservation, passed_mark)) = reserve(segment)
-            {
-                if passed_mark {
-                    self.source.wake();
-                }
-                return Ok(reservation);
-            }
-            self.roll(guard, word, purpose)?;
-        }
     }
 
     /// Replaces the full segment that the word `current` of `active` names, or the lack of one, by
