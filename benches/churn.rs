@@ -203,7 +203,10 @@ fn overwrite(dir: &Path, records: u64, times: u64) -> Result<(), Failure> {
         mib(highest.unlinked),
         mib(highest.others)
     );
-    println!("puts were delayed by {:.2} s in all", (after.delayed - before.delayed).as_secs_f64());
+    println!(
+        "puts were delayed by {:.2} s in all",
+        (after.write_stall - before.write_stall).as_secs_f64()
+    );
     println!(
         "write amplification {:.3}: {:.0} MiB written, {:.0} MiB copied, {} segments removed",
         (user + moved) as f64 / user as f64,

@@ -7,9 +7,9 @@ use hdrhistogram::Histogram;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use stratalog::Lsn;
+use stratalog::internals::Epoch;
 use stratalog::internals::format::ids::Address;
 use stratalog::internals::index::{Decision, Entry, Index, KeyHash, Resolve, Shape};
-use stratalog::internals::{Epoch, lsn};
 
 const KEYS: u64 = 3_000_000;
 
@@ -21,7 +21,7 @@ impl Resolve for Distinct {
         false
     }
     fn lsn(&self, _: Entry) -> Lsn {
-        lsn(0)
+        Lsn::ZERO
     }
 }
 

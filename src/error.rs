@@ -114,10 +114,10 @@ pub enum Error {
     )]
     StorageFull,
     /// Bytes in a file are not what was written.
-    #[error("{} is damaged at byte {offset}: {reason}", .segment.display())]
+    #[error("{} is damaged at byte {offset}: {reason}", .path.display())]
     Corrupt {
         /// The damaged file.
-        segment: PathBuf,
+        path: PathBuf,
         /// Where in it.
         offset: u64,
         /// What does not hold.

@@ -72,7 +72,7 @@ pub mod segment;
 mod store;
 
 pub use error::Error;
-pub use format::ids::Lsn;
+pub use format::ids::{Lsn, ParseLsnError};
 #[cfg(not(stratalog_loom))]
 pub use options::{Compaction, Condition, Durability, Options, Recovery, Verify};
 #[cfg(not(stratalog_loom))]
@@ -109,11 +109,5 @@ pub mod internals {
         created: std::time::SystemTime,
     ) -> crate::NewRecord<'_> {
         record.created_at(created)
-    }
-
-    /// An LSN from its number.
-    #[must_use]
-    pub fn lsn(raw: u64) -> crate::Lsn {
-        crate::Lsn::from_u64(raw)
     }
 }

@@ -28,7 +28,7 @@ pub struct Stats {
     pub durable: Lsn,
     /// Slots taken that are not known to survive power loss yet: what [`sync`](crate::Store::sync)
     /// would have to flush. A read-only handle goes by what the headers said when it was opened.
-    pub lag: u64,
+    pub unflushed_slots: u64,
     /// Segments and index chunks that were unlinked but that a pin may still see.
     pub retired: u64,
     /// Bytes of segments that were emptied and are still mapped, because of a pin, a
@@ -43,7 +43,7 @@ pub struct Stats {
     pub compaction_segments_removed: u64,
     /// How long puts were delayed since the store was opened, summed over all threads, because they
     /// outran compaction ([`Options::space_target`](crate::Options::space_target)).
-    pub delayed: Duration,
+    pub write_stall: Duration,
 }
 
 /// One segment of the log, as [`Store::segments`](crate::Store::segments) saw it.
@@ -123,8 +123,6 @@ pub struct RecoveryReport {
     pub scanned_bytes: u64,
     /// Which of the writes that were not known to be durable were counted.
     pub counted: Counted,
-    /// Whether a checkpoint made opening faster.
-    pub from_checkpoint: bool,
     /// Time that opening took.
     pub elapsed: Duration,
     /// Every record and every place that opening knows to be lost, by file and offset: damage, and
@@ -161,9 +159,9 @@ impl RecoveryReport {
 
     /// Sorts the losses by their places, and names each place once, as it was noted first.
     pub(crate) fn sort_losses(&mut self) {
-        let place = |damage: &Damage| (damage.segment.clone(), damage.offset);
+        let place = |damage: &Damage| (damage.path.clone(), damage.offset);
         self.lost.sort_by_cached_key(place);
-        self.lost.dedup_by(|b, a| b.offset == a.offset && b.segment == a.segment);
+        self.lost.dedup_by(|b, a| b.offset == a.offset && b.path == a.path);
     }
 
     /// Replaces the losses by those of another report.
@@ -233,8 +231,8 @@ impl VerifyReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Damage {
-    /// The file.
-    pub segment: PathBuf,
+    /// The damaged file.
+    pub path: PathBuf,
     /// Byte offset of the damaged slot, frame or header.
     pub offset: u64,
     /// The id of the record it cost, where its bytes can still be read.
@@ -250,7 +248,7 @@ mod tests {
     #[test]
     fn losses_beyond_the_limit_are_counted_not_listed() {
         let damage =
-            Damage { segment: PathBuf::new(), offset: 0, id: None, reason: "a reason".to_owned() };
+            Damage { path: PathBuf::new(), offset: 0, id: None, reason: "a reason".to_owned() };
         let mut part = RecoveryReport::default();
         (0..LOST_LISTED_MAX + 3).for_each(|_| part.lose(damage.clone()));
         assert_eq!((part.lost.len(), part.lost_unlisted), (LOST_LISTED_MAX, 3));

@@ -92,7 +92,7 @@ fn nothing_changes_but_the_space_and_a_second_time_there_is_nothing_to_do() {
         }
     }
     for id in (0..2_000u32).step_by(3) {
-        assert!(store.remove(id.to_le_bytes()).unwrap());
+        assert!(store.remove(id.to_le_bytes()).unwrap().is_some());
     }
     let before = store.stats();
     let report = store.compact().unwrap();
@@ -135,7 +135,7 @@ fn a_store_that_is_filled_and_emptied_a_hundred_times_ends_as_small_as_it_began(
             put(&store, id, round);
         }
         for id in 0..300u32 {
-            assert!(store.remove(id.to_le_bytes()).unwrap());
+            assert!(store.remove(id.to_le_bytes()).unwrap().is_some());
         }
         store.compact().unwrap();
     }
@@ -190,9 +190,9 @@ fn removed_bytes_are_in_no_file_after_compact_and_close() {
     store.sync().unwrap();
     assert!(contains_bytes(&path, secret));
     for id in (0..3_000u32).filter(|id| id % 500 == 77) {
-        assert!(store.remove(format!("secret-id-{id}")).unwrap());
+        assert!(store.remove(format!("secret-id-{id}")).unwrap().is_some());
     }
-    assert!(store.remove("in a batch").unwrap());
+    assert!(store.remove("in a batch").unwrap().is_some());
     store.compact().unwrap();
     store.close().unwrap();
     assert!(!contains_bytes(&path, secret));
@@ -213,7 +213,7 @@ fn a_removed_id_stays_removed_whatever_is_compacted_and_reopened_when() {
         let id = seed as u32 % 400;
         if seed >> 32 & 3 == 0 {
             let there = state[id as usize].take().is_some();
-            assert_eq!(store.remove(id.to_le_bytes()).unwrap(), there);
+            assert_eq!(store.remove(id.to_le_bytes()).unwrap().is_some(), there);
         } else {
             put(&store, id, step);
             state[id as usize] = Some(step);
@@ -262,7 +262,7 @@ fn a_removed_id_stays_removed_while_a_segment_that_stays_holds_an_older_version(
         ids += 1;
     }
     let (older, tombstone) = (taken()[0], taken()[1]);
-    assert!(store.remove(0u32.to_le_bytes()).unwrap());
+    assert!(store.remove(0u32.to_le_bytes()).unwrap().is_some());
     (0..4_000).for_each(|version| put(&store, OVERWRITTEN, version));
     // The last of the first ones is in the segment of the tombstone.
     put(&store, ids - 1, 1);

@@ -54,7 +54,7 @@ fn writing_has_the_names_of_the_contract() -> Result<(), Box<dyn std::error::Err
     let refused = store.put_if("a", embedding, "", Condition::Lsn(store.durable_lsn()));
     let Err(Error::ConditionFailed { current }) = refused else { panic!("{refused:?}") };
     assert_eq!(current, Some(lsn));
-    let there: bool = store.remove("b")?;
+    let there: bool = store.remove("b")?.is_some();
     assert!(there);
     let mut batch = Batch::new();
     batch.put("c", embedding, "1").put(String::from("d"), embedding, b"2").remove("a");
@@ -65,7 +65,7 @@ fn writing_has_the_names_of_the_contract() -> Result<(), Box<dyn std::error::Err
     assert_eq!(tag, Some(7));
     store.sync()?;
     store.wait_durable(last)?;
-    let future = store.durable(last);
+    let future = store.wait_durable_async(last);
     fn is_future<F: Future<Output = Result<(), Error>>>(_: &F) {}
     is_future(&future);
     is_sent(&future);
@@ -77,7 +77,7 @@ fn writing_has_the_names_of_the_contract() -> Result<(), Box<dyn std::error::Err
 fn reading_has_the_names_of_the_contract() -> Result<(), Box<dyn std::error::Error>> {
     fn held<'p>(record: Record<'p>) -> (&'p [u8], &'p [f32], &'p [u8]) {
         let copy = record;
-        let _: (Lsn, SystemTime, u64) = (copy.lsn(), record.created(), record.tag());
+        let _: (Lsn, SystemTime, u64) = (copy.lsn(), record.created_at(), record.tag());
         (record.id(), record.embedding(), copy.content())
     }
     let dir = tempfile::tempdir()?;
@@ -89,9 +89,9 @@ fn reading_has_the_names_of_the_contract() -> Result<(), Box<dyn std::error::Err
     assert_eq!(text?, "text");
     assert_eq!(held(record), (&b"a"[..], &[1.0f32, 0.0][..], &b"text"[..]));
     let owned: OwnedRecord = record.to_owned();
-    let OwnedRecord { id, embedding, content, lsn, created, tag, .. } = owned;
+    let OwnedRecord { id, embedding, content, lsn, created_at, tag, .. } = owned;
     assert_eq!((&*id, &*embedding, &*content), held(record));
-    assert_eq!((lsn, created, tag), (record.lsn(), record.created(), record.tag()));
+    assert_eq!((lsn, created_at, tag), (record.lsn(), record.created_at(), record.tag()));
     let walk: Iter<'_> = pinned.iter();
     assert_eq!(walk.collect::<Result<Vec<Record<'_>>, Error>>()?.len(), 1);
     for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
@@ -123,7 +123,7 @@ fn upkeep_has_the_names_of_the_contract() -> Result<(), Box<dyn std::error::Erro
     let report: VerifyReport = store.verify()?;
     let damaged: &Vec<Damage> = &report.damaged;
     let places: Vec<(&PathBuf, u64, &Option<Vec<u8>>, &String)> =
-        damaged.iter().map(|d| (&d.segment, d.offset, &d.id, &d.reason)).collect();
+        damaged.iter().map(|d| (&d.path, d.offset, &d.id, &d.reason)).collect();
     assert!(report.is_clean() && places.is_empty());
     assert_eq!((report.records, report.bytes > 0), (1, true));
     let stats: Stats = store.stats();
@@ -137,11 +137,8 @@ fn upkeep_has_the_names_of_the_contract() -> Result<(), Box<dyn std::error::Erro
     ];
     let _: (Lsn, Lsn) = (stats.tail, stats.durable);
     let report: &RecoveryReport = store.recovery();
-    let _: ([u64; 4], bool, Duration) = (
-        [report.records, report.torn, report.corrupt, report.scanned_bytes],
-        report.from_checkpoint,
-        report.elapsed,
-    );
+    let _: ([u64; 4], Duration) =
+        ([report.records, report.torn, report.corrupt, report.scanned_bytes], report.elapsed);
     store.backup(dir.path().join("copy"))?;
     store.close()?;
     Ok(())
@@ -166,7 +163,7 @@ fn errors_have_the_names_of_the_contract() {
             Error::Locked(_) => "locked",
             Error::ReadOnly => "read-only",
             Error::StorageFull => "full",
-            Error::Corrupt { segment: _, offset: _, reason: _ } => "corrupt",
+            Error::Corrupt { path: _, offset: _, reason: _ } => "corrupt",
             Error::FlushFailed(_) => "flush",
             Error::Io(_) => "io",
             _ => "a new one",

@@ -39,7 +39,7 @@ fn what_was_put_before_a_sync_is_durable_after_it() {
         assert!(store.durable_lsn() >= last && store.stats().durable >= last, "round {round}");
     }
     assert!(store.stats().segments > 2);
-    assert!(store.remove(id(0)).unwrap());
+    assert!(store.remove(id(0)).unwrap().is_some());
     store.sync().unwrap();
     assert!(store.durable_lsn() > last, "a removal is durable too");
     store.sync().unwrap();
@@ -83,7 +83,10 @@ fn syncs_beside_writers_and_beside_each_other_lose_nothing() {
                             store.sync().unwrap();
                             assert!(store.durable_lsn() >= lsn);
                         }
-                        assert!(n % 9 > 0 || store.remove(id(n % 100 + 1_000 * thread)).unwrap());
+                        assert!(
+                            n % 9 > 0
+                                || store.remove(id(n % 100 + 1_000 * thread)).unwrap().is_some()
+                        );
                     }
                 })
             })
@@ -239,7 +242,7 @@ fn a_full_disk_costs_nothing_acknowledged_and_more_room_lets_the_same_handle_go_
     for n in 0..2_000 {
         RECORDS.put(&store, &id(8_000_000 + n), n);
     }
-    assert!(store.remove(id(8_000_000)).unwrap());
+    assert!(store.remove(id(8_000_000)).unwrap().is_some());
     assert_eq!(reopen(store).len(), before.len() + 1_999);
 }
 
@@ -324,7 +327,7 @@ fn removals_on_a_disk_that_fills_up_hold_or_have_not_happened() {
         let id = id(n);
         match store.remove(&id) {
             Ok(was_there) => {
-                assert!(was_there && !store.contains(&id));
+                assert!(was_there.is_some() && !store.contains(&id));
                 removed += 1;
             }
             Err(error) => {
@@ -364,7 +367,7 @@ fn a_full_disk_can_be_drained_and_filled_again() {
                     store.compact()?;
                     store.remove(&id)
                 });
-                assert!(removed.unwrap(), "round {round}");
+                assert!(removed.unwrap().is_some(), "round {round}");
             }
         }
         assert!(store.is_empty());

@@ -34,7 +34,7 @@ fn assert_gone(store: &Store, id: &str) {
     assert_eq!(store.update_tag(id, |tag| tag + 1).unwrap(), None);
     let refused = store.put_if(id, &E, "", Condition::Present);
     assert!(matches!(refused, Err(Error::ConditionFailed { current: None })));
-    assert!(!store.remove(id).unwrap(), "there is nothing to remove");
+    assert!(store.remove(id).unwrap().is_none(), "there is nothing to remove");
 }
 
 #[test]
@@ -49,11 +49,11 @@ fn a_record_is_there_until_its_time_is_over_and_a_held_one_beyond() {
     let pinned = store.pin();
     let held = pinned.get("short").unwrap().expect("it is not over yet");
     let shared = store.get_shared("short").unwrap().unwrap();
-    let expires = held.expires().unwrap();
+    let expires = held.expires_at().unwrap();
     let off = expires.duration_since(moment).unwrap_or_else(|early| early.duration());
     assert!(off < Duration::from_micros(1));
-    assert_eq!(store.get_owned("short").unwrap().unwrap().expires, Some(expires));
-    assert_eq!(pinned.get("ever").unwrap().unwrap().expires(), None);
+    assert_eq!(store.get_owned("short").unwrap().unwrap().expires_at, Some(expires));
+    assert_eq!(pinned.get("ever").unwrap().unwrap().expires_at(), None);
     wait_for(moment);
     assert_gone(&store, "short");
     assert_eq!((held.content(), shared.content()), (&b"x"[..], &b"x"[..]));
@@ -64,12 +64,12 @@ fn a_record_is_there_until_its_time_is_over_and_a_held_one_beyond() {
     store.close().unwrap();
     let store = options().open(&path).unwrap();
     assert!(store.contains("short") && store.contains("long") && store.contains("ever"));
-    assert!(store.pin().get("long").unwrap().unwrap().expires().is_some());
+    assert!(store.pin().get("long").unwrap().unwrap().expires_at().is_some());
     let copy = dir.path().join("copy");
     store.backup(&copy).unwrap();
     let copy = Options::new().read_only(true).open(&copy).unwrap();
-    let kept = copy.pin().get("long").unwrap().unwrap().expires();
-    assert_eq!(kept, store.pin().get("long").unwrap().unwrap().expires());
+    let kept = copy.pin().get("long").unwrap().unwrap().expires_at();
+    assert_eq!(kept, store.pin().get("long").unwrap().unwrap().expires_at());
 }
 
 #[test]

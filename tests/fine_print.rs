@@ -25,7 +25,7 @@ fn empty_batch(store: &Store) -> Lsn {
 
 /// A future that is polled once.
 fn poll_once(store: &Store, lsn: Lsn) -> Poll<Result<(), Error>> {
-    pin!(store.durable(lsn)).poll(&mut Context::from_waker(Waker::noop()))
+    pin!(store.wait_durable_async(lsn)).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn removed_bytes_of_every_kind_of_write_are_gone_and_no_pin_is_waited_for() {
     // Some are moved once before they are removed.
     store.compact().unwrap();
     for n in [0, 1, 5] {
-        assert!(store.remove(id(n)).unwrap());
+        assert!(store.remove(id(n)).unwrap().is_some());
     }
     let mut batch = Batch::new();
     batch.remove(id(2)).remove(id(3)).remove(id(77));
@@ -245,9 +245,9 @@ impl Wake for Count {
 fn the_waker_of_the_last_poll_is_woken() {
     let dir = tempfile::tempdir().unwrap();
     let store = options().open(dir.path()).unwrap();
-    drop(store.durable(store.put("never polled", &E, "").unwrap()));
+    drop(store.wait_durable_async(store.put("never polled", &E, "").unwrap()));
     let lsn = store.put("a", &E, "").unwrap();
-    let mut future = pin!(store.durable(lsn));
+    let mut future = pin!(store.wait_durable_async(lsn));
     let counts = [0; 3].map(|n| Arc::new(Count(AtomicU64::new(n))));
     let mut ready = false;
     for count in &counts {

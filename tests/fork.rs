@@ -95,7 +95,7 @@ fn assert_writes_are_refused(store: &Store, path: &Path) {
     assert_forked(store.sync());
     assert_forked(store.wait_durable(store.durable_lsn()));
     assert!(matches!(
-        poll_once(store.durable(store.durable_lsn())),
+        poll_once(store.wait_durable_async(store.durable_lsn())),
         Poll::Ready(Err(Error::Forked))
     ));
     assert_forked(store.compact());
@@ -131,7 +131,7 @@ fn a_child_reads_and_each_of_its_writes_is_forked() {
     let tail = store.stats().tail;
     let (pinned, shared) = (store.pin(), store.get_shared("a").unwrap().unwrap());
     let held = pinned.get("b").unwrap().unwrap();
-    let mut durable = Box::pin(store.durable(store.put("c", &E, "3").unwrap()));
+    let mut durable = Box::pin(store.wait_durable_async(store.put("c", &E, "3").unwrap()));
     in_child(|| {
         assert_writes_are_refused(&store, dir.path());
         assert_reads_work(&store);
@@ -225,7 +225,7 @@ fn a_future_in_a_child_does_not_wait_for_a_lock_of_the_parent() {
     let dir = tempfile::tempdir().unwrap();
     let store = options().flush_interval(None).open(dir.path().join("s")).unwrap();
     let lsn = store.put("a", &E, "1").unwrap();
-    let mut registered = Box::pin(store.durable(lsn));
+    let mut registered = Box::pin(store.wait_durable_async(lsn));
     let mut context = Context::from_waker(Waker::noop());
     // Nobody has asked for a flush before.
     assert!(registered.as_mut().poll(&mut context).is_pending());
@@ -235,7 +235,7 @@ fn a_future_in_a_child_does_not_wait_for_a_lock_of_the_parent() {
             let waker = unsafe { Waker::from_raw(RawWaker::new(std::ptr::null(), &STOPS)) };
             // Until a record is not durable yet when the future is polled.
             while !LOCK_IS_HELD.load(Ordering::Acquire) {
-                let future = store.durable(store.put("b", &E, "2").unwrap());
+                let future = store.wait_durable_async(store.put("b", &E, "2").unwrap());
                 let polled = pin!(future).poll(&mut Context::from_waker(&waker));
                 assert!(!matches!(polled, Poll::Ready(Err(_))));
             }
@@ -283,7 +283,7 @@ fn no_read_in_a_child_waits_for_a_thread_of_the_parent() {
         scope.spawn(|| until_done(&|_| assert!(store.stats().segments as usize > 0)));
         for _ in 0..FORKS {
             let lsn = store.put("c", &E, "3").unwrap();
-            let mut durable = Box::pin(store.durable(lsn));
+            let mut durable = Box::pin(store.wait_durable_async(lsn));
             // It registers with the flusher, or the record is durable already.
             let polled = durable.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             assert!(!matches!(polled, Poll::Ready(Err(_))));

@@ -121,7 +121,7 @@ fn without_a_byte_left_what_is_dead_is_compacted() {
         }
         disk.fill();
         for n in 0..60 {
-            assert!(store.remove(u32::to_le_bytes(n)).unwrap(), "{n}");
+            assert!(store.remove(u32::to_le_bytes(n)).unwrap().is_some(), "{n}");
         }
         let report = store.compact().unwrap_or_else(|error| panic!("round {round}: {error}"));
         assert!(report.segments_removed >= 5, "round {round}: {report:?}");
@@ -146,7 +146,7 @@ fn where_no_file_can_be_made_any_more_records_are_removed_and_compacted() {
     assert!(matches!(put(&store, n), Err(Error::StorageFull)), "{n}");
     let is_there = |n: &u32| store.contains(u32::to_le_bytes(*n));
     for n in (0..n).filter(is_there) {
-        assert!(store.remove(u32::to_le_bytes(n)).unwrap(), "{n}");
+        assert!(store.remove(u32::to_le_bytes(n)).unwrap().is_some(), "{n}");
     }
     let report = store.compact().unwrap();
     assert!(report.segments_removed >= 4 && store.is_empty(), "{report:?}");
@@ -168,7 +168,7 @@ fn a_compaction_that_finds_no_room_leaves_removals_theirs() {
     let mut removed = 0;
     for n in (0..45).step_by(3) {
         let done = store.remove(u32::to_le_bytes(n)).unwrap_or_else(|error| panic!("{n}: {error}"));
-        removed += u32::from(done);
+        removed += u32::from(done.is_some());
         let report = store.compact();
         assert!(matches!(report, Ok(_) | Err(Error::StorageFull)), "{report:?}");
     }
@@ -215,12 +215,12 @@ fn a_compaction_that_cannot_end_the_active_segment_says_so() {
     let Some(first) = full() else { return };
     let tried = std::iter::once(first).chain((0..20).filter_map(|_| full()));
     let (_, _disk, path, store) = tried.into_iter().find(|(is_full, ..)| *is_full).unwrap();
-    assert!(store.remove("secret").unwrap());
+    assert!(store.remove("secret").unwrap().is_some());
     let report = store.compact();
     assert!(matches!(report, Err(Error::StorageFull)), "{report:?}");
     // What is dead elsewhere gives the room back in the same run.
     for n in 0..20 {
-        assert!(store.remove(u32::to_le_bytes(n)).unwrap());
+        assert!(store.remove(u32::to_le_bytes(n)).unwrap().is_some());
     }
     store.compact().unwrap();
     store.close().unwrap();
@@ -244,7 +244,7 @@ fn a_compaction_without_room_leaves_a_store_of_one_segment_its_own() {
         let filler = File::options().write(true).open(disk.at("filler")).unwrap();
         filler.set_len(filler.metadata().unwrap().len() - left).unwrap();
         for n in 0..5_u32 {
-            assert!(store.remove(n.to_le_bytes()).unwrap(), "{n}");
+            assert!(store.remove(n.to_le_bytes()).unwrap().is_some(), "{n}");
             let report = store.compact();
             assert!(matches!(report, Err(Error::StorageFull)), "{report:?}");
             store.put("more", &[1.0], "small").unwrap();
@@ -265,7 +265,7 @@ fn a_store_of_one_segment_is_compacted_where_the_file_system_does_not_say_what_i
     for n in 0..4 {
         put(&store, n).unwrap();
     }
-    assert!(store.remove(1_u32.to_le_bytes()).unwrap());
+    assert!(store.remove(1_u32.to_le_bytes()).unwrap().is_some());
     let report = store.compact().unwrap();
     assert_eq!((report.segments_removed, report.moved_records), (1, 3));
     put(&store, 1).unwrap();
@@ -282,7 +282,7 @@ fn where_the_file_system_does_not_say_what_is_free_nothing_is_refused() {
             for n in (0..10).map(|n| thread * 10 + n) {
                 put(&store, n).unwrap_or_else(|error| panic!("{round}, {n}: {error}"));
                 let removed = store.remove(n.to_le_bytes());
-                assert!(matches!(removed, Ok(true)), "{round}, {n}: {removed:?}");
+                assert!(matches!(removed, Ok(Some(_))), "{round}, {n}: {removed:?}");
             }
         };
         std::thread::scope(|scope| {
@@ -305,7 +305,7 @@ fn what_was_made_of_the_last_room_is_for_removals_after_a_reopening_too() {
             store.compact()?;
             store.remove(n.to_le_bytes())
         });
-        assert!(removed.unwrap(), "{n}");
+        assert!(removed.unwrap().is_some(), "{n}");
         if n == 0 {
             store.close().unwrap();
             store = options().open(&path).unwrap();
@@ -331,10 +331,10 @@ fn a_removal_leaves_compaction_the_room_that_came_back() {
     let filler = File::options().write(true).open(disk.at("filler")).unwrap();
     filler.set_len(filler.metadata().unwrap().len() - (3 << 19)).unwrap();
     let removed = store.remove(0_u32.to_le_bytes());
-    assert!(matches!(removed, Ok(true) | Err(Error::StorageFull)), "{removed:?}");
+    assert!(matches!(removed, Ok(Some(_)) | Err(Error::StorageFull)), "{removed:?}");
     assert!(matches!(put(&store, 42), Err(Error::StorageFull)));
     assert!(store.compact().unwrap().segments_removed > 0);
-    assert!(store.remove(1_u32.to_le_bytes()).unwrap());
+    assert!(store.remove(1_u32.to_le_bytes()).unwrap().is_some());
 }
 
 /// A put that fills the active segment and finds no room for another one leaves it the active one.
@@ -491,10 +491,10 @@ fn a_group_whose_tombstones_find_no_room_leaves_the_room_to_its_parts() {
     }
     // Something dead in each: they are copied to segments that are younger than the active one,
     // which the tombstones of what is removed then come to.
-    (0..6).for_each(|n| assert!(store.remove(id(n * count / 6)).unwrap()));
+    (0..6).for_each(|n| assert!(store.remove(id(n * count / 6)).unwrap().is_some()));
     store.compact().unwrap();
     for n in (0..count).filter(|n| n % 10 < 3 && store.contains(id(*n))) {
-        assert!(store.remove(id(n)).unwrap(), "{n} of {count}");
+        assert!(store.remove(id(n)).unwrap().is_some(), "{n} of {count}");
     }
     let left = store.len();
     // What another thread has not unmapped yet may be the room: then it is there the next time.
@@ -512,7 +512,10 @@ fn what_fills_a_disk_of_four_segments_can_be_removed() {
         let puts = (0..60).take_while(|n| put(&store, *n).is_ok()).count() as u32;
         assert!(puts >= 9, "{puts} of {disk_bytes}");
         for n in 0..puts {
-            assert!(store.remove(n.to_le_bytes()).unwrap(), "{n} of {puts}, {disk_bytes}");
+            assert!(
+                store.remove(n.to_le_bytes()).unwrap().is_some(),
+                "{n} of {puts}, {disk_bytes}"
+            );
         }
         store.compact().unwrap();
         // What is dropped may be mapped for a moment.

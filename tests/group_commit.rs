@@ -37,7 +37,7 @@ fn a_synced_write_is_durable_when_it_returns() {
             });
         }
     });
-    assert!(store.remove("0-0").unwrap());
+    assert!(store.remove("0-0").unwrap().is_some());
     assert_eq!(store.stats().durable, store.durable_lsn());
     let mut batch = stratalog::Batch::new();
     batch.put("b", &[1.0, 1.0], "").remove("1-1");
@@ -109,11 +109,11 @@ fn a_future_is_ready_once_its_record_is_durable() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir.path().join("s"), Durability::Buffered);
     let lsn = store.put("a", &[0.0, 1.0], "x").unwrap();
-    let (result, _) = block_on(store.durable(lsn));
+    let (result, _) = block_on(store.wait_durable_async(lsn));
     result.unwrap();
     assert!(store.durable_lsn() >= lsn);
     let never = store.stats().tail;
-    let (result, _) = block_on(store.durable(never));
+    let (result, _) = block_on(store.wait_durable_async(never));
     assert!(matches!(result, Err(Error::UnknownLsn(lsn)) if lsn == never));
 }
 
@@ -126,7 +126,7 @@ async fn many_tasks_await_on_tokio() {
             let store = Arc::clone(&store);
             tokio::spawn(async move {
                 let lsn = store.put(format!("{n}"), &[0.0, 1.0], "x").unwrap();
-                store.durable(lsn).await.unwrap();
+                store.wait_durable_async(lsn).await.unwrap();
                 assert!(store.durable_lsn() >= lsn);
             })
         })
@@ -142,12 +142,12 @@ fn a_future_may_be_dropped_half_way_and_awaited_after_close() {
     let store = open(&dir.path().join("s"), Durability::Buffered);
     let lsn = store.put("a", &[0.0, 1.0], "x").unwrap();
     {
-        let mut dropped = pin!(store.durable(lsn));
+        let mut dropped = pin!(store.wait_durable_async(lsn));
         let polled = dropped.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(!matches!(polled, Poll::Ready(Err(_))), "{polled:?}");
     }
     let later = store.put("b", &[0.0, 1.0], "x").unwrap();
-    let (future, other) = (store.durable(later), store.durable(later));
+    let (future, other) = (store.wait_durable_async(later), store.wait_durable_async(later));
     store.close().unwrap();
     block_on(future).0.unwrap();
     drop(other);

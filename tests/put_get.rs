@@ -43,7 +43,11 @@ fn every_accessor_gives_back_what_was_put() {
     assert_eq!(record.content(), b"The tide leaves a mark.");
     assert_eq!(record.content_str(), Ok("The tide leaves a mark."));
     assert_eq!((record.lsn(), record.tag()), (lsn, 0));
-    assert!(before <= record.created() && record.created() <= after, "{:?}", record.created());
+    assert!(
+        before <= record.created_at() && record.created_at() <= after,
+        "{:?}",
+        record.created_at()
+    );
     let said = format!("{record:?}");
     assert!(said.contains("doc-1") && !said.contains("tide"), "no contents in logs: {said}");
 
@@ -51,14 +55,14 @@ fn every_accessor_gives_back_what_was_put() {
     assert_eq!(owned, record.to_owned());
     assert_eq!((owned.id, owned.embedding), (b"doc-1".to_vec(), embedding.to_vec()));
     assert_eq!(owned.content, b"The tide leaves a mark.");
-    assert_eq!((owned.lsn, owned.tag, owned.created), (lsn, 0, record.created()));
+    assert_eq!((owned.lsn, owned.tag, owned.created_at), (lsn, 0, record.created_at()));
 
     let shared = store.get_shared("doc-1").unwrap().unwrap();
     assert_eq!(shared.clone().to_owned(), record.to_owned());
     assert_eq!((shared.id(), shared.embedding()), (record.id(), record.embedding()));
     assert_eq!((shared.content(), shared.content_str()), (record.content(), record.content_str()));
     assert_eq!((shared.lsn(), shared.tag()), (lsn, 0));
-    assert_eq!(shared.created(), record.created());
+    assert_eq!(shared.created_at(), record.created_at());
     assert!(format!("{shared:?} {store:?} {pinned:?}").contains("doc-1"));
     drop((pinned, shared));
 
@@ -91,22 +95,22 @@ fn an_overwrite_replaces_the_whole_record_and_has_a_higher_lsn() {
 #[test]
 fn a_removed_id_is_gone_for_every_way_of_reading_and_can_come_back() {
     let (_dir, store) = new_store(RECORDS.dimension);
-    assert!(!store.remove("never").unwrap());
+    assert!(store.remove("never").unwrap().is_none());
     RECORDS.put(&store, b"stays", 1);
     let first = RECORDS.put(&store, b"goes", 1);
-    assert!(store.remove("goes").unwrap(), "it was there");
-    assert!(!store.remove("goes").unwrap(), "it was gone already");
+    assert!(store.remove("goes").unwrap().is_some(), "it was there");
+    assert!(store.remove("goes").unwrap().is_none(), "it was gone already");
     assert!(!store.contains("goes"));
     assert!(store.pin().get("goes").unwrap().is_none());
     assert!(store.get_owned("goes").unwrap().is_none());
     assert!(store.get_shared("goes").unwrap().is_none());
     assert_eq!(state(&store).len(), 1);
     let store = reopen(store);
-    assert!(!store.contains("goes") && !store.remove("goes").unwrap());
+    assert!(!store.contains("goes") && store.remove("goes").unwrap().is_none());
     let second = RECORDS.put(&store, b"goes", 2);
     assert!(second > first && store.contains("goes") && store.len() == 2);
     let store = reopen(store);
-    assert!(store.remove("goes").unwrap() && store.remove("stays").unwrap());
+    assert!(store.remove("goes").unwrap().is_some() && store.remove("stays").unwrap().is_some());
     assert!(store.is_empty());
     assert!(reopen(store).is_empty());
 }
@@ -120,7 +124,7 @@ fn what_a_pin_has_handed_out_stays_as_it_is_whatever_happens_meanwhile() {
     let overwritten = pinned.get("overwritten").unwrap().unwrap();
     let removed = pinned.get("removed").unwrap().unwrap();
     let copies = (overwritten.to_owned(), removed.to_owned());
-    assert!(store.remove("removed").unwrap());
+    assert!(store.remove("removed").unwrap().is_some());
     for version in 0..10_000 {
         RECORDS.put(&store, b"overwritten", version % 3 + 2);
     }
@@ -251,7 +255,7 @@ fn a_shared_record_outlives_overwrite_removal_and_store_on_any_thread() {
     RECORDS.put(&store, b"b", 1);
     let (a, b) = (store.get_shared("a").unwrap().unwrap(), store.get_shared("b").unwrap().unwrap());
     RECORDS.put(&store, b"a", 2);
-    assert!(store.remove("b").unwrap());
+    assert!(store.remove("b").unwrap().is_some());
     let later = store.get_shared("a").unwrap().unwrap();
     let store = reopen(store);
     drop(store);
@@ -357,7 +361,7 @@ fn a_call_that_fails_has_changed_nothing() {
     assert!(matches!(store.put("a", &[0.0, f32::NAN], ""), Err(Error::NonFinite { index: 1 })));
     let large = vec![0; SEGMENT as usize];
     assert!(matches!(store.put("a", &[0.0; 2], large), Err(Error::RecordTooLarge { .. })));
-    assert!(!store.remove("b").unwrap());
+    assert!(store.remove("b").unwrap().is_none());
     assert_eq!(looks(&store), before);
     reopen(store);
 }

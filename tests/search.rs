@@ -86,7 +86,7 @@ fn all_kinds_of_writes_are_seen_as_get_sees_them() {
     for n in 0..6_000 {
         store.put(id(n % 2_500), &vector(dimension, n), vec![b'c'; (n % 300) as usize]).unwrap();
         match n % 11 {
-            3 => assert!(store.remove(id(n % 2_500)).unwrap()),
+            3 => assert!(store.remove(id(n % 2_500)).unwrap().is_some()),
             5 => {
                 let mut batch = Batch::new();
                 batch.put(id(n + 1), &vector(dimension, n + 1), "").remove(id(n % 2_500));

@@ -81,10 +81,7 @@ fn a_damaged_segment_that_no_manifest_names_yet_is_reported_and_its_lsns_stay_gi
             for mode in [Recovery::Salvage, Recovery::Tolerant] {
                 let store = options().recovery(mode).read_only(true).open(&path).unwrap();
                 let report = store.recovery();
-                assert!(
-                    report.lost.iter().any(|lost| lost.segment == segment),
-                    "{how}: {report:?}"
-                );
+                assert!(report.lost.iter().any(|lost| lost.path == segment), "{how}: {report:?}");
                 assert!(!store.verify().unwrap().is_clean(), "{how}, {before}, {mode:?}");
                 assert!(store.contains("id-0") && store.len() < 500);
             }
@@ -129,7 +126,7 @@ fn a_segment_that_no_manifest_names_yet_and_that_may_not_be_opened_is_not_given_
         let Error::Io(error) = refused else { panic!("{refused:?}") };
         assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
         let salvage = options().read_only(true).recovery(Recovery::Salvage).open(&path).unwrap();
-        assert!(salvage.recovery().lost.iter().any(|lost| lost.segment == segment));
+        assert!(salvage.recovery().lost.iter().any(|lost| lost.path == segment));
     }
     std::fs::set_permissions(&segment, Permissions::from_mode(0o600)).unwrap();
     assert_eq!(options().open(&path).unwrap().len(), 500);

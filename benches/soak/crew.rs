@@ -140,7 +140,7 @@ fn write(
         let (key, expected) = ((id as u32).to_le_bytes(), &mut state.ids[place]);
         match random(&mut state.seed) % 10 {
             0 => {
-                if store.remove(key)? != expected.take().is_some() {
+                if store.remove(key)?.is_some() != expected.take().is_some() {
                     return Err(format!("removing {id} went wrong").into());
                 }
                 state.removals += 1;

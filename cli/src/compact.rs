@@ -117,11 +117,13 @@ fn compact(args: &Args) -> anyhow::Result<Outcome> {
 }
 
 fn with_bar(store: &Store) -> anyhow::Result<CompactionReport> {
-    let segments = store.segments();
-    let template = "{wide_bar} {pos} of {len} segments, {eta} left";
+    let template = "{wide_bar} {bytes} of {total_bytes}, {eta} left";
     let style = ProgressStyle::with_template(template)?.progress_chars("## ");
-    let bar = ProgressBar::new(to_empty(&segments).count() as u64).with_style(style);
-    let done = store.compact_with(|report| bar.set_position(report.segments_removed));
+    let bar = ProgressBar::new(0).with_style(style);
+    let done = store.compact_with(|done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
     bar.finish_and_clear();
     Ok(done?)
 }

@@ -17,7 +17,7 @@ pub struct Place<'a> {
 impl<'a> From<&'a Damage> for Place<'a> {
     fn from(damage: &'a Damage) -> Self {
         Self {
-            segment: damage.segment.display().to_string(),
+            segment: damage.path.display().to_string(),
             offset: damage.offset,
             id: damage.id.as_deref().map(Bytes::new),
             reason: &damage.reason,
@@ -40,7 +40,7 @@ pub fn print(damages: &[Damage], out: &mut impl Write) -> anyhow::Result<()> {
             None if damage.offset == 0 => String::new(),
             None => "id unknown: ".to_owned(),
         };
-        let (segment, offset) = (damage.segment.display(), damage.offset);
+        let (segment, offset) = (damage.path.display(), damage.offset);
         writeln!(out, "{segment}: byte {offset}: {id}{}", damage.reason)?;
     }
     Ok(())

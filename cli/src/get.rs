@@ -71,7 +71,7 @@ fn as_json<'p>(record: &Record<'p>, embedding: bool) -> Entry<'p> {
     Entry {
         id: Bytes::new(record.id()),
         lsn: record.lsn().as_u64(),
-        created: output::time(record.created()),
+        created: output::time(record.created_at()),
         content: Bytes::new(record.content()),
         embedding: embedding.then(|| record.embedding()),
     }
@@ -89,7 +89,7 @@ fn print(args: &Args, found: &[Record<'_>]) -> anyhow::Result<()> {
         }
         writeln!(out, "id         {}", output::printable(record.id(), false))?;
         writeln!(out, "lsn        {}", record.lsn())?;
-        writeln!(out, "created    {}", output::time(record.created()))?;
+        writeln!(out, "created    {}", output::time(record.created_at()))?;
         if args.embedding {
             let values: Vec<String> = record.embedding().iter().map(f32::to_string).collect();
             writeln!(out, "embedding  [{}]", values.join(", "))?;

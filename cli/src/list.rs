@@ -75,7 +75,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
 fn print(args: &Args, record: &Record<'_>, out: &mut impl Write) -> anyhow::Result<()> {
     let long = args.long.then(|| Long {
         lsn: record.lsn().as_u64(),
-        created: output::time(record.created()),
+        created: output::time(record.created_at()),
         content_bytes: record.content().len(),
     });
     if args.json {

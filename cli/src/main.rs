@@ -109,8 +109,8 @@ fn explain(error: &anyhow::Error, salvaging: bool) -> String {
         {
             text.push_str(&format!("\nheld by {holder}"));
         }
-        if let Some(stratalog::Error::Corrupt { segment, .. }) = cause.downcast_ref()
-            && segment.ends_with("MANIFEST")
+        if let Some(stratalog::Error::Corrupt { path, .. }) = cause.downcast_ref()
+            && path.ends_with("MANIFEST")
             && !salvaging
         {
             text.push_str("\n`stratalog salvage` copies what the segments hold into a new store");

@@ -161,11 +161,11 @@ fn copy(store: &Store, dest: &Path) -> anyhow::Result<Copied> {
 fn put(new: &Store, record: &Record<'_>) -> anyhow::Result<()> {
     let (id, content) = (record.id(), record.content());
     let copy = NewRecord::new(id, record.embedding(), content);
-    let copy = match record.expires() {
+    let copy = match record.expires_at() {
         Some(moment) => copy.expires_at(moment),
         None => copy.never_expires(),
     };
-    new.put_record(with_created(copy, record.created()))?;
+    new.put_record(with_created(copy, record.created_at()))?;
     let tag = record.tag();
     if tag != 0 {
         // Absent only if it has expired since.

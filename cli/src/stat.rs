@@ -36,7 +36,7 @@ pub struct Counts {
     pub index_bytes_per_record: Option<f64>,
     pub tail: u64,
     pub durable: u64,
-    pub lag: u64,
+    pub unflushed_slots: u64,
     pub retired: u64,
     pub retained_bytes: u64,
     pub retained_seconds: f64,
@@ -55,7 +55,7 @@ impl From<&Stats> for Counts {
             index_bytes_per_record: output::each(stats.index_bytes, stats.live_records),
             tail: stats.tail.as_u64(),
             durable: stats.durable.as_u64(),
-            lag: stats.lag,
+            unflushed_slots: stats.unflushed_slots,
             retired: stats.retired,
             retained_bytes: stats.retained_bytes,
             retained_seconds: stats.retained_age.as_secs_f64(),
@@ -74,7 +74,6 @@ pub struct Recovery {
     pub missing_segments: u64,
     pub foreign_files: u64,
     pub scanned_bytes: u64,
-    pub from_checkpoint: bool,
     pub seconds: f64,
 }
 
@@ -89,7 +88,6 @@ impl From<&RecoveryReport> for Recovery {
             missing_segments: report.missing_segments,
             foreign_files: report.foreign_files,
             scanned_bytes: report.scanned_bytes,
-            from_checkpoint: report.from_checkpoint,
             seconds: report.elapsed.as_secs_f64(),
         }
     }
@@ -143,11 +141,11 @@ fn print(store: &Store) -> anyhow::Result<()> {
     writeln!(out, "index in memory   {}", each(stats.index_bytes))?;
     writeln!(out, "tail LSN          {:>12}", stats.tail.to_string())?;
     writeln!(out, "durable LSN       {:>12}", stats.durable.to_string())?;
-    let lag = match stats.lag {
+    let lag = match stats.unflushed_slots {
         0 => "all that was written survives power loss",
         _ => "slots that may not survive power loss",
     };
-    writeln!(out, "durability lag    {:>12}   {lag}", count(stats.lag))?;
+    writeln!(out, "durability lag    {:>12}   {lag}", count(stats.unflushed_slots))?;
     writeln!(out, "retired           {:>12}", count(stats.retired))?;
     writeln!(out)?;
     print_recovery(store.recovery(), &mut out)?;
@@ -155,8 +153,7 @@ fn print(store: &Store) -> anyhow::Result<()> {
 }
 
 fn print_recovery(report: &RecoveryReport, out: &mut impl Write) -> anyhow::Result<()> {
-    let from = if report.from_checkpoint { "from a checkpoint" } else { "from the log" };
-    writeln!(out, "opened {from} in {}, this found", output::duration(report.elapsed))?;
+    writeln!(out, "opened in {}, this found", output::duration(report.elapsed))?;
     writeln!(out, "records           {:>12}", count(report.records))?;
     writeln!(out, "torn              {:>12}", count(report.torn))?;
     writeln!(out, "void              {:>12}", count(report.void))?;

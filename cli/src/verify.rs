@@ -104,7 +104,7 @@ fn print(
     damage::print(&report.damaged, &mut out)?;
     // What the walk did not meet again: a handle that cannot write sees nothing behind a cut.
     let met = |lost: &Damage| {
-        let same = |d: &Damage| d.segment == lost.segment && d.offset == lost.offset;
+        let same = |d: &Damage| d.path == lost.path && d.offset == lost.offset;
         report.damaged.iter().any(same)
     };
     let more: Vec<_> = opening.lost.iter().filter(|lost| !clean && !met(lost)).cloned().collect();

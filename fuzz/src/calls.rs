@@ -28,7 +28,7 @@ pub fn run(directory: &Path, data: &[u8]) {
             0..=2 => put(&store, &mut map, &id, version),
             3 => {
                 let removed = store.remove(&id).expect("room");
-                assert_eq!(removed, map.remove(&id).is_some());
+                assert_eq!(removed.is_some(), map.remove(&id).is_some());
             }
             4 | 5 => put_if(&store, &mut map, &id, (op, version)),
             6 => batch(&store, &mut map, &mut reader, version),
@@ -48,7 +48,7 @@ pub fn run(directory: &Path, data: &[u8]) {
                 // Fills segments, so that the log rolls.
                 let (id, big) = (vec![b'A' + reader.byte() % 3], vec![reader.byte(); 300_000]);
                 store.put(&id, &[0.0; DIMENSION], big).expect("room");
-                assert!(store.remove(&id).expect("room"));
+                assert!(store.remove(&id).expect("room").is_some());
             }
             _ => {
                 if op > 127 {

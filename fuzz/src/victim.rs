@@ -231,7 +231,7 @@ fn read_all(store: &Store, how: Look) {
         walked += 1;
         let Ok(record) = record else { continue };
         check(how, record.id(), record.embedding(), record.content());
-        let _ = (record.created(), record.expires(), record.tag(), record.lsn());
+        let _ = (record.created_at(), record.expires_at(), record.tag(), record.lsn());
     }
     assert!(walked < 1_000_000);
     for n in 0..IDS {
@@ -271,7 +271,7 @@ fn write_all(store: Store, directory: &Path, how: Look) {
     }
     for n in [1, 8] {
         // Where nothing is found nothing is written: what a salvage hides another mode may show.
-        if store.remove(id(n)).is_ok_and(|removed| removed) {
+        if store.remove(id(n)).is_ok_and(|removed| removed.is_some()) {
             written.insert(id(n), 0);
         }
     }

@@ -60,7 +60,7 @@ fn together(engine: &Arc<SmallEngine>, actors: &[Actor]) {
 fn put_all(engine: &SmallEngine, ids: &[u8], value: &[u8; 4]) {
     for id in ids {
         let lsn = engine.put(&put(&[*id], value)).expect("room");
-        assert!(lsn > stratalog::internals::lsn(0));
+        assert!(lsn > stratalog::Lsn::from_u64(0));
     }
 }
 

@@ -121,7 +121,7 @@ fn compact(core: &StoreCore, stop: &AtomicBool) {
     // Acquire: pairs with the Release in `drop`.
     while !stop.load(Ordering::Acquire) {
         let seen = notifier.count();
-        let done = core.compact(Scope::Worthwhile, stop, &mut |_| ());
+        let done = core.compact(Scope::Worthwhile, stop, &mut |_, _| ());
         // Relaxed: a hint for the other thread.
         core.failed.store(done.is_err(), Ordering::Relaxed);
         Compactor::new(core, stop).set_throttle(done.is_err());

@@ -160,7 +160,7 @@ impl Throttle {
 
     /// How long puts were delayed, all together.
     #[must_use]
-    pub fn delayed(&self) -> Duration {
+    pub fn write_stall(&self) -> Duration {
         // Relaxed: a statistic.
         Duration::from_nanos(self.delayed_ns.load(Ordering::Relaxed))
     }
@@ -279,10 +279,10 @@ mod tests {
         let throttle = Throttle::new(Some(2.5));
         let full = space(9_000, 1_000);
         let delay = |throttle: &Throttle, bytes| {
-            let before = throttle.delayed();
+            let before = throttle.write_stall();
             // More than once: what is forgiven is not asked for later.
             (0..3).for_each(|_| throttle.delay_put(bytes, || full));
-            throttle.delayed() - before
+            throttle.write_stall() - before
         };
         assert_eq!(delay(&throttle, 1 << 20), Duration::ZERO, "nothing has set a rate yet");
         throttle.set_in_background(full, false);
@@ -313,8 +313,8 @@ mod tests {
                 space(1_000, 1_000)
             });
         }
-        let before = throttle.delayed();
+        let before = throttle.write_stall();
         throttle.delay_put(1 << 20, || space(9_000, 1_000));
-        assert_eq!(throttle.delayed(), before);
+        assert_eq!(throttle.write_stall(), before);
     }
 }

@@ -38,15 +38,23 @@ pub const ADDRESS_BITS: u32 = 38;
 pub struct Lsn(u64);
 
 impl Lsn {
-    /// Below every LSN that is ever given out.
-    pub(crate) const ZERO: Self = Self(0);
+    /// Below every LSN that a store gives.
+    pub const ZERO: Self = Self(0);
 
     pub(crate) fn new(sequence: Sequence, slot: SlotNumber) -> Self {
         Self(sequence.0 << SLOT_BITS | u64::from(slot.0))
     }
 
-    pub(crate) fn from_u64(raw: u64) -> Self {
-        Self(raw)
+    /// The LSN of a number that [`Lsn::as_u64`] returned.
+    ///
+    /// ```
+    /// use stratalog::Lsn;
+    /// assert_eq!(Lsn::from_u64(7).as_u64(), 7);
+    /// assert!(Lsn::ZERO < Lsn::from_u64(1));
+    /// ```
+    #[must_use]
+    pub const fn from_u64(n: u64) -> Self {
+        Self(n)
     }
 
     /// Sequence of the segment that it was given in.
@@ -56,7 +64,7 @@ impl Lsn {
 
     /// The number behind it, for logs and for storing elsewhere.
     #[must_use]
-    pub fn as_u64(self) -> u64 {
+    pub const fn as_u64(self) -> u64 {
         self.0
     }
 }
@@ -64,6 +72,31 @@ impl Lsn {
 impl fmt::Display for Lsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.0 >> SLOT_BITS, self.0 & ((1 << SLOT_BITS) - 1))
+    }
+}
+
+/// Not an LSN as [`Lsn`] displays it: two numbers with a point between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an LSN is written as two numbers with a point between them, such as 3.14")]
+pub struct ParseLsnError;
+
+/// Reads what `Display` writes.
+///
+/// ```
+/// use stratalog::Lsn;
+/// let lsn = Lsn::from_u64(7 << 24 | 5);
+/// assert_eq!(lsn.to_string().parse(), Ok(lsn));
+/// assert!("7".parse::<Lsn>().is_err());
+/// ```
+impl std::str::FromStr for Lsn {
+    type Err = ParseLsnError;
+
+    fn from_str(text: &str) -> Result<Self, ParseLsnError> {
+        let (sequence, slot) = text.split_once('.').ok_or(ParseLsnError)?;
+        let sequence: u64 = sequence.parse().map_err(|_| ParseLsnError)?;
+        let slot: u64 = slot.parse().map_err(|_| ParseLsnError)?;
+        let fits = sequence < 1 << (u64::BITS - SLOT_BITS) && slot < 1 << SLOT_BITS;
+        if fits { Ok(Self(sequence << SLOT_BITS | slot)) } else { Err(ParseLsnError) }
     }
 }
 

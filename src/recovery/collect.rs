@@ -249,7 +249,7 @@ fn is_put_there(sequence: Sequence, named: Option<SegmentId>, manifest: &Manifes
 }
 
 fn damage(path: &Path, reason: &str) -> Damage {
-    Damage { segment: path.to_owned(), offset: 0, id: None, reason: reason.to_owned() }
+    Damage { path: path.to_owned(), offset: 0, id: None, reason: reason.to_owned() }
 }
 
 fn is_unused(segment: &Segment<MmapMemory>) -> bool {

@@ -86,8 +86,8 @@ fn contradicts(starts: &[(SegmentFileName, Start)], version: u32) -> bool {
         && !starts.iter().any(|(_, start)| is_other(start))
 }
 
-fn damage(segment: PathBuf, reason: String) -> Damage {
-    Damage { segment, offset: 0, id: None, reason }
+fn damage(path: PathBuf, reason: String) -> Damage {
+    Damage { path, offset: 0, id: None, reason }
 }
 
 /// Whether the file is to blame for an error: not so for too many open files, say.
@@ -159,7 +159,7 @@ fn rebuild(
     starts: &[(SegmentFileName, Start)],
 ) -> Result<Manifest, Error> {
     let corrupt = |what: &str| Error::Corrupt {
-        segment: path.to_owned(),
+        path: path.to_owned(),
         offset: 0,
         reason: format!("{reason}, and {what}"),
     };
@@ -234,15 +234,15 @@ pub(super) fn refuse_damage(
     candidates: &[SegmentCandidate],
     report: &RecoveryReport,
 ) -> Result<(), Error> {
-    if let Some(Damage { segment, offset, reason, .. }) =
-        report.lost.iter().min_by_key(|damage| (&damage.segment, damage.offset)).cloned()
+    if let Some(Damage { path, offset, reason, .. }) =
+        report.lost.iter().min_by_key(|damage| (&damage.path, damage.offset)).cloned()
     {
-        return Err(Error::Corrupt { segment, offset, reason });
+        return Err(Error::Corrupt { path, offset, reason });
     }
     let damaged = |candidate: &&SegmentCandidate| !candidate.segment.durable().counts_hold();
     match candidates.iter().find(damaged) {
         Some(SegmentCandidate { segment, .. }) => Err(Error::Corrupt {
-            segment: engine.log().source().path_of(segment.sequence(), segment.salt()),
+            path: engine.log().source().path_of(segment.sequence(), segment.salt()),
             offset: crate::format::header::DURABLE_AT as u64,
             reason: "its durable end or its sealed count is damaged".to_owned(),
         }),

@@ -516,7 +516,7 @@ fn damage_at(
     (at, reason): (usize, &str),
 ) -> Damage {
     Damage {
-        segment: engine.log().source().path_of(segment.sequence(), segment.salt()),
+        path: engine.log().source().path_of(segment.sequence(), segment.salt()),
         offset: at as u64,
         id: readable_id(segment, slot),
         reason: reason.to_owned(),

@@ -246,9 +246,9 @@ impl<M: Memory> Segment<M> {
         }
     }
 
-    /// Stores what follows the tag of a frame, in a segment that nobody else has. No more than the
-    /// length that its slot gives: by a damaged header the frame may go on into the ones that follow
-    /// it, which are there already.
+    /// Stores what follows the tag of a frame, in a segment that nobody else has: no more than the
+    /// length that its slot gives. By a damaged header the frame may extend into its neighbours,
+    /// which are there already.
     pub(super) fn write_replica(&mut self, frame: &Frame<'_>, len: Units) {
         let at = frame.offset.bytes() + TAG_BYTES;
         let most = len.bytes().saturating_sub(TAG_BYTES);

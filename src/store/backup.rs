@@ -5,7 +5,7 @@ use crate::concurrency::sync::unmodelled::Arc;
 use crate::disk::fs;
 use crate::error::Error;
 use crate::format::header::Role;
-use crate::format::ids::{Sequence, SlotNumber};
+use crate::format::ids::{Lsn, Sequence, SlotNumber};
 use crate::format::slot::SlotState;
 use crate::memory::MmapMemory;
 use crate::recovery::check;
@@ -16,8 +16,9 @@ use std::path::Path;
 impl Store {
     /// Makes a copy of the store in `dir`, which must be missing or empty, beside readers and
     /// writers. The copy holds exactly what was written up to [`Store::durable_lsn`] at a moment
-    /// during the call, everything that returned before it included; it has an identity of its
-    /// own, is on the device when this returns, and is never there in part under its name.
+    /// during the call, everything that returned before it included. Returns that LSN; those of the
+    /// copy continue above it. The copy has an identity of its own, is on the device when this
+    /// returns, and is never there in part under its name.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,7 +26,8 @@ impl Store {
     /// # let store = stratalog::Options::new().dimension(1).open(dir.path().join("s"))?;
     /// store.put("a", &[1.0], "kept")?;
     /// let copy = dir.path().join("copy");
-    /// store.backup(&copy)?;
+    /// let lsn = store.backup(&copy)?;
+    /// assert!(lsn <= store.durable_lsn());
     /// let copy = stratalog::Options::new().read_only(true).open(&copy)?;
     /// assert!(copy.contains("a"));
     /// # Ok(()) }
@@ -35,7 +37,7 @@ impl Store {
     ///
     /// [`Error::Io`] of kind `AlreadyExists`: something is in `dir`. [`Error::StorageFull`],
     /// [`Error::FlushFailed`], [`Error::Forked`], [`Error::ReadOnly`] (copy the directory instead).
-    pub fn backup(&self, dir: impl AsRef<Path>) -> Result<(), Error> {
+    pub fn backup(&self, dir: impl AsRef<Path>) -> Result<Lsn, Error> {
         let dir = dir.as_ref();
         if self.read_only {
             return Err(Error::ReadOnly);
@@ -48,8 +50,9 @@ impl Store {
             self.core.flusher.sync_and_then(self.engine(), || self.moment())
         })?;
         let unfinished = fs::begin_directory(dir)?;
-        let copied = self.copy_into(unfinished.directory(), &moment, &gave_way);
-        copied.and_then(|()| unfinished.finish())
+        self.copy_into(unfinished.directory(), &moment, &gave_way)?;
+        unfinished.finish()?;
+        Ok(moment.lsn)
     }
 
     /// What counts just now. To be called while nobody flushes, after a flush: then all that was
@@ -58,7 +61,7 @@ impl Store {
     fn moment(&self) -> Moment {
         let guard = self.engine().epoch().pin();
         let log = self.engine().log();
-        let next = log.floor(&guard);
+        let (next, lsn) = (log.floor(&guard), self.core.flusher.durable());
         let segments = log.counted(&guard, log.in_use_at_once(&guard));
         // Read last: whatever was moved out of a segment that was gone by then is below a mark.
         let marked = segments.into_iter().map(|segment| {
@@ -68,7 +71,7 @@ impl Store {
         let (parts, others): (Vec<_>, Vec<_>) = marked.partition(|(_, mark)| mark.slot > 0);
         let above = parts.last().map_or(Sequence(1), |(last, _)| last.sequence().next());
         // No LSN is given by the copy that was given before, be its segment gone.
-        Moment { parts, _others: others, next: next.max(above) }
+        Moment { parts, _others: others, next: next.max(above), lsn }
     }
 
     fn copy_into(
@@ -142,4 +145,6 @@ struct Moment {
     _others: Vec<(Arc<Segment<MmapMemory>>, Mark)>,
     /// The first segment that the copy makes itself.
     next: Sequence,
+    /// Everything written up to here counts, and nothing above.
+    lsn: Lsn,
 }

@@ -37,19 +37,20 @@ impl Store {
     /// finished, and nothing is lost. [`Error::FlushFailed`], [`Error::Forked`],
     /// [`Error::ReadOnly`], [`Error::Io`].
     pub fn compact(&self) -> Result<CompactionReport, Error> {
-        self.compact_with(|_| ())
+        self.compact_with(|_, _| ())
     }
 
-    /// As [`compact`](Store::compact), and says after each group of segments what was done so far.
-    /// `progress` must not compact: it would wait for itself. If it panics, what was done stays
-    /// done.
+    /// As [`compact`](Store::compact), and calls `progress` after each group of segments with the
+    /// log bytes of the segments emptied so far, and of all that are to be emptied. The second
+    /// number grows when a segment turns out to need another pass. `progress` must not compact: it
+    /// would wait for itself. If it panics, what was done stays done.
     ///
     /// # Errors
     ///
     /// As [`compact`](Store::compact).
     pub fn compact_with(
         &self,
-        mut progress: impl FnMut(&CompactionReport),
+        mut progress: impl FnMut(u64, u64),
     ) -> Result<CompactionReport, Error> {
         if self.read_only {
             return Err(Error::ReadOnly);

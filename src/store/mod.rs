@@ -166,11 +166,11 @@ impl Store {
     #[cold]
     fn corrupt(&self, at: &Damaged<'_, MmapMemory>) -> Error {
         let files = self.engine().log().source();
-        let segment = at.segment.map_or_else(
+        let path = at.segment.map_or_else(
             || self.path().to_owned(),
             |segment| files.path_of(segment.sequence(), segment.salt()),
         );
-        Error::Corrupt { segment, offset: at.offset, reason: at.damage.0.to_owned() }
+        Error::Corrupt { path, offset: at.offset, reason: at.damage.0.to_owned() }
     }
 
     /// The segments that compaction has given up and somebody still has mapped.

@@ -243,8 +243,8 @@ impl Options {
 }
 
 fn manifest_error(path: &Path, reason: &str) -> Error {
-    let segment = path.join(fs::MANIFEST);
-    Error::Corrupt { segment, offset: 0, reason: reason.to_owned() }
+    let path = path.join(fs::MANIFEST);
+    Error::Corrupt { path, offset: 0, reason: reason.to_owned() }
 }
 
 /// An error of the operating system, with the path that it is about.

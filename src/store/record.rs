@@ -64,13 +64,13 @@ impl<'p> Record<'p> {
 
     /// When this version was put, by the writer's clock.
     #[must_use]
-    pub fn created(&self) -> SystemTime {
+    pub fn created_at(&self) -> SystemTime {
         clock::moment(self.0.frame.header().created_ns)
     }
 
     /// From when on it is there no more, if it expires.
     #[must_use]
-    pub fn expires(&self) -> Option<SystemTime> {
+    pub fn expires_at(&self) -> Option<SystemTime> {
         let header = self.0.frame.header();
         header.expires().then(|| clock::moment(header.expires_ns))
     }
@@ -90,9 +90,9 @@ impl<'p> Record<'p> {
             embedding: self.embedding().to_vec(),
             content: self.content().to_vec(),
             lsn: self.lsn(),
-            created: self.created(),
+            created_at: self.created_at(),
             tag: self.tag(),
-            expires: self.expires(),
+            expires_at: self.expires_at(),
         }
     }
 }
@@ -122,11 +122,11 @@ pub struct OwnedRecord {
     /// Order of the write that made this version.
     pub lsn: Lsn,
     /// When this version was put.
-    pub created: SystemTime,
+    pub created_at: SystemTime,
     /// The user tag when the copy was made.
     pub tag: u64,
     /// From when on it is there no more, if it expires.
-    pub expires: Option<SystemTime>,
+    pub expires_at: Option<SystemTime>,
 }
 
 /// A record that keeps its segment mapped, and nothing else: no pin, no copy, no borrow of the
@@ -180,16 +180,16 @@ impl SharedRecord {
         self.record().map_or(Lsn::ZERO, |record| record.lsn())
     }
 
-    /// As [`Record::created`].
+    /// As [`Record::created_at`].
     #[must_use]
-    pub fn created(&self) -> SystemTime {
-        self.record().map_or(SystemTime::UNIX_EPOCH, |record| record.created())
+    pub fn created_at(&self) -> SystemTime {
+        self.record().map_or(SystemTime::UNIX_EPOCH, |record| record.created_at())
     }
 
-    /// As [`Record::expires`]. What is held stays readable after that.
+    /// As [`Record::expires_at`]. What is held stays readable after that.
     #[must_use]
-    pub fn expires(&self) -> Option<SystemTime> {
-        self.record().and_then(|record| record.expires())
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.record().and_then(|record| record.expires_at())
     }
 
     /// As [`Record::tag`]; but once compaction has moved the record twice, or moved it and given
@@ -207,9 +207,9 @@ impl SharedRecord {
             embedding: self.embedding().to_vec(),
             content: self.content().to_vec(),
             lsn: self.lsn(),
-            created: self.created(),
+            created_at: self.created_at(),
             tag: self.tag(),
-            expires: self.expires(),
+            expires_at: self.expires_at(),
         }
     }
 }

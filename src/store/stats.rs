@@ -19,7 +19,7 @@ impl Store {
             segments: held.segments,
             live_bytes: held.live_bytes,
             dead_bytes: held.frame_bytes.saturating_sub(held.live_bytes),
-            lag: held.unflushed_slots,
+            unflushed_slots: held.unflushed_slots,
             index_bytes: engine.index().allocated_bytes(),
             disk_bytes: held.disk_bytes + engine.log().source().other_bytes(),
             durable: self.core.flusher.durable(),
@@ -27,7 +27,7 @@ impl Store {
             retired: engine.epoch().pending(),
             compaction_moved_bytes: self.core.compacted.moved_bytes(),
             compaction_segments_removed: self.core.compacted.segments_removed(),
-            delayed: self.core.throttle.delayed(),
+            write_stall: self.core.throttle.write_stall(),
             ..Stats::default()
         };
         for retained in self.retained() {
@@ -42,7 +42,7 @@ impl Store {
     #[doc(hidden)]
     #[must_use]
     pub fn growth(&self) -> (u64, std::time::Duration) {
-        (self.engine().index().allocated_bytes(), self.core.throttle.delayed())
+        (self.engine().index().allocated_bytes(), self.core.throttle.write_stall())
     }
 
     /// What opening found.

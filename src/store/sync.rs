@@ -58,11 +58,14 @@ impl Store {
     /// # let dir = tempfile::tempdir()?;
     /// # let store = stratalog::Options::new().dimension(1).open(dir.path().join("s"))?;
     /// let lsn = store.put("a", &[1.0], "kept")?;
-    /// store.durable(lsn).await?;
+    /// store.wait_durable_async(lsn).await?;
     /// assert!(store.durable_lsn() >= lsn);
     /// # Ok(()) }
     /// ```
-    pub fn durable(&self, lsn: Lsn) -> impl Future<Output = Result<(), Error>> + Send + 'static {
+    pub fn wait_durable_async(
+        &self,
+        lsn: Lsn,
+    ) -> impl Future<Output = Result<(), Error>> + Send + 'static {
         let refused = self.check_given(lsn).err();
         let (flusher, owner) = (Arc::clone(&self.core.flusher), Arc::clone(&self.owner));
         Durable { flusher, owner, lsn, refused, waker: None }
@@ -88,7 +91,7 @@ impl Store {
     }
 }
 
-/// See [`Store::durable`].
+/// See [`Store::wait_durable_async`].
 struct Durable {
     flusher: Arc<Flusher>,
     owner: Arc<OwnerProcess>,

@@ -131,12 +131,12 @@ impl<P: FnMut(u64, u64)> VerifyRun<'_, P> {
             // What was answered is in the log; and no more than that is in the index.
             if self.report.is_clean() && durable == self.total && self.found != live {
                 let reason = format!("{live} records are live, the log has {}", self.found);
-                let segment = self.store.path().to_owned();
-                self.report.damaged.push(Damage { segment, offset: 0, id: None, reason });
+                let path = self.store.path().to_owned();
+                self.report.damaged.push(Damage { path, offset: 0, id: None, reason });
             }
         }
         (self.progress)(self.done, self.total);
-        let place = |damage: &Damage| (damage.segment.clone(), damage.offset);
+        let place = |damage: &Damage| (damage.path.clone(), damage.offset);
         self.report.damaged.sort_by_key(place);
     }
 
@@ -192,7 +192,7 @@ impl<P: FnMut(u64, u64)> VerifyRun<'_, P> {
                 }
             };
             let reason = reason.to_owned();
-            self.report.damaged.push(Damage { segment: path.clone(), offset, id, reason });
+            self.report.damaged.push(Damage { path: path.clone(), offset, id, reason });
         }
     }
 
@@ -220,7 +220,7 @@ impl<P: FnMut(u64, u64)> VerifyRun<'_, P> {
         let lsn = frame.header().lsn;
         self.report.compared += 1;
         let wrong = |reason: &str| Damage {
-            segment: path.to_owned(),
+            path: path.to_owned(),
             offset: body.offset.bytes() as u64,
             id: Some(frame.id().to_vec()),
             reason: reason.to_owned(),

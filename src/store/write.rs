@@ -96,12 +96,12 @@ impl Store {
         }
     }
 
-    /// Removes an id. `true`: it was there.
+    /// Removes an id. Returns the removal's LSN, or `None` if there was no such record.
     ///
     /// # Errors
     ///
     /// As [`put`](Store::put): a removal is a small record of its own.
-    pub fn remove(&self, id: impl AsRef<[u8]>) -> Result<bool, Error> {
+    pub fn remove(&self, id: impl AsRef<[u8]>) -> Result<Option<Lsn>, Error> {
         let id = id.as_ref();
         self.check_writable()?;
         check_id(id)?;
@@ -117,8 +117,8 @@ impl Store {
         }))?;
         match removed {
             // It frees room, so it is not delayed.
-            Ok(lsn) => self.sync_or_throttle(lsn, 0).map(|_| true),
-            Err(Refused(_)) => Ok(false),
+            Ok(lsn) => self.sync_or_throttle(lsn, 0).map(Some),
+            Err(Refused(_)) => Ok(None),
         }
     }
 

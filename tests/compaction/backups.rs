@@ -136,7 +136,7 @@ fn a_store_that_a_backup_made_is_compacted_like_any_other() {
     let segments = copied.stats().segments;
     assert!(segments > 3, "{segments} segments");
     for n in 0..4_000 {
-        assert!(copied.remove(format!("id-{n}")).unwrap());
+        assert!(copied.remove(format!("id-{n}")).unwrap().is_some());
     }
     let report = copied.compact().unwrap();
     assert!(report.segments_removed >= segments, "{segments} segments, {report:?}");
@@ -235,7 +235,7 @@ fn a_backup_while_segments_leave_brings_nothing_back() {
             store.put("dead", &embedding, "").unwrap();
             store.put("dead", &embedding, "").unwrap();
             store.compact().unwrap();
-            assert!(store.remove(&id).unwrap());
+            assert!(store.remove(&id).unwrap().is_some());
             removed.store(round + 1, Ordering::Release);
             store.compact().unwrap();
         }

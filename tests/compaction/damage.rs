@@ -51,10 +51,10 @@ fn a_damaged_frame_costs_no_space_but_that_of_its_segment() {
         }
     }
     for id in (0..6_000u32).filter(|id| id % 10 > 0) {
-        assert!(store.remove(id.to_le_bytes()).unwrap());
+        assert!(store.remove(id.to_le_bytes()).unwrap().is_some());
     }
     for id in (3_100..6_000).step_by(100) {
-        assert!(store.remove(format!("secret-{id}")).unwrap());
+        assert!(store.remove(format!("secret-{id}")).unwrap().is_some());
     }
     store.close().unwrap();
     overwrite(&place_of(&path, DAMAGED), b"X");
@@ -160,7 +160,7 @@ fn one_compaction_leaves_no_id_of_a_removed_record() {
     });
     store.compact().unwrap();
     fill("new");
-    assert!(store.remove(ID).unwrap());
+    assert!(store.remove(ID).unwrap().is_some());
     store.compact().unwrap();
     store.close().unwrap();
     assert!(!contains_bytes(&path, b"SECRET-CONTENT"));
@@ -193,10 +193,10 @@ fn a_manifest_that_fails_once_leaves_no_segment_that_cannot_be_emptied() {
     store.put("secret", &EMBEDDING, SECRET).unwrap();
     (0..45).for_each(|_| fill("dead", 1));
     fill("second", 30);
-    assert!(store.remove("removed").unwrap());
+    assert!(store.remove("removed").unwrap().is_some());
     let in_the_way = ["MANIFEST.next", "MANIFEST.tmp"].map(|name| path.join(name));
     let mut groups = 0;
-    let failed = store.compact_with(|_| {
+    let failed = store.compact_with(|_, _| {
         groups += 1;
         if groups == 1 {
             std::fs::remove_file(&in_the_way[0]).unwrap();
@@ -205,7 +205,7 @@ fn a_manifest_that_fails_once_leaves_no_segment_that_cannot_be_emptied() {
     });
     assert!(matches!(failed, Err(Error::Io(_))) && groups == 1, "{failed:?} after {groups}");
     in_the_way.iter().for_each(|name| std::fs::remove_dir(name).unwrap());
-    assert!(store.remove("secret").unwrap());
+    assert!(store.remove("secret").unwrap().is_some());
     store.compact().unwrap();
     store.close().unwrap();
     assert!(!contains_bytes(&path, SECRET));
@@ -229,7 +229,7 @@ fn what_is_overwritten_after_it_was_damaged_keeps_its_segment_no_longer() {
         assert!(store.pin().get("damaged").is_err(), "it is damaged");
         assert!(contains_bytes(&path, DAMAGED.strip_prefix(b"t").unwrap()), "it stays");
     }
-    assert!(store.remove("secret").unwrap());
+    assert!(store.remove("secret").unwrap().is_some());
     store.put("damaged", &EMBEDDING, "whole").unwrap();
     store.compact().unwrap();
     assert!(store.verify().unwrap().is_clean());
@@ -249,7 +249,7 @@ fn a_segment_with_slots_that_were_lost_stays_and_goes_on_being_named() {
         let store = options().open(&path).unwrap();
         (0..400).for_each(|id| put(&store, id, 0));
         assert_eq!(store.stats().segments, 1);
-        (128..400).for_each(|id| assert!(store.remove(u32::to_le_bytes(id)).unwrap()));
+        (128..400).for_each(|id| assert!(store.remove(u32::to_le_bytes(id)).unwrap().is_some()));
         store.close().unwrap();
         let [file] = &segment_files(&path)[..] else { panic!("one segment") };
         // The first block of the directory, and the one in front of it, whose slots are whole.
@@ -289,9 +289,9 @@ fn a_damaged_removal_keeps_its_segment_only_while_it_hides_something() {
     let store = options().open(&path).unwrap();
     store.put("a", &EMBEDDING, "1").unwrap();
     store.put("secret", &EMBEDDING, SECRET).unwrap();
-    assert!(store.remove("a").unwrap());
+    assert!(store.remove("a").unwrap().is_some());
     store.put("a", &EMBEDDING, "2").unwrap();
-    assert!(store.remove("secret").unwrap());
+    assert!(store.remove("secret").unwrap().is_some());
     store.close().unwrap();
     damage_frame(&segment_files(&path)[0], 2);
     let store = options().open(&path).unwrap();
@@ -315,7 +315,7 @@ fn what_a_damaged_removal_hides_does_not_come_back() {
     overwrite(&place_of(&path, DAMAGED), b"X");
     store.compact().unwrap();
     let first = segment_files(&path);
-    assert!(store.remove("removed").unwrap());
+    assert!(store.remove("removed").unwrap().is_some());
     store.put("dead", &EMBEDDING, "3").unwrap();
     let second = segment_files(&path).into_iter().find(|file| !first.contains(file)).unwrap();
     damage_frame(&second, 0);

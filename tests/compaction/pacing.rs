@@ -11,7 +11,7 @@ fn overwrite(store: &Store, segments: u64) -> Duration {
     for _ in 0..segments * SEGMENT / CONTENT as u64 {
         store.put("a", &[1.0; DIM], [7; CONTENT]).unwrap();
     }
-    store.stats().delayed
+    store.stats().write_stall
 }
 
 #[test]

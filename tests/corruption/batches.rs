@@ -98,7 +98,7 @@ fn a_damaged_member_of_a_batch_is_named_after_a_kill_and_refused_by_strict() {
         assert_eq!((report.corrupt, report.counted), (1, Counted::Each));
         let lost: Vec<_> = report.lost.iter().filter_map(|lost| lost.id.as_deref()).collect();
         assert_eq!(lost, [&b"gone"[..], b"old", b"hurt"], "as they lie in the file");
-        assert!(report.lost.iter().all(|lost| lost.segment == path));
+        assert!(report.lost.iter().all(|lost| lost.path == path));
         assert!(store.contains("gone") && store.len() == 3);
     }
 }

@@ -141,7 +141,7 @@ fn a_damaged_tombstone_does_not_bring_back_what_was_removed() {
     let closed = Closed::new(|store| {
         RECORDS.put(store, b"victim", 1);
         RECORDS.put(store, b"other", 1);
-        assert!(store.remove("victim").unwrap());
+        assert!(store.remove("victim").unwrap().is_some());
     });
     let (path, other) = closed.record(b"other");
     // The tombstone's slot is the next one, its frame the next one below.
@@ -366,8 +366,10 @@ fn verify_says_when_damage_is_noticed() {
         let store = open(verify);
         for _ in 0..2 {
             let error = store.pin().get("victim").map(|found| found.is_some()).unwrap_err();
-            let Error::Corrupt { segment, offset, reason } = &error else { panic!("{error:?}") };
-            assert_eq!((segment, *offset), (&path, place.frame.start as u64));
+            let Error::Corrupt { path: named, offset, reason } = &error else {
+                panic!("{error:?}")
+            };
+            assert_eq!((named, *offset), (&path, place.frame.start as u64));
             assert!(!reason.is_empty() && error.to_string().contains(".seg"), "{error}");
         }
         assert_eq!(store.pin().iter().filter(Result::is_err).count(), 1);
@@ -432,7 +434,7 @@ fn a_damaged_record_can_be_overwritten_and_removed() {
             assert_eq!(store.len(), 3, "byte {at}");
         }
         let store = if at % 2 == 0 { reopen(store) } else { store };
-        assert!(store.remove("victim").unwrap(), "byte {at}");
+        assert!(store.remove("victim").unwrap().is_some(), "byte {at}");
         assert_eq!((store.len(), store.contains("victim")), (2, false), "byte {at}");
         reopen(store);
     }

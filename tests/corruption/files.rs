@@ -57,7 +57,7 @@ fn a_segment_that_is_missing_is_reported_and_counts_again_once_it_is_back() {
         let store = read_only(closed.path());
         assert_eq!(store.recovery().missing_segments, 1, "segment {n}");
         let report = store.verify().unwrap();
-        assert!(report.damaged.iter().any(|d| d.segment == *path), "{report:?}");
+        assert!(report.damaged.iter().any(|d| d.path == *path), "{report:?}");
         drop(store);
         let written = use_twice(closed.path());
         assert_eq!(written.len(), 5);
@@ -151,7 +151,7 @@ fn a_segment_that_has_lost_everything_is_reported_and_counts_again_once_it_is_ba
             let store = common::open(closed.path());
             assert_eq!(store.recovery().corrupt, 1, "{len}: {:?}", store.recovery());
             let report = store.verify().unwrap();
-            assert!(report.damaged.iter().any(|d| d.segment == path), "{len}: {report:?}");
+            assert!(report.damaged.iter().any(|d| d.path == path), "{len}: {report:?}");
             drop(store);
             std::fs::write(&path, &bytes).unwrap();
             assert_found(closed.path(), &closed.state, &written);
@@ -374,7 +374,7 @@ fn what_is_no_file_in_place_of_a_segment_is_reported_waits_for_nobody_and_stays(
         let store = read_only(closed.path());
         assert!(walk(&store, &closed.state) >= 1, "{what}");
         let report = store.verify().unwrap();
-        assert!(report.damaged.iter().any(|d| d.segment == *path), "{what}: {report:?}");
+        assert!(report.damaged.iter().any(|d| d.path == *path), "{what}: {report:?}");
         drop(store);
         let written = use_twice(closed.path());
         let left = path.symlink_metadata().map(|metadata| metadata.file_type());
@@ -511,7 +511,7 @@ fn of_two_segments_with_one_number_that_no_manifest_names_one_counts_and_the_oth
     let before = std::fs::read(other).unwrap();
     let store = common::open(&path);
     assert_eq!((only_one_of(&store), store.recovery().corrupt), (counts, 1));
-    assert!(store.recovery().lost.iter().any(|lost| lost.segment == *other));
+    assert!(store.recovery().lost.iter().any(|lost| lost.path == *other));
     store.close().unwrap();
     let store = common::open(&path);
     assert_eq!((only_one_of(&store), store.recovery().foreign_files), (counts, 1));

@@ -22,7 +22,7 @@ fn quine() -> Closed {
         for n in 0..20 {
             store.put(format!("real {n}"), &[n as f32; 16], vec![n as u8; 50]).unwrap();
         }
-        assert!(store.remove("real 3").unwrap());
+        assert!(store.remove("real 3").unwrap().is_some());
         let bytes = own_bytes(store);
         let frames = SEGMENT as usize - 20 * 256..SEGMENT as usize;
         let directory = 0..DIRECTORY_AT + 21 * 32;
@@ -131,7 +131,7 @@ fn records_of_another_store_with_the_same_ids_are_not_this_ones() {
                 let Ok(record) = record else { continue };
                 let expected = &closed.state[record.id()];
                 assert_eq!(record.lsn(), expected.lsn);
-                assert_eq!(record.created(), expected.created, "another store's, {part:?}");
+                assert_eq!(record.created_at(), expected.created_at, "another store's, {part:?}");
             }
             assert!(!store.verify().unwrap().is_clean(), "{part:?}");
         }

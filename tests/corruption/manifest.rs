@@ -28,9 +28,7 @@ fn assert_refused(closed: &Closed, what: &str) {
     for options in [Options::new(), Options::new().read_only(true), create] {
         let error = options.open(closed.path()).map(|store| store.len()).unwrap_err();
         let typed = match &error {
-            Error::Corrupt { segment, reason, .. } => {
-                *segment == manifest(closed) && !reason.is_empty()
-            }
+            Error::Corrupt { path, reason, .. } => *path == manifest(closed) && !reason.is_empty(),
             Error::UnsupportedVersion { .. } | Error::Io(_) => true,
             _ => false,
         };
@@ -52,7 +50,7 @@ fn any_flipped_bit_and_any_cut_of_the_manifest_is_an_error_and_changes_nothing()
         let named = match &error {
             // The version is tested before the checksum.
             Error::UnsupportedVersion { supported: 2, .. } => (8 * 8..12 * 8).contains(&bit),
-            Error::Corrupt { segment, .. } => *segment == path,
+            Error::Corrupt { path: named, .. } => *named == path,
             _ => false,
         };
         assert!(named, "bit {bit}: {error:?}");

@@ -41,8 +41,10 @@ pub(super) fn assert_refused(closed: &Closed, path: &Path, range: std::ops::Rang
             let before = tree::look(closed.path());
             let options = Options::new().recovery(Recovery::Strict).read_only(read_only);
             let error = options.open(closed.path()).map(|store| store.len()).unwrap_err();
-            let Error::Corrupt { segment, offset, reason } = &error else { panic!("{error:?}") };
-            assert!(segment == path && range.contains(offset), "{error}");
+            let Error::Corrupt { path: named, offset, reason } = &error else {
+                panic!("{error:?}")
+            };
+            assert!(named == path && range.contains(offset), "{error}");
             assert!(!reason.is_empty());
             assert_eq!(tree::look(closed.path()), before, "strict has changed something");
             std::fs::write(closed.path().join("LOCK"), "a holder").unwrap();
@@ -53,7 +55,7 @@ pub(super) fn assert_refused(closed: &Closed, path: &Path, range: std::ops::Rang
 #[track_caller]
 fn assert_listed(lost: &[Damage], path: &Path, at: usize, id: Option<&[u8]>) {
     let found = lost.iter().any(|damage| {
-        damage.segment == path && damage.offset == at as u64 && damage.id.as_deref() == id
+        damage.path == path && damage.offset == at as u64 && damage.id.as_deref() == id
     });
     assert!(found, "{} byte {at} is not among {lost:?}", path.display());
 }
@@ -222,7 +224,7 @@ fn an_older_version_never_stands_in_for_a_damaged_newer_one() {
     let closed = Closed::new(|store| {
         some(store);
         RECORDS.put(store, b"id 3", 1_000);
-        assert!(store.remove("id 4").unwrap());
+        assert!(store.remove("id 4").unwrap().is_some());
         RECORDS.put(store, b"last", 1);
     });
     // The remove is the last slot but one of the only segment; its frame has its LSN at byte 8.
@@ -267,7 +269,7 @@ fn an_older_version_never_stands_in_for_a_damaged_newer_one_after_a_compaction()
     flip(&path, (newer.frame.start + 64) * 8);
     let options = salvage().compaction(Compaction::Manual);
     let store = options.open(closed.path()).unwrap();
-    assert!(!store.contains("id 3") && !store.remove("id 3").unwrap());
+    assert!(!store.contains("id 3") && store.remove("id 3").unwrap().is_none());
     store.compact().unwrap();
     assert!(!store.contains("id 3"));
     store.close().unwrap();
@@ -515,7 +517,7 @@ fn deep_finds_a_record_that_the_index_cannot_find_or_finds_too_old() {
     let closed = Closed::new(|store| {
         some(store);
         RECORDS.put(store, b"id 3", 1_000);
-        assert!(store.remove("id 4").unwrap());
+        assert!(store.remove("id 4").unwrap().is_some());
     });
     // A slot with a right sum and a wrong hash: no accident makes one, so the index goes by it.
     let cases = [

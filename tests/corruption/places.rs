@@ -32,7 +32,7 @@ fn fill(store: &Store, history: &mut History, round: u32) {
             history.entry(id(n)).or_default().push((lsn, content));
         };
         if (n + round).is_multiple_of(5) {
-            if store.remove(id(n)).unwrap() {
+            if store.remove(id(n)).unwrap().is_some() {
                 // A removal does not say which LSN it has; this one has the next.
                 let next = store.put("counter", &[0.0; 16], "").unwrap().as_u64();
                 note(next - 1, None);
@@ -195,7 +195,7 @@ impl Cost<'_> {
         }
         let damaged = store.verify().unwrap().damaged;
         for damage in store.recovery().lost.iter().chain(&damaged) {
-            let owner = self.owners.get(&(damage.segment.clone(), damage.offset));
+            let owner = self.owners.get(&(damage.path.clone(), damage.offset));
             if let (Some(id), Some(owner)) = (&damage.id, owner) {
                 assert_eq!(id, owner, "{how}: the damage is another record's");
             }

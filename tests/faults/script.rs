@@ -181,7 +181,7 @@ impl Script {
 
     fn remove(&mut self, store: &Store, id: &str) {
         let expected = self.model.contains_key(id);
-        let remove = || store.remove(id);
+        let remove = || store.remove(id).map(|lsn| lsn.is_some());
         if let Some(there) = self.call(Some(store), "remove", &format!("remove {id}"), remove) {
             self.must(there == expected, &format!("{id} was there: {there}"));
             self.model.remove(id);
@@ -217,7 +217,7 @@ impl Script {
         let backup = || match store.backup(&copy) {
             // The directory could not be flushed after it got its name.
             Err(Error::Io(error)) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-            result => result,
+            result => result.map(drop),
         };
         self.call(Some(store), "backup", &format!("backup {n}"), backup);
     }

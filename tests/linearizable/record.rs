@@ -171,7 +171,7 @@ impl Recorder<'_> {
                 let begin = self.now();
                 let removed = self.store.remove(&self.names[id]).expect("a removal");
                 let end = self.now();
-                self.note(id, begin, end, Call::Removed(removed));
+                self.note(id, begin, end, Call::Removed(removed.is_some()));
             }
             _ => self.batch(id),
         }
@@ -196,7 +196,7 @@ impl Recorder<'_> {
         let condition = match only {
             Only::IfAbsent => Condition::Absent,
             Only::IfPresent | Only::Always => Condition::Present,
-            Only::If(lsn) => Condition::Lsn(stratalog::internals::lsn(lsn)),
+            Only::If(lsn) => Condition::Lsn(stratalog::Lsn::from_u64(lsn)),
         };
         let begin = self.now();
         let content = &self.content[..len];

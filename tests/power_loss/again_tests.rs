@@ -20,7 +20,7 @@ const TRIES: u32 = 1_000;
 const STOP: Duration = Duration::from_millis(20);
 
 fn lsn(slot: u64) -> Lsn {
-    stratalog::internals::lsn(1 << 24 | slot)
+    stratalog::Lsn::from_u64(1 << 24 | slot)
 }
 
 fn put(lsn: Lsn, version: u32) -> Vec<Write> {
@@ -60,7 +60,7 @@ fn try_once() -> Option<(Capture, History, Lsn)> {
         end.store(true, Ordering::SeqCst);
         let while_stopped = victim.is_stopped();
         victim.wait();
-        (removal, removed && while_stopped)
+        (removal, removed.is_some() && while_stopped)
     });
     let puts = puts.into_inner().unwrap();
     let (copy, again) = (before(removal), after(removal, 1));
@@ -88,11 +88,11 @@ fn try_once() -> Option<(Capture, History, Lsn)> {
 }
 
 fn before(lsn: Lsn) -> Lsn {
-    stratalog::internals::lsn(lsn.as_u64() - 1)
+    stratalog::Lsn::from_u64(lsn.as_u64() - 1)
 }
 
 fn after(lsn: Lsn, n: u64) -> Lsn {
-    stratalog::internals::lsn(lsn.as_u64() + n)
+    stratalog::Lsn::from_u64(lsn.as_u64() + n)
 }
 
 /// All that was written is there but the frame of the removal: then what is behind it is cut, and

@@ -36,7 +36,7 @@ pub struct Writer<'a> {
 impl<'a> Writer<'a> {
     pub fn new(device: &'a Device, book: &'a Book, name: u8, dice: Dice, large: bool) -> Self {
         let mut own =
-            contents_at(&book.history.lock().unwrap(), stratalog::internals::lsn(u64::MAX));
+            contents_at(&book.history.lock().unwrap(), stratalog::Lsn::from_u64(u64::MAX));
         own.retain(|id, _| id[0] == name);
         let version = own.values().map(|held| held.version).max().unwrap_or(0) + 1;
         let (last, begun) = (Lsn::default(), Lsn::default());
@@ -158,7 +158,7 @@ impl<'a> Writer<'a> {
             return self.note(id, lsn, None);
         }
         let there = self.own.contains_key(&id);
-        assert_eq!(store.remove(&id).unwrap(), there, "{}", id.escape_ascii());
+        assert_eq!(store.remove(&id).unwrap().is_some(), there, "{}", id.escape_ascii());
         if there {
             // An empty batch answers with the highest LSN given, which is the removal's.
             let lsn = store.write(Batch::new()).unwrap();
@@ -224,7 +224,7 @@ impl<'a> Writer<'a> {
             let version = write.version.filter(|version| there.embedding()[0] as u32 == *version);
             version.map(|_| there.lsn().as_u64() + behind as u64)
         });
-        places.min().map(stratalog::internals::lsn)
+        places.min().map(stratalog::Lsn::from_u64)
     }
 
     /// A backup beside the store.
@@ -232,7 +232,7 @@ impl<'a> Writer<'a> {
         let mut backups = self.book.backups.lock().unwrap();
         let n = backups.len();
         let everything =
-            contents_at(&self.book.history.lock().unwrap(), stratalog::internals::lsn(u64::MAX));
+            contents_at(&self.book.history.lock().unwrap(), stratalog::Lsn::from_u64(u64::MAX));
         backups.push(everything);
         drop(backups);
         store.backup(root.join(format!("copy-{n}"))).unwrap();

@@ -175,7 +175,7 @@ impl World {
             refused(self.store().remove("id 1").map(drop));
             refused(self.store().update_tag("id 1", |tag| tag + 1).map(drop));
             refused(self.store().sync());
-            refused(self.store().backup(self.place.path().join("none")));
+            refused(self.store().backup(self.place.path().join("none")).map(drop));
             assert_same(self.store(), &self.model, &self.profile, "after a failed flush");
             let store = self.store.take().expect("it is open");
             refused(store.close());

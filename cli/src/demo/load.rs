@@ -174,7 +174,7 @@ impl Load {
                 Left::Nothing => done.inserts += 1,
             }
         } else {
-            let was_there = store.remove(&buffers.id)?;
+            let was_there = store.remove(&buffers.id)?.is_some();
             done.record(started);
             done.removes += 1;
             if was_there != (left_by(n, before) == Left::Record) {

@@ -371,7 +371,7 @@ impl Writer<'_> {
 
     fn remove(&mut self, key: Key) -> anyhow::Result<()> {
         let version = self.begin(key, What::Remove, 0)?;
-        let was_there = self.store.remove(value::id_of(key))?;
+        let was_there = self.store.remove(value::id_of(key))?.is_some();
         self.say(&Event::Removed { version, was_there });
         Ok(())
     }

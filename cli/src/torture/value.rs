@@ -149,7 +149,7 @@ impl Found {
     pub fn of(key: Key, record: &Record<'_>, scratch: &mut Value) -> Result<Self, String> {
         let version = identify(key, record.embedding(), record.content(), scratch)?;
         let (lsn, tag) = (record.lsn().as_u64(), record.tag());
-        let expires = record.expires().map_or(0, nanoseconds);
+        let expires = record.expires_at().map_or(0, nanoseconds);
         Ok(Self::Version { version, lsn, tag, expires })
     }
 }

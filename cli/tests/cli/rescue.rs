@@ -173,13 +173,13 @@ fn a_salvage_keeps_tags_expiry_and_creation_times_and_leaves_out_what_has_expire
     for record in &old {
         let record = record.unwrap();
         let copy = new.get(record.id()).unwrap().expect("it was copied");
-        assert_eq!((copy.tag(), copy.created()), (record.tag(), record.created()));
-        assert_eq!((copy.expires(), copy.content()), (record.expires(), record.content()));
+        assert_eq!((copy.tag(), copy.created_at()), (record.tag(), record.created_at()));
+        assert_eq!((copy.expires_at(), copy.content()), (record.expires_at(), record.content()));
         seen += 1;
     }
     assert_eq!((seen, new.iter().count()), (501, 501));
     assert_eq!(new.get(tagged).unwrap().map(|record| record.tag()), Some(77));
-    assert!(new.get("expiring").unwrap().is_some_and(|record| record.expires().is_some()));
+    assert!(new.get("expiring").unwrap().is_some_and(|record| record.expires_at().is_some()));
 
     let again = dir.path().join("again");
     let (out, _) = expect(0, words(&path, "salvage", &[again.to_str().unwrap()]));
@@ -250,8 +250,8 @@ fn stat_shows_what_would_not_survive_power_loss() {
     assert_eq!((&report["stats"]["lag"], &report["stats"]["durable"]), (&7.into(), &0.into()));
     let (text, _) = expect(0, words(&live, "stat", &[]));
     assert!(text.contains("slots that may not survive power loss"), "{text}");
-    assert_eq!(writer.stats().lag, 7);
+    assert_eq!(writer.stats().unflushed_slots, 7);
     writer.sync().unwrap();
-    assert_eq!(writer.stats().lag, 0);
+    assert_eq!(writer.stats().unflushed_slots, 0);
     assert_eq!(json(0, words(&live, "stat", &["--json"]))["stats"]["lag"], 0);
 }

@@ -110,7 +110,7 @@ impl StoreCore {
         &self,
         scope: Scope,
         stop: &AtomicBool,
-        progress: &mut dyn FnMut(&CompactionReport),
+        progress: &mut dyn FnMut(u64, u64),
     ) -> Result<CompactionReport, Error> {
         let _request = (scope == Scope::All).then(|| ManualRequest::new(&self.manual_requests));
         let _turn = lock(&self.compacting);
@@ -131,22 +131,19 @@ impl<'a> Compactor<'a> {
 }
 
 impl Compactor<'_> {
-    /// Does what there is to do, group by group, and says after each how far it is.
+    /// Does what there is to do, group by group, and tells `progress` after each how far it is.
     ///
     /// What was finished before an error, or a panic of `progress`, stays finished.
     pub fn run(
         &self,
         scope: Scope,
         report: &mut CompactionReport,
-        progress: &mut dyn FnMut(&CompactionReport),
+        progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(), Error> {
         let started = Instant::now();
         let mut outputs = Outputs::default();
-        let mut tell = |report: &mut CompactionReport| {
-            report.elapsed = started.elapsed();
-            progress(report);
-        };
-        let groups = || self.run_groups(scope, &mut outputs, report, &mut tell);
+        let mut progress = Progress { done: 0, total: 0, tell: progress };
+        let groups = || self.run_groups(scope, &mut outputs, report, &mut progress);
         let done = catch_unwind(AssertUnwindSafe(groups));
         let finished = self.finish_outputs(&mut outputs);
         report.elapsed = started.elapsed();
@@ -161,19 +158,19 @@ impl Compactor<'_> {
         scope: Scope,
         outputs: &mut Outputs,
         report: &mut CompactionReport,
-        tell: &mut dyn FnMut(&mut CompactionReport),
+        progress: &mut Progress<'_>,
     ) -> Result<(), Error> {
         if scope == Scope::All {
             let mut left = !self.end_active();
             self.quiesce_full()?;
             // And what a process before this one left of its copies: a sync is about the log.
             let _covered = self.core.flusher.cover(&self.core.engine, Lsn::ZERO)?;
-            let mut removed = self.empty_all(self.choose_all(), outputs, report, tell)?;
+            let mut removed = self.empty_all(self.choose_all(), outputs, report, progress)?;
             if left && removed > 0 {
                 // There is room now.
                 left = !self.end_active();
                 self.quiesce_full()?;
-                removed += self.empty_all(self.choose_all(), outputs, report, tell)?;
+                removed += self.empty_all(self.choose_all(), outputs, report, progress)?;
             }
             let mut needed = u64::MAX;
             // A tombstone stays while an older version of its id may stand in another segment,
@@ -181,7 +178,7 @@ impl Compactor<'_> {
             while removed > 0 && (1..needed).contains(&self.needed_bytes()) {
                 needed = self.needed_bytes();
                 self.close_tombstones(outputs)?;
-                removed = match self.empty_all(self.choose_needed(), outputs, report, tell) {
+                removed = match self.empty_all(self.choose_needed(), outputs, report, progress) {
                     // Without room for them they stay, as after a run that needs no such pass.
                     Err(Error::StorageFull) => 0,
                     removed => removed?,
@@ -207,13 +204,15 @@ impl Compactor<'_> {
         mut left: Vec<Arc<DiskSegment>>,
         outputs: &mut Outputs,
         report: &mut CompactionReport,
-        tell: &mut dyn FnMut(&mut CompactionReport),
+        progress: &mut Progress<'_>,
     ) -> Result<u64, Error> {
         let before = report.segments_removed;
         let (mut apart, mut refused) = (false, Vec::new());
+        progress.total += bytes_of(&left);
         while !left.is_empty() && !self.stopped() {
             let most = if apart { 1 } else { choose::GROUP_MAX };
             let group = choose::take_group(&mut left, most, self.capacity());
+            let bytes = bytes_of(&group);
             let emptied = match self.empty_group(group.clone(), outputs) {
                 Err(Error::StorageFull) => {
                     self.make_way(outputs)?;
@@ -234,7 +233,7 @@ impl Compactor<'_> {
                 left.append(&mut refused);
                 apart = false;
             }
-            tell(report);
+            progress.add(bytes);
         }
         if refused.is_empty() || self.stopped() {
             Ok(report.segments_removed - before)
@@ -502,6 +501,24 @@ impl Compactor<'_> {
             thread::sleep(early.min(STOP_POLL));
         }
     }
+}
+
+/// How far a compaction is, in log bytes of the segments that it empties.
+struct Progress<'a> {
+    done: u64,
+    total: u64,
+    tell: &'a mut dyn FnMut(u64, u64),
+}
+
+impl Progress<'_> {
+    fn add(&mut self, bytes: u64) {
+        self.done += bytes;
+        (self.tell)(self.done, self.total);
+    }
+}
+
+fn bytes_of(segments: &[Arc<DiskSegment>]) -> u64 {
+    segments.iter().map(|segment| segment.filling().frame_bytes()).sum()
 }
 
 /// Victims that are not dropped are in use as before.
