@@ -237,6 +237,7 @@ fn record<'a>(id: &'a [u8], key_hash: u64, content: &'a [u8]) -> WriteRequest<'a
         content,
         created_ns: 0,
         expires_ns: 0,
+        tag: 0,
     })
 }
 

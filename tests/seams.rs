@@ -67,6 +67,7 @@ fn put(engine: &HeapEngine, id: &[u8]) {
         content: b"xxxx",
         created_ns: 1,
         expires_ns: 0,
+        tag: 0,
     });
     engine.put(&record).unwrap();
 }

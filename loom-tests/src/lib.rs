@@ -117,6 +117,7 @@ pub fn put<'a>(id: &'a [u8], value: &'a [u8; 4]) -> WriteRequest<'a> {
         content: value,
         created_ns: 1,
         expires_ns: 0,
+        tag: 0,
     })
 }
 
@@ -134,6 +135,7 @@ pub fn tombstone(id: &[u8]) -> WriteRequest<'_> {
         content: &[],
         created_ns: 1,
         expires_ns: 0,
+        tag: 0,
     })
 }
 

@@ -135,6 +135,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             content: frame.content(),
             created_ns: header.created_ns,
             expires_ns: header.expires_ns,
+            tag: 0,
         };
         if kind == Kind::Tombstone {
             (parts.embedding, parts.content, parts.expires_ns) = (&[], &[], 0);

@@ -34,6 +34,7 @@ fn record(id: &[u8], writing: WriteMode) -> WriteRequest<'_> {
         content: &[],
         created_ns: 1,
         expires_ns: 0,
+        tag: 0,
     })
 }
 

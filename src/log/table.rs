@@ -49,6 +49,7 @@ impl<M: crate::memory::Memory> SegmentTable<M> {
     /// Gives a segment its table index and publishes it; `None` (and the segment back to its
     /// owner's drop) if the table is full.
     pub fn insert(&self, segment: Arc<Segment<M>>) -> Option<TableIndex> {
+        segment.set_shared(Arc::downgrade(&segment));
         let segment = Arc::into_raw(segment).cast_mut();
         // Relaxed: a hint; every entry is taken by an exchange of its own.
         let from = self.free.load(Ordering::Relaxed);

@@ -40,7 +40,7 @@ pub use slots::{Mark, SlotDirectory, SlotIter};
 pub use usage::{ExpiryScan, Usage};
 pub use writer::{BatchReservation, Claim, Pending, Reservation, Voided};
 
-use crate::concurrency::sync::unmodelled::OnceLock;
+use crate::concurrency::sync::unmodelled::{Arc, OnceLock, Weak};
 use crate::concurrency::sync::{AtomicU32, Ordering};
 use crate::format::checksum::Salt;
 use crate::format::header::{IDENTITY_BYTES, Identity, Role, SegmentId};
@@ -99,6 +99,8 @@ pub struct Segment<M> {
     embedding_bytes: u32,
     /// Set once, before the segment is published in the table.
     table: AtomicU32,
+    /// The count that the table shares it by. Set once, before it is published there.
+    shared: OnceLock<Weak<Self>>,
     checks: Checks,
     life: Life,
     forwarding: OnceLock<ForwardingTable<M>>,
@@ -139,6 +141,7 @@ impl<M: Memory> Segment<M> {
             // A dimension has at most 17 bits.
             embedding_bytes: (geometry.dimension * size_of::<f32>()) as u32,
             table: AtomicU32::new(u32::MAX),
+            shared: OnceLock::new(),
             life: Life::new(geometry.segment_bytes),
             checks: Checks::new(geometry),
             forwarding: OnceLock::new(),
@@ -197,6 +200,18 @@ impl<M: Memory> Segment<M> {
     pub fn set_table_index(&self, index: TableIndex) {
         // Relaxed: published together with the segment.
         self.table.store(index.0, Ordering::Relaxed);
+    }
+
+    /// Notes the count by which it is shared; before it is published in the segment table.
+    pub fn set_shared(&self, shared: Weak<Self>) {
+        // Set by the one table that it is in.
+        drop(self.shared.set(shared));
+    }
+
+    /// A count of its own: it keeps the segment mapped. `None` only for one that was never in a
+    /// segment table.
+    pub fn to_shared(&self) -> Option<Arc<Self>> {
+        self.shared.get()?.upgrade()
     }
 
     /// The address of a frame of this segment.

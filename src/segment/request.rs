@@ -23,6 +23,8 @@ pub struct RecordParts<'a> {
     pub created_ns: u64,
     /// When it expires, nanoseconds since 1970; 0: never.
     pub expires_ns: u64,
+    /// The user tag of the new version, below 2^63; 0 for a tombstone.
+    pub tag: u64,
 }
 
 /// The parts of a record and where they lie in its frame, which is computed once.

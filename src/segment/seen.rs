@@ -67,6 +67,7 @@ mod tests {
             content,
             created_ns,
             expires_ns,
+            tag: 0,
         })
     }
 

@@ -359,6 +359,7 @@ mod tests {
             content: b"x",
             created_ns: 1,
             expires_ns: 0,
+            tag: 0,
         })
     }
 

@@ -1,7 +1,8 @@
 //! Several writes that survive a crash together, or not at all.
 
-use super::new_record::{ExpiryRule, NewRecord};
+use super::new_record::{ExpiryRule, NewRecord, TagRule};
 use crate::format::slot::Kind;
+use crate::options::Condition;
 
 /// Writes to be made together by [`Store::write`](crate::Store::write). Holds copies of what it is
 /// given; nothing is checked before it is written.
@@ -33,10 +34,11 @@ pub struct Batch {
 #[derive(Clone)]
 struct Operation {
     kind: Kind,
-    id_end: usize,
-    content_end: usize,
-    embedding_end: usize,
+    /// Of id, content and embedding.
+    ends: (usize, usize, usize),
     expiry: ExpiryRule,
+    tag: TagRule,
+    condition: Option<Condition>,
 }
 
 impl std::fmt::Debug for Batch {
@@ -64,7 +66,8 @@ impl Batch {
         self.put_record(NewRecord::new(&id, embedding, &content))
     }
 
-    /// Adds a put of a record with more than its three parts.
+    /// Adds a put of a record with more than its three parts. With a condition, the batch is
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) when it is written.
     pub fn put_record(&mut self, record: NewRecord<'_>) -> &mut Self {
         self.add(Kind::Put, record)
     }
@@ -80,8 +83,10 @@ impl Batch {
         self.bytes.extend_from_slice(record.content);
         let content_end = self.bytes.len();
         self.embeddings.extend_from_slice(record.embedding);
-        let (embedding_end, expiry) = (self.embeddings.len(), record.expiry);
-        self.operations.push(Operation { kind, id_end, content_end, embedding_end, expiry });
+        let embedding_end = self.embeddings.len();
+        let NewRecord { expiry, tag, condition, .. } = record;
+        let ends = (id_end, content_end, embedding_end);
+        self.operations.push(Operation { kind, ends, expiry, tag, condition });
         self
     }
 
@@ -89,14 +94,17 @@ impl Batch {
     pub(crate) fn operations(&self) -> impl Iterator<Item = (Kind, NewRecord<'_>)> {
         let (mut bytes_from, mut embedding_from) = (0, 0);
         self.operations.iter().map(move |operation| {
+            let (id_end, content_end, embedding_end) = operation.ends;
             let record = NewRecord {
-                id: &self.bytes[bytes_from..operation.id_end],
-                embedding: &self.embeddings[embedding_from..operation.embedding_end],
-                content: &self.bytes[operation.id_end..operation.content_end],
+                id: &self.bytes[bytes_from..id_end],
+                embedding: &self.embeddings[embedding_from..embedding_end],
+                content: &self.bytes[id_end..content_end],
                 expiry: operation.expiry,
+                tag: operation.tag,
+                condition: operation.condition,
                 created_ns: None,
             };
-            (bytes_from, embedding_from) = (operation.content_end, operation.embedding_end);
+            (bytes_from, embedding_from) = (content_end, embedding_end);
             (operation.kind, record)
         })
     }

@@ -112,7 +112,7 @@ impl Store {
     ///
     /// As [`Pinned::get`].
     pub fn get_owned(&self, id: impl AsRef<[u8]>) -> Result<Option<OwnedRecord>, Error> {
-        Ok(self.pin().get(id)?.map(|record| record.to_owned()))
+        self.pin().get_owned(id)
     }
 
     /// An id's record without a copy and without a pin: it keeps its segment mapped.
@@ -121,14 +121,13 @@ impl Store {
     ///
     /// As [`Pinned::get`].
     pub fn get_shared(&self, id: impl AsRef<[u8]>) -> Result<Option<SharedRecord>, Error> {
-        self.pin().get_shared(id.as_ref())
+        self.pin().get_shared(id)
     }
 
     /// Whether an id has a live record. Reads the id, not the record: damage shows at `get`.
     #[must_use]
     pub fn contains(&self, id: impl AsRef<[u8]>) -> bool {
-        let (id, pinned) = (id.as_ref(), self.pin());
-        is_id(id) && !matches!(pinned.find(id), Ok(None))
+        self.pin().contains(id)
     }
 
     /// Live records. One that has expired is found no more, but counted until compaction comes by:

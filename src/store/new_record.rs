@@ -1,6 +1,7 @@
 //! A record to be put, with more than its three parts.
 
 use crate::clock;
+use crate::options::Condition;
 use std::time::{Duration, SystemTime};
 
 /// When a record is to be there no more.
@@ -31,8 +32,15 @@ impl ExpiryRule {
     }
 }
 
+/// The user tag of a new version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TagRule {
+    Set(u64),
+    Keep,
+}
+
 /// A record to be put by [`Store::put_record`](crate::Store::put_record), or in a
-/// [`Batch`](crate::Batch): its parts, and when it expires.
+/// [`Batch`](crate::Batch): its parts, when it expires, its tag, and a condition.
 ///
 /// ```
 /// use std::time::Duration;
@@ -52,8 +60,10 @@ pub struct NewRecord<'a> {
     pub(crate) embedding: &'a [f32],
     pub(crate) content: &'a [u8],
     pub(crate) expiry: ExpiryRule,
+    pub(super) tag: TagRule,
+    pub(super) condition: Option<Condition>,
     /// Nanoseconds since 1970, if it is not created now.
-    pub(crate) created_ns: Option<u64>,
+    pub(super) created_ns: Option<u64>,
 }
 
 impl<'a> NewRecord<'a> {
@@ -64,7 +74,41 @@ impl<'a> NewRecord<'a> {
         content: &'a (impl AsRef<[u8]> + ?Sized),
     ) -> Self {
         let (id, content) = (id.as_ref(), content.as_ref());
-        Self { id, embedding, content, expiry: ExpiryRule::AsStore, created_ns: None }
+        let (expiry, tag) = (ExpiryRule::AsStore, TagRule::Set(0));
+        Self { id, embedding, content, expiry, tag, condition: None, created_ns: None }
+    }
+
+    /// Gives the new version this user tag instead of 0. A tag has 63 bits: a put with the top bit
+    /// set is [`Error::InvalidTag`](crate::Error::InvalidTag) and changes nothing.
+    pub fn tag(mut self, tag: u64) -> Self {
+        self.tag = TagRule::Set(tag);
+        self
+    }
+
+    /// Gives the new version a tag that the id had at some moment during the put; 0 if it had no
+    /// record, or a damaged one. An `update_tag` of the id that runs at the same time may be lost.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = stratalog::Options::new().dimension(1).open(dir.path().join("s"))?;
+    /// use stratalog::NewRecord;
+    /// store.put_record(NewRecord::new("a", &[1.0], "draft").tag(5))?;
+    /// store.put_record(NewRecord::new("a", &[1.0], "final").keep_tag())?;
+    /// assert_eq!(store.pin().get("a")?.map(|record| record.tag()), Some(5));
+    /// # Ok(()) }
+    /// ```
+    pub fn keep_tag(mut self) -> Self {
+        self.tag = TagRule::Keep;
+        self
+    }
+
+    /// Puts the record only if the condition holds; else the put is
+    /// [`Error::ConditionFailed`](crate::Error::ConditionFailed) and changes nothing. Not for
+    /// batches.
+    pub fn only_if(mut self, condition: Condition) -> Self {
+        self.condition = Some(condition);
+        self
     }
 
     pub(crate) fn created_at(mut self, moment: SystemTime) -> Self {
@@ -99,6 +143,8 @@ impl std::fmt::Debug for NewRecord<'_> {
             .field("dimension", &self.embedding.len())
             .field("content_len", &self.content.len())
             .field("expiry", &self.expiry)
+            .field("tag", &self.tag)
+            .field("condition", &self.condition)
             .finish()
     }
 }

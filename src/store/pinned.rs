@@ -1,6 +1,6 @@
 //! Reading under a pin.
 
-use super::record::{Record, SharedRecord};
+use super::record::{OwnedRecord, Record, SharedRecord};
 use super::{Store, is_id};
 use crate::concurrency::epoch::Guard;
 use crate::engine::{Damaged, Located};
@@ -8,7 +8,6 @@ use crate::error::Error;
 use crate::index::{Entry, KeyHash, Walk};
 use crate::memory::MmapMemory;
 use crate::options::Verify;
-use crate::segment::SharedFrame;
 
 /// So many look-ups overlap.
 const BLOCK: usize = 16;
@@ -53,6 +52,32 @@ impl<'s> Pinned<'s> {
     #[inline]
     pub fn get(&self, id: impl AsRef<[u8]>) -> Result<Option<Record<'_>>, Error> {
         self.record(id.as_ref())
+    }
+
+    /// Returns a copy of an id's record.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pinned::get`].
+    pub fn get_owned(&self, id: impl AsRef<[u8]>) -> Result<Option<OwnedRecord>, Error> {
+        Ok(self.get(id)?.map(|record| record.to_owned()))
+    }
+
+    /// Returns an id's record without a copy. It outlives the pin, and keeps its segment mapped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pinned::get`].
+    pub fn get_shared(&self, id: impl AsRef<[u8]>) -> Result<Option<SharedRecord>, Error> {
+        Ok(self.get(id)?.map(|record| record.to_shared()))
+    }
+
+    /// Returns whether an id has a live record. Reads the id, not the record: damage shows at
+    /// [`Pinned::get`].
+    #[must_use]
+    pub fn contains(&self, id: impl AsRef<[u8]>) -> bool {
+        let id = id.as_ref();
+        is_id(id) && !matches!(self.find(id), Ok(None))
     }
 
     /// The records of many ids, in their order: what [`Pinned::get`] would answer for each. The
@@ -144,14 +169,6 @@ impl<'s> Pinned<'s> {
             Ok(()) => Ok(Record::new(at)),
             Err(damage) => Err(self.store.corrupt(&at.damaged(damage))),
         }
-    }
-
-    pub(super) fn get_shared(&self, id: &[u8]) -> Result<Option<SharedRecord>, Error> {
-        let Some(record) = self.record(id)? else { return Ok(None) };
-        let (at, log) = (record.located(), self.store.engine().log());
-        let counted = log.resolve_counted(&self.guard, at.address());
-        let shared = counted.map(|segment| SharedFrame::new(segment, at.frame.offset()));
-        Ok(shared.map(SharedRecord::new))
     }
 
     /// Every live record, in no particular order, beside live writers. An id that is live

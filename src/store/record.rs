@@ -82,6 +82,24 @@ impl<'p> Record<'p> {
         self.0.segment.tags().tag(&self.0.frame)
     }
 
+    /// The same version without a copy and without a pin: it keeps its segment mapped. Looks nothing
+    /// up.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = stratalog::Options::new().dimension(1).open(dir.path().join("s"))?;
+    /// store.put("a", &[1.0], "first")?;
+    /// let shared = store.pin().get("a")?.ok_or("not there")?.to_shared();
+    /// store.put("a", &[1.0], "second")?;
+    /// assert_eq!(shared.content(), b"first");
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn to_shared(&self) -> SharedRecord {
+        SharedRecord { shared: SharedFrame::new(self.0.segment, &self.0.frame) }
+    }
+
     /// A copy that owns its parts.
     #[must_use]
     pub fn to_owned(&self) -> OwnedRecord {
@@ -138,13 +156,9 @@ pub struct SharedRecord {
 }
 
 impl SharedRecord {
-    pub(crate) fn new(shared: SharedFrame<MmapMemory>) -> Self {
-        Self { shared }
-    }
-
     fn record(&self) -> Option<Record<'_>> {
-        let frame = self.shared.frame()?;
-        Some(Record::new(Located { segment: self.shared.segment(), frame }))
+        let (segment, frame) = self.shared.parts()?;
+        Some(Record::new(Located { segment, frame }))
     }
 
     /// As [`Record::id`].

@@ -2,7 +2,7 @@
 
 use super::batch::Batch;
 use super::finite;
-use super::new_record::NewRecord;
+use super::new_record::{NewRecord, TagRule};
 use super::{Store, check_id};
 use crate::background::throttle;
 use crate::clock::now_ns;
@@ -36,13 +36,17 @@ impl Store {
         self.put_record(NewRecord::new(&id, embedding, &content))
     }
 
-    /// As [`put`](Store::put), for a record with more than its three parts.
+    /// As [`put`](Store::put), for a record with more than its three parts: an expiry, a tag, a
+    /// condition. Of concurrent conditional writes of one id that exclude each other, one succeeds.
     ///
     /// # Errors
     ///
-    /// As [`put`](Store::put).
+    /// As [`put`](Store::put), and [`Error::InvalidTag`], [`Error::ConditionFailed`].
     #[inline]
     pub fn put_record(&self, record: NewRecord<'_>) -> Result<Lsn, Error> {
+        if let Some(condition) = record.condition {
+            return self.put_conditionally(record, condition);
+        }
         let record = self.checked_put(record, WriteMode::Blind)?;
         let lsn = self.engine().put(&record)?;
         self.sync_or_throttle(lsn, record.layout().bytes())
@@ -73,15 +77,10 @@ impl Store {
         content: impl AsRef<[u8]>,
         c: Condition,
     ) -> Result<Lsn, Error> {
-        self.put_record_if(NewRecord::new(&id, embedding, &content), c)
+        self.put_conditionally(NewRecord::new(&id, embedding, &content), c)
     }
 
-    /// As [`put_if`](Store::put_if), for a record with more than its three parts.
-    ///
-    /// # Errors
-    ///
-    /// As [`put_if`](Store::put_if).
-    pub fn put_record_if(&self, record: NewRecord<'_>, c: Condition) -> Result<Lsn, Error> {
+    fn put_conditionally(&self, record: NewRecord<'_>, c: Condition) -> Result<Lsn, Error> {
         let record = self.checked_put(record, WriteMode::Conditional)?;
         let engine = self.engine();
         let written = engine.write_if(&record, |guard, current| match (c, current) {
@@ -114,6 +113,7 @@ impl Store {
             content: &[],
             created_ns: now_ns(),
             expires_ns: 0,
+            tag: 0,
         }))?;
         match removed {
             // It frees room, so it is not delayed.
@@ -178,6 +178,11 @@ impl Store {
             if kind == Kind::Put {
                 self.check_embedding(operation.embedding)?;
             }
+            if operation.condition.is_some() {
+                let reason = "a record in a batch cannot have a condition; put it by itself";
+                return Err(Error::InvalidOption(reason.to_owned()));
+            }
+            let tag = self.tag_of(&operation)?;
             let record = WriteRequest::new(RecordParts {
                 kind,
                 writing: WriteMode::Blind,
@@ -187,6 +192,7 @@ impl Store {
                 content: operation.content,
                 created_ns,
                 expires_ns: operation.expiry.resolve(created_ns, self.time_to_live),
+                tag,
             });
             self.check_size(&record)?;
             records.push(record);
@@ -206,11 +212,12 @@ impl Store {
         record: NewRecord<'a>,
         writing: WriteMode,
     ) -> Result<WriteRequest<'a>, Error> {
-        let NewRecord { id, embedding, content, expiry, created_ns } = record;
+        let NewRecord { id, embedding, content, expiry, created_ns, .. } = record;
         let created_ns = created_ns.unwrap_or_else(now_ns);
         self.check_writable()?;
         check_id(id)?;
         self.check_embedding(embedding)?;
+        let tag = self.tag_of(&record)?;
         let record = WriteRequest::new(RecordParts {
             kind: Kind::Put,
             writing,
@@ -220,9 +227,24 @@ impl Store {
             content,
             created_ns,
             expires_ns: expiry.resolve(created_ns, self.time_to_live),
+            tag,
         });
         self.check_size(&record)?;
         Ok(record)
+    }
+
+    /// The user tag of a new version.
+    #[inline]
+    fn tag_of(&self, record: &NewRecord<'_>) -> Result<u64, Error> {
+        match record.tag {
+            TagRule::Set(tag) if tag >> 63 == 0 => Ok(tag),
+            TagRule::Set(tag) => Err(Error::InvalidTag(tag)),
+            TagRule::Keep => {
+                let pinned = self.pin();
+                let found = pinned.get(record.id).ok().flatten();
+                Ok(found.map_or(0, |found| found.tag()))
+            }
+        }
     }
 
     fn check_size(&self, record: &WriteRequest<'_>) -> Result<(), Error> {

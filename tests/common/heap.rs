@@ -87,6 +87,7 @@ pub fn version<'a>(id: &'a [u8], embedding: &'a [u8], content: &'a [u8]) -> Writ
         content,
         created_ns: 1,
         expires_ns: 0,
+        tag: 0,
     })
 }
 

@@ -39,6 +39,7 @@ fn record<'a>(id: &'a [u8], content: &'a [u8]) -> WriteRequest<'a> {
         content,
         created_ns: 1,
         expires_ns: 0,
+        tag: 0,
     })
 }
 

@@ -145,6 +145,10 @@ impl<'s, M: Memory> Reservation<'s, M> {
             // [W5]: before the slot is decided, and the index knows of it.
             self.segment.memory.end_stream(self.offset.bytes(), self.len.bytes());
         }
+        if record.tag != 0 {
+            // Relaxed: published by the slot, or by the index entry, with Release.
+            self.segment.memory.word(self.offset.bytes()).store(record.tag, Ordering::Relaxed);
+        }
         if record.kind == Kind::Put {
             // This process has just made the checksum of these very bytes.
             self.segment.checks().set_verified(self.offset);
@@ -165,8 +169,8 @@ impl<'s, M: Memory> Reservation<'s, M> {
         body
     }
 
-    /// Tag, header, expiry and id. The tag of a new record is 0, and its word is not to be stored
-    /// to before it is published (but for a pending tombstone's previous word, which comes later).
+    /// Tag, header, expiry and id. The tag is written as 0: its word is a control word, which may be
+    /// stored to only once the lines have reached memory.
     fn write_head(&self, header: &FrameHeader, id: &[u8]) {
         let mut lines = LineBuffer::new(0, |at, lines| {
             self.segment.write_lines((self.offset, self.len), at, lines)

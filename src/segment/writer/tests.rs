@@ -31,6 +31,7 @@ fn record(content: &[u8]) -> WriteRequest<'_> {
         content,
         created_ns: 1,
         expires_ns: 0,
+        tag: 0,
     })
 }
 
