@@ -111,9 +111,9 @@ fn beside(store: &Store, seed: &mut u64, writers: u64, pause: Duration) -> Answe
         let all: Vec<_> = (1..=writers)
             .map(|n| {
                 scope.spawn(move || {
-                    others
-                        .map_or(Ok(()), |others| sched_setaffinity(None, &others))
-                        .map_err(std::io::Error::from)?;
+                    others.map_or(Ok(()), |others| sched_setaffinity(None, &others)).map_err(
+                        |source| Error::Io { path: "/proc/self".into(), source: source.into() },
+                    )?;
                     write(store, n, pause, stop)
                 })
             })

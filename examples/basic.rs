@@ -2,10 +2,10 @@
 //!
 //! `cargo run --release --example basic`
 
-use stratalog::{Error, Options};
+use stratalog::Options;
 
-fn main() -> Result<(), Error> {
-    let dir = tempfile::tempdir().map_err(Error::Io)?;
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let dir = tempfile::tempdir()?;
     let path = dir.path().join("memories");
 
     let store = Options::new().dimension(4).open(&path)?;
@@ -39,5 +39,6 @@ fn main() -> Result<(), Error> {
     let store = Options::new().open(&path)?;
     let moon = store.get_owned("moon")?;
     println!("after reopening: {} record, {:?}", store.len(), moon.map(|record| record.embedding));
-    store.close()
+    store.close()?;
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! What can go wrong, as data; the message says what a person can do about it.
 
 use crate::format::ids::Lsn;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Everything that a call of this crate can fail with. A call that returns an error has changed
 /// nothing.
@@ -64,6 +64,10 @@ pub enum Error {
         /// LSN of the version that is there, if any.
         current: Option<Lsn>,
     },
+    /// Thousands of other ids share the 64-bit hash of this id, and the index has no room for one
+    /// more. Only ids that were made to collide do.
+    #[error("thousands of other ids share this id's hash; store the record under another id")]
+    HashCollision,
     /// No store is there, and the options forbid to create one.
     #[error("no store at {}; check the path, or allow creating one", .0.display())]
     NotFound(PathBuf),
@@ -93,9 +97,15 @@ pub enum Error {
         bits: u64,
     },
     /// Another handle or process has the store open for writing.
-    #[error("{} is open for writing in another handle or process (its LOCK file names which); \
-             close that one, or open with read_only(true)", .0.display())]
-    Locked(PathBuf),
+    #[error("{} is open for writing in another handle or process{}; close that one, or open with \
+             read_only(true)", .path.display(),
+            .holder.as_ref().map_or_else(String::new, |holder| format!(" ({holder})")))]
+    Locked {
+        /// The store.
+        path: PathBuf,
+        /// What its `LOCK` file says about the process that holds it, for a message to a person.
+        holder: Option<String>,
+    },
     /// The handle was opened read-only.
     #[error("the store was opened read-only")]
     ReadOnly,
@@ -141,8 +151,13 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Any other failure of the operating system.
-    #[error(transparent)]
-    Io(std::io::Error),
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file or directory that the call was about.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
 }
 
 const OPEN_FILES: &str = "open files of the process";
@@ -160,26 +175,42 @@ fn remedy(what: &str) -> &'static str {
     }
 }
 
-impl From<std::io::Error> for Error {
-    fn from(source: std::io::Error) -> Self {
+impl Error {
+    /// A failed call of the operating system about a file or directory. No room, or none within a
+    /// quota, is an error of its own, and so is a limit on descriptors.
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         use rustix::io::Errno;
+        use std::io::ErrorKind;
+        if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+            return Self::StorageFull;
+        }
         let (what, limit) = match Errno::from_io_error(&source) {
             Some(Errno::MFILE) => (OPEN_FILES, open_files_max()),
             Some(Errno::NFILE) => (OPEN_FILES_OF_ALL, number_in("/proc/sys/fs/file-max")),
-            _ => return Self::Io(source),
+            _ => return Self::Io { path: path.to_owned(), source },
         };
         Self::ResourceLimit { what, limit, source }
     }
-}
 
-impl Error {
-    /// What a failure to map a file is.
-    pub(crate) fn of_mapping(source: std::io::Error) -> Self {
+    /// A failure to map a file.
+    pub(crate) fn of_mapping(path: &Path, source: std::io::Error) -> Self {
         if rustix::io::Errno::from_io_error(&source) != Some(rustix::io::Errno::NOMEM) {
-            return source.into();
+            return Self::io(path, source);
         }
         let limit = number_in("/proc/sys/vm/max_map_count");
         Self::ResourceLimit { what: MAPPINGS, limit, source }
+    }
+}
+
+/// Adds the path to an error of the operating system.
+pub(crate) trait At<T> {
+    /// The same, about this file or directory.
+    fn at(self, path: &Path) -> Result<T, Error>;
+}
+
+impl<T> At<T> for std::io::Result<T> {
+    fn at(self, path: &Path) -> Result<T, Error> {
+        self.map_err(|source| Error::io(path, source))
     }
 }
 

@@ -85,7 +85,6 @@ pub use search::Metric;
 #[cfg(not(stratalog_loom))]
 pub use store::{
     Batch, GetMany, Hit, Iter, NewRecord, OwnedRecord, Pinned, Record, SharedRecord, Store,
-    lock_holder,
 };
 
 /// The layers below the store, for the models in `loom-tests/`, for fuzzing and for tests that

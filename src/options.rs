@@ -113,8 +113,8 @@ pub enum Condition {
 ///
 /// ```
 /// use stratalog::{Options, Verify};
-/// # fn main() -> Result<(), stratalog::Error> {
-/// # let dir = tempfile::tempdir().map_err(stratalog::Error::Io)?;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
 /// # let path = dir.path().join("memories");
 /// let store = Options::new().dimension(384).verify(Verify::EveryRead).open(&path)?;
 /// assert_eq!(store.dimension(), 384);

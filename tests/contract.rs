@@ -160,12 +160,12 @@ fn errors_have_the_names_of_the_contract() {
             Error::NotFound(_) => "not found",
             Error::NotAStore(_) => "not a store",
             Error::UnsupportedVersion { found: _, supported: _ } => "version",
-            Error::Locked(_) => "locked",
+            Error::Locked { .. } => "locked",
             Error::ReadOnly => "read-only",
             Error::StorageFull => "full",
             Error::Corrupt { path: _, offset: _, reason: _ } => "corrupt",
             Error::FlushFailed(_) => "flush",
-            Error::Io(_) => "io",
+            Error::Io { .. } => "io",
             _ => "a new one",
         }
     }
@@ -173,7 +173,7 @@ fn errors_have_the_names_of_the_contract() {
         Error::InvalidOption(String::new()),
         Error::NotFound(PathBuf::new()),
         Error::FlushFailed(String::new()),
-        Error::from(std::io::Error::other("x")),
+        Error::Io { path: PathBuf::new(), source: std::io::Error::other("x") },
     ];
     assert_eq!(all.each_ref().map(name), ["option", "not found", "flush", "io"]);
 }

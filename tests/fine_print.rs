@@ -116,7 +116,7 @@ fn a_store_is_locked_under_each_of_its_paths() {
     let dotted = dir.path().join("s/../s/.");
     for path in [&other, &dotted] {
         let error = options().open(path).unwrap_err();
-        assert!(matches!(&error, Error::Locked(named) if named == path), "{error:?}");
+        assert!(matches!(&error, Error::Locked { path: named, .. } if named == path), "{error:?}");
         // A read-only handle takes no lock.
         assert!(Options::new().read_only(true).open(path).is_ok());
     }
@@ -124,7 +124,7 @@ fn a_store_is_locked_under_each_of_its_paths() {
     store.close().unwrap();
     let store = options().open(&other).unwrap();
     assert!(store.contains("a"));
-    assert!(matches!(options().open(&path), Err(Error::Locked(_))));
+    assert!(matches!(options().open(&path), Err(Error::Locked { .. })));
 }
 
 /// What lies beside a backup's place, and in it.
@@ -150,7 +150,7 @@ fn a_backup_touches_nothing_but_its_own_place() {
     let own = store.path().to_owned();
     for taken in [places.join("full"), places.join("file"), places.join("file/below"), own] {
         let error = store.backup(&taken).unwrap_err();
-        let Error::Io(error) = error else { panic!("{error:?}") };
+        let Error::Io { source: error, .. } = error else { panic!("{error:?}") };
         assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists, "{}", taken.display());
     }
     let forbidden = dir.path().join("forbidden");
@@ -164,7 +164,7 @@ fn a_backup_touches_nothing_but_its_own_place() {
     for free in [places.join("empty"), places.join("new"), places.join("deep/er")] {
         store.backup(&free).unwrap();
         assert!(Options::new().read_only(true).open(&free).unwrap().contains("a"));
-        assert!(matches!(store.backup(&free), Err(Error::Io(_))), "it is not empty any more");
+        assert!(matches!(store.backup(&free), Err(Error::Io { .. })), "it is not empty any more");
     }
     assert_eq!(names(&places), ["deep", "empty", "file", "full", "new"]);
 }

@@ -123,7 +123,7 @@ fn a_segment_that_no_manifest_names_yet_and_that_may_not_be_opened_is_not_given_
     }
     for read_only in [true, false] {
         let refused = options().read_only(read_only).open(&path).unwrap_err();
-        let Error::Io(error) = refused else { panic!("{refused:?}") };
+        let Error::Io { source: error, .. } = refused else { panic!("{refused:?}") };
         assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
         let salvage = options().read_only(true).recovery(Recovery::Salvage).open(&path).unwrap();
         assert!(salvage.recovery().lost.iter().any(|lost| lost.path == segment));

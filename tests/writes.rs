@@ -400,7 +400,9 @@ fn a_backup_made_beside_writers_is_a_store_as_it_was_at_one_lsn() {
     assert!(!store.contains("mine"));
 
     let refused = store.backup(&copy).unwrap_err();
-    assert!(matches!(refused, Error::Io(e) if e.kind() == std::io::ErrorKind::AlreadyExists));
+    assert!(
+        matches!(refused, Error::Io { source: e, .. } if e.kind() == std::io::ErrorKind::AlreadyExists)
+    );
     std::fs::create_dir(dir.path().join("empty")).unwrap();
     store.backup(dir.path().join("empty")).unwrap();
     reopened(store, &path);

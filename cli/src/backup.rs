@@ -1,8 +1,8 @@
 //! `backup`: a copy of a store that opens as a store.
 
+use crate::Outcome;
 use crate::damage::{self, Place};
 use crate::output::{self, count, size};
-use crate::{Outcome, open};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use std::io::Write;
@@ -43,12 +43,12 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     // By hand only: compaction in the background takes away what has expired, and counts it no
     // more.
     let options = Options::new().create(false).compaction(Compaction::Manual);
-    let store = open(&options, &args.store)?;
+    let store = options.open(&args.store)?;
     let at = || args.dest.display().to_string();
     store.backup(&args.dest).with_context(at)?;
     let (lsn, records) = (store.durable_lsn(), store.len());
     // Whether it opens, and holds as much, is better known now than when it is needed.
-    let copy = open(&Options::new().read_only(true), &args.dest)?;
+    let copy = Options::new().read_only(true).open(&args.dest)?;
     // What this opening left out as damaged counts in the copy: asking for such a record says so,
     // and such a removal removes.
     let is_whole = copy.len() == records || !store.recovery().is_clean();

@@ -3,8 +3,8 @@
 mod keys;
 mod load;
 
+use crate::Outcome;
 use crate::output::{self, count, size};
-use crate::{Outcome, open};
 use anyhow::{Context, ensure};
 use clap::value_parser;
 use hdrhistogram::Histogram;
@@ -116,13 +116,13 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let options = Options::new().dimension(args.dimension);
     let values = Values::new(args.dimension, args.content as usize);
     let path = dir.path().join("store");
-    let store = open(&options, &path)?;
+    let store = options.open(&path)?;
     let loading = Instant::now();
     fill(&store, &values, args.records)?;
     let loaded = loading.elapsed();
     // A fill that flushes each record would take longer than all of the rest.
     store.close()?;
-    let store = open(&options.durability(durability), &path)?;
+    let store = options.durability(durability).open(&path)?;
     let plan = plan(args);
     let ran = load::run(&store, &values, &plan)?;
     let report = report(args, &plan, &ran, loaded, &store);

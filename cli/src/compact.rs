@@ -1,7 +1,7 @@
 //! `compact`: gives back the space of what was overwritten and removed.
 
 use crate::output::{self, count, size};
-use crate::{Outcome, open, open_read_only};
+use crate::{Outcome, open_read_only};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::io::Write;
@@ -86,7 +86,7 @@ fn forecast(args: &Args) -> anyhow::Result<Outcome> {
 fn compact(args: &Args) -> anyhow::Result<Outcome> {
     // By hand only: what the background does meanwhile would be missing from the report.
     let options = Options::new().create(false).compaction(stratalog::Compaction::Manual);
-    let store = open(&options, &args.store)?;
+    let store = options.open(&args.store)?;
     let disk_bytes_before = store.stats().disk_bytes;
     let done = with_bar(&store)?;
     let seconds = done.elapsed.as_secs_f64();

@@ -98,7 +98,7 @@ impl Demo<'_> {
             format!("store: {}", self.report.store),
         ])?;
         let options = Options::new().dimension(self.load.dimension());
-        let store = crate::open(&options, &self.path)?;
+        let store = options.open(&self.path)?;
         self.write_and_read(&store).context("1. writing and reading")?;
         self.weigh(&store).context("2. counting")?;
         let started = Instant::now();
@@ -183,7 +183,7 @@ impl Demo<'_> {
         let before = rig.tally.clone();
         rig.kill_writer(Moment::Opened(after))?;
         let started = Instant::now();
-        let store = crate::open(&Options::new().create(false), &self.path)?;
+        let store = Options::new().create(false).open(&self.path)?;
         let reopened = started.elapsed();
         rig.compare_open(&store)?;
         if let Some(violation) = rig.violations.first() {

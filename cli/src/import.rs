@@ -94,7 +94,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     }
 
     let started = Instant::now();
-    let store = crate::open(&options, &args.store)?;
+    let store = options.open(&args.store)?;
     let bar = progress_bar(matrix.as_ref())?;
     let job = Job::new(&store, matrix.as_ref(), args.sync, &bar);
     let imported = job.run(threads(args), first, lines);

@@ -99,16 +99,10 @@ fn reader_is_gone(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref().is_some_and(broken))
 }
 
-/// The whole chain of an error, and what may help: who holds the store, what to do without a
-/// manifest.
+/// The whole chain of an error, and what to do without a manifest.
 fn explain(error: &anyhow::Error, salvaging: bool) -> String {
     let mut text = format!("error: {error:#}");
     for cause in error.chain() {
-        if let Some(stratalog::Error::Locked(path)) = cause.downcast_ref()
-            && let Some(holder) = stratalog::lock_holder(path)
-        {
-            text.push_str(&format!("\nheld by {holder}"));
-        }
         if let Some(stratalog::Error::Corrupt { path, .. }) = cause.downcast_ref()
             && path.ends_with("MANIFEST")
             && !salvaging
@@ -119,15 +113,7 @@ fn explain(error: &anyhow::Error, salvaging: bool) -> String {
     text
 }
 
-/// Opens a store. Errors name the path: the library's own do, the system's do not.
-fn open(options: &Options, path: &Path) -> anyhow::Result<Store> {
-    options.open(path).map_err(|error| match error {
-        stratalog::Error::Io(_) => anyhow::Error::new(error).context(path.display().to_string()),
-        error => error.into(),
-    })
-}
-
 /// Opens a store for looking at it: no lock, no file changed, beside a live writer if need be.
 fn open_read_only(path: &Path) -> anyhow::Result<Store> {
-    open(&Options::new().read_only(true), path)
+    Ok(Options::new().read_only(true).open(path)?)
 }

@@ -1,9 +1,9 @@
 //! `salvage`: every record that can still be read, out of a damaged store and into a new one.
 
+use crate::Outcome;
 use crate::damage::{self, Place};
 use crate::output::{self, count};
 use crate::verify::progress_bar;
-use crate::{Outcome, open};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use std::fs::{self, File};
@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let at = || args.dest.display().to_string();
     let started = Instant::now();
     check_free(&args.dest).with_context(at)?;
-    let store = open(&Options::new().recovery(Recovery::Salvage).read_only(true), &args.store)?;
+    let store = Options::new().recovery(Recovery::Salvage).read_only(true).open(&args.store)?;
     let unfinished = begin(&args.store, &args.dest).with_context(at)?;
     let Copied { records, expired } = copy(&store, unfinished.path()).with_context(at)?;
     finish(unfinished, &args.dest).with_context(at)?;

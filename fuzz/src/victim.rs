@@ -109,7 +109,9 @@ impl Victim {
         }
         store.remove(id(20))?;
         store.close()?;
-        Ok(Self { files: read(directory)? })
+        let files = read(directory);
+        let at = |source| Error::Io { path: directory.to_owned(), source };
+        Ok(Self { files: files.map_err(at)? })
     }
 
     /// Writes the files into a directory, in place of all that is there.

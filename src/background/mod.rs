@@ -14,7 +14,7 @@ pub use core::StoreCore;
 pub use page_cache::PageCachePolicy;
 
 use crate::concurrency::sync::unmodelled::{Arc, AtomicBool, Ordering, thread};
-use crate::error::Error;
+use crate::error::{At, Error};
 use crate::options::Compaction;
 use crate::recovery::{self, Leftovers};
 use compaction::{Compactor, Scope};
@@ -46,21 +46,23 @@ impl BackgroundThreads {
     ) -> Result<Self, Error> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut this = Self { stop, core: Arc::clone(core), threads: Vec::new() };
-        let notifier = &core.engine.log().source().notifier;
+        let source = core.engine.log().source();
+        let (notifier, path) = (&source.notifier, source.directory().path());
         let (stop, its) = (Arc::clone(&this.stop), Arc::clone(core));
         let name = |name: &str| thread::Builder::new().name(name.to_owned());
-        let keeper = name("stratalog").spawn(move || run(&its, leftovers, &stop))?;
+        let keeper = name("stratalog").spawn(move || run(&its, leftovers, &stop)).at(path)?;
         notifier.add_thread(keeper.thread().clone());
         this.threads.push(keeper);
         if compaction == Compaction::Auto {
             let (stop, its) = (Arc::clone(&this.stop), Arc::clone(core));
-            let compactor = name("stratalog-compact").spawn(move || compact(&its, &stop))?;
+            let compactor =
+                name("stratalog-compact").spawn(move || compact(&its, &stop)).at(path)?;
             notifier.add_thread(compactor.thread().clone());
             this.threads.push(compactor);
         }
         let its = Arc::clone(core);
         let flush = move || its.flusher.run(&its.engine, flush_interval);
-        this.threads.push(name("stratalog-flush").spawn(flush)?);
+        this.threads.push(name("stratalog-flush").spawn(flush).at(path)?);
         Ok(this)
     }
 }

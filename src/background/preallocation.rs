@@ -14,7 +14,7 @@ use super::StoreCore;
 use crate::concurrency::sync::unmodelled::{AtomicBool, Ordering, thread};
 use crate::disk::DiskEngine;
 use crate::durability::Flusher;
-use crate::error::Error;
+use crate::error::{At, Error};
 use crate::format::ids::Sequence;
 use crate::log::PREALLOCATED_MAX;
 use crate::memory::{Folios, Memory, MmapMemory};
@@ -257,7 +257,8 @@ impl Preallocator<'_> {
             // Nobody has the segment yet: if this fails, it is never used. The active one's are
             // taken along by the flushes of its writers, which alone may be told of a failure
             // [D10]; so are those of one that was active when its pages were begun.
-            segment.memory().flush()?;
+            let path = self.core.engine.log().source().directory().path();
+            segment.memory().flush().at(path)?;
         }
         if !hurry {
             thread::park_timeout(NAP);

@@ -8,10 +8,9 @@ use crate::concurrency::epoch::Published;
 use crate::concurrency::sync::lock;
 use crate::concurrency::sync::unmodelled::{Arc, Mutex, Weak};
 use crate::disk::SegmentFiles;
-use crate::disk::fs;
 use crate::durability::Covered;
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{At, Error};
 use crate::format::header::{Role, SegmentId};
 use crate::format::ids::Sequence;
 use crate::format::manifest::Manifest;
@@ -207,7 +206,8 @@ pub fn remove_dropped(files: &SegmentFiles, dropped: &[SegmentId]) -> Result<(),
     }
     // The process that wrote that manifest may have been killed before it was on the device under
     // its name: the one before it still needs them.
-    files.directory().sync()?;
+    let path = files.directory().path();
+    files.directory().sync().at(path)?;
     // What cannot be removed goes on being named as dropped.
-    files.remove_files(&mut dropped.to_vec()).map_err(fs::no_room)
+    files.remove_files(&mut dropped.to_vec()).at(path)
 }

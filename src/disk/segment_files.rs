@@ -4,7 +4,7 @@ use crate::concurrency::notifier::Notifier;
 use crate::concurrency::sync::lock;
 use crate::concurrency::sync::unmodelled::{AtomicU8, Mutex, Ordering, thread};
 use crate::disk::fs;
-use crate::error::Error;
+use crate::error::{At, Error};
 use crate::format::checksum::Salt;
 use crate::format::header::{DIRECTORY_AT, Features, Identity, Role, SegmentId, StoreId};
 use crate::format::ids::Sequence;
@@ -278,8 +278,9 @@ impl SegmentFiles {
         id: SegmentId,
         fill: impl FnOnce(&mut Segment<MmapMemory>),
     ) -> Result<Segment<MmapMemory>, Error> {
-        let len = usize::try_from(self.segment_bytes).map_err(std::io::Error::other)?;
-        let memory = MmapMemory::new(&file, len)?;
+        let path = self.path_of(id.sequence, id.salt);
+        let memory = MmapMemory::new(&file, self.segment_bytes as usize);
+        let memory = memory.map_err(|error| Error::of_mapping(&path, error))?;
         // Before the first store: its fault would bring as much of the file along as the device
         // reads ahead, in pages that stay small.
         memory.prefer(match id.role {
@@ -301,7 +302,7 @@ impl SegmentFiles {
     ///
     /// `StorageFull` if there is no room for a spare that is not there: then nothing may grow.
     pub fn keep_spares(&self) -> Result<bool, Error> {
-        let free = self.directory.free_bytes(self.segment_bytes)?;
+        let free = self.directory.free_bytes(self.segment_bytes).at(self.directory.path())?;
         let near = self.segment_bytes.saturating_mul(NEARLY_FULL);
         // The one for copies first: what compaction gives back is room for the other.
         for (spare, name) in self.spares.iter().zip(fs::SPARES).rev() {

@@ -470,8 +470,7 @@ fn slot_of_frame<M: Memory>(segment: &Segment<M>, offset: u64) -> Option<SlotBod
 /// More ids with one hash than a bucket's chain can hold: only a crafted store has them.
 impl From<Exhausted> for Error {
     fn from(Exhausted: Exhausted) -> Self {
-        let reason = "too many ids share one hash; the index cannot grow further";
-        Self::Io(std::io::Error::other(reason))
+        Self::HashCollision
     }
 }
 

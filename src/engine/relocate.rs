@@ -146,7 +146,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let Some((reservation, _)) = to.reserve(bytes) else { return Ok(None) };
         let copied = reservation.copy(&record, body.lsn, from.seen(frame));
         let (slot, to) =
-            copied.map_err(|_voided| Error::Io(std::io::Error::other("a copy was voided")))?;
+            copied.map_err(|_voided| Error::FlushFailed("a copy was voided".to_owned()))?;
         let (from, len) = (frame.offset(), units);
         Ok(Some(Relocation { kind, hash, from, len, slot, to }))
     }

@@ -155,7 +155,7 @@ fn an_empty_segment_that_was_ended_is_sealed_and_flushed() {
 struct WithoutHandles;
 
 fn no_handle() -> Error {
-    Error::Io(std::io::ErrorKind::Other.into())
+    Error::io(std::path::Path::new("a segment"), std::io::ErrorKind::Other.into())
 }
 
 impl Source<HeapMemory> for WithoutHandles {
@@ -187,5 +187,5 @@ fn a_removal_that_cannot_keep_room_back_says_why() {
     let guard = epoch.pin();
     let remove = || log.reserve(&guard, 1 << 10, Purpose::Reclaim).map(drop);
     let refused = (0..9).find_map(|_| remove().err());
-    assert!(matches!(refused, Some(Error::Io(_))), "{refused:?}");
+    assert!(matches!(refused, Some(Error::Io { .. })), "{refused:?}");
 }

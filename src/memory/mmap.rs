@@ -8,7 +8,6 @@
 use super::{Memory, stream};
 use crate::concurrency::sync::AtomicU64;
 use crate::concurrency::sync::unmodelled::{AtomicU64 as Counter, Mutex, Ordering, PoisonError};
-use crate::error::Error;
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
 use std::fs::File;
 use std::io::{self, Read};
@@ -88,9 +87,9 @@ impl MmapMemory {
     ///
     /// # Errors
     ///
-    /// [`Error::ResourceLimit`] if the process may have no more mappings; [`Error::Io`].
-    pub fn new(file: &File, len: usize) -> Result<Self, Error> {
-        let map = MmapOptions::new().len(len).map_raw(file).map_err(Error::of_mapping)?;
+    /// Out of memory if the process may have no more mappings.
+    pub fn new(file: &File, len: usize) -> io::Result<Self> {
+        let map = MmapOptions::new().len(len).map_raw(file)?;
         let mut memory = Self::over(map, Descriptor::of(file));
         memory.is_shared_file = true;
         Ok(memory)
@@ -101,8 +100,8 @@ impl MmapMemory {
     /// # Errors
     ///
     /// As [`MmapMemory::new`].
-    pub fn read_only(file: &File, len: usize) -> Result<Self, Error> {
-        let map = MmapOptions::new().len(len).map_raw_read_only(file).map_err(Error::of_mapping)?;
+    pub fn read_only(file: &File, len: usize) -> io::Result<Self> {
+        let map = MmapOptions::new().len(len).map_raw_read_only(file)?;
         Ok(Self::over(map, None))
     }
 

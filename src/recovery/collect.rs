@@ -4,7 +4,7 @@ use super::SegmentCandidate;
 use crate::concurrency::sync::unmodelled::Arc;
 use crate::disk::SegmentFiles;
 use crate::disk::fs::{self, SegmentFileName};
-use crate::error::Error;
+use crate::error::{At, Error};
 use crate::format::checksum::Salt;
 use crate::format::header::{IDENTITY_BYTES, Identity, NAMED_AT, Role, STORE_AT, SegmentId};
 use crate::format::ids::{Sequence, SlotNumber};
@@ -135,7 +135,7 @@ pub(super) fn collect(
     (mode, writable): (Recovery, bool),
     report: &mut RecoveryReport,
 ) -> Result<Collected, Error> {
-    let (found, foreign) = files.directory().list_segments()?;
+    let (found, foreign) = files.directory().list_segments().at(files.directory().path())?;
     report.foreign_files = foreign;
     let listed: BTreeMap<Sequence, SegmentId> =
         manifest.segments.iter().map(|id| (id.sequence, *id)).collect();
@@ -325,35 +325,31 @@ fn open(
             return Ok(Opened::Broken("it cannot be opened, or not read"));
         }
         // Out of file handles, no permission: what cannot be opened today is not gone.
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(Error::io(&file.path, error)),
     };
-    let linked = writable && fs::has_other_names(&handle)?;
+    let linked = writable && fs::has_other_names(&handle).at(&file.path)?;
     let wanted = files.segment_bytes();
-    let size = usize::try_from(wanted).map_err(io::Error::other)?;
-    let short = len < wanted;
+    let (size, short) = (wanted as usize, len < wanted);
     let memory = if !short {
-        if writable {
-            MmapMemory::new(&handle, size)?
-        } else {
-            MmapMemory::read_only(&handle, size)?
-        }
+        let map = if writable { MmapMemory::new } else { MmapMemory::read_only };
+        map(&handle, size).map_err(|error| Error::of_mapping(&file.path, error))?
     } else if !strange {
         // Cut short: what is left is served from a copy, because touching a mapping beyond the
         // file's end would kill the process. The file stays as it is.
-        MmapMemory::copy_of(handle, size)?
+        MmapMemory::copy_of(handle, size).at(&file.path)?
     } else {
         return Ok(Opened::Foreign);
     };
     match attach(files, file, known, memory, (short, writable)) {
         // A copy made by hard links would be changed, or this store through the copy.
-        Opened::Segment(..) if linked => Err(Error::Io(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!(
-                "{} has another name, too (a hard link), and would be written to under both: \
+        Opened::Segment(..) if linked => Err(Error::io(
+            &file.path,
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it has another name, too (a hard link), and would be written to under both: \
                  replace one of them by a copy, or open with read_only(true)",
-                file.path.display()
             ),
-        ))),
+        )),
         opened => Ok(opened),
     }
 }

@@ -28,7 +28,7 @@ use crate::disk::SegmentFiles;
 use crate::disk::{self, DiskEngine, LiveManifest};
 use crate::durability::Flusher;
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{At, Error};
 use crate::format::header::{DIRECTORY_AT, FlushNote, Role, SegmentId};
 use crate::format::ids::{Lsn, Sequence, SlotNumber, TableIndex};
 use crate::format::manifest::Manifest;
@@ -159,7 +159,7 @@ pub fn recover(
     scan::limit(&mut candidates, files.boot_id(), mode, &mut report);
 
     let geometry = Geometry {
-        segment_bytes: usize::try_from(manifest.segment_bytes).map_err(std::io::Error::other)?,
+        segment_bytes: manifest.segment_bytes as usize,
         directory_at: DIRECTORY_AT,
         dimension: manifest.dimension as usize,
     };
@@ -218,7 +218,8 @@ fn begin_writing(
     candidates: &[SegmentCandidate],
     live_manifest: &LiveManifest,
 ) -> Result<(), Error> {
-    engine.log().source().directory().remove_temporaries()?;
+    let directory = engine.log().source().directory();
+    directory.remove_temporaries().at(directory.path())?;
     let given_up = |candidate: &SegmentCandidate| {
         candidate.cut || candidate.each || !candidate.outdone.is_empty()
     };
@@ -425,7 +426,7 @@ pub fn tidy_up(
         // One that cannot be removed is blank at the next opening, too, and was judged by this one.
         files.directory().remove_if_there(&name).unwrap_or(());
     }
-    Ok(files.directory().sync()?)
+    files.directory().sync().at(files.directory().path())
 }
 
 fn make_segment_writable(

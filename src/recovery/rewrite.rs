@@ -15,7 +15,7 @@
 
 use super::scan;
 use crate::disk::SegmentFiles;
-use crate::error::Error;
+use crate::error::{At, Error};
 use crate::format::checksum::Salt;
 use crate::format::header::{DIRECTORY_AT, FLUSH_AT, FlushNote, Role, encode_flush};
 use crate::format::ids::SlotNumber;
@@ -95,22 +95,23 @@ fn is_equal(cached: &File, direct: &File, range: std::ops::Range<usize>) -> std:
 pub(super) fn copy_file(files: &SegmentFiles, name: &str, salt: Salt) -> Result<(), Error> {
     // An opening that was killed may have left an unfinished copy, and a process on a full disk
     // the room that it kept back.
-    files.directory().remove_temporaries()?;
-    let from = files.directory().open_to_read(name)?;
+    let (directory, path) = (files.directory(), files.directory().path().join(name));
+    directory.remove_temporaries().at(directory.path())?;
+    let from = directory.open_to_read(name).at(&path)?;
     let (new, to) = files.new_file(name)?;
     let note = encode_flush(FlushNote::Failed, files.boot_id(), salt);
     let mut bytes = vec![0; BLOCK_BYTES];
     let end = files.segment_bytes() as usize;
     for at in (0..end).step_by(BLOCK_BYTES) {
         let part = &mut bytes[..BLOCK_BYTES.min(end - at)];
-        from.read_exact_at(part, at as u64)?;
+        from.read_exact_at(part, at as u64).at(&path)?;
         if at == 0 {
             part[FLUSH_AT..FLUSH_AT + 8].copy_from_slice(&note.to_le_bytes());
         }
         for (n, page) in part.chunks(ALIGNMENT).enumerate() {
             if page.iter().any(|&byte| byte != 0) {
                 let at = (at + n * ALIGNMENT) as u64;
-                to.write_all_at(page, at).map_err(crate::disk::fs::no_room)?;
+                to.write_all_at(page, at).at(&path)?;
             }
         }
     }

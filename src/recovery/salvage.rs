@@ -3,7 +3,7 @@
 
 use super::{DiskEngine, SegmentCandidate, scan, slots};
 use crate::disk::fs::{self, Directory, SegmentFileName};
-use crate::error::Error;
+use crate::error::{At, Error};
 use crate::format::header::{
     CURSOR_AT, DIRECTORY_AT, FORMAT_VERSION, HeaderError, IDENTITY_BYTES, Identity, SegmentId,
     StoreId,
@@ -55,7 +55,7 @@ enum Start {
 /// say. A readable manifest counts if any segment is of its store, or if none says otherwise.
 pub fn prove(directory: &Directory, read: Result<Manifest, Error>) -> Result<Basis, Error> {
     let mut starts = Vec::new();
-    for file in directory.list_segments()?.0 {
+    for file in directory.list_segments().at(directory.path())?.0 {
         let start = start_of(directory, &file)?;
         starts.push((file, start));
     }
@@ -103,7 +103,7 @@ fn start_of(directory: &Directory, file: &SegmentFileName) -> Result<Start, Erro
         Err(error) if is_the_files(&error) => {
             return Ok(Start::Unreadable(format!("it cannot be read ({error})")));
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(Error::io(&file.path, error)),
     };
     let identity = bytes.first_chunk::<IDENTITY_BYTES>().map(Identity::decode);
     let unreadable = |why: &str| Start::Unreadable(why.to_owned());

@@ -340,7 +340,8 @@ pub(super) fn scan_all(
         for helper in helpers {
             let joined = helper.join();
             results.push(joined.unwrap_or_else(|_| {
-                Err(Error::Io(std::io::Error::other("a scanning thread panicked")))
+                let path = engine.log().source().directory().path();
+                Err(Error::io(path, std::io::Error::other("a scanning thread panicked")))
             }));
         }
         results

@@ -18,7 +18,6 @@ mod write;
 
 pub use batch::Batch;
 pub use new_record::NewRecord;
-pub use open::lock_holder;
 pub use pinned::{GetMany, Iter, Pinned};
 pub use record::{OwnedRecord, Record, SharedRecord};
 pub use search::Hit;

@@ -8,7 +8,7 @@ use crate::background::{BackgroundThreads, StoreCore};
 use crate::concurrency::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Mutex};
 use crate::disk::SegmentFiles;
 use crate::disk::fs::{self, Directory, StoreState};
-use crate::error::Error;
+use crate::error::{At, Error};
 use crate::format::header::{FORMAT_VERSION, HeaderError};
 use crate::format::ids::Sequence;
 use crate::format::manifest::{Manifest, ManifestMeta};
@@ -54,7 +54,7 @@ impl Options {
             lock.iter_mut().for_each(fs::DirectoryLock::name_holder);
         }
         // Under the lock: another process may have created the store since the first look.
-        match directory.state()? {
+        match directory.state().at(path)? {
             StoreState::Store => {}
             StoreState::Blank if may_create => self.create_manifest(&directory)?,
             StoreState::Headless if salvage => {}
@@ -68,7 +68,7 @@ impl Options {
         if !self.read_only && manifest.segments.is_empty() {
             // The process that created the store may have been killed before its name was on the
             // device. The first segment brings it there; until then the caller relies on it.
-            directory.sync()?;
+            directory.sync().at(path)?;
         }
         if strict {
             lock.iter_mut().for_each(fs::DirectoryLock::name_holder);
@@ -79,7 +79,7 @@ impl Options {
     /// Opens the directory of the store, and makes it if it is missing and `may_create`. Everything
     /// else happens through this one handle [F1].
     fn find_or_create(&self, path: &Path, may_create: bool) -> Result<Directory, Error> {
-        let (place, directory) = fs::find(path).map_err(|error| at(path, error))?;
+        let (place, directory) = fs::find(path).at(path)?;
         match (place, directory) {
             (StoreState::Missing, _) | (StoreState::Blank, _) if !may_create => {
                 Err(Error::NotFound(path.to_owned()))
@@ -87,7 +87,7 @@ impl Options {
             (StoreState::Missing, _) => {
                 self.dimension_to_create()?;
                 fs::create_directory(path)?;
-                Directory::open(path).map_err(|error| at(path, error))
+                Directory::open(path).at(path)
             }
             (StoreState::Foreign, _) | (_, None) => Err(Error::NotAStore(path.to_owned())),
             (StoreState::Blank, Some(directory)) => {
@@ -164,7 +164,7 @@ impl Options {
             }
         }
         let why = "a writer replaces segments faster than they can be opened: try again";
-        Err(Error::Io(io::Error::new(io::ErrorKind::WouldBlock, why)))
+        Err(Error::io(directory.path(), io::Error::new(io::ErrorKind::WouldBlock, why)))
     }
 
     fn open_if_there(&self, path: &Path) -> Result<Option<Store>, Error> {
@@ -191,10 +191,10 @@ impl Options {
             return Ok(Basis::found(read?));
         }
         let read = read.map_err(|error| match error {
-            Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 manifest_error(path, "it is missing")
             }
-            Error::Io(error) if Errno::from_io_error(&error) == Some(Errno::IO) => {
+            Error::Io { source, .. } if Errno::from_io_error(&source) == Some(Errno::IO) => {
                 manifest_error(path, "the medium does not give it back")
             }
             error => error,
@@ -247,18 +247,9 @@ fn manifest_error(path: &Path, reason: &str) -> Error {
     Error::Corrupt { path, offset: 0, reason: reason.to_owned() }
 }
 
-/// An error of the operating system, with the path that it is about.
-fn at(path: &Path, error: io::Error) -> Error {
-    match Error::from(error) {
-        Error::Io(error) if error.raw_os_error().is_some() => {
-            Error::Io(io::Error::new(error.kind(), format!("{}: {error}", path.display())))
-        }
-        error => error,
-    }
-}
-
 fn read_manifest(directory: &Directory) -> Result<Manifest, Error> {
-    let mut bytes = directory.read_manifest()?;
+    let path = directory.path().join(fs::MANIFEST);
+    let mut bytes = directory.read_manifest().at(&path)?;
     let mut decoded = Manifest::decode(&bytes);
     // A live writer may have replaced it, and be writing the one after over the file that was being
     // read. What is damaged reads the same again.
@@ -266,7 +257,7 @@ fn read_manifest(directory: &Directory) -> Result<Manifest, Error> {
         if decoded.is_ok() {
             break;
         }
-        let again = directory.read_manifest()?;
+        let again = directory.read_manifest().at(&path)?;
         if again == bytes {
             break;
         }
@@ -286,20 +277,6 @@ fn read_manifest(directory: &Directory) -> Result<Manifest, Error> {
         && (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&manifest.segment_bytes)
         && manifest.segment_bytes.is_power_of_two();
     if sound { Ok(manifest) } else { Err(manifest_error(path, "a field is out of its range")) }
-}
-
-/// What the `LOCK` file of a store says about the process that holds it, or held it last: for a
-/// message to a person after [`Error::Locked`].
-///
-/// ```
-/// # let dir = tempfile::tempdir().unwrap();
-/// # let store = stratalog::Options::new().dimension(1).open(dir.path().join("s")).unwrap();
-/// let holder = stratalog::lock_holder(store.path()).unwrap();
-/// assert!(holder.contains(&std::process::id().to_string()));
-/// ```
-#[must_use]
-pub fn lock_holder(store: impl AsRef<Path>) -> Option<String> {
-    fs::lock_holder(store.as_ref())
 }
 
 #[cfg(test)]

@@ -203,7 +203,7 @@ fn a_manifest_that_fails_once_leaves_no_segment_that_cannot_be_emptied() {
             in_the_way.iter().for_each(|name| std::fs::create_dir(name).unwrap());
         }
     });
-    assert!(matches!(failed, Err(Error::Io(_))) && groups == 1, "{failed:?} after {groups}");
+    assert!(matches!(failed, Err(Error::Io { .. })) && groups == 1, "{failed:?} after {groups}");
     in_the_way.iter().for_each(|name| std::fs::remove_dir(name).unwrap());
     assert!(store.remove("secret").unwrap().is_some());
     store.compact().unwrap();

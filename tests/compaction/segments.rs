@@ -3,7 +3,7 @@
 use super::{options, put, version};
 use std::path::Path;
 use std::time::Duration;
-use stratalog::{CompactionReport, Options, SegmentRole, SegmentState};
+use stratalog::{Options, SegmentRole, SegmentState};
 
 #[test]
 fn segments_add_up_to_the_stats_and_say_what_becomes_of_them() {

@@ -29,7 +29,7 @@ fn assert_refused(closed: &Closed, what: &str) {
         let error = options.open(closed.path()).map(|store| store.len()).unwrap_err();
         let typed = match &error {
             Error::Corrupt { path, reason, .. } => *path == manifest(closed) && !reason.is_empty(),
-            Error::UnsupportedVersion { .. } | Error::Io(_) => true,
+            Error::UnsupportedVersion { .. } | Error::Io { .. } => true,
             _ => false,
         };
         assert!(typed, "{what}: {error:?}");

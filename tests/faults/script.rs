@@ -124,8 +124,7 @@ impl Script {
                 Err(error) => error,
             };
             self.say(&format!("error {what}: {error:?}"));
-            let interrupted =
-                matches!(&error, Error::Io(error) if error.kind() == ErrorKind::Interrupted);
+            let interrupted = matches!(&error, Error::Io { source: error, .. } if error.kind() == ErrorKind::Interrupted);
             self.must(!interrupted, "an interruption came through");
             let odd = matches!(error, Error::Corrupt { .. } | Error::NotAStore(_));
             self.must(!odd, "a failed call was taken for damage");
@@ -216,7 +215,9 @@ impl Script {
         let copy = self.place.join(format!("copy-{n}"));
         let backup = || match store.backup(&copy) {
             // The directory could not be flushed after it got its name.
-            Err(Error::Io(error)) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(Error::Io { source: error, .. }) if error.kind() == ErrorKind::AlreadyExists => {
+                Ok(())
+            }
             result => result.map(drop),
         };
         self.call(Some(store), "backup", &format!("backup {n}"), backup);

@@ -75,7 +75,7 @@ fn a_lock_that_is_no_file_is_refused() {
         std::fs::remove_file(&lock).unwrap();
         make(&lock, Path::new("/nowhere/else"));
         let refused = Options::new().open(place.path());
-        assert!(matches!(refused, Err(Error::Io(_))), "{what}: {refused:?}");
+        assert!(matches!(refused, Err(Error::Io { .. })), "{what}: {refused:?}");
         assert!(Options::new().read_only(true).open(place.path()).is_ok(), "{what}");
     }
 }

@@ -196,7 +196,9 @@ impl World {
             match self.try_put_large() {
                 Ok(()) => {}
                 Err(Error::StorageFull) if error == ENOSPC => break,
-                Err(Error::Io(found)) if found.raw_os_error() == Some(error) => break,
+                Err(Error::Io { source: found, .. }) if found.raw_os_error() == Some(error) => {
+                    break;
+                }
                 Err(other) => panic!("renames fail with {error}, and a put with {other:?}"),
             }
         }
@@ -212,7 +214,7 @@ impl World {
     pub fn back_up(&mut self) {
         let copy = self.place.path().join("copy");
         if copy.exists() {
-            assert!(matches!(self.store().backup(&copy), Err(Error::Io(_))), "it is not empty");
+            assert!(matches!(self.store().backup(&copy), Err(Error::Io { .. })), "it is not empty");
             std::fs::remove_dir_all(&copy).expect("it goes");
         }
         self.store().backup(&copy).expect("a backup");

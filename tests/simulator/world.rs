@@ -356,7 +356,7 @@ impl World {
         assert!(matches!(store.wait_durable(unknown), Err(Error::UnknownLsn(_))));
         let other = self.path();
         let options = Options::new().create(false);
-        assert!(matches!(options.open(&other), Err(Error::Locked(_))));
+        assert!(matches!(options.open(&other), Err(Error::Locked { .. })));
     }
 
     pub fn sync(&mut self) {

@@ -127,7 +127,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let mut backups = backups_from(args.round);
     say_thread(&reporter, UPKEEP)?;
     loop {
-        let store = crate::open(&options, &args.store)?;
+        let store = options.open(&args.store)?;
         say(&reporter, &Event::Opened)?;
         let until = Instant::now() + Duration::from_millis(rng.u64(5..args.session));
         let upkeep = Upkeep { until, seed: rng.u64(..), backups: &mut backups };

@@ -128,7 +128,7 @@ fn a_store_that_is_open_for_writing_can_be_read_but_not_imported_into() {
     let args = ["--records", records.to_str().unwrap()];
     let (_, err) = expect(1, words(&path, "import", &args));
     assert!(err.contains("is open for writing"), "{err}");
-    assert!(err.contains(&format!("held by process {} (", std::process::id())), "{err}");
+    assert!(err.contains(&format!("(process {} (", std::process::id())), "{err}");
     for command in ["list", "stat", "verify"] {
         expect(0, words(&path, command, &[]));
     }

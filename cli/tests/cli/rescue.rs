@@ -77,7 +77,7 @@ fn a_backup_overwrites_nothing_and_says_what_is_in_its_way() {
     }
     let writer = Options::new().open(&store).unwrap();
     let (_, err) = expect(1, words(&store, "backup", &[dir.path().join("c").to_str().unwrap()]));
-    assert!(err.contains("is open for writing") && err.contains("held by process"), "{err}");
+    assert!(err.contains("is open for writing") && err.contains("(process"), "{err}");
     drop(writer);
     assert_sample(&store, &[]);
     assert_only(dir.path(), &["store", "taken"]);

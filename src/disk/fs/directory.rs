@@ -2,10 +2,10 @@
 
 use super::{
     LOCK, MANIFEST, MANIFEST_BYTES_MAX, NEXT_MANIFEST, SEGMENT_ENDING, SPARES, SegmentFileName,
-    TEMPORARY_ENDING, no_regular_file, no_room, parse_segment_name, start_of, sync, temporary,
+    TEMPORARY_ENDING, no_regular_file, parse_segment_name, start_of, sync, temporary,
 };
 use crate::concurrency::sync::unmodelled::{Arc, AtomicBool, Ordering};
-use crate::error::Error;
+use crate::error::{At, Error};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, retry_on_intr};
 use std::ffi::OsStr;
@@ -51,7 +51,7 @@ pub fn create_directory(path: &Path) -> Result<(), Error> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(ancestor),
             _ => {
                 if let Ok(found) = Directory::open(ancestor) {
-                    found.sync_name()?;
+                    found.sync_name().at(ancestor)?;
                 }
                 break;
             }
@@ -62,9 +62,10 @@ pub fn create_directory(path: &Path) -> Result<(), Error> {
             Ok(()) => {}
             // Another process made it. It may not have synced the parent yet.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(no_room(error)),
+            Err(error) => return Err(Error::io(directory, error)),
         }
-        Directory::open(parent(directory))?.sync()?;
+        let above = parent(directory);
+        Directory::open(above).and_then(|above| above.sync()).at(above)?;
     }
     Ok(())
 }
@@ -241,17 +242,17 @@ impl Directory {
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let unfinished = temporary(name);
-        self.remove_if_there(&unfinished)?;
+        let path = self.path.join(name);
+        self.remove_if_there(&unfinished).at(&path)?;
         let written = self.create_new(&unfinished).and_then(|mut file| {
             file.write_all(bytes)?;
             sync(&file)
         });
         if let Err(error) = written {
             drop(self.remove_if_there(&unfinished));
-            return Err(no_room(error));
+            return Err(Error::io(&path, error));
         }
-        self.rename(&unfinished, name).map_err(no_room)?;
-        Ok(self.sync()?)
+        self.rename(&unfinished, name).and_then(|()| self.sync()).at(&path)
     }
 
     /// Replaces the manifest in one step: a crash leaves the old one or the new.
@@ -261,7 +262,7 @@ impl Directory {
     /// Elsewhere, and if that file is missing, too small, or no plain file, the bytes are written
     /// to a temporary file, which is renamed.
     pub fn replace_manifest(&self, bytes: &[u8]) -> Result<(), Error> {
-        if !self.exchange_manifest(bytes).map_err(no_room)? {
+        if !self.exchange_manifest(bytes).at(&self.path.join(MANIFEST))? {
             self.replace(MANIFEST, bytes)?;
         }
         // Without room for it the next one is replaced as any file.

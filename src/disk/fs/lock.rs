@@ -1,12 +1,12 @@
 //! The lock of a store that is open for writing.
 
-use super::{Directory, LOCK, no_regular_file, no_room, start_of};
-use crate::error::Error;
+use super::{Directory, LOCK, no_regular_file, start_of};
+use crate::error::{At, Error};
 use rustix::fs::OFlags;
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The lock of a store that is open for writing; dropping it gives it up.
 #[derive(Debug)]
@@ -55,35 +55,38 @@ impl Directory {
     /// name may have been killed before that was on the device.
     pub fn lock(&self) -> Result<DirectoryLock, Error> {
         if !self.has(LOCK) {
-            self.sync_name()?;
+            self.sync_name().at(self.path())?;
         }
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = self.open_at(LOCK, flags).map_err(no_room)?;
-        let metadata = file.metadata()?;
+        let path = self.path().join(LOCK);
+        let file = self.open_at(LOCK, flags).at(&path)?;
+        let metadata = file.metadata().at(&path)?;
         if !metadata.is_file() {
-            return Err(Error::Io(no_regular_file()));
+            return Err(Error::io(&path, no_regular_file()));
         }
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Locked(self.path().to_owned())),
-            Err(TryLockError::Error(error)) => return Err(error.into()),
+            Err(TryLockError::WouldBlock) => {
+                let holder = self.lock_holder();
+                return Err(Error::Locked { path: self.path().to_owned(), holder });
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io(&path, error)),
         }
         Ok(DirectoryLock { file, linked: metadata.nlink() > 1, inherited: false })
+    }
+
+    /// What the lock file says about the last holder; at most a line.
+    fn lock_holder(&self) -> Option<String> {
+        let file = self.open_regular(LOCK, false).ok()?;
+        let text = String::from_utf8(start_of(file, 4096).ok()?).ok()?;
+        let line = text.lines().next()?.trim();
+        (!line.is_empty()).then(|| line.to_owned())
     }
 }
 
 fn holder_text() -> String {
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("unknown program"));
     format!("process {} ({})\n", std::process::id(), program.display())
-}
-
-/// What the lock file says about the last holder; at most a line.
-#[must_use]
-pub fn lock_holder(store: &Path) -> Option<String> {
-    let file = Directory::open(store).ok()?.open_regular(LOCK, false).ok()?;
-    let text = String::from_utf8(start_of(file, 4096).ok()?).ok()?;
-    let line = text.lines().next()?.trim();
-    (!line.is_empty()).then(|| line.to_owned())
 }
 
 #[cfg(test)]
@@ -96,8 +99,9 @@ mod tests {
         let directory = Directory::open(dir.path()).unwrap();
         let mut first = directory.lock().unwrap();
         first.name_holder();
-        assert!(matches!(directory.lock(), Err(Error::Locked(path)) if path == dir.path()));
-        let holder = lock_holder(dir.path()).unwrap();
+        let Err(Error::Locked { path, holder }) = directory.lock() else { panic!("it is locked") };
+        assert_eq!(path, dir.path());
+        let holder = holder.unwrap();
         assert!(holder.contains(&std::process::id().to_string()), "{holder}");
         drop(first);
         assert!(directory.lock().is_ok());

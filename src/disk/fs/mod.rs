@@ -15,7 +15,7 @@ mod new_segment;
 mod unfinished;
 
 pub use directory::{Directory, StoreState, create_directory, find};
-pub use lock::{DirectoryLock, lock_holder};
+pub use lock::DirectoryLock;
 pub use new_segment::{NewSegmentFile, fill_holes};
 pub use unfinished::begin_directory;
 
@@ -26,7 +26,7 @@ use crate::format::ids::Sequence;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The manifest's name in a store's directory.
 pub const MANIFEST: &str = "MANIFEST";
@@ -76,14 +76,6 @@ fn sync(file: &File) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }
-    }
-}
-
-/// Out of space, or over quota, is an error of its own.
-pub fn no_room(error: io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::StorageFull,
-        _ => error.into(),
     }
 }
 
@@ -139,7 +131,8 @@ pub fn boot_id() -> [u64; 2] {
 /// Random bytes of the operating system.
 pub fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| Error::Io(io::Error::other(error.to_string())))?;
+    let filled = getrandom::fill(&mut bytes);
+    filled.map_err(|error| Error::io(Path::new("/dev/urandom"), io::Error::other(error)))?;
     Ok(bytes)
 }
 

@@ -1,9 +1,10 @@
 //! A new segment file: fully allocated under a temporary name, then synced and renamed.
 
-use super::{Directory, no_room, sync, temporary};
-use crate::error::Error;
+use super::{Directory, sync, temporary};
+use crate::error::{At, Error};
 use std::fs::File;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 /// A new, fully allocated file under a temporary name; [`NewSegmentFile::finish`] gives it its own.
 #[derive(Debug)]
@@ -16,15 +17,17 @@ pub struct NewSegmentFile {
 impl NewSegmentFile {
     /// Creates and allocates the file. On failure nothing of it is left.
     pub fn create(directory: &Directory, name: &str, len: u64) -> Result<(Self, File), Error> {
-        let file = directory.create_new(&temporary(name)).map_err(no_room)?;
+        let path = directory.path().join(name);
+        let file = directory.create_new(&temporary(name)).at(&path)?;
         let new = Self { directory: directory.clone(), name: name.to_owned(), finished: false };
-        allocate(&file, len).map_err(no_room)?;
+        allocate(&file, len).at(&path)?;
         Ok((new, file))
     }
 
     /// Gives it another name to become.
     pub fn rename(&mut self, name: &str) -> Result<(), Error> {
-        self.directory.rename(&temporary(&self.name), &temporary(name)).map_err(no_room)?;
+        let (from, to) = (temporary(&self.name), temporary(name));
+        self.directory.rename(&from, &to).at(&self.path())?;
         name.clone_into(&mut self.name);
         Ok(())
     }
@@ -34,10 +37,9 @@ impl NewSegmentFile {
     pub fn finish(self, file: &File) -> Result<(), Error> {
         let (directory, name) = (self.directory.clone(), self.name.clone());
         self.give_name(file)?;
-        directory.sync().map_err(|error| {
+        directory.sync().at(directory.path()).inspect_err(|_| {
             // The caller gets the error that led here.
             drop(directory.remove_if_there(&name));
-            error.into()
         })
     }
 
@@ -45,12 +47,16 @@ impl NewSegmentFile {
     pub fn replace(self, file: &File) -> Result<(), Error> {
         let directory = self.directory.clone();
         self.give_name(file)?;
-        Ok(directory.sync()?)
+        directory.sync().at(directory.path())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join(&self.name)
     }
 
     fn give_name(mut self, file: &File) -> Result<(), Error> {
-        sync(file).map_err(no_room)?;
-        self.directory.rename(&temporary(&self.name), &self.name).map_err(no_room)?;
+        let named = || self.directory.rename(&temporary(&self.name), &self.name);
+        sync(file).and_then(|()| named()).at(&self.path())?;
         self.finished = true;
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::directory::{names_in, parent};
 use super::{Directory, TEMPORARY_ENDING, create_directory, random};
-use crate::error::Error;
+use crate::error::{At, Error};
 use rustix::fs::{AtFlags, Dir, Mode};
 use rustix::io::retry_on_intr;
 use std::ffi::OsString;
@@ -25,34 +25,33 @@ pub struct UnfinishedDirectory {
 
 /// Begins what will be the directory `target`, which must be missing or empty.
 pub fn begin_directory(target: &Path) -> Result<UnfinishedDirectory, Error> {
-    let taken = || Error::Io(io::Error::from(io::ErrorKind::AlreadyExists));
+    let taken = || Error::io(target, io::Error::from(io::ErrorKind::AlreadyExists));
     match Directory::open(target).and_then(|found| found.names()) {
         Ok(names) if names.is_empty() => {}
         Ok(_) => return Err(taken()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(taken()),
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(Error::io(target, error)),
     }
     let target_name = target.file_name().ok_or_else(taken)?.to_owned();
     create_directory(parent(target))?;
-    let parent = Directory::open(parent(target))?;
+    let parent = Directory::open(parent(target)).at(parent(target))?;
     let mut name = target_name.clone();
     name.push(format!(".{:016x}{TEMPORARY_ENDING}", u64::from_le_bytes(random()?)));
     let made = retry_on_intr(|| rustix::fs::mkdirat(parent.fd(), &name, Mode::RWXU));
-    made.map_err(|errno| super::no_room(errno.into()))?;
+    made.map_err(|errno| Error::io(target, errno.into()))?;
     let opened = Directory::open_under(&parent, &name, target.with_file_name(&name));
     let opened = opened.and_then(|directory| Ok((directory.listing()?, directory)));
     let (listing, directory) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             rustix::fs::unlinkat(parent.fd(), &name, AtFlags::REMOVEDIR).unwrap_or(());
-            return Err(error.into());
+            return Err(Error::io(target, error));
         }
     };
+    parent.sync().at(parent.path())?;
     let (target, finished) = (target_name, false);
-    let new = UnfinishedDirectory { parent, name, target, directory, listing, finished };
-    new.parent.sync()?;
-    Ok(new)
+    Ok(UnfinishedDirectory { parent, name, target, directory, listing, finished })
 }
 
 impl UnfinishedDirectory {
@@ -64,18 +63,20 @@ impl UnfinishedDirectory {
 
     /// Gives it its name, if that is still free or names an empty directory.
     pub fn finish(mut self) -> Result<(), Error> {
-        self.directory.sync()?;
+        let target = self.parent.path().join(&self.target);
+        self.directory.sync().at(&target)?;
         let parent = self.parent.fd();
         let renamed =
             retry_on_intr(|| rustix::fs::renameat(parent, &self.name, parent, &self.target));
-        renamed.map_err(|errno| match io::Error::from(errno) {
+        let renamed = renamed.map_err(|errno| match io::Error::from(errno) {
             error if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 io::ErrorKind::AlreadyExists.into()
             }
             error => error,
-        })?;
+        });
+        renamed.at(&target)?;
         self.finished = true;
-        Ok(self.parent.sync()?)
+        self.parent.sync().at(self.parent.path())
     }
 }
 
