@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use stratalog::{
     Batch, Compaction, CompactionReport, Condition, Damage, Durability, Error, Hit, Iter, Lsn,
-    Metric, Options, OwnedRecord, Pinned, Record, RecoveryReport, SharedRecord, Stats, Store,
-    Verify, VerifyReport,
+    Metric, NewRecord, Options, OwnedRecord, Pinned, Record, RecoveryReport, SharedRecord, Stats,
+    Store, Verify, VerifyReport,
 };
 
 fn options() -> Options {
@@ -54,12 +54,20 @@ fn writing_has_the_names_of_the_contract() -> Result<(), Box<dyn std::error::Err
     let refused = store.put_if("a", embedding, "", Condition::Lsn(store.durable_lsn()));
     let Err(Error::ConditionFailed { current }) = refused else { panic!("{refused:?}") };
     assert_eq!(current, Some(lsn));
-    let there: bool = store.remove("b")?.is_some();
-    assert!(there);
+    let removed: Option<Lsn> = store.remove("b")?;
+    assert!(removed > Some(lsn) && store.remove("b")?.is_none());
+    let record = NewRecord::new("e", embedding, "text").tag(7).only_if(Condition::Absent);
+    let _: Lsn = store.put_record(record.never_expires())?;
+    let record = NewRecord::new("e", embedding, "more").keep_tag();
+    let _: Lsn = store.put_record(record.expires_in(Duration::from_secs(60)))?;
+    let again: Lsn = Lsn::from_u64(lsn.as_u64());
+    assert_eq!((again, lsn.to_string().parse::<Lsn>().ok()), (lsn, Some(lsn)));
+    assert!(Lsn::ZERO < lsn);
     let mut batch = Batch::new();
+    batch.put_record(NewRecord::new("f", embedding, "").tag(1));
     batch.put("c", embedding, "1").put(String::from("d"), embedding, b"2").remove("a");
     let (len, empty): (usize, bool) = (batch.len(), batch.is_empty());
-    assert_eq!((len, empty), (3, false));
+    assert_eq!((len, empty), (4, false));
     let last: Lsn = store.write(batch)?;
     let tag: Option<u64> = store.update_tag("c", |tag| tag + 7)?;
     assert_eq!(tag, Some(7));
@@ -99,11 +107,14 @@ fn reading_has_the_names_of_the_contract() -> Result<(), Box<dyn std::error::Err
         let (score, record): (f32, Record<'_>) = (hits[0].score, hits[0].record);
         assert!(score.is_finite() && record.id() == b"a");
     }
+    let _: SharedRecord = record.to_shared();
+    let _: (Option<OwnedRecord>, Option<SharedRecord>, bool) =
+        (pinned.get_owned("a")?, pinned.get_shared("a")?, pinned.contains("a"));
     let shared: Option<SharedRecord> = store.get_shared("a")?;
     let shared = shared.ok_or("not there")?.clone();
     let _: Option<OwnedRecord> = store.get_owned("a")?;
     let _: (bool, usize, bool) = (store.contains("a"), store.len(), store.is_empty());
-    let _: (usize, &Path) = (store.dimension(), store.path());
+    let _: (usize, u64, &Path) = (store.dimension(), store.segment_size(), store.path());
     drop(pinned);
     drop(store);
     assert_eq!((shared.id(), shared.content_str()?), (&b"a"[..], "text"));
@@ -120,6 +131,7 @@ fn upkeep_has_the_names_of_the_contract() -> Result<(), Box<dyn std::error::Erro
     let report: CompactionReport = store.compact()?;
     let _: (u64, u64, u64, Duration) =
         (report.reclaimed_bytes, report.moved_records, report.segments_removed, report.elapsed);
+    let _: CompactionReport = store.compact_with(|_done: u64, _total: u64| ())?;
     let report: VerifyReport = store.verify()?;
     let damaged: &Vec<Damage> = &report.damaged;
     let places: Vec<(&PathBuf, u64, &Option<Vec<u8>>, &String)> =
@@ -136,10 +148,12 @@ fn upkeep_has_the_names_of_the_contract() -> Result<(), Box<dyn std::error::Erro
         stats.index_bytes,
     ];
     let _: (Lsn, Lsn) = (stats.tail, stats.durable);
+    let _: (u64, Duration) = (stats.unflushed_slots, stats.write_stall);
     let report: &RecoveryReport = store.recovery();
     let _: ([u64; 4], Duration) =
         ([report.records, report.torn, report.corrupt, report.scanned_bytes], report.elapsed);
-    store.backup(dir.path().join("copy"))?;
+    let lsn: Lsn = store.backup(dir.path().join("copy"))?;
+    assert_eq!(lsn, store.durable_lsn());
     store.close()?;
     Ok(())
 }
@@ -160,12 +174,16 @@ fn errors_have_the_names_of_the_contract() {
             Error::NotFound(_) => "not found",
             Error::NotAStore(_) => "not a store",
             Error::UnsupportedVersion { found: _, supported: _ } => "version",
-            Error::Locked { .. } => "locked",
+            Error::Locked { path: _, holder: _ } => "locked",
             Error::ReadOnly => "read-only",
+            Error::HashCollision => "hash",
+            Error::Forked => "forked",
+            Error::UnsupportedFeatures { bits: _ } => "features",
+            Error::ResourceLimit { what: _, limit: _, source: _ } => "limit",
             Error::StorageFull => "full",
             Error::Corrupt { path: _, offset: _, reason: _ } => "corrupt",
             Error::FlushFailed(_) => "flush",
-            Error::Io { .. } => "io",
+            Error::Io { path: _, source: _ } => "io",
             _ => "a new one",
         }
     }
