@@ -222,8 +222,8 @@ impl Options {
     /// begun ones counted, whatever other threads do. Gets, removals and tags are never delayed,
     /// nor are writes that wait for the device ([`Durability::Synced`]), nor anything where
     /// compaction is left to the caller or cannot gain anything, because of a pin for instance. So
-    /// this is a target, not a promise; [`Stats::write_stall`](crate::Stats::write_stall) says what it
-    /// costs.
+    /// this is a target, not a promise. [`Stats::write_stall`](crate::Stats::write_stall) says what
+    /// it costs.
     pub fn space_target(mut self, times_live: impl Into<Option<f64>>) -> Self {
         self.space_target = times_live.into();
         self

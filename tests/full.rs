@@ -105,7 +105,8 @@ fn put(store: &Store, n: u32) -> Result<stratalog::Lsn, Error> {
     store.put(n.to_le_bytes(), &[n as f32], vec![n as u8; 100_000])
 }
 
-/// H8: somebody else has taken the last byte; whole segments are dead, and their room is needed.
+/// Defect H8: somebody else has taken the last byte; whole segments are dead, and their room is
+/// needed.
 #[test]
 fn without_a_byte_left_what_is_dead_is_compacted() {
     let Some(disk) = Small::tmpfs(40 << 20) else { return };
@@ -420,7 +421,8 @@ fn punch(path: &Path, from: u64, len: u64) {
     rustix::fs::fallocate(file, hole, from, len).unwrap();
 }
 
-/// M5: `cp --sparse` leaves out what is not taken yet; a store to that on a full disk was a SIGBUS.
+/// Defect M5: `cp --sparse` leaves out what is not taken yet; a store to that on a full disk was a
+/// SIGBUS.
 #[test]
 fn a_store_that_was_restored_without_its_zeros_survives_a_full_disk() {
     for room in [true, false] {

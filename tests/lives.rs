@@ -120,7 +120,7 @@ fn unflushed(path: &Path) -> Store {
     store
 }
 
-/// H7: with the boot id hidden each kill looked like power loss, and survivors were cut.
+/// Defect H7: with the boot id hidden each kill looked like power loss, and survivors were cut.
 #[test]
 fn under_an_unknown_boot_each_record_that_proves_itself_counts() {
     let dir = tempfile::tempdir().unwrap();
@@ -376,8 +376,9 @@ fn after_a_failed_flush_and_reopening_what_is_promised_is_on_the_device() {
     drop(store);
 }
 
-/// C3: the process was killed inside the flush that failed, so its header says only that the flush
-/// had begun, and the kernel has told the failure already. (mutation: cut-short-flush-believed)
+/// Defect C3: the process was killed inside the flush that failed, so its header says only that the
+/// flush had begun, and the kernel has told the failure already. (mutation:
+/// cut-short-flush-believed)
 #[test]
 fn a_file_whose_flush_was_cut_short_is_copied_if_the_device_holds_other_bytes() {
     let Some(disk) = disk::Failing::new() else { return };
@@ -405,7 +406,7 @@ fn a_file_whose_flush_was_cut_short_is_copied_if_the_device_holds_other_bytes() 
     drop(store);
 }
 
-/// C3: the process is killed before any flush, and the kernel fails to write back by itself.
+/// Defect C3: the process is killed before any flush, and the kernel fails to write back by itself.
 #[test]
 fn a_write_back_error_that_nobody_has_seen_reaches_the_next_opening() {
     let Some(disk) = disk::Failing::new() else { return };
@@ -459,9 +460,9 @@ fn three_segments(path: &Path) -> Vec<PathBuf> {
     segments(path)
 }
 
-/// M1: compaction ended a segment before its first reservation, its successor was flushed, and then
-/// the power failed. On the device the empty segment has no seal, and its successor has no durable
-/// end yet, but says for certain whom it follows. (mutation: settled-successor-cut)
+/// Defect M1: compaction ended a segment before its first reservation, its successor was flushed,
+/// and then the power failed. On the device the empty segment has no seal, and its successor has no
+/// durable end yet, but says for certain whom it follows. (mutation: settled-successor-cut)
 #[test]
 fn writes_after_an_empty_segment_whose_seal_was_lost_are_not_cut() {
     let dir = tempfile::tempdir().unwrap();
@@ -483,8 +484,8 @@ fn writes_after_an_empty_segment_whose_seal_was_lost_are_not_cut() {
     }
 }
 
-/// H2: an earlier version made backups whose segments were sealed and had an open cursor, so that
-/// compaction left them alone. Opening closes the cursor. (mutation: sealed-cursor-left-open)
+/// Defect H2: an earlier version made backups whose segments were sealed and had an open cursor, so
+/// that compaction left them alone. Opening closes the cursor. (mutation: sealed-cursor-left-open)
 #[test]
 fn a_sealed_segment_with_an_open_cursor_is_closed_by_opening_and_compacted() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A store keeps the directory that it opened [F1], wherever the path leads by then.
+//! A store keeps the directory that it opened [H1], wherever the path leads by then.
 
 #![cfg(test)]
 use std::path::Path;

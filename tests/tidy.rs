@@ -6,6 +6,7 @@
 #[path = "tidy/source.rs"]
 mod source;
 
+use references::Text;
 use source::{Source, attributes, functions, inline_modules, occurrences, paths};
 use std::path::{Path, PathBuf};
 
@@ -349,11 +350,15 @@ fn asserts(body: &str) -> bool {
     body.contains("?;") || body.split(|c: char| !c.is_alphanumeric() && c != '_').any(says)
 }
 
+/// Cargo says at run time where the package is, which need not be where it was compiled.
+fn root() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
+}
+
 /// Every Rust file of the repository.
 fn tree() -> std::io::Result<Vec<Source>> {
-    // Cargo says at run time where the package is, which need not be where it was compiled.
-    let root = std::env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let root = root();
     let (mut sources, mut folders) = (Vec::new(), vec![root.clone()]);
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder)? {
@@ -386,5 +391,31 @@ fn the_tree_is_tidy() -> std::io::Result<()> {
     Ok(())
 }
 
+/// The documents in which references are checked.
+const DOCUMENTS: &[&str] = &["README.md", "DESIGN.md", "TESTING.md", "CHANGELOG.md"];
+
+#[test]
+fn references_lead_somewhere() -> std::io::Result<()> {
+    let root = root();
+    let sources = tree()?;
+    let read = |path: &&'static str| Ok((*path, std::fs::read_to_string(root.join(path))?));
+    let documents: Vec<_> = DOCUMENTS.iter().map(read).collect::<std::io::Result<_>>()?;
+    let documents = documents.iter().map(|(path, raw)| Text { path, raw });
+    // Its examples are made up.
+    let checked = sources.iter().filter(|source| !source.path.starts_with("tests/tidy"));
+    let code = checked.map(|source| Text { path: &source.path, raw: &source.raw });
+    let texts: Vec<Text<'_>> = documents.chain(code).collect();
+    let design = texts.iter().find(|text| text.path == "DESIGN.md").map_or("", |text| text.raw);
+    let mut found = references::labels(&texts);
+    found.extend(references::sections(&texts, design));
+    found.extend(references::paths(&texts, &root));
+    found.extend(references::names(&texts, &sources));
+    found.sort();
+    assert!(found.is_empty(), "{} references lead nowhere\n{}", found.len(), found.join("\n"));
+    Ok(())
+}
+
 #[path = "tidy/proofs.rs"]
 mod proofs;
+#[path = "tidy/references.rs"]
+mod references;

@@ -400,9 +400,8 @@ fn a_backup_made_beside_writers_is_a_store_as_it_was_at_one_lsn() {
     assert!(!store.contains("mine"));
 
     let refused = store.backup(&copy).unwrap_err();
-    assert!(
-        matches!(refused, Error::Io { source: e, .. } if e.kind() == std::io::ErrorKind::AlreadyExists)
-    );
+    let Error::Io { path: named, source } = refused else { panic!("{refused:?}") };
+    assert_eq!((named, source.kind()), (copy.clone(), std::io::ErrorKind::AlreadyExists));
     std::fs::create_dir(dir.path().join("empty")).unwrap();
     store.backup(dir.path().join("empty")).unwrap();
     reopened(store, &path);

@@ -7,7 +7,7 @@
 //! | `event` | what the child says on its pipe: before and after each operation |
 //! | `child` | the process that writes until it is killed |
 //! | `oracle` | which states the events allow, and the judgement of one that was found |
-//! | `rig` | a round: start, kill, open, compare; `rig/backups`: what is left of backups |
+//! | `rig` | a round: start, kill, open, compare; `rig::backups`: what is left of backups |
 //! | `crew` | several stores at once |
 //! | `step` | kills at a certain system call |
 //! | `tally` | what is counted |

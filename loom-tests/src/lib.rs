@@ -1,6 +1,6 @@
 //! Models of stratalog's lock-free protocols, run on the code that ships: only the atomics below it
-//! are loom's, or shuttle's (`src/sync.rs`). This file is what the models share; each model is a
-//! file in `tests/` and names the mutation that turns it red.
+//! are loom's, or shuttle's (`src/concurrency/sync.rs`). This file is what the models share; each
+//! model is a file in `tests/` and names the mutation that turns it red.
 #![cfg(stratalog_loom)]
 
 #[cfg(not(stratalog_shuttle))]

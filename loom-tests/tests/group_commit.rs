@@ -1,7 +1,7 @@
 //! Group commit: one flush at a time, shared by those who wait; what is acknowledged was covered by
 //! a flush that began after it was committed, and nobody is left waiting (loom calls that a
-//! deadlock). `src/durability.rs` (D1 to D4), with loom's mutexes and condition variables. At most
-//! 2 preemptions.
+//! deadlock). `src/durability/` ([D1] to [D4]), with loom's mutexes and condition variables. At
+//! most 2 preemptions.
 //!
 //! mutations: group-*; the head of each says which model it turns red
 #![cfg(stratalog_loom)]

@@ -2,7 +2,7 @@
 //! seen it, and it is freed at last. One that was emptied leaves in two steps: it stays in the
 //! table until no guard is left that could hold an address in it, then until none holds a
 //! reference.
-//! `src/epoch.rs`, `src/log/table.rs` (T1, T2), `src/log/mod.rs` (`let_go`, `sweep`).
+//! `src/concurrency/epoch.rs`, `src/log/table.rs` (T1, T2), `src/log/mod.rs` (`let_go`, `sweep`).
 //!
 //! mutations: retire-without-grace (the segment is dropped at once), retire-leak (what is ready is
 //! never taken), left-without-grace (an emptied segment may leave the table at once)

@@ -1,6 +1,6 @@
 //! Compaction beside one other actor: a closed segment A with one record is emptied into another,
-//! by the steps of `compaction::compact_group` on the code that ships. `src/engine/relocate.rs`,
-//! `src/segment/{moved,copy,writer}.rs`. At most 2 preemptions (3 with `run.sh long`).
+//! by the steps of `Compactor::empty_group` on the code that ships. `src/engine/relocate.rs`,
+//! `src/segment/{forwarding,copy,writer}`. At most 2 preemptions (3 with `run.sh long`).
 //!
 //! mutations: relocate-*; the head of each says which model it turns red
 #![cfg(stratalog_loom)]

@@ -7,8 +7,7 @@
 //! thread: its delay is bounded whatever the background does, and where that stands still, writers
 //! go on at the slowest rate.
 //!
-//! P1: no put is delayed by more than `DELAY_MAX_NS` for each `PART_BYTES` of it, begun ones
-//! counted.
+//! The bound of a delay is `DELAY_MAX_NS` for each `PART_BYTES` of a put, begun ones counted [P1].
 
 use crate::concurrency::sync::lock;
 use crate::concurrency::sync::unmodelled::{AtomicBool, AtomicU64, Mutex, Ordering, thread};

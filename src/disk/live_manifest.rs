@@ -1,7 +1,6 @@
 //! The manifest, kept in step with the log: which segments there are, and which are gone.
 //!
-//! K1: a segment that recovery must read is named, or has at least the sequence that the manifest
-//! calls next. So one for copies is named before it holds any, and segments leave in one step: the
+//! By [K1] a segment for copies is named before it holds any, and segments leave in one step: the
 //! manifest that names them no more, and tells to remove their files, replaces the one that did.
 
 use crate::concurrency::epoch::Published;

@@ -174,7 +174,7 @@ impl SegmentFiles {
         meta.incarnation = meta.incarnation.wrapping_add(1);
     }
 
-    /// The path of a segment's file, for messages only [F1].
+    /// The path of a segment's file, for messages only [H1].
     #[must_use]
     pub fn path_of(&self, sequence: Sequence, salt: Salt) -> PathBuf {
         self.directory.path().join(fs::segment_name(sequence, salt))

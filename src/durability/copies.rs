@@ -1,9 +1,7 @@
 //! Flushing the copies that compaction makes. They touch other segments than the log's flushes and
 //! share nothing with them but the first failure, so nobody who waits for the log waits for copies.
 //!
-//! D9: a segment is dropped only by a caller that shows a [`Covered`]. It is made after a flush
-//! that began once the records had been moved, and that covered every unsettled segment for
-//! copies, whichever process made it.
+//! A segment is dropped only by a caller that shows a [`Covered`] [D9].
 
 use super::Flusher;
 use crate::engine::Engine;

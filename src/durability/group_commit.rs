@@ -10,8 +10,8 @@
 //! flush wakes the threads that it served and one leader for the others. The flusher thread is
 //! woken only if no waiting thread can lead.
 //!
-//! D3: after a flush failed, no later one is tried: the kernel reports such an error once, and may
-//! have dropped the data.
+//! After a flush failed, no later one is tried [D3].
+//!
 //! D4: `durable` is stored before anybody is woken, and only grows.
 
 use crate::concurrency::sync::unmodelled::{Arc, OnceLock, PoisonError};

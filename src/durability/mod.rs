@@ -6,12 +6,7 @@
 //! still at work gets a moment; after that it is voided by compare-exchange, and its writer, whose
 //! commit then fails, writes again: a stopped writer holds nothing back.
 //!
-//! D1: a slot below `Segment::flushed` was decided before a flush that ended well began.
-//! D2: the durable end in a header is stored after the flush it speaks of ended well, so on the
-//! device it lags by one flush and is never ahead of the data.
-//! D5: the seal of a segment that is full is stored before the flush that makes it durable, and so
-//! before anything in a younger one is. A segment without a seal after power loss, which is not the
-//! youngest, was not wholly durable, and nothing behind it was.
+//! The rules [D1] to [D10] are in DESIGN.md 8.
 
 mod copies;
 mod group_commit;

@@ -12,11 +12,11 @@
 //!
 //! What the code below rests on (I1 to I5 are in DESIGN.md, section 5.3):
 //!
-//! - K1: a block hangs on the chunk's list from its making until the chunk is dropped, so its
+//! - IC1: a block hangs on the chunk's list from its making until the chunk is dropped, so its
 //!   buckets live as long as the chunk does. A link is null, [`frozen_end`], or such a bucket.
-//! - K2: forward is null or a leaked box, which only the chunk's drop takes back. The chunks it
+//! - IC2: forward is null or a leaked box, which only the chunk's drop takes back. The chunks it
 //!   names are not the chunk's own: once published, the directory answers for them.
-//! - K3: slots of a chain are filled in order and never emptied [I1], so the chain ends at its
+//! - IC3: slots of a chain are filled in order and never emptied [I1], so the chain ends at its
 //!   first empty slot. Once that slot is frozen nothing behind it can ever be reached.
 #![expect(unsafe_code, reason = "overflow buckets and successors are published as raw pointers")]
 
@@ -68,7 +68,7 @@ impl<const SLOTS: usize> Bucket<SLOTS> {
         if link == frozen_end() {
             return Link::Frozen;
         }
-        // SAFETY: K1, null or a bucket that lives as long as the chunk; so does `self`, which is
+        // SAFETY: IC1, null or a bucket that lives as long as the chunk; so does `self`, which is
         // one of the same chunk's buckets, and is borrowed.
         match unsafe { link.as_ref() } {
             Some(bucket) => Link::Bucket(bucket),
@@ -166,7 +166,7 @@ impl<const SLOTS: usize> Iterator for Candidates<'_, SLOTS> {
                 }
             }
             if self.words[SLOTS - 1].is_empty() {
-                return None; // K3: nothing behind it
+                return None; // [IC3] Nothing follows it.
             }
             *self = Self::new(self.bucket.behind()?, self.fingerprint);
         }
@@ -385,7 +385,7 @@ impl<const SLOTS: usize> Chunk<SLOTS> {
         // Acquire: pairs with the Release exchange below; the block is whole before it is found.
         let mut newest = self.counts.newest.load(Ordering::Acquire);
         loop {
-            // SAFETY: K1, null or a block that stays until the chunk is dropped.
+            // SAFETY: IC1, null or a block that stays until the chunk is dropped.
             let block = unsafe { newest.as_ref() };
             if let Some(block) = block {
                 // Relaxed: only that each number is given once matters.
@@ -442,7 +442,7 @@ impl<const SLOTS: usize> Chunk<SLOTS> {
     pub(super) fn forward(&self) -> Option<&Forward<SLOTS>> {
         // Acquire: pairs with the Release exchange in `publish`; the successors are whole.
         let forward = self.forward.load(Ordering::Acquire);
-        // SAFETY: K2, null or a box that stays until the chunk is dropped.
+        // SAFETY: IC2, null or a box that stays until the chunk is dropped.
         unsafe { forward.as_ref() }
     }
 
@@ -515,7 +515,7 @@ impl<const SLOTS: usize> Drop for Chunk<SLOTS> {
         // Relaxed: `&mut self` orders this after every other access.
         let mut block = self.counts.newest.load(Ordering::Relaxed);
         while !block.is_null() {
-            // SAFETY: K1, each block of the list is a leaked box, and `&mut self` proves that no
+            // SAFETY: IC1, each block of the list is a leaked box, and `&mut self` proves that no
             // reference into it is left.
             let owned = unsafe { Box::from_raw(block) };
             bytes += size_of::<Block<SLOTS>>();
@@ -524,7 +524,7 @@ impl<const SLOTS: usize> Drop for Chunk<SLOTS> {
         // Relaxed: as above.
         let forward = self.forward.load(Ordering::Relaxed);
         if !forward.is_null() {
-            // SAFETY: K2, a leaked box that only this drop takes back. What it names stays.
+            // SAFETY: IC2, a leaked box that only this drop takes back. What it names stays.
             drop(unsafe { Box::from_raw(forward) });
         }
         self.meter.subtract(bytes);

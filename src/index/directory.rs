@@ -13,13 +13,13 @@
 //!
 //! What the code below rests on (I1 to I5 are in DESIGN.md, section 5.3):
 //!
-//! - D1: an entry is null or a leaked box; once it is not null it never is again. A chunk is in one
-//!   entry at most, and leaves it for good by step 3.
-//! - D2: a chunk is dropped by the epoch after step 3, or by the directory's drop. So whoever saw
+//! - ID1: an entry is null or a leaked box; once it is not null it never is again. A chunk is in
+//!   one entry at most, and leaves it for good by step 3.
+//! - ID2: a chunk is dropped by the epoch after step 3, or by the directory's drop. So whoever saw
 //!   it in an entry under a guard may use it for as long as the guard lives. That the guard is one
 //!   of the epoch that chunks are retired to is the contract of [`Index`](super::Index).
-//! - D3: a successor is retired after its predecessor: it is replaced only after both steps 1 and 3
-//!   of the predecessor [I4]. So whoever holds the predecessor under a guard may follow forward.
+//! - ID3: a successor is retired after its predecessor: it is replaced only after both steps 1 and
+//!   3 of the predecessor [I4]. So whoever holds the predecessor under a guard may follow forward.
 #![expect(unsafe_code, reason = "chunks are published as raw pointers")]
 
 use super::chunk::Chunk;
@@ -39,13 +39,13 @@ pub(super) struct ChunkDirectory<const SLOTS: usize> {
 /// A chunk on its way to the epoch. A pointer, not a box: others may still read the chunk.
 struct RetiredChunk<const SLOTS: usize>(*mut Chunk<SLOTS>);
 
-// SAFETY: a chunk owns nothing that is tied to a thread; what its pointers name is its own (K1) or
-// not touched by its drop (K2).
+// SAFETY: a chunk owns nothing that is tied to a thread; what its pointers name is its own (IC1) or
+// not touched by its drop (IC2).
 unsafe impl<const SLOTS: usize> Send for RetiredChunk<SLOTS> {}
 
 impl<const SLOTS: usize> Drop for RetiredChunk<SLOTS> {
     fn drop(&mut self) {
-        // SAFETY: D1 and D2, step 3 made this the chunk's one owner, and the epoch drops it when
+        // SAFETY: ID1 and ID2, step 3 made this the chunk's one owner, and the epoch drops it when
         // no guard is left that could protect a reference to it.
         drop(unsafe { Box::from_raw(self.0) });
     }
@@ -75,7 +75,7 @@ impl<const SLOTS: usize> ChunkDirectory<SLOTS> {
         // Acquire: pairs with the Release exchanges of `install_successors`; the chunk is whole,
         // and whatever step came before the one that stored it can be seen.
         let chunk = self.chunks.get(place as usize)?.load(Ordering::Acquire);
-        // SAFETY: D1 and D2, null or a chunk that the guard protects from here on.
+        // SAFETY: ID1 and ID2, null or a chunk that the guard protects from here on.
         unsafe { chunk.as_ref() }
     }
 
@@ -120,7 +120,7 @@ impl<const SLOTS: usize> ChunkDirectory<SLOTS> {
         let Some(forward) = chunk.forward() else { return chunk };
         let high = !forward.high.is_null() && route >> chunk.depth() & 1 == 1;
         let successor = if high { forward.high } else { forward.low };
-        // SAFETY: D3, and `chunk` was found under the guard.
+        // SAFETY: ID3, and `chunk` was found under the guard.
         unsafe { &*successor }
     }
 
@@ -181,7 +181,7 @@ impl<const SLOTS: usize> Drop for ChunkDirectory<SLOTS> {
             // Relaxed: `&mut self` orders this after every other access.
             let chunk = entry.load(Ordering::Relaxed);
             if !chunk.is_null() {
-                // SAFETY: D1, a leaked box in this entry only, and `&mut self` proves that no
+                // SAFETY: ID1, a leaked box in this entry only, and `&mut self` proves that no
                 // reference to it is left.
                 drop(unsafe { Box::from_raw(chunk) });
             }

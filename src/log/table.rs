@@ -9,7 +9,7 @@
 //! no guard can hold an address or a word with that index: it was never in the index (a segment
 //! that was discarded), or it left long enough ago (one that compaction emptied).
 //!
-//! T3: the unsettled marks are one bit an index. `insert` sets it before it returns, so before the
+//! T4: the unsettled marks are one bit an index. `insert` sets it before it returns, so before the
 //! segment can become active; `clear_unsettled` is for the one thread that also takes settled
 //! segments out, so the bit that it clears is that of the segment it has seen settled.
 #![expect(unsafe_code, reason = "entries are raw pointers with a count")]
@@ -68,7 +68,7 @@ impl<M: crate::memory::Memory> SegmentTable<M> {
                 Ordering::Relaxed,
             );
             if put.is_ok() {
-                // Release: pairs with the Acquire in `unsettled` [T3].
+                // Release: pairs with the Acquire in `unsettled` [T4].
                 marks.fetch_or(1 << (index % 64), Ordering::Release);
                 // Relaxed: `iter` may miss what is inserted meanwhile.
                 self.end.fetch_max(index + 1, Ordering::Relaxed);
@@ -156,7 +156,7 @@ impl<M: crate::memory::Memory> SegmentTable<M> {
         // Relaxed: as in `iter`.
         let end = self.end.load(Ordering::Relaxed).min(self.limit);
         let bits = move |first: u32| {
-            // Acquire: pairs with the Release in `insert` [T3].
+            // Acquire: pairs with the Release in `insert` [T4].
             let mut bits = self.marks(first).map_or(0, |marks| marks.load(Ordering::Acquire));
             std::iter::from_fn(move || {
                 let bit = bits.trailing_zeros();
@@ -169,7 +169,7 @@ impl<M: crate::memory::Memory> SegmentTable<M> {
     }
 
     /// Clears the unsettled mark of a segment that is settled for good. For the thread that takes
-    /// segments out, alone [T3].
+    /// segments out, alone [T4].
     pub fn clear_unsettled(&self, segment: &Segment<M>) {
         let index = segment.table_index().0;
         if let Some(marks) = self.marks(index) {

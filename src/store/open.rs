@@ -77,7 +77,7 @@ impl Options {
     }
 
     /// Opens the directory of the store, and makes it if it is missing and `may_create`. Everything
-    /// else happens through this one handle [F1].
+    /// else happens through this one handle [H1].
     fn find_or_create(&self, path: &Path, may_create: bool) -> Result<Directory, Error> {
         let (place, directory) = fs::find(path).at(path)?;
         match (place, directory) {

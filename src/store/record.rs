@@ -82,8 +82,8 @@ impl<'p> Record<'p> {
         self.0.segment.tags().tag(&self.0.frame)
     }
 
-    /// The same version without a copy and without a pin: it keeps its segment mapped. Looks nothing
-    /// up.
+    /// Returns the same version without a copy. It outlives the pin, and keeps its segment mapped.
+    /// Costs one count; looks nothing up.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

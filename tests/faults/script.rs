@@ -124,7 +124,8 @@ impl Script {
                 Err(error) => error,
             };
             self.say(&format!("error {what}: {error:?}"));
-            let interrupted = matches!(&error, Error::Io { source: error, .. } if error.kind() == ErrorKind::Interrupted);
+            let is_interrupted = |error: &std::io::Error| error.kind() == ErrorKind::Interrupted;
+            let interrupted = matches!(&error, Error::Io { source, .. } if is_interrupted(source));
             self.must(!interrupted, "an interruption came through");
             let odd = matches!(error, Error::Corrupt { .. } | Error::NotAStore(_));
             self.must(!odd, "a failed call was taken for damage");

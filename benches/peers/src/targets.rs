@@ -37,8 +37,8 @@ const fn at_most(workload: &'static str, beside: Beside) -> Target {
 }
 
 /// Bytes on disk and in memory have targets too, for stores so large that what is prepared and what
-/// is there however little is stored do not count: `benches/scale`, `tests/memory.rs`. The last one
-/// is none of the engine's: it says whether what was measured is what the first two mean.
+/// is there however little is stored do not count: `benches/scale.rs`, `tests/memory.rs`. The last
+/// one is none of the engine's: it says whether what was measured is what the first two mean.
 const TARGETS: [Target; 17] = [
     times("put prepared", Lmdb::NAME, 5.0),
     times("put prepared", Dash::NAME, 4.0),

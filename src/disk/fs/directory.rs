@@ -75,12 +75,12 @@ pub(super) fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// An open directory [F1]. A clone shares the descriptor.
+/// An open directory [H1]. A clone shares the descriptor.
 #[derive(Clone, Debug)]
 pub struct Directory {
     file: Arc<File>,
     /// Whether power loss leaves `MANIFEST` and `MANIFEST.next` to the files that have these names
-    /// now [F2]. A handle that was just opened does not know.
+    /// now [H2]. A handle that was just opened does not know.
     names_are_durable: Arc<AtomicBool>,
     /// As the caller gave it, for messages.
     path: PathBuf,
@@ -310,7 +310,7 @@ impl Directory {
     }
 
     /// Writes the next manifest in place. A process that was killed after it had exchanged the
-    /// names may have left the manifest of the device under this one [F2]: the names come first.
+    /// names may have left the manifest of the device under this one [H2]: the names come first.
     fn write_next_manifest(&self, next: &File, bytes: &[u8]) -> io::Result<()> {
         // Relaxed: as in `exchange_manifest`.
         if !self.names_are_durable.load(Ordering::Relaxed) {

@@ -1,13 +1,9 @@
 //! Files and directories: names, creation, locking, syncing. The only module that calls the file
 //! system; everything that it makes is fsynced before it returns, the directory too.
 //!
-//! F1: each access to a store's files goes through one open descriptor of its directory
-//! ([`Directory`]). A path is resolved once, when the store is opened; afterwards it only serves
-//! messages. So a process that changes its working directory, a directory that is moved, and
-//! another store that is created at the old path do no harm.
-//!
-//! F2: the file under the name `MANIFEST.next` is written to only while the device is known to have
-//! `MANIFEST` as the name of another file. So power loss leaves a whole manifest.
+//! Each access to a store's files goes through one open descriptor of its directory,
+//! [`Directory`] [H1]. The next manifest is written in place only while the device is known to have
+//! another file as the manifest [H2]. Both rules are in DESIGN.md.
 
 mod directory;
 mod lock;

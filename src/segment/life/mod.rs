@@ -13,11 +13,7 @@
 //! - *Reclaiming*: none, victim, dropped, released. Moved by the compactor, the manifest and the
 //!   epoch.
 //!
-//! - SL1: Sealing closes the cursor, and a sealed count is stored only where the cursor is closed.
-//!   So a segment that says how many slots count grants no more.
-//! - SL2: The durable mark only grows. Every slot below it was decided, and is on the device.
-//! - SL3: A segment becomes a victim once at a time (compare-exchange from none), and only a victim
-//!   or an output without records is dropped. What is dropped never comes back.
+//! The rules [SL1] to [SL3] are in DESIGN.md 6.2.
 
 mod durable;
 mod filling;

@@ -169,8 +169,8 @@ impl<'s, M: Memory> Reservation<'s, M> {
         body
     }
 
-    /// Tag, header, expiry and id. The tag is written as 0: its word is a control word, which may be
-    /// stored to only once the lines have reached memory.
+    /// Writes tag, header, expiry and id. The tag is written as 0, because its word is a control
+    /// word, which may be stored to only once the lines have reached memory.
     fn write_head(&self, header: &FrameHeader, id: &[u8]) {
         let mut lines = LineBuffer::new(0, |at, lines| {
             self.segment.write_lines((self.offset, self.len), at, lines)
