@@ -331,7 +331,8 @@ fn a_member_that_is_written_again_has_flushes_wait_for_it_too() {
             ended.store(true, Ordering::Release);
         });
         wait_until_taken(&engine, 2);
-        let put = WriteRequest { writing: WriteMode::Conditional, ..record(b"id", 7, b"x") };
+        let parts = RecordParts { writing: WriteMode::Conditional, ..*record(b"id", 7, b"x") };
+        let put = WriteRequest::new(parts);
         engine.write_if(&put, |_, _| true).unwrap().unwrap();
         wait_until_taken(&engine, 5);
         assert_eq!(engine.retries(), 0, "nothing was voided yet");

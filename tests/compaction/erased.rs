@@ -45,7 +45,7 @@ fn what_is_removed_beside_a_batch_under_way_is_in_no_file_after_compact_and_clos
             for n in 0..if rolled { 6 } else { 0 } {
                 store.put(format!("{n}"), &embedding(), vec![0; 1 << 20]).unwrap();
             }
-            assert!(store.remove("secret").unwrap());
+            assert!(store.remove("secret").unwrap().is_some());
             store.compact().unwrap();
             writer.wait();
             done.send(()).unwrap();

@@ -52,7 +52,7 @@ fn what_was_cut_off_written_again_and_removed_is_in_no_file_after_compact_and_cl
         assert_eq!(store.recovery().torn >= 2, lost == Lost::Slot);
         assert!(!store.contains("secret"));
         store.put("secret", &[1.0; 16], SECRET).unwrap();
-        assert!(store.remove("secret").unwrap());
+        assert!(store.remove("secret").unwrap().is_some());
         store.compact().unwrap();
         assert!((0..KEPT).all(|n| has(&store, n)) && !store.contains(id(KEPT)));
         assert!(store.verify().unwrap().is_clean());
@@ -120,7 +120,7 @@ fn what_an_opening_that_was_killed_has_cut_off_does_not_stay() {
     let store = options().open(&image).unwrap();
     assert!(!store.contains("secret") && (0..KEPT).all(|n| has(&store, n)));
     store.put("secret", &[1.0; 16], SECRET).unwrap();
-    assert!(store.remove("secret").unwrap());
+    assert!(store.remove("secret").unwrap().is_some());
     store.compact().unwrap();
     store.close().unwrap();
     for segment in segments(&image) {

@@ -107,7 +107,7 @@ fn a_segment_that_was_missing_does_not_go_on_below_what_was_written_meanwhile() 
     assert!(store.recovery().is_clean() && (0..10).all(|n| has(&store, n)));
     let lsn = store.put(id(5), &[5.0; 16], "new").unwrap();
     assert!(lsn > last, "{lsn} after {last}");
-    assert!(store.remove(id(6)).unwrap());
+    assert!(store.remove(id(6)).unwrap().is_some());
     for _ in 0..2 {
         assert_eq!(store.get_owned(id(5)).unwrap().unwrap().content, b"new");
         assert!(!store.contains(id(6)));
