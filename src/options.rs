@@ -70,7 +70,7 @@ pub enum Compaction {
 /// let salvaged = Options::new().recovery(Recovery::Salvage).read_only(true).open(&path)?;
 /// assert!(salvaged.contains("a"));
 /// for damage in &salvaged.recovery().lost {
-///     println!("{}: byte {}: {}", damage.segment.display(), damage.offset, damage.reason);
+///     println!("{}: byte {}: {}", damage.path.display(), damage.offset, damage.reason);
 /// }
 /// # Ok(()) }
 /// ```

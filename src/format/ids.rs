@@ -92,11 +92,14 @@ impl std::str::FromStr for Lsn {
     type Err = ParseLsnError;
 
     fn from_str(text: &str) -> Result<Self, ParseLsnError> {
-        let (sequence, slot) = text.split_once('.').ok_or(ParseLsnError)?;
-        let sequence: u64 = sequence.parse().map_err(|_| ParseLsnError)?;
-        let slot: u64 = slot.parse().map_err(|_| ParseLsnError)?;
-        let fits = sequence < 1 << (u64::BITS - SLOT_BITS) && slot < 1 << SLOT_BITS;
-        if fits { Ok(Self(sequence << SLOT_BITS | slot)) } else { Err(ParseLsnError) }
+        let number = |text: &str| text.parse::<u64>().ok();
+        let parts = text.split_once('.');
+        let parts = parts.and_then(|(high, low)| Some((number(high)?, number(low)?)));
+        let fits = |(high, low): &(u64, u64)| {
+            *high < 1 << (u64::BITS - SLOT_BITS) && *low < 1 << SLOT_BITS
+        };
+        let (sequence, slot) = parts.filter(fits).ok_or(ParseLsnError)?;
+        Ok(Self(sequence << SLOT_BITS | slot))
     }
 }
 

@@ -235,7 +235,7 @@ fn a_salvage_of_nothing_readable_is_an_error_and_leaves_nothing() {
 fn stat_shows_what_would_not_survive_power_loss() {
     let (dir, store) = sample_store();
     let report = json(0, words(&store, "stat", &["--json"]));
-    assert_eq!(report["stats"]["lag"], 0);
+    assert_eq!(report["stats"]["unflushed_slots"], 0);
     let (text, _) = expect(0, words(&store, "stat", &[]));
     assert!(text.contains("all that was written survives power loss"), "{text}");
     let (tail, durable) = (&report["stats"]["tail"], &report["stats"]["durable"]);
@@ -247,11 +247,14 @@ fn stat_shows_what_would_not_survive_power_loss() {
         writer.put(n.to_le_bytes(), &[0.0], "").unwrap();
     }
     let report = json(0, words(&live, "stat", &["--json"]));
-    assert_eq!((&report["stats"]["lag"], &report["stats"]["durable"]), (&7.into(), &0.into()));
+    assert_eq!(
+        (&report["stats"]["unflushed_slots"], &report["stats"]["durable"]),
+        (&7.into(), &0.into())
+    );
     let (text, _) = expect(0, words(&live, "stat", &[]));
     assert!(text.contains("slots that may not survive power loss"), "{text}");
     assert_eq!(writer.stats().unflushed_slots, 7);
     writer.sync().unwrap();
     assert_eq!(writer.stats().unflushed_slots, 0);
-    assert_eq!(json(0, words(&live, "stat", &["--json"]))["stats"]["lag"], 0);
+    assert_eq!(json(0, words(&live, "stat", &["--json"]))["stats"]["unflushed_slots"], 0);
 }
