@@ -107,7 +107,8 @@ fn reading_has_the_names_of_the_contract() -> Result<(), Box<dyn std::error::Err
         let (score, record): (f32, Record<'_>) = (hits[0].score, hits[0].record);
         assert!(score.is_finite() && record.id() == b"a");
     }
-    let _: SharedRecord = record.to_shared();
+    let shared: SharedRecord = record.to_shared();
+    assert_eq!(shared.id(), b"a");
     let _: (Option<OwnedRecord>, Option<SharedRecord>, bool) =
         (pinned.get_owned("a")?, pinned.get_shared("a")?, pinned.contains("a"));
     let shared: Option<SharedRecord> = store.get_shared("a")?;
