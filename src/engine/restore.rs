@@ -168,8 +168,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
 
 /// Whether the beginning of a frame, where the tag is, is as it was written, by what else is there.
 fn says_lsn<M: Memory>(segment: &Segment<M>, offset: Units, lsn: Lsn) -> bool {
-    // SAFETY: recovery has seen the slot committed, by Acquire.
-    let frame = unsafe { segment.frame(offset) };
+    let frame = segment.frame(offset);
     frame.is_ok_and(|frame| frame.header().lsn == lsn)
 }
 
@@ -220,14 +219,14 @@ mod tests {
     use crate::log::Log;
     use crate::log::tests::{Heap, SEGMENT_BYTES};
     use crate::memory::HeapMemory;
-    use crate::segment::{Geometry, WriteRequest};
+    use crate::segment::{Geometry, RecordParts, WriteRequest};
 
     fn committed(segment: &Segment<HeapMemory>) -> Option<(Kind, SlotBody)> {
         let committed = |(_, state)| match state {
             SlotState::Committed(kind, body) => Some((kind, body)),
             _ => None,
         };
-        segment.slots(segment.slots_end()).find_map(committed)
+        segment.directory().slots(segment.filling().slots_end()).find_map(committed)
     }
 
     /// A process dies after it has moved a record, and then what it was moved from is damaged, so
@@ -240,7 +239,7 @@ mod tests {
         let engine = Engine::<_, _, 7>::new(log, Shape::default());
         let guard = engine.epoch().pin();
         let copies = engine.log().make_for_copies(&guard).unwrap();
-        let record = WriteRequest {
+        let record = WriteRequest::new(RecordParts {
             kind: Kind::Put,
             writing: WriteMode::Blind,
             id: b"a",
@@ -249,17 +248,16 @@ mod tests {
             content: b"moved",
             created_ns: 1,
             expires_ns: 0,
-        };
+            tag: 0,
+        });
         engine.put(&record).unwrap();
         let source = engine.log().active(&guard).unwrap();
         assert!(copies.sequence() < source.sequence());
         let (kind, body) = committed(source).unwrap();
-        // SAFETY: the slot was seen committed.
-        let frame = unsafe { source.frame(body.offset) }.unwrap();
+        let frame = source.frame(body.offset).unwrap();
         let copy = engine.copy_record((source, &frame), kind, body, &copies).unwrap().unwrap();
-        assert!(copies.decide_copy(copy.slot, true));
-        // SAFETY: inside the frame; nobody has a reference to it any more.
-        unsafe { source.memory().write(body.offset.bytes() + 8, &[0; 56]) };
+        assert!(copies.directory().decide_copy(copy.slot, true));
+        source.damage(body.offset.bytes() + 8, &[0; 56]);
 
         // As an opening does, in whatever order.
         for segment in [&*copies, source] {

@@ -259,3 +259,13 @@ impl<M: Memory> Segment<M> {
         unsafe { self.memory.write(at, bytes) };
     }
 }
+
+#[cfg(all(test, not(stratalog_loom)))]
+impl<M: Memory> Segment<M> {
+    /// Overwrites payload, as a bad device does.
+    pub(crate) fn damage(&self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= self.memory.len(), "inside the segment");
+        // SAFETY: inside (assertion); the test has no reference to those bytes, and one thread.
+        unsafe { self.memory.write(at, bytes) };
+    }
+}
