@@ -491,8 +491,7 @@ fn make_segment_writable(
         flusher.flush(segment)?;
         segment.durable().set_settled(true);
     } else if candidate.inherited.sealed && !candidate.holds_copies() && candidate.flaw.is_none() {
-        // By an opening, maybe, that was killed before it came to what it had cut off. Not flushed:
-        // after another power loss the boot id is old again.
+        // A killed opening may have left it. Not flushed: power loss makes the boot id old again.
         segment
             .filling()
             .erase_beyond(candidate.walked.end, blank_of(engine.log().source(), candidate));
