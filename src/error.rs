@@ -214,7 +214,7 @@ impl<T> At<T> for std::io::Result<T> {
     }
 }
 
-/// How many descriptors this process may have.
+/// Returns how many descriptors this process may have.
 pub(crate) fn open_files_max() -> u64 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current.unwrap_or(u64::MAX)

@@ -204,19 +204,19 @@ impl Options {
         self
     }
 
-    /// How many bytes of records compaction copies in a second, at most; no bound unless given.
-    /// Where it is lower than what writers make dead, puts are delayed
+    /// Returns how many bytes of records compaction copies in a second, at most; no bound unless
+    /// given. Where it is lower than what writers make dead, puts are delayed
     /// ([`space_target`](Options::space_target)).
     pub fn compaction_rate(mut self, bytes_a_second: impl Into<Option<u64>>) -> Self {
         self.compaction_rate = bytes_a_second.into();
         self
     }
 
-    /// How many times the bytes of live records the log is to take at most: 2.0 or more, 2.5 unless
-    /// given. Where puts outrun compaction they are delayed, the more the nearer the log comes to
-    /// this, beginning some 0.4 below; a store with less than ten segments of live records may
-    /// take twelve segments besides, whatever is said here. `None` delays nobody, and lets the log
-    /// grow.
+    /// Returns how many times the bytes of live records the log is to take at most: 2.0 or more,
+    /// 2.5 unless given. Where puts outrun compaction they are delayed, the more the nearer the log
+    /// comes to this, beginning some 0.4 below; a store with less than ten segments of live records
+    /// may take twelve segments besides, whatever is said here. `None` delays nobody, and lets the
+    /// log grow.
     ///
     /// A delay is a sleep by the clock: at most 4 ms for each 64 KiB that a put or a batch writes,
     /// begun ones counted, whatever other threads do. Gets, removals and tags are never delayed,
@@ -235,7 +235,7 @@ impl Options {
         self
     }
 
-    /// Whether to create the store if there is none; `true` unless given.
+    /// Returns whether to create the store if there is none; `true` unless given.
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
         self

@@ -74,7 +74,7 @@ pub struct SegmentStats {
 }
 
 impl SegmentStats {
-    /// Whether all that it holds is known to survive power loss.
+    /// Returns whether all that it holds is known to survive power loss.
     #[must_use]
     pub fn is_durable(&self) -> bool {
         self.durable_slots >= self.slots
@@ -151,7 +151,7 @@ pub enum Counted {
 const LOST_LISTED_MAX: usize = 100_000;
 
 impl RecoveryReport {
-    /// Whether opening knows of nothing that was lost.
+    /// Returns whether opening knows of nothing that was lost.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.lost.is_empty() && self.lost_unlisted == 0
@@ -220,7 +220,7 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// Whether nothing is damaged.
+    /// Returns whether nothing is damaged.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.damaged.is_empty()

@@ -198,7 +198,7 @@ fn walk(store: &Store, was: &State) -> usize {
     whole
 }
 
-/// Whether a report names damage in a range of a file.
+/// Returns whether a report names damage in a range of a file.
 fn names(report: &VerifyReport, path: &Path, range: Range<usize>) -> bool {
     let within = |at: u64| range.contains(&(at as usize));
     report.damaged.iter().any(|d| d.path == path && within(d.offset) && !d.reason.is_empty())

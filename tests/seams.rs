@@ -90,7 +90,7 @@ impl Moving {
         let engine = engine();
         put(&engine, b"a");
         let guard = engine.epoch().pin();
-        let victim = engine.log().table().get_counted(&guard, TableIndex(0)).unwrap();
+        let victim = engine.log().table().get_arc(&guard, TableIndex(0)).unwrap();
         victim.tags().update_tag(&victim.committed_frame(SlotNumber(0)).unwrap(), |_| TAG).unwrap();
         engine.log().end_active(&guard);
         let output = engine.log().make_for_copies(&guard).unwrap();
@@ -227,8 +227,8 @@ fn a_segment_is_taken_out_of_the_table_once_and_no_other_one_for_it() {
     // The slower one has this reference, and is stopped.
     let first = log.table().get(&guard, TableIndex(0)).unwrap();
     assert_eq!(first.sequence(), Sequence(1));
-    let counted = log.table().get_counted(&guard, TableIndex(0)).unwrap();
-    log.let_go(&guard, counted);
+    let counted = log.table().get_arc(&guard, TableIndex(0)).unwrap();
+    log.retire_segment(&guard, counted);
     first.reclamation().set_released();
     log.sweep(&guard);
     assert!(log.table().get(&guard, TableIndex(0)).is_none());

@@ -48,7 +48,7 @@ const ALL: &[Step] = &[
     ("batch", 70, World::batch),
     ("tag", 80, World::tag),
     ("read", 120, World::read),
-    ("let_go", 20, World::let_go),
+    ("retire_segment", 20, World::retire_segment),
     ("search", 25, World::search),
     ("everything", 15, World::everything),
     ("refused", 8, World::refused),

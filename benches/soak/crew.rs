@@ -31,7 +31,7 @@ fn content(id: usize, version: u32) -> Vec<u8> {
     vec![(id as u32 ^ version) as u8; (id * 31 + version as usize * 97) % 1_500]
 }
 
-/// Whether the parts of a record belong together; its version.
+/// Returns whether the parts of a record belong together; its version.
 fn version(id: &[u8], embedding: &[f32], bytes: &[u8]) -> Result<u32, Failure> {
     let id = u32::from_le_bytes(id.try_into()?) as usize;
     let version = embedding[1] as u32;

@@ -42,7 +42,7 @@ pub fn content(id: &[u8], version: u32) -> Vec<u8> {
     (0..len).map(|n| seed.rotate_left(n as u32) as u8).collect()
 }
 
-/// Whether these are embedding and content of one version of the id.
+/// Returns whether these are embedding and content of one version of the id.
 pub fn is_genuine(id: &[u8], found: &[f32], bytes: &[u8]) -> bool {
     let version = found.first().map_or(0, |version| *version as u32);
     found == embedding(id, version) && bytes == content(id, version)

@@ -247,7 +247,7 @@ pub fn compact(
         let SlotState::Committed(Kind::Put, body) = state else { continue };
         let frame = victim.committed_frame(slot).expect("it is whole");
         let key = Key { hash: KeyHash(body.key_hash), id: frame.id() };
-        if engine.is_current(&guard, key, victim.address(body.offset)) {
+        if engine.resolve_current(&guard, key, victim.address(body.offset)) {
             let copied = engine.copy_record((victim, &frame), Kind::Put, body, output);
             let copy = copied.expect("nobody voids it");
             copies.push(copy.expect("room"));

@@ -27,7 +27,7 @@ fn look(engine: &SmallEngine, segment: &Segment<HeapMemory>) {
 fn first(engine: &SmallEngine) -> std::sync::Arc<Segment<HeapMemory>> {
     let guard = engine.epoch().pin();
     let index = engine.log().active(&guard).expect("an active segment").table_index();
-    engine.log().table().get_counted(&guard, index).expect("it is in the table")
+    engine.log().table().get_arc(&guard, index).expect("it is in the table")
 }
 
 #[test]

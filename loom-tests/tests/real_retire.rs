@@ -2,7 +2,8 @@
 //! seen it, and it is freed at last. One that was emptied leaves in two steps: it stays in the
 //! table until no guard is left that could hold an address in it, then until none holds a
 //! reference.
-//! `src/concurrency/epoch.rs`, `src/log/table.rs` (T1, T2), `src/log/mod.rs` (`let_go`, `sweep`).
+//! `src/concurrency/epoch.rs`, `src/log/table.rs` (T1, T2), `src/log/mod.rs` (`retire_segment`,
+//! `sweep`).
 //!
 //! mutations: retire-without-grace (the segment is dropped at once), retire-leak (what is ready is
 //! never taken), left-without-grace (an emptied segment may leave the table at once)
@@ -90,8 +91,8 @@ impl Store {
     fn empty_the_first(&self, copy: Address) {
         self.entry.store(copy.bits(), Ordering::Release);
         let guard = self.epoch.pin();
-        let first = self.log.table().get_counted(&guard, TableIndex(0)).expect("nobody else");
-        self.log.let_go(&guard, first);
+        let first = self.log.table().get_arc(&guard, TableIndex(0)).expect("nobody else");
+        self.log.retire_segment(&guard, first);
     }
 
     fn upkeep(&self) {

@@ -38,7 +38,7 @@ impl World {
         let engine = engine(segment_bytes);
         let first = engine.put(&put(A, b"0000")).expect("room");
         let guard = engine.epoch().pin();
-        let victim = engine.log().table().get_counted(&guard, TableIndex(0)).expect("it is there");
+        let victim = engine.log().table().get_arc(&guard, TableIndex(0)).expect("it is there");
         let frame = victim.committed_frame(SlotNumber(0)).expect("it is whole");
         victim.tags().update_tag(&frame, |_| TAG).expect("a small tag");
         assert!(engine.log().end_active(&guard) && victim.filling().is_quiet());
@@ -60,7 +60,7 @@ impl World {
     fn is_pointed_at(&self, victim: &HeapSegment) -> bool {
         let guard = self.engine.epoch().pin();
         (0..victim.filling().slots_end()).any(|slot| {
-            self.engine.leads_to(&guard, victim, victim.directory().body_of(SlotNumber(slot)))
+            self.engine.resolves_to(&guard, victim, victim.directory().body_of(SlotNumber(slot)))
         })
     }
 
@@ -240,7 +240,7 @@ impl Removed {
         engine.put(&put(A, b"0000")).expect("room");
         assert!(engine.remove(&tombstone(A)).unwrap().is_ok());
         let guard = engine.epoch().pin();
-        let victim = engine.log().table().get_counted(&guard, TableIndex(0)).expect("it is there");
+        let victim = engine.log().table().get_arc(&guard, TableIndex(0)).expect("it is there");
         assert!(engine.log().end_active(&guard) && victim.filling().is_quiet());
         drop(engine.log().reserve(&guard, 64, Purpose::Grow).expect("room"));
         drop(guard);
@@ -250,7 +250,7 @@ impl Removed {
     fn is_pointed_at(&self) -> bool {
         let guard = self.engine.epoch().pin();
         (0..self.victim.filling().slots_end()).any(|slot| {
-            self.engine.leads_to(
+            self.engine.resolves_to(
                 &guard,
                 &self.victim,
                 self.victim.directory().body_of(SlotNumber(slot)),
@@ -395,7 +395,7 @@ fn open_segment() -> (loom::sync::Arc<SmallEngine>, Arc<HeapSegment>) {
     let engine = engine(512);
     let guard = engine.epoch().pin();
     drop(engine.log().reserve(&guard, 64, Purpose::Grow).expect("room"));
-    let segment = engine.log().table().get_counted(&guard, TableIndex(0)).expect("it is there");
+    let segment = engine.log().table().get_arc(&guard, TableIndex(0)).expect("it is there");
     drop(guard);
     (engine, segment)
 }
@@ -426,7 +426,7 @@ fn in_a_quiet_segment_every_removal_has_been_made_or_given_up() {
         segment.filling().close();
         let guard = engine.epoch().pin();
         drop(engine.log().reserve(&guard, 64, Purpose::Grow).expect("room"));
-        let next = engine.log().table().get_counted(&guard, TableIndex(1)).expect("it is there");
+        let next = engine.log().table().get_arc(&guard, TableIndex(1)).expect("it is there");
         drop(guard);
         (engine, next)
     };
@@ -518,7 +518,7 @@ fn after_an_end_no_older_segment_becomes_the_active_one() {
         assert!(first > lsn(0));
     };
     explore(make, [writer, ender], |e| {
-        let last = e.log().last_given(&e.epoch().pin());
+        let last = e.log().last_allocated(&e.epoch().pin());
         let next = reserve(e);
         assert!(last < next, "{last:?} was given before {next:?}");
         check_at_rest(e, &[]);

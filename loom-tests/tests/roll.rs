@@ -92,9 +92,9 @@ fn two_threads_that_sweep_take_out_no_segment_but_the_released() {
         engine.put(&put(b"x", b"0001")).unwrap();
         {
             let guard = engine.epoch().pin();
-            let first = engine.log().table().get_counted(&guard, TableIndex(0)).unwrap();
+            let first = engine.log().table().get_arc(&guard, TableIndex(0)).unwrap();
             assert_eq!(first.usage().live_bytes(), 0);
-            engine.log().let_go(&guard, first.clone());
+            engine.log().retire_segment(&guard, first.clone());
             first.reclamation().set_released();
         }
         let sweeper = {

@@ -256,7 +256,7 @@ fn quiet(ids: &[u8]) -> (Arc<SmallEngine>, [Arc<Segment<HeapMemory>>; 2]) {
     let engine = engine(2048);
     put_all(&engine, ids, b"0000");
     let guard = engine.epoch().pin();
-    let victim = engine.log().table().get_counted(&guard, TableIndex(0)).expect("it is there");
+    let victim = engine.log().table().get_arc(&guard, TableIndex(0)).expect("it is there");
     assert!(engine.log().end_active(&guard) && victim.is_quiet());
     let output = engine.log().make_for_copies(&guard).expect("room");
     drop(guard);

@@ -5,13 +5,13 @@
 
 pub mod compaction;
 pub mod compaction_totals;
-mod core;
 mod page_cache;
 mod preallocation;
+mod store_core;
 pub mod throttle;
 
-pub use core::StoreCore;
 pub use page_cache::PageCachePolicy;
+pub use store_core::StoreCore;
 
 use crate::concurrency::sync::unmodelled::{Arc, AtomicBool, Ordering, thread};
 use crate::error::{At, Error};

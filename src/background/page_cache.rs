@@ -58,13 +58,13 @@ impl PageCachePolicy {
     }
 }
 
-/// Whether `held` bytes are too many for the memory, if they were before or not.
+/// Returns whether `held` bytes are too many for the memory, if they were before or not.
 fn is_too_large(before: bool, held: u64, memory: u64) -> bool {
     let eighths = if before { FITS } else { TOO_LARGE };
     held > memory / 8 * eighths
 }
 
-/// Whether single pages serve the records of a segment with so much in it.
+/// Returns whether single pages serve the records of a segment with so much in it.
 fn has_short_records(frame_bytes: u64, slots: u32) -> bool {
     frame_bytes <= u64::from(slots) * SHORT_BYTES
 }

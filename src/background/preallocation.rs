@@ -94,7 +94,7 @@ impl GrowthRate {
         }
     }
 
-    /// How many segments are to be preallocated now.
+    /// Returns how many segments are to be preallocated now.
     fn ahead(&self, engine: &DiskEngine) -> usize {
         if self.rolled.is_some_and(|at| at.elapsed() < BURST) {
             PREALLOCATED_MAX
@@ -158,14 +158,15 @@ impl Preallocator<'_> {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// Whether no writer comes to the segment any more: it is full, or they made a younger one.
+    /// Returns whether no writer comes to the segment any more: it is full, or they made a younger
+    /// one.
     fn is_late(&self, segment: &Segment<MmapMemory>) -> bool {
         let guard = self.core.engine.epoch().pin();
         let active = self.core.engine.log().active(&guard).map(Segment::sequence);
         active > Some(segment.sequence()) || segment.filling().is_full()
     }
 
-    /// Whether it is the one that the writers come to next, or are at.
+    /// Returns whether it is the one that the writers come to next, or are at.
     fn is_urgent(&self, segment: &Segment<MmapMemory>) -> bool {
         let guard = self.core.engine.epoch().pin();
         !self.core.engine.log().has_preallocated_before(&guard, segment.sequence())
@@ -176,7 +177,7 @@ impl Preallocator<'_> {
     fn catch_up(&self, pages: Pages) {
         let (log, guard) = (self.core.engine.log(), self.core.engine.epoch().pin());
         let Some(active) = log.active(&guard) else { return };
-        let Some(active) = log.table().get_counted(&guard, active.table_index()) else { return };
+        let Some(active) = log.table().get_arc(&guard, active.table_index()) else { return };
         let bytes = active.memory().len();
         let down_to = match pages {
             Pages::Written if !log.nears_roll(&guard) => bytes - bytes / FIRST_PART,

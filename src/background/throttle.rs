@@ -49,8 +49,8 @@ pub struct Space {
 }
 
 impl Space {
-    /// How far it is on the way from where throttling begins (0) to where it ends (1).
-    fn way(self, target: f64) -> f64 {
+    /// Returns how far it is on the way from where throttling begins (0) to where it ends (1).
+    fn throttle_fraction(self, target: f64) -> f64 {
         let (held, live, segment) = (self.held as f64, self.live as f64, self.segment as f64);
         let end = (target * live - SEGMENTS_LEFT * segment).max(live + SEGMENTS_ALWAYS * segment);
         let way = (WAY * live).max(SEGMENTS_ON_THE_WAY * segment);
@@ -187,7 +187,7 @@ impl Throttle {
         let cannot_compact = self.cannot_compact.load(Ordering::Relaxed);
         let returned = self.returned_rate.load(Ordering::Relaxed) as f64;
         let target = self.target.filter(|_| !cannot_compact);
-        let rate = target.and_then(|target| rate_at(space.way(target), returned));
+        let rate = target.and_then(|target| rate_at(space.throttle_fraction(target), returned));
         // Relaxed: as in `delay`.
         self.rate.0.store(rate.map_or(ANY, |rate| rate as u64), Ordering::Relaxed);
     }
@@ -250,17 +250,17 @@ mod tests {
     #[test]
     fn throttling_begins_at_about_twice_what_is_live_and_is_slowest_before_the_target() {
         // Of 10,000 MiB, with segments of 16: five of those before the target, 4,000 MiB of way.
-        assert!(space(20_920, 10_000).way(2.5) <= 0.0);
-        assert!(space(20_921, 10_000).way(2.5) > 0.0);
-        assert!((space(24_920, 10_000).way(2.5) - 1.0).abs() < 1e-9);
+        assert!(space(20_920, 10_000).throttle_fraction(2.5) <= 0.0);
+        assert!(space(20_921, 10_000).throttle_fraction(2.5) > 0.0);
+        assert!((space(24_920, 10_000).throttle_fraction(2.5) - 1.0).abs() < 1e-9);
         // Of 200 MiB it is 80, of 100 four segments.
-        assert!(space(500 - 80 - 80, 200).way(2.5) <= 0.0);
-        assert!((space(500 - 80, 200).way(2.5) - 1.0).abs() < 1e-9);
-        assert!(space(100 + 192 - 64, 100).way(2.5) <= 0.0);
-        assert!(space(100 + 192 - 63, 100).way(2.5) > 0.0);
+        assert!(space(500 - 80 - 80, 200).throttle_fraction(2.5) <= 0.0);
+        assert!((space(500 - 80, 200).throttle_fraction(2.5) - 1.0).abs() < 1e-9);
+        assert!(space(100 + 192 - 64, 100).throttle_fraction(2.5) <= 0.0);
+        assert!(space(100 + 192 - 63, 100).throttle_fraction(2.5) > 0.0);
         // A small store may have twelve segments beside what is live.
-        assert!(space(10 + 128, 10).way(2.5) <= 0.0);
-        assert!((space(10 + 192, 10).way(2.5) - 1.0).abs() < 1e-9);
+        assert!(space(10 + 128, 10).throttle_fraction(2.5) <= 0.0);
+        assert!((space(10 + 192, 10).throttle_fraction(2.5) - 1.0).abs() < 1e-9);
     }
 
     #[test]

@@ -115,11 +115,11 @@ impl Epoch {
         Guard { pin: self.collector.pin(), epoch: self }
     }
 
-    /// Whether it is time for [`Epoch::reclaim`]: says so once, to the first who asks when enough
-    /// has been retired.
+    /// Returns whether it is time for [`Epoch::reclaim`]: says so once, to the first who asks when
+    /// enough has been retired.
     #[inline]
     #[must_use]
-    pub fn wants_reclaim(&self) -> bool {
+    pub fn take_reclaim_request(&self) -> bool {
         // Relaxed: a hint, here and below; a nap of the background thread ends by itself, too.
         self.pending() >= RECLAIM_AT
             && !self.called.load(Ordering::Relaxed)
@@ -145,7 +145,7 @@ impl Epoch {
         }
     }
 
-    /// How many retired things are not dropped yet.
+    /// Returns how many retired things are not dropped yet.
     #[must_use]
     pub fn pending(&self) -> u64 {
         // Relaxed: a statistic; read in this order so that the difference cannot be negative by

@@ -114,7 +114,7 @@ impl LiveManifest {
     /// files are removed. Nothing in them may be needed any more, and that must be durable [D9].
     ///
     /// After an error they may be gone from the manifest or not; they stay in the log.
-    pub fn drop_segments(
+    pub fn remove_segments(
         &self,
         engine: &DiskEngine,
         victims: &[Arc<Segment<MmapMemory>>],
@@ -125,7 +125,7 @@ impl LiveManifest {
         let (floor, named) = self.names(engine, &gone);
         Self::write(engine, &mut state, (floor, named), &gone)?;
         self.retain(engine, victims);
-        engine.log().drop_segments(victims);
+        engine.log().mark_dropped(victims);
         state.dropped.extend(gone);
         // A file that stays is named as dropped, and the next opening removes it.
         engine.log().source().remove_files(&mut state.dropped).unwrap_or(());

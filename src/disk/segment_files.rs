@@ -67,7 +67,7 @@ impl Spare {
         Ok(true)
     }
 
-    /// Whether it is there, or somebody makes it just now.
+    /// Returns whether it is there, or somebody makes it just now.
     fn is_there_soon(&self) -> bool {
         // Relaxed: a hint; the file itself says whether it is there.
         self.state.load(Ordering::Relaxed) != ABSENT
@@ -215,14 +215,14 @@ impl SegmentFiles {
 
 impl SegmentFiles {
     /// The files of a copy of this store, in another directory, and its manifest.
-    pub fn of_copy(
+    pub fn of_backup(
         &self,
         directory: &fs::Directory,
         next_sequence: Sequence,
         segments: Vec<SegmentId>,
     ) -> Result<(Self, Manifest), Error> {
         let manifest = Manifest {
-            store: self.store.of_copy(fs::random()?),
+            store: self.store.of_backup(fs::random()?),
             dimension: self.dimension,
             segment_bytes: self.segment_bytes,
             next_sequence,
@@ -247,7 +247,7 @@ impl SegmentFiles {
     /// store may have been made without them, and a store to a hole on a full disk would kill the
     /// process. Whether it has them.
     #[must_use]
-    pub fn has_its_blocks(&self, id: SegmentId) -> bool {
+    pub fn allocate_holes(&self, id: SegmentId) -> bool {
         let name = fs::segment_name(id.sequence, id.salt);
         match self.directory.open_segment(&name, true) {
             // Where the file system cannot do it, it was written when it was made.

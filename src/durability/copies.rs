@@ -61,7 +61,7 @@ impl Flusher {
             let from = segment.directory().slot_offset(SlotNumber(mark.slot));
             // Where the file system cannot do it, the space stays allocated. Nothing may be stored
             // after it: a store to a large folio allocates all of that again.
-            segment.memory().give_back(from, mark.floor.bytes()).unwrap_or(());
+            segment.memory().punch_hole(from, mark.floor.bytes()).unwrap_or(());
             self.flush_header(segment)?;
             segment.durable().set_settled(true);
         }

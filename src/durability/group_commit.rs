@@ -26,7 +26,7 @@ const GATHER_YIELDS: u32 = 32;
 
 /// What one flush covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
+pub(super) enum FlushScope {
     /// Every segment of the log.
     All,
     /// Only the segments that are full.
@@ -70,17 +70,17 @@ struct Turns {
 }
 
 impl Turns {
-    /// Whether the flusher is to lead a flush once nobody else does.
+    /// Returns whether the flusher is to lead a flush once nobody else does.
     fn calls_for_flusher(&self) -> bool {
         self.due || !self.wakers.is_empty() || self.asked > self.begun
     }
 
-    /// Whether nobody flushes, or is about to.
+    /// Returns whether nobody flushes, or is about to.
     fn may_begin(&self) -> bool {
         !self.flushing && !self.gathering
     }
 
-    /// Whether the flusher has anything to do.
+    /// Returns whether the flusher has anything to do.
     fn has_work(&self) -> bool {
         self.calls_for_flusher() || self.full_due
     }
@@ -168,7 +168,7 @@ impl GroupCommit {
         Error::FlushFailed(self.failed.get_or_init(|| reason.to_string()).clone())
     }
 
-    /// How many flushes have begun.
+    /// Returns how many flushes have begun.
     pub fn flushes(&self) -> u64 {
         lock(&self.turns).begun
     }
@@ -326,7 +326,7 @@ impl GroupCommit {
     }
 
     /// Takes a registration back.
-    pub fn forget(&self, slot: u64) {
+    pub fn unregister(&self, slot: u64) {
         lock(&self.turns).wakers.retain(|(id, ..)| *id != slot);
     }
 
@@ -335,7 +335,7 @@ impl GroupCommit {
     pub(super) fn run(
         &self,
         interval: Option<Duration>,
-        flush: impl Fn(Extent) -> Result<(), Error>,
+        flush: impl Fn(FlushScope) -> Result<(), Error>,
     ) {
         let mut turns = lock(&self.turns);
         while !turns.stop {
@@ -347,9 +347,9 @@ impl GroupCommit {
             };
             if wanted && turns.may_begin() {
                 let (extent, turn) = if turns.calls_for_flusher() {
-                    (Extent::All, self.take_turn(&mut turns))
+                    (FlushScope::All, self.take_turn(&mut turns))
                 } else {
-                    (Extent::Full, self.take_turn_for_full(&mut turns))
+                    (FlushScope::Full, self.take_turn_for_full(&mut turns))
                 };
                 drop(turns);
                 let done = flush(extent);

@@ -26,7 +26,7 @@ use crate::format::slot::SlotState;
 use crate::log::Source;
 use crate::memory::Memory;
 use crate::segment::{Mark, Segment};
-use group_commit::Extent;
+use group_commit::FlushScope;
 use std::time::{Duration, Instant};
 
 /// How often a flush yields to the writers of a segment, all together, before it voids the slots
@@ -81,7 +81,7 @@ impl Flusher {
         &self,
         engine: &Engine<M, S, N>,
     ) -> Result<(), Error> {
-        self.group.wait(None, || self.flush_log(engine, Extent::All))
+        self.group.wait(None, || self.flush_log(engine, FlushScope::All))
     }
 
     /// Waits until a record that was committed before the call is durable.
@@ -90,7 +90,7 @@ impl Flusher {
         engine: &Engine<M, S, N>,
         lsn: Lsn,
     ) -> Result<(), Error> {
-        self.group.wait(Some(lsn), || self.flush_log(engine, Extent::All))
+        self.group.wait(Some(lsn), || self.flush_log(engine, FlushScope::All))
     }
 
     /// As [`Flusher::sync`], by a flush of its own; and calls `then` before another one begins,
@@ -100,7 +100,7 @@ impl Flusher {
         engine: &Engine<M, S, N>,
         then: impl FnOnce() -> R,
     ) -> Result<R, Error> {
-        self.group.flush_alone(|| self.flush_log(engine, Extent::All).map(|()| then()))
+        self.group.flush_alone(|| self.flush_log(engine, FlushScope::All).map(|()| then()))
     }
 
     /// The flusher thread: flushes for tasks, and every `interval`. Returns after
@@ -116,19 +116,19 @@ impl Flusher {
     fn flush_log<M: Memory, S: Source<M>, const N: usize>(
         &self,
         engine: &Engine<M, S, N>,
-        extent: Extent,
+        extent: FlushScope,
     ) -> Result<(), Error> {
         self.check()?;
         let gone = engine.log().last_gone();
         // In LSN order, and none behind one that is not full [D5].
         let wanted =
-            |segment: &Arc<Segment<M>>| extent == Extent::All || segment.filling().is_full();
+            |segment: &Arc<Segment<M>>| extent == FlushScope::All || segment.filling().is_full();
         for segment in to_flush(engine).into_iter().take_while(wanted) {
             self.sync_segment(engine, &segment)?;
         }
         // The caller that was given one of those LSNs may still wait for it; every earlier segment
         // is durable now.
-        if extent == Extent::All && gone > self.durable() {
+        if extent == FlushScope::All && gone > self.durable() {
             self.group.raise(gone);
         }
         Ok(())

@@ -67,7 +67,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                     Err(error) => failed = Some(error),
                 }
             }
-            self.call_for_reclaim();
+            self.wake_reclaimer();
             return failed.map_or(Ok(highest), Err);
         }
     }
@@ -192,8 +192,8 @@ fn drop_superseded(records: &mut Vec<WriteRequest<'_>>, numbers: &mut Vec<u32>) 
     numbers.truncate(records.len());
 }
 
-/// Whether so many hashes of a batch end alike that the index might have room for each, but not for
-/// all of them: only a crafted one's do.
+/// Returns whether so many hashes of a batch end alike that the index might have room for each, but
+/// not for all of them: only a crafted one's do.
 fn are_too_alike(records: &[WriteRequest<'_>]) -> bool {
     if records.len() <= ALIKE_MAX {
         return false;

@@ -23,12 +23,12 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let (mut bytes, mut next) = (0, u64::MAX);
         for (slot, state) in segment.directory().slots(segment.filling().slots_end()) {
             let SlotState::Committed(Kind::Put, body) = state else { continue };
-            if !body.expires || !self.may_count(guard, segment, body) {
+            if !body.expires || !self.may_be_effective(guard, segment, body) {
                 continue;
             }
             let Ok(frame) = segment.committed_frame(slot) else { continue };
             match frame.header().expires_ns {
-                over if over <= now_ns && self.leads_to(guard, segment, body) => {
+                over if over <= now_ns && self.resolves_to(guard, segment, body) => {
                     bytes += body.len.bytes() as u64;
                 }
                 later => next = next.min(later),
@@ -39,10 +39,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         scan.finish(next.max(now_ns.saturating_add(RESCAN_AFTER_NS)));
     }
 
-    /// Whether the index leads to the record of a slot, or may be led back to it: by a pending
-    /// write that has taken its place, and is voided. (Who publishes the record later notes its
-    /// moment then.)
-    fn may_count(&self, guard: &Guard, segment: &Segment<M>, body: SlotBody) -> bool {
+    /// Returns whether the index leads to the record of a slot, or may be led back to it: by a
+    /// pending write that has taken its place, and is voided. (Who publishes the record later notes
+    /// its moment then.)
+    fn may_be_effective(&self, guard: &Guard, segment: &Segment<M>, body: SlotBody) -> bool {
         let address = segment.address_if_inside(body.offset);
         address.is_some_and(|at| self.may_be_current(guard, KeyHash(body.key_hash), at))
     }

@@ -77,13 +77,13 @@ impl<'g, M: Memory> Located<'g, M> {
         self.segment.address(self.frame.offset())
     }
 
-    /// Whether its time is over. A frame that is damaged does not say so: it may be live.
+    /// Returns whether its time is over. A frame that is damaged does not say so: it may be live.
     #[must_use]
     pub fn has_expired(&self) -> bool {
         let (segment, frame) = (self.segment, &self.frame);
-        let is_sound =
+        let checksum_matches =
             || segment.checks().is_verified(frame.offset()) || segment.verify(frame).is_ok();
-        frame.has_expired() && is_sound()
+        frame.has_expired() && checksum_matches()
     }
 
     /// The same record with its damage.
@@ -324,7 +324,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         self.lookup(guard, hash, id, |at| Ok(Some(at)), || Ok(None), rare)
     }
 
-    /// Whether an entry is the id's, whole or damaged, and not another's with the same tag.
+    /// Returns whether an entry is the id's, whole or damaged, and not another's with the same tag.
     #[cold]
     fn is_the_ids(&self, guard: &Guard, entry: Entry, hash: KeyHash, id: &[u8]) -> bool {
         !matches!(self.identify(guard, entry, hash, id), Identified::Other)
@@ -410,7 +410,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// The entry that counts where a walk has met this one, unless it is a removal. The record may
     /// have expired.
     #[inline]
-    pub fn counting_entry(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
+    pub fn effective_entry(&self, guard: &Guard, entry: Entry) -> Option<Entry> {
         self.effective(guard, entry).filter(|counts| !counts.tomb)
     }
 
@@ -419,8 +419,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         self.effective(guard, entry).filter(|counts| self.is_live(guard, *counts))
     }
 
-    /// Whether an entry that counts is a record's whose time is not over. Damage does not make it
-    /// less live.
+    /// Returns whether an entry that counts is a record's whose time is not over. Damage does not
+    /// make it less live.
     fn is_live(&self, guard: &Guard, entry: Entry) -> bool {
         !entry.tomb && !self.locate(guard, entry).is_ok_and(|at| at.has_expired())
     }

@@ -37,7 +37,7 @@ impl<M: Memory> FoundRecord<'_, M> {
         self.segment.seen(&self.segment.committed_frame(self.slot).ok()?)
     }
 
-    fn is_sound(&self) -> bool {
+    fn checksum_matches(&self) -> bool {
         let frame = self.segment.committed_frame(self.slot);
         frame.is_ok_and(|frame| self.segment.verify(&frame).is_ok())
     }
@@ -69,7 +69,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         for record in records {
             match record.body.written {
                 // One that is damaged outdoes nothing that is whole.
-                WriteOrigin::InBatch if record.is_sound() => {
+                WriteOrigin::InBatch if record.checksum_matches() => {
                     members.insert((record.body.key_hash, record.body.lsn), record);
                 }
                 WriteOrigin::Conditionally if record.kind == Kind::Put => puts.push(record),
@@ -89,7 +89,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         puts.iter().map(|put| (put.number, put.slot)).collect()
     }
 
-    /// Whether the index leads to this record, or to a copy of it.
+    /// Returns whether the index leads to this record, or to a copy of it.
     fn is_newest(&self, guard: &Guard, record: &FoundRecord<'_, M>) -> bool {
         let is_it = |entry| {
             let found = self.slot_of(guard, entry);

@@ -35,10 +35,10 @@ pub struct Relocation {
 }
 
 impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
-    /// Whether the index leads to the frame of a slot, whatever the slot says: a tombstone's too.
-    /// A pending entry leads to what it replaced if its slot was voided, so it is decided first.
-    /// Compares no key.
-    pub fn leads_to(&self, guard: &Guard, segment: &Segment<M>, body: SlotBody) -> bool {
+    /// Returns whether the index leads to the frame of a slot, whatever the slot says: a
+    /// tombstone's too. A pending entry leads to what it replaced if its slot was voided, so it is
+    /// decided first. Compares no key.
+    pub fn resolves_to(&self, guard: &Guard, segment: &Segment<M>, body: SlotBody) -> bool {
         let Some(address) = segment.address_if_inside(body.offset) else { return false };
         let leads = |entry: Entry| {
             let counts = || self.effective(guard, entry);
@@ -48,13 +48,14 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         self.index.get(guard, KeyHash(body.key_hash), leads).is_some()
     }
 
-    /// Whether the index leads to a record with the LSN of a slot, wherever it lies.
+    /// Returns whether the index leads to a record with the LSN of a slot, wherever it lies.
     pub fn has_lsn(&self, guard: &Guard, body: SlotBody) -> bool {
         let same = |entry: Entry| self.slot_of(guard, entry).is_some_and(|at| at.lsn == body.lsn);
         self.index.get(guard, KeyHash(body.key_hash), same).is_some()
     }
 
-    /// Whether the index leads to a put that is older than what a slot says, of the same hash.
+    /// Returns whether the index leads to a put that is older than what a slot says, of the same
+    /// hash.
     pub fn has_older(&self, guard: &Guard, body: SlotBody) -> bool {
         let older = |entry: Entry| {
             let is_older = |at: SlotBody| at.key_hash == body.key_hash && at.lsn < body.lsn;
@@ -71,15 +72,17 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         counts.filter(|counts| counts.address == address)
     }
 
-    /// Whether it is worth asking for [`is_current`](Engine::is_current): looks at no record.
+    /// Returns whether it is worth asking for [`resolve_current`](Engine::resolve_current): looks
+    /// at no record.
     pub fn may_be_current(&self, guard: &Guard, hash: KeyHash, address: Address) -> bool {
         let found = self.index.get(guard, hash, |e| e.address == address || e.pending);
         found.is_some()
     }
 
-    /// Whether the record at an address of a quiet segment is what counts for its id, a tombstone
-    /// too. A pending write of the id is decided first; if it was voided, its place is given back.
-    pub fn is_current(&self, guard: &Guard, key: Key<'_>, address: Address) -> bool {
+    /// Returns whether the record at an address of a quiet segment is what counts for its id, a
+    /// tombstone too. A pending write of the id is decided first; if it was voided, its place is
+    /// given back.
+    pub fn resolve_current(&self, guard: &Guard, key: Key<'_>, address: Address) -> bool {
         loop {
             let found = self.index.get(guard, key.hash, |entry| {
                 entry.address == address
@@ -103,14 +106,14 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         }
     }
 
-    /// Whether the entry that leads to a put of a quiet segment says that its id is removed: the
-    /// put has expired, or opening found that something newer of the id is damaged.
+    /// Returns whether the entry that leads to a put of a quiet segment says that its id is
+    /// removed: the put has expired, or opening found that something newer of the id is damaged.
     pub fn is_removed_at(&self, guard: &Guard, hash: KeyHash, address: Address) -> bool {
         let removed = |entry: Entry| entry.address == address && entry.tomb;
         self.index.get(guard, hash, removed).is_some()
     }
 
-    /// Whether the id has a live record.
+    /// Returns whether the id has a live record.
     pub fn has_live(&self, guard: &Guard, key: Key<'_>) -> bool {
         // Damage does not make a record less live.
         self.get(guard, key.hash, key.id).map_or(true, |found| found.is_some())

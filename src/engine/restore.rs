@@ -108,7 +108,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         Ok(won)
     }
 
-    /// Whether the record is in the index, and by how many the live ones are more because of it.
+    /// Returns whether the record is in the index, and by how many the live ones are more because
+    /// of it.
     fn restore_if(
         &self,
         guard: &Guard,
@@ -144,7 +145,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             |old: Entry| (!old.tomb && is_older(old)).then_some(Entry { tomb: true, ..old });
         let hash = KeyHash(body.key_hash);
         let Some(old) = self.index.update_if(&guard, hash, &keys, change) else { return false };
-        self.log.count_live(0, self.sub_live_of(&guard, old));
+        self.log.count_live(0, self.subtract_live(&guard, old));
         self.add_live(-1);
         true
     }
@@ -160,19 +161,20 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let live_bytes = if tomb { 0 } else { body.len.bytes() as u64 };
         segment.usage().add_live(live_bytes);
         let old = before.filter(|old| !old.tomb);
-        let bytes_before = old.map_or(0, |old| self.sub_live_of(guard, old));
+        let bytes_before = old.map_or(0, |old| self.subtract_live(guard, old));
         self.log.count_live(live_bytes, bytes_before);
         i64::from(!tomb) - i64::from(old.is_some())
     }
 }
 
-/// Whether the beginning of a frame, where the tag is, is as it was written, by what else is there.
+/// Returns whether the beginning of a frame, where the tag is, is as it was written, by what else
+/// is there.
 fn says_lsn<M: Memory>(segment: &Segment<M>, offset: Units, lsn: Lsn) -> bool {
     let frame = segment.frame(offset);
     frame.is_ok_and(|frame| frame.header().lsn == lsn)
 }
 
-/// Whether two frames are of one id, as far as can be told where their hashes are equal.
+/// Returns whether two frames are of one id, as far as can be told where their hashes are equal.
 pub(super) fn may_be_of_one_id<M: Memory>(
     (mine, frame): (&Segment<M>, &Frame<'_>),
     (its, other): (&Segment<M>, &Frame<'_>),

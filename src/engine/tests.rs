@@ -143,7 +143,7 @@ fn a_voided_insert_does_not_restore_the_entry_of_a_tombstone() {
     let active = engine.log().active(&guard).unwrap();
     let body = active.directory().body_of(SlotNumber(1));
     assert_eq!(body.lsn, removed);
-    assert!(engine.leads_to(&guard, active, body));
+    assert!(engine.resolves_to(&guard, active, body));
     // The condition is evaluated first by lookup, then by the index with the slot pending.
     let asked = std::cell::Cell::new(0);
     let inserted = engine.write_if(&record(&id, WriteMode::Conditional), |_, current| {
@@ -156,7 +156,7 @@ fn a_voided_insert_does_not_restore_the_entry_of_a_tombstone() {
         asked.get() <= 2
     });
     assert_eq!(inserted.unwrap(), Err(Refused(None)));
-    assert!(!engine.leads_to(&guard, active, body), "the tombstone's entry came back");
+    assert!(!engine.resolves_to(&guard, active, body), "the tombstone's entry came back");
     assert_eq!(assert_memory_is_log(&engine), 0);
 }
 
@@ -223,7 +223,7 @@ fn put_if(engine: &Small, content: &[u8]) {
 
 /// An engine that has met these of the committed records of a log, in this order.
 fn restored(log: Log<HeapMemory, Heap>, order: &[usize], outdone: &[SlotNumber]) -> Small {
-    log.forget_live();
+    log.reset_live();
     let shape = Shape { buckets: 1, split_at: 20, overflow_blocks: 1, initial_depth: 0 };
     let engine = Engine::new(log, shape);
     let guard = engine.epoch().pin();

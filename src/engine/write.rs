@@ -75,7 +75,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 PublishOutcome::Installed(before) => {
                     self.account(&guard, live_bytes, before);
                     note_expiry(segment, record);
-                    self.call_for_reclaim();
+                    self.wake_reclaimer();
                     return Ok(lsn);
                 }
                 PublishOutcome::Absorbed => return Ok(lsn),
@@ -162,8 +162,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 
     /// Has what the index replaced given back, now and then.
-    pub(super) fn call_for_reclaim(&self) {
-        if self.epoch.wants_reclaim() {
+    pub(super) fn wake_reclaimer(&self) {
+        if self.epoch.take_reclaim_request() {
             self.log.source().wake();
         }
     }
@@ -171,13 +171,13 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     /// After a record with so many live bytes, none for a tombstone, replaced what counted before.
     pub(super) fn account(&self, guard: &Guard, live_bytes: u64, before: Option<Entry>) {
         let live_before = before.filter(|old| !old.tomb);
-        let bytes_before = live_before.map_or(0, |old| self.sub_live_of(guard, old));
+        let bytes_before = live_before.map_or(0, |old| self.subtract_live(guard, old));
         self.log.count_live(live_bytes, bytes_before);
         self.add_live(i64::from(live_bytes > 0) - i64::from(live_before.is_some()));
     }
 
     /// The index points at this record no more; how many bytes its frame has.
-    pub(super) fn sub_live_of(&self, guard: &Guard, old: Entry) -> u64 {
+    pub(super) fn subtract_live(&self, guard: &Guard, old: Entry) -> u64 {
         let (segment, bytes) = match self.locate(guard, old) {
             Ok(at) => (Some(at.segment), at.frame.len_bytes()),
             Err(at) => {
@@ -239,7 +239,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                     self.account(&guard, live_bytes, before);
                     self.replace(&guard, key, entry, Entry { pending: false, ..entry });
                     note_expiry(segment, record);
-                    self.call_for_reclaim();
+                    self.wake_reclaimer();
                     return Ok(Ok(lsn));
                 }
             }

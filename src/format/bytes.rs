@@ -1,6 +1,7 @@
 //! Comparing short runs of bytes.
 
-/// Whether two runs of bytes are the same: without a call for those of 8 to 32, as most ids are.
+/// Returns whether two runs of bytes are the same: without a call for those of 8 to 32, as most ids
+/// are.
 #[must_use]
 #[inline(always)]
 pub fn same_bytes(a: &[u8], b: &[u8]) -> bool {

@@ -158,14 +158,14 @@ impl Outline {
         Ok(outline)
     }
 
-    /// Whether it has an expiry.
+    /// Returns whether it has an expiry.
     #[must_use]
     #[inline]
     pub fn expires(self) -> bool {
         self.flags & FLAG_EXPIRES != 0
     }
 
-    /// Whether the index decided about it.
+    /// Returns whether the index decided about it.
     #[must_use]
     #[inline]
     pub fn writing(self) -> WriteMode {
@@ -219,7 +219,7 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Whether it has an expiry.
+    /// Returns whether it has an expiry.
     #[must_use]
     #[inline]
     pub fn expires(&self) -> bool {

@@ -45,7 +45,7 @@ impl StoreId {
 
     /// The identity of a copy of this store.
     #[must_use]
-    pub fn of_copy(self, own: [u8; 8]) -> Self {
+    pub fn of_backup(self, own: [u8; 8]) -> Self {
         let mut id = self.0;
         id[8..].copy_from_slice(&own);
         Self(id)

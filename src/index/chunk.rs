@@ -318,13 +318,13 @@ impl<const SLOTS: usize> Chunk<SLOTS> {
         self.drop_lsn
     }
 
-    /// Whether keys with this route are this chunk's.
+    /// Returns whether keys with this route are this chunk's.
     #[inline]
     pub(super) fn covers(&self, route: u64) -> bool {
         low_bits(route, self.depth) == self.prefix
     }
 
-    /// How many chains it has.
+    /// Returns how many chains it has.
     pub(super) fn width(&self) -> usize {
         self.buckets.len()
     }

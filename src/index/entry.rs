@@ -92,7 +92,7 @@ pub struct Exhausted;
 
 /// What the index has to ask the log. Both may panic: nothing is half done when they are called.
 pub trait Resolve {
-    /// Whether the record at the entry's address has the key that is looked for.
+    /// Returns whether the record at the entry's address has the key that is looked for.
     fn same_key(&self, entry: Entry) -> bool;
     /// The LSN of the record at the entry's address. Only asked about tombstones, of any key.
     fn lsn(&self, entry: Entry) -> Lsn;
@@ -140,7 +140,7 @@ impl Word {
         self.0 & (TOMB | PENDING) == TOMB
     }
 
-    /// Whether the fingerprint is this one. True of an empty word if the fingerprint is 0.
+    /// Returns whether the fingerprint is this one. True of an empty word if the fingerprint is 0.
     #[inline]
     pub(super) fn has_fingerprint(self, fingerprint: Fingerprint) -> bool {
         self.0 & FINGERPRINT == fingerprint.0

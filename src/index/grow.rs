@@ -59,17 +59,17 @@ impl<'a, const SLOTS: usize> Tail<'a, SLOTS> {
     }
 }
 
-/// Whether the thread that counted up to here is to replace the chunk. Not all that come past the
-/// limit: the first, and now and then another one in case it stopped. All others help anyway when
-/// they meet what it has frozen.
+/// Returns whether the thread that counted up to here is to replace the chunk. Not all that come
+/// past the limit: the first, and now and then another one in case it stopped. All others help
+/// anyway when they meet what it has frozen.
 fn is_due(count: u64, limit: u64) -> bool {
     count.checked_sub(limit).is_some_and(|over| over % RETRY_EVERY == 0)
 }
 
-/// How many slots of a chunk may be in use before it is split: `split_at`, an eighth more or less
-/// of it. Which, follows from the chunk's route alone. Were it the same for all, then all would
-/// come to it at the same moment, since hashes fill them evenly; what they were replaced by and
-/// they themselves would be there together, and the allocator keep the room for both.
+/// Returns how many slots of a chunk may be in use before it is split: `split_at`, an eighth more
+/// or less of it. Which, follows from the chunk's route alone. Were it the same for all, then all
+/// would come to it at the same moment, since hashes fill them evenly; what they were replaced by
+/// and they themselves would be there together, and the allocator keep the room for both.
 pub(super) fn split_limit(split_at: u64, prefix: u64, depth: u32) -> u64 {
     let spread = split_at / 4;
     // The golden ratio spreads neighbours, whatever the depth, evenly over the 32 high bits.
@@ -149,9 +149,9 @@ impl<const SLOTS: usize> Index<SLOTS> {
         (dead > worth).then_some(Plan::Rebuild)
     }
 
-    /// Whether the fingerprint still tells the chunk's children apart, and the directory has room.
-    /// Its size is bounded by the chunks', so that keys with equal low hash bits, which can be
-    /// split for ever and never part, cannot make it grow without bound.
+    /// Returns whether the fingerprint still tells the chunk's children apart, and the directory
+    /// has room. Its size is bounded by the chunks', so that keys with equal low hash bits, which
+    /// can be split for ever and never part, cannot make it grow without bound.
     fn can_split(&self, chunk: &Chunk<SLOTS>) -> bool {
         let depth = chunk.depth();
         let directory_bytes = 16u64 << depth;

@@ -315,7 +315,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
         let spot = self.layout.spot(hash);
         loop {
             let chunk = self.current_chunk(guard, spot);
-            match self.end_of_chain(chunk, spot, resolve) {
+            match self.ensure_slot(chunk, spot, resolve) {
                 Ok(()) => return Ok(()),
                 Err(Short::Frozen) => self.help(guard, chunk, resolve),
                 Err(Short::Starved) => self.make_room(guard, chunk, resolve)?,
@@ -323,8 +323,8 @@ impl<const SLOTS: usize> Index<SLOTS> {
         }
     }
 
-    /// Whether the key is there, or an empty slot for it; if need be, a bucket is added.
-    fn end_of_chain(
+    /// Returns whether the key is there, or an empty slot for it; if need be, a bucket is added.
+    fn ensure_slot(
         &self,
         chunk: &Chunk<SLOTS>,
         spot: Spot,
@@ -394,9 +394,9 @@ impl<const SLOTS: usize> Index<SLOTS> {
         self.replace(guard, chunk, Plan::Rebuild, resolve);
     }
 
-    /// Whether rebuilds and splits keep tombstones. Recovery puts records in in any order, so a
-    /// tombstone has to stay for as long as an older record may still come. To be called while no
-    /// other thread uses the index.
+    /// Returns whether rebuilds and splits keep tombstones. Recovery puts records in in any order,
+    /// so a tombstone has to stay for as long as an older record may still come. To be called while
+    /// no other thread uses the index.
     pub fn set_keep_tombstones(&self, keep: bool) {
         // Relaxed: whoever starts threads afterwards orders it.
         self.keep_tombstones.store(keep, Ordering::Relaxed);

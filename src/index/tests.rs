@@ -15,7 +15,7 @@ const PUT: u8 = 1;
 const TOMB: u8 = 2;
 
 /// Records: key, LSN, kind. They are written before their address is published.
-struct Log {
+struct FakeLog {
     keys: Vec<Number>,
     lsns: Vec<Number>,
     kinds: Vec<AtomicU8>,
@@ -39,7 +39,7 @@ fn constant(_: u64) -> u64 {
     0x5555_5555_5555_5555
 }
 
-impl Log {
+impl FakeLog {
     fn new(records: usize, hash: fn(u64) -> u64) -> Self {
         let column = || (0..=records).map(|_| Number::new(0)).collect();
         let kinds = (0..=records).map(|_| AtomicU8::new(VOID)).collect();
@@ -73,7 +73,7 @@ impl Log {
 }
 
 struct Ask<'a> {
-    log: &'a Log,
+    log: &'a FakeLog,
     key: u64,
 }
 
@@ -92,15 +92,15 @@ fn live(place: u64) -> Entry {
 }
 
 /// Index and log as a store would use them: section 5.4 of DESIGN.md.
-struct Store<const SLOTS: usize> {
+struct ModelStore<const SLOTS: usize> {
     index: Index<SLOTS>,
     epoch: Epoch,
-    log: Log,
+    log: FakeLog,
 }
 
-impl<const SLOTS: usize> Store<SLOTS> {
+impl<const SLOTS: usize> ModelStore<SLOTS> {
     fn new(shape: Shape, records: usize, hash: fn(u64) -> u64) -> Self {
-        Self { index: Index::new(shape), epoch: Epoch::new(), log: Log::new(records, hash) }
+        Self { index: Index::new(shape), epoch: Epoch::new(), log: FakeLog::new(records, hash) }
     }
 
     fn get(&self, key: u64) -> Option<Entry> {
@@ -247,7 +247,7 @@ fn check_against_a_map(
     keys: u64,
     shape: Shape,
 ) -> Result<(), Exhausted> {
-    let store = Store::<3>::new(shape, 4 * ops.len(), hash);
+    let store = ModelStore::<3>::new(shape, 4 * ops.len(), hash);
     let mut model = HashMap::new();
     let mut late = Vec::new();
     for &op in ops {
@@ -309,7 +309,7 @@ proptest! {
 
 #[test]
 fn the_highest_lsn_wins_in_either_order_of_publication() {
-    let store = Store::<7>::new(small(), 10, mixed);
+    let store = ModelStore::<7>::new(small(), 10, mixed);
     let (low, high) = (store.log.append(1, PUT), store.log.append(1, PUT));
     assert_eq!(store.publish(high), Ok(true));
     assert_eq!(store.publish(low), Ok(true));
@@ -322,7 +322,7 @@ fn the_highest_lsn_wins_in_either_order_of_publication() {
 
 #[test]
 fn a_dropped_tombstone_still_stops_an_older_put() {
-    let store = Store::<7>::new(small(), 100, mixed);
+    let store = ModelStore::<7>::new(small(), 100, mixed);
     let late = store.log.append(1, PUT);
     store.put(1).unwrap();
     assert!(store.remove(1));
@@ -344,7 +344,7 @@ fn a_dropped_tombstone_still_stops_an_older_put() {
 
 #[test]
 fn a_pending_tombstone_survives_a_rebuild() {
-    let store = Store::<7>::new(small(), 10, mixed);
+    let store = ModelStore::<7>::new(small(), 10, mixed);
     store.put(1).unwrap();
     let place = store.log.append(1, TOMB);
     let pending = Entry { tomb: true, pending: true, ..live(place) };
@@ -363,7 +363,7 @@ fn a_pending_tombstone_survives_a_rebuild() {
 
 #[test]
 fn tombstones_are_kept_while_a_store_is_recovered() {
-    let store = Store::<7>::new(small(), 4_000, mixed);
+    let store = ModelStore::<7>::new(small(), 4_000, mixed);
     store.index.set_keep_tombstones(true);
     for key in 0..500 {
         store.put(key).unwrap();
@@ -381,7 +381,7 @@ fn tombstones_are_kept_while_a_store_is_recovered() {
 
 #[test]
 fn removals_make_room_without_growth() {
-    let store = Store::<7>::new(Shape::default(), 800_000, mixed);
+    let store = ModelStore::<7>::new(Shape::default(), 800_000, mixed);
     for key in 0..200_000 {
         store.put(key).unwrap();
         if key >= 1_000 {
@@ -400,7 +400,7 @@ fn removals_make_room_without_growth() {
 #[test]
 fn equal_hashes_exhaust_a_chunk_and_removals_give_the_room_back() {
     let shape = Shape { buckets: 1, split_at: 20, overflow_blocks: 1, initial_depth: 0 };
-    let store = Store::<7>::new(shape, 2_000, constant);
+    let store = ModelStore::<7>::new(shape, 2_000, constant);
     let room = 7 * (1 + OVERFLOW_BLOCK as u64);
     for key in 0..room {
         store.put(key).unwrap();
@@ -430,7 +430,7 @@ fn a_panic_in_any_question_leaves_the_index_whole() {
             self.0.lsn(entry)
         }
     }
-    let store = Store::<7>::new(small(), 100, mixed);
+    let store = ModelStore::<7>::new(small(), 100, mixed);
     for key in 0..20 {
         store.put(key).unwrap();
     }
@@ -456,8 +456,8 @@ fn a_panic_in_any_question_leaves_the_index_whole() {
 }
 
 /// Drops a store and sees that every chunk was dropped, once.
-fn check_memory<const SLOTS: usize>(store: Store<SLOTS>) {
-    let Store { index, epoch, .. } = store;
+fn check_memory<const SLOTS: usize>(store: ModelStore<SLOTS>) {
+    let ModelStore { index, epoch, .. } = store;
     let meter = Arc::clone(&index.meter);
     assert!(meter.bytes() > 0);
     drop(index);
@@ -468,7 +468,7 @@ fn check_memory<const SLOTS: usize>(store: Store<SLOTS>) {
 
 #[test]
 fn all_memory_is_given_back() {
-    let store = Store::<3>::new(small(), 40_000, mixed);
+    let store = ModelStore::<3>::new(small(), 40_000, mixed);
     for key in 0..10_000 {
         store.put(key % 5_000).unwrap();
         if key % 3 == 0 {
@@ -482,8 +482,8 @@ fn all_memory_is_given_back() {
 #[test]
 fn a_key_costs_at_most_fifteen_bytes() {
     let last = 1_500_000;
-    let store = Store::<7>::new(Shape::default(), last as usize, mixed);
-    let per_key = |store: &Store<7>, keys: u64| {
+    let store = ModelStore::<7>::new(Shape::default(), last as usize, mixed);
+    let per_key = |store: &ModelStore<7>, keys: u64| {
         (0..8).for_each(|_| store.epoch.reclaim());
         store.index.allocated_bytes() as f64 / keys as f64
     };
@@ -496,7 +496,7 @@ fn a_key_costs_at_most_fifteen_bytes() {
     }
     drop(store);
     for keys in [100_000, 170_000, 180_000, 350_000, 500_000, 700_000, 1_000_000, 1_400_000] {
-        let store = Store::<7>::new(Shape::for_records(keys), keys as usize, mixed);
+        let store = ModelStore::<7>::new(Shape::for_records(keys), keys as usize, mixed);
         for key in 0..keys {
             store.put(key).unwrap();
         }
@@ -509,7 +509,7 @@ fn a_key_costs_at_most_fifteen_bytes() {
 #[test]
 fn a_chunk_is_split_although_the_thread_that_reached_its_limit_has_stopped() {
     let shape = Shape { buckets: 64, split_at: 64, overflow_blocks: 64, initial_depth: 0 };
-    let store = Store::<7>::new(shape, 1_000, mixed);
+    let store = ModelStore::<7>::new(shape, 1_000, mixed);
     let guard = store.epoch.pin();
     let chunk = store.index.directory.current(0, &guard);
     let limit = grow::split_limit(64, chunk.prefix(), chunk.depth());

@@ -87,8 +87,8 @@ impl Walk {
         self.words.get(self.done).map(|word| word.entry())
     }
 
-    /// Whether the next call reads a bucket afresh, so that it may be given another guard. True
-    /// every ten entries or so.
+    /// Returns whether the next call reads a bucket afresh, so that it may be given another guard.
+    /// True every ten entries or so.
     #[must_use]
     pub fn is_at_rest(&self) -> bool {
         self.done >= self.words.len()

@@ -71,9 +71,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             let word = self.active.load(Ordering::Acquire);
             if let Some(segment) = self.segment_of_word(guard, word)
                 && (purpose == Purpose::Reclaim || !segment.filling().is_for_removals())
-                && let Some((reservation, passed_mark)) = reserve(segment)
+                && let Some((reservation, passed_threshold)) = reserve(segment)
             {
-                if passed_mark {
+                if passed_threshold {
                     self.source.wake();
                 }
                 return Ok(reservation);

@@ -27,7 +27,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     }
 
     /// [Those in use](Log::in_use) that are wanted, in the same way.
-    pub fn in_use_counted(
+    pub fn in_use_arcs(
         &self,
         guard: &Guard,
         wanted: impl Fn(&Segment<M>) -> bool,
@@ -66,7 +66,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     where
         M: 'g,
     {
-        let counted = |s: &Segment<M>| self.table.get_counted(guard, s.table_index());
+        let counted = |s: &Segment<M>| self.table.get_arc(guard, s.table_index());
         segments.into_iter().filter_map(counted).collect()
     }
 
@@ -105,7 +105,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     /// Notes that segments are dropped: the manifest names them no more, and whatever counted in
     /// them has been moved.
-    pub fn drop_segments(&self, victims: &[Arc<Segment<M>>]) {
+    pub fn mark_dropped(&self, victims: &[Arc<Segment<M>>]) {
         // Release: pairs with the Acquire in `while_none_is_dropped`. Before the first is dropped,
         // so that who misses it sees the count change.
         self.drops.fetch_add(1, Ordering::Release);
@@ -121,8 +121,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         self.table.iter(guard).filter(move |segment| self.is_in_use(segment, active))
     }
 
-    /// Whether the log keeps room back where the disk is nearly full. A store of one segment has
-    /// nothing to give back until it needs a second one, without which nothing could be removed.
+    /// Returns whether the log keeps room back where the disk is nearly full. A store of one
+    /// segment has nothing to give back until it needs a second one, without which nothing could be
+    /// removed.
     pub fn keeps_room(&self, guard: &Guard) -> bool {
         let mut used = self.in_use(guard);
         match (used.next(), used.next()) {
@@ -136,7 +137,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     pub(super) fn is_in_use(&self, segment: &Segment<M>, active: Option<TableIndex>) -> bool {
         let begun = segment.role() == Role::Copies
-            || segment.filling().is_full() && segment.checks().is_own()
+            || segment.filling().is_full() && segment.checks().is_created_here()
             || segment.filling().slots_end() > 0
             // Its file may be put back: it goes on being named, and reported until then.
             || segment.reclamation().is_quarantined()

@@ -32,7 +32,7 @@ use crate::error::Error;
 use crate::format::header::Role;
 use crate::format::ids::{Address, AddressLayout, Lsn, Sequence, SlotNumber, TableIndex, Units};
 use crate::memory::Memory;
-use crate::segment::cursor::MARK_PART;
+use crate::segment::cursor::PREALLOCATE_AT;
 use crate::segment::{Geometry, Segment};
 use queue::{NONE, Queue};
 use totals::LogTotals;
@@ -70,8 +70,8 @@ pub trait Source<M: Memory>: Send + Sync {
     fn keep_room(&self) -> Result<(), Error> {
         Ok(())
     }
-    /// Whether compaction finds room for one more segment of copies, be it the one that is kept
-    /// back for them. Must not wait for another thread.
+    /// Returns whether compaction finds room for one more segment of copies, be it the one that is
+    /// kept back for them. Must not wait for another thread.
     fn has_room_for_copies(&self) -> bool {
         true
     }
@@ -83,9 +83,9 @@ pub trait Source<M: Memory>: Send + Sync {
 
 /// A segment that is out of the index, on its way through the epoch: its drop says that no guard
 /// is left that could hold an address in it.
-struct Leaving<M: Memory>(Arc<Segment<M>>);
+struct RetiredSegment<M: Memory>(Arc<Segment<M>>);
 
-impl<M: Memory> Drop for Leaving<M> {
+impl<M: Memory> Drop for RetiredSegment<M> {
     fn drop(&mut self) {
         self.0.reclamation().set_released();
     }
@@ -106,7 +106,7 @@ pub struct Log<M: Memory, S> {
     /// The highest LSN given in a segment that is not in the table any more.
     last_gone: AtomicU64,
     /// Segments that were let go of and are still in the table.
-    leaving: AtomicU64,
+    retired: AtomicU64,
     /// How many times segments were dropped.
     drops: AtomicU64,
     sweeps: AtomicU64,
@@ -128,7 +128,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             first: floor,
             next_sequence: AtomicU64::new(floor.0),
             last_gone: AtomicU64::new(0),
-            leaving: AtomicU64::new(0),
+            retired: AtomicU64::new(0),
             drops: AtomicU64::new(0),
             sweeps: AtomicU64::new(0),
             totals: LogTotals::default(),
@@ -157,7 +157,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     }
 
     /// A sequence number that no other segment has.
-    fn take_sequence(&self) -> Result<Sequence, Error> {
+    fn allocate_sequence(&self) -> Result<Sequence, Error> {
         // Relaxed: only uniqueness and growth matter. Whoever saw a segment active, by Acquire,
         // gets a higher number than it has: its maker added before it was published.
         let sequence = Sequence(self.next_sequence.fetch_add(1, Ordering::Relaxed));
@@ -165,7 +165,8 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         if sequence >= Sequence::MAX { Err(Error::StorageFull) } else { Ok(sequence) }
     }
 
-    /// Whether an LSN can be one of this log's: it was given before the number of the next segment.
+    /// Returns whether an LSN can be one of this log's: it was given before the number of the next
+    /// segment.
     #[must_use]
     pub fn may_have_given(&self, lsn: Lsn) -> bool {
         // Relaxed: the number only grows, and whoever met a record that was really given saw, by
@@ -175,9 +176,10 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     /// Makes a segment for copies, and puts it in the table.
     pub fn make_for_copies(&self, guard: &Guard) -> Result<Arc<Segment<M>>, Error> {
-        let segment = self.source.create(self.take_sequence()?, Role::Copies, Purpose::Reclaim)?;
+        let segment =
+            self.source.create(self.allocate_sequence()?, Role::Copies, Purpose::Reclaim)?;
         let index = self.adopt(Arc::new(segment))?;
-        self.table.get_counted(guard, index).ok_or(Error::StorageFull)
+        self.table.get_arc(guard, index).ok_or(Error::StorageFull)
     }
 
     /// Lets the active segment take no more, and the next put begin another one. `false` if there
@@ -211,22 +213,22 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     /// Lets go of a segment that no entry of the index leads into any more. It stays in the table
     /// until no guard is left that could hold an address in it.
-    pub fn let_go(&self, guard: &Guard, segment: Arc<Segment<M>>) {
+    pub fn retire_segment(&self, guard: &Guard, segment: Arc<Segment<M>>) {
         // Relaxed: a hint for `sweep`, and for who waits for it.
-        self.leaving.fetch_add(1, Ordering::Relaxed);
-        guard.retire(Box::new(Leaving(segment)));
+        self.retired.fetch_add(1, Ordering::Relaxed);
+        guard.retire(Box::new(RetiredSegment(segment)));
     }
 
-    /// How many sweeps have begun.
+    /// Returns how many sweeps have begun.
     pub fn sweeps(&self) -> u64 {
         // Relaxed: as in `sweep`.
         self.sweeps.load(Ordering::Relaxed)
     }
 
-    /// How many segments were let go of and are still in the table.
-    pub fn leaving(&self) -> u64 {
-        // Relaxed: as in `let_go`.
-        self.leaving.load(Ordering::Relaxed)
+    /// Returns how many segments were let go of and are still in the table.
+    pub fn retired(&self) -> u64 {
+        // Relaxed: as in `retire_segment`.
+        self.retired.load(Ordering::Relaxed)
     }
 
     /// Takes the segments out of the table that were dropped and in which no reader can have an
@@ -244,22 +246,22 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
                 self.table.clear_unsettled(segment);
             }
         }
-        if self.leaving() == 0 {
+        if self.retired() == 0 {
             return;
         }
         for segment in self.table.iter(guard).filter(|segment| segment.reclamation().is_released())
         {
-            self.note_gone(segment);
+            self.keep_last_lsn(segment);
             self.table.clear_unsettled(segment);
             if self.table.remove(guard, segment) {
-                // Relaxed: as in `let_go`.
-                self.leaving.fetch_sub(1, Ordering::Relaxed);
+                // Relaxed: as in `retire_segment`.
+                self.retired.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
 
     /// A segment leaves the table: the LSNs that were given in it stay known.
-    fn note_gone(&self, segment: &Segment<M>) {
+    fn keep_last_lsn(&self, segment: &Segment<M>) {
         if segment.role() == Role::Log
             && let Some(last) = segment.filling().slots_end().checked_sub(1)
         {
@@ -315,8 +317,8 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     }
 
     /// The segment that an address names, with a count of its own.
-    pub fn resolve_counted(&self, guard: &Guard, address: Address) -> Option<Arc<Segment<M>>> {
-        self.table.get_counted(guard, self.layout.split(address).0)
+    pub fn resolve_arc(&self, guard: &Guard, address: Address) -> Option<Arc<Segment<M>>> {
+        self.table.get_arc(guard, self.layout.split(address).0)
     }
 
     /// Replaces the full segment that the word `current` of `active` names, or the lack of one, by
@@ -328,7 +330,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let next = match preallocated {
             Some(next) => next,
             None => {
-                let segment = self.make_to_go_on(guard, purpose)?;
+                let segment = self.create_successor(guard, purpose)?;
                 self.adopt(Arc::new(segment))?
             }
         };
@@ -349,9 +351,9 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
 
     /// A new segment for records. One for more, if the room that is kept back is not touched by it;
     /// one for removals all the same, but what compaction needs for its copies goes first, too.
-    fn make_to_go_on(&self, guard: &Guard, purpose: Purpose) -> Result<Segment<M>, Error> {
+    fn create_successor(&self, guard: &Guard, purpose: Purpose) -> Result<Segment<M>, Error> {
         if !self.keeps_room(guard) {
-            return self.source.create(self.take_sequence()?, Role::Log, purpose);
+            return self.source.create(self.allocate_sequence()?, Role::Log, purpose);
         }
         let kept = self.source.keep_room();
         if purpose == Purpose::Reclaim {
@@ -359,10 +361,10 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             // (Any other error is not about room: making one meets it again, and says so.)
             let full = matches!(kept, Err(Error::StorageFull));
             let purpose = if full { Purpose::KeptBack } else { purpose };
-            return self.source.create(self.take_sequence()?, Role::Log, purpose);
+            return self.source.create(self.allocate_sequence()?, Role::Log, purpose);
         }
         kept?;
-        let segment = self.source.create(self.take_sequence()?, Role::Log, purpose)?;
+        let segment = self.source.create(self.allocate_sequence()?, Role::Log, purpose)?;
         self.source.keep_room().inspect_err(|_| self.source.discard(&segment))?;
         Ok(segment)
     }
@@ -404,7 +406,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         (taken != NONE).then_some(TableIndex(taken))
     }
 
-    /// Whether the change was made; `None` of it means that it is not to be.
+    /// Returns whether the change was made; `None` of it means that it is not to be.
     fn change_preallocated(&self, mut change: impl FnMut(Queue) -> Option<Queue>) -> bool {
         let change = |word| change(Queue::from_word(word)).map(Queue::word);
         // AcqRel: Release pairs with the Acquire of whoever takes what is put in here; who takes it
@@ -435,18 +437,20 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         }
     }
 
-    /// How many segments are preallocated.
+    /// Returns how many segments are preallocated.
     pub fn preallocated(&self) -> usize {
         // Relaxed: a hint; `preallocate` decides.
         Queue::from_word(self.preallocated.load(Ordering::Relaxed)).len()
     }
 
-    /// Whether the active segment, if there is one, holds enough that the next one will be needed.
+    /// Returns whether the active segment, if there is one, holds enough that the next one will be
+    /// needed.
     pub fn nears_roll(&self, guard: &Guard) -> bool {
         let capacity = self.geometry.capacity();
         self.active(guard).is_some_and(|segment| {
             let mut taken = segment.filling().taken();
-            (taken.slots, taken.units) = (taken.slots * MARK_PART, taken.units * MARK_PART);
+            (taken.slots, taken.units) =
+                (taken.slots * PREALLOCATE_AT, taken.units * PREALLOCATE_AT);
             !capacity.fits(taken)
         })
     }
@@ -459,7 +463,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         epoch: &Epoch,
         finish: impl FnOnce(&Segment<M>) -> Result<bool, Error>,
     ) -> Result<Option<Arc<Segment<M>>>, Error> {
-        let segment = self.source.create(self.take_sequence()?, Role::Log, Purpose::Grow)?;
+        let segment = self.source.create(self.allocate_sequence()?, Role::Log, Purpose::Grow)?;
         let finished = finish(&segment);
         if !matches!(finished, Ok(true)) {
             self.source.discard(&segment);
@@ -475,8 +479,8 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         Ok(None)
     }
 
-    /// Whether a writer that finds the active segment full gets another one before it comes to one
-    /// with this sequence.
+    /// Returns whether a writer that finds the active segment full gets another one before it comes
+    /// to one with this sequence.
     pub fn has_preallocated_before(&self, guard: &Guard, sequence: Sequence) -> bool {
         // Acquire: pairs with the Release in `change_preallocated`; the table entry is there.
         let queue = Queue::from_word(self.preallocated.load(Ordering::Acquire));
@@ -502,7 +506,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     }
 
     /// The highest LSN given so far; zero if none was.
-    pub fn last_given(&self, guard: &Guard) -> Lsn {
+    pub fn last_allocated(&self, guard: &Guard) -> Lsn {
         let last = |s: &Segment<M>| {
             s.filling().slots_end().checked_sub(1).map(|n| Lsn::new(s.sequence(), SlotNumber(n)))
         };
@@ -518,20 +522,20 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     }
 
     /// Notes that an LSN was given, or may have been: recovery has met it in a copy, say.
-    pub fn note_given(&self, lsn: Lsn) {
+    pub fn note_allocated(&self, lsn: Lsn) {
         // Relaxed: as in `remove`.
         self.last_gone.fetch_max(lsn.as_u64(), Ordering::Relaxed);
     }
 
-    /// Whether a reservation may have been given this LSN. Of a segment that compaction has taken
-    /// away it is not known which slots were given: all of them count.
-    pub fn was_given(&self, guard: &Guard, lsn: Lsn) -> bool {
+    /// Returns whether a reservation may have been given this LSN. Of a segment that compaction has
+    /// taken away it is not known which slots were given: all of them count.
+    pub fn was_allocated(&self, guard: &Guard, lsn: Lsn) -> bool {
         let slots = |sequence: Sequence, n| Lsn::new(sequence, SlotNumber(n));
         let of = |s: &&Segment<M>| s.sequence() == lsn.sequence();
         match self.table.iter(guard).find(of) {
             Some(s) if s.role() == Role::Log => lsn < slots(s.sequence(), s.filling().slots_end()),
             Some(_) => false,
-            None => lsn == Lsn::ZERO || lsn <= self.last_given(guard),
+            None => lsn == Lsn::ZERO || lsn <= self.last_allocated(guard),
         }
     }
 

@@ -100,7 +100,7 @@ impl<M: crate::memory::Memory> SegmentTable<M> {
     }
 
     /// The same with a count of its own: outlives guard and table.
-    pub fn get_counted(&self, guard: &Guard, index: TableIndex) -> Option<Arc<Segment<M>>> {
+    pub fn get_arc(&self, guard: &Guard, index: TableIndex) -> Option<Arc<Segment<M>>> {
         let segment: *const Segment<M> = self.get(guard, index)?;
         // SAFETY: T1, from `Arc::into_raw` and alive under the guard.
         unsafe { Arc::increment_strong_count(segment) };

@@ -60,7 +60,7 @@ fn no_segment_is_passed_by_that_is_older_than_one_in_use() {
     log.preallocate(&epoch, |_| Ok(true)).unwrap();
     log.preallocate(&epoch, |_| Ok(true)).unwrap();
     let begun = Cell::new(false);
-    let found = log.in_use_counted(&guard, |_| {
+    let found = log.in_use_arcs(&guard, |_| {
         if !begun.replace(true) {
             roll();
             roll();
@@ -85,7 +85,7 @@ fn no_record_is_missed_that_is_moved_in_each_of_two_readings() {
     let [first, second, third, fourth, holder] = [(); 5].map(|()| make());
     take_out(&third);
     let holds = RefCell::new(holder);
-    let moved = |to| log.drop_segments(&[holds.replace(to)]);
+    let moved = |to| log.mark_dropped(&[holds.replace(to)]);
     let moves = Cell::new(0);
     let meet = |met: &&Segment<HeapMemory>| {
         let next = if moves.get() == 0 { &fourth } else { &second };

@@ -151,7 +151,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let disk_bytes = self.source().disk_bytes(segment);
         let settled = &self.totals.settled;
         add(&settled.begun, 1);
-        if segment.reclamation().count_in(disk_bytes) {
+        if segment.reclamation().claim_addition(disk_bytes) {
             add(&settled.segments, 1);
             add(&settled.frame_bytes, segment.filling().frame_bytes());
             add(&settled.held_bytes, held_bytes(segment));
@@ -166,7 +166,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let totals = &self.totals;
         let settled = &totals.settled;
         add(&settled.begun, 1);
-        if let Some(disk_bytes) = segment.reclamation().count_out() {
+        if let Some(disk_bytes) = segment.reclamation().claim_subtraction() {
             sub(&settled.segments, 1);
             sub(&settled.frame_bytes, segment.filling().frame_bytes());
             sub(&settled.held_bytes, held_bytes(segment));
@@ -187,7 +187,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     }
 
     /// The index that the count spoke of is gone.
-    pub fn forget_live(&self) {
+    pub fn reset_live(&self) {
         // Relaxed: statistics; recovery is alone.
         self.totals.live_bytes.store(0, Ordering::Relaxed);
     }

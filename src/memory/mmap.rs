@@ -324,7 +324,7 @@ unsafe impl Memory for MmapMemory {
         }
     }
 
-    fn give_back(&self, from: usize, to: usize) -> io::Result<()> {
+    fn punch_hole(&self, from: usize, to: usize) -> io::Result<()> {
         let (from, to) = (from.next_multiple_of(PAGE), to / PAGE * PAGE);
         if self.is_shared_file && from < to {
             // The kernel punches a hole into the file, as `fallocate` would, and needs no

@@ -36,7 +36,7 @@ pub unsafe trait Memory: Send + Sync + 'static {
     /// Bytes in all.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// Returns whether there are none.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -79,11 +79,11 @@ pub unsafe trait Memory: Send + Sync + 'static {
     /// A hint that the line at `at` will be read soon. Reads nothing.
     fn prefetch(&self, _at: usize) {}
 
-    /// Whether pages that have left the page cache are to come back one by one, or, as the kernel
-    /// likes, with what lies around them. For memories that are settled.
+    /// Returns whether pages that have left the page cache are to come back one by one, or, as the
+    /// kernel likes, with what lies around them. For memories that are settled.
     fn read_singly(&self, _singly: bool) {}
 
-    /// Whether they come back one by one.
+    /// Returns whether they come back one by one.
     fn is_read_singly(&self) -> bool {
         false
     }
@@ -101,7 +101,7 @@ pub unsafe trait Memory: Send + Sync + 'static {
 
     /// Returns the space of the whole pages of `from..to` to the system: they read as zeros from
     /// now on. Nothing may be stored there any more.
-    fn give_back(&self, _from: usize, _to: usize) -> std::io::Result<()> {
+    fn punch_hole(&self, _from: usize, _to: usize) -> std::io::Result<()> {
         Ok(())
     }
 

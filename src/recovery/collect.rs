@@ -46,9 +46,9 @@ impl Collected {
         }
     }
 
-    /// Whether a live writer may have moved records out of the files that were found, or been about
-    /// to bring them in, so that some are in none of them. `before`: the manifest that was gone by;
-    /// `now`: what it is since.
+    /// Returns whether a live writer may have moved records out of the files that were found, or
+    /// been about to bring them in, so that some are in none of them. `before`: the manifest that
+    /// was gone by; `now`: what it is since.
     ///
     /// What is named now, and was not found, is younger than the listing: a segment of the log then
     /// holds nothing that was there before, and one for copies only what was copied from others. So
@@ -190,7 +190,7 @@ pub(super) fn collect(
             collected.next_sequence = collected.next_sequence.max(file.sequence.next());
         }
     }
-    take_back_used(&mut collected, &mut seen, files.boot_id());
+    readopt_used(&mut collected, &mut seen, files.boot_id());
     for id in listed.into_values().filter(|id| !seen.contains_key(&id.sequence)) {
         let path = files.path_of(id.sequence, id.salt);
         collected.damage.push(damage(&path, "the manifest names it, and it is not there"));
@@ -201,7 +201,7 @@ pub(super) fn collect(
 
 /// A segment is blank and not named, but another one took over from it, or may have: power loss has
 /// taken all that was in it, and so what lies behind it is behind a gap.
-fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>, boot_id: [u64; 2]) {
+fn readopt_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>, boot_id: [u64; 2]) {
     let blank = std::mem::take(&mut collected.blank);
     let used = |segment: &Segment<MmapMemory>| {
         let follows =
@@ -223,9 +223,9 @@ fn take_back_used(collected: &mut Collected, seen: &mut BTreeMap<Sequence, ()>, 
     collected.candidates.sort_by_key(|candidate| candidate.segment.sequence());
 }
 
-/// Whether a segment took over from the one with this sequence, as far as is known. After power
-/// loss, a segment that was never flushed may have records and a header that does not say yet whom
-/// it follows, or names an older one that it was to follow first [D8].
+/// Returns whether a segment took over from the one with this sequence, as far as is known. After
+/// power loss, a segment that was never flushed may have records and a header that does not say yet
+/// whom it follows, or names an older one that it was to follow first [D8].
 fn may_follow(candidate: &SegmentCandidate, sequence: Sequence, boot_id: [u64; 2]) -> bool {
     let segment = &candidate.segment;
     if segment.sequence() <= sequence || candidate.holds_copies() {
@@ -292,14 +292,14 @@ fn open_certain(
     if let (Opened::Segment(segment, None), (_, true)) = (&opened, how)
         && !matches!(known, Known::Strange)
         && (!is_unused(segment) || segment.filling().sealed().is_some())
-        && super::rewrite::is_uncertain(files, segment)
+        && super::failed_flush::is_uncertain(files, segment)
     {
         let salt = segment.salt();
         drop(opened);
-        super::rewrite::copy_file(files, &file.name, salt)?;
+        super::failed_flush::copy_file(files, &file.name, salt)?;
         let opened = open(files, file, known, how)?;
         if let Opened::Segment(segment, None) = &opened {
-            super::rewrite::finish_copy(files, segment);
+            super::failed_flush::finish_copy(files, segment);
         }
         return Ok(opened);
     }
@@ -396,8 +396,8 @@ fn attach(
     }
 }
 
-/// Whether a header that does not hold still says which store it is of, or which segment, as its
-/// file's name does.
+/// Returns whether a header that does not hold still says which store it is of, or which segment,
+/// as its file's name does.
 fn resembles(files: &SegmentFiles, file: &SegmentFileName, header: &[u8; IDENTITY_BYTES]) -> bool {
     let salt = Salt(u64::from(file.half_salt));
     let id = SegmentId { sequence: file.sequence, salt, role: Role::Log };

@@ -14,11 +14,11 @@
 //!    the cut ever comes back, and the youngest segment goes on if it is whole.
 
 mod collect;
+mod failed_flush;
 mod outdone;
-mod rewrite;
 mod salvage;
 mod scan;
-mod slots;
+mod void;
 
 pub use salvage::{Basis, prove};
 pub use scan::{check, readable_id};
@@ -106,7 +106,7 @@ impl SegmentCandidate {
     }
 
     /// What the segment is to know about itself.
-    fn note_state(&self, engine: &DiskEngine, writable: bool) {
+    fn apply_to_segment(&self, engine: &DiskEngine, writable: bool) {
         self.segment.durable().set_flushed(self.walked.durable);
         self.segment.filling().add_done(self.limit);
         if self.flaw.is_some() {
@@ -119,9 +119,10 @@ impl SegmentCandidate {
         }
     }
 
-    /// Whether nothing of it is left to flush: every slot lies below the durable end that its
-    /// header states, which was stored after the flush that it speaks of. In a segment for copies
-    /// it is stored only once records were moved there, so it covers what puts them in force [D9].
+    /// Returns whether nothing of it is left to flush: every slot lies below the durable end that
+    /// its header states, which was stored after the flush that it speaks of. In a segment for
+    /// copies it is stored only once records were moved there, so it covers what puts them in force
+    /// [D9].
     fn is_settled(&self) -> bool {
         let all =
             self.durable() == self.limit && !self.cut && self.segment.filling().sealed().is_some();
@@ -171,7 +172,7 @@ pub fn recover(
             tail = Some(index);
         }
     }
-    let engine = make_true_index(log, &mut candidates, mode, &mut report)?;
+    let engine = build_index(log, &mut candidates, mode, &mut report)?;
     match mode {
         Recovery::Strict => salvage::refuse_damage(&engine, &candidates, &report)?,
         mode => salvage::shadow_damaged(&engine, &candidates, (mode, &report))?,
@@ -179,7 +180,7 @@ pub fn recover(
     scan::name_cut(&engine, &candidates, &mut report);
     report.sort_losses();
 
-    candidates.iter().for_each(|candidate| candidate.note_state(&engine, writable));
+    candidates.iter().for_each(|candidate| candidate.apply_to_segment(&engine, writable));
     let flusher = Flusher::new(engine.log().source().boot_id());
     let live_manifest = LiveManifest::new(missing, manifest, basis.rebuilt);
     let mut leftovers = Leftovers::default();
@@ -191,11 +192,11 @@ pub fn recover(
             // In a salvage a segment that says it is blank may be one whose beginning was zeroed.
             leftovers.blank = collected.blank.iter().map(|segment| segment.id()).collect();
         }
-        note_judged(&engine, &collected.blank);
+        stamp_blank_segments(&engine, &collected.blank);
         leftovers.dropped.clone_from(&manifest.dropped);
         let at_once = basis.rebuilt || mode == Recovery::Salvage || rebooted(&engine, &candidates);
         make_writable(&engine, &flusher, &candidates, tail)?;
-        note_gone(&engine, &candidates, &collected.blank);
+        count_all_lsns_as_allocated(&engine, &candidates, &collected.blank);
         if at_once {
             tidy_up(&engine, &live_manifest, std::mem::take(&mut leftovers))?;
         }
@@ -230,7 +231,7 @@ fn begin_writing(
     Ok(())
 }
 
-/// Whether the power may have failed since the store was open for writing.
+/// Returns whether the power may have failed since the store was open for writing.
 fn rebooted(engine: &DiskEngine, candidates: &[SegmentCandidate]) -> bool {
     let boot_id = engine.log().source().boot_id();
     candidates.iter().any(|candidate| !candidate.inherited.is_of_boot(boot_id))
@@ -239,7 +240,7 @@ fn rebooted(engine: &DiskEngine, candidates: &[SegmentCandidate]) -> bool {
 /// Gives blank segments the boot id of this opening, which has judged them. A process that is
 /// killed before their files are removed leaves them to an opening that must not take them for a
 /// gap before what is written from now on.
-fn note_judged(engine: &DiskEngine, blank: &[Arc<Segment<MmapMemory>>]) {
+fn stamp_blank_segments(engine: &DiskEngine, blank: &[Arc<Segment<MmapMemory>>]) {
     let boot_id = engine.log().source().boot_id();
     blank.iter().for_each(|segment| segment.durable().set_boot_id(boot_id));
 }
@@ -247,7 +248,7 @@ fn note_judged(engine: &DiskEngine, blank: &[Arc<Segment<MmapMemory>>]) {
 /// If the last segment of the log is gone, because compaction has emptied it, or missing, nobody
 /// knows which of its LSNs were given: all of them count. (While an older one goes on, none of it
 /// was.)
-fn note_gone(
+fn count_all_lsns_as_allocated(
     engine: &DiskEngine,
     candidates: &[SegmentCandidate],
     blank: &[Arc<Segment<MmapMemory>>],
@@ -263,7 +264,7 @@ fn note_gone(
     let mut younger = (last + 1..log.floor(&guard).0).rev();
     if let Some(gone) = younger.find(|&sequence| !there.contains(&Sequence(sequence))) {
         let slot = SlotNumber(log.geometry().capacity().slots_max() - 1);
-        log.note_given(Lsn::new(Sequence(gone), slot));
+        log.note_allocated(Lsn::new(Sequence(gone), slot));
     }
 }
 
@@ -278,12 +279,12 @@ fn note_durable(engine: &DiskEngine, flusher: &Flusher, candidates: &[SegmentCan
     }
     // Copies were made of durable records; their first places may be gone.
     let guard = engine.epoch().pin();
-    flusher.group().raise(engine.log().last_given(&guard));
+    flusher.group().raise(engine.log().last_allocated(&guard));
 }
 
 /// Step 3; again if it shows that the page cache was lost: without their other members, members of
 /// a batch do not count; and without the conditional puts that a member of a batch has outdone.
-fn make_true_index(
+fn build_index(
     log: Log<MmapMemory, SegmentFiles>,
     candidates: &mut [SegmentCandidate],
     mode: Recovery,
@@ -314,8 +315,8 @@ fn make_index_again(
     report: &mut RecoveryReport,
 ) -> Result<DiskEngine, Error> {
     let log = engine.into_log();
-    log.forget_live();
-    candidates.iter().for_each(|candidate| candidate.segment.usage().forget_live());
+    log.reset_live();
+    candidates.iter().for_each(|candidate| candidate.segment.usage().reset_live());
     make_index(log, candidates, report)
 }
 
@@ -332,9 +333,9 @@ fn make_index(
     }
     // Mostly overwritten: the index was made for four times what it holds, or more.
     for candidate in &*candidates {
-        candidate.segment.usage().forget_live();
+        candidate.segment.usage().reset_live();
     }
-    engine.log().forget_live();
+    engine.log().reset_live();
     let mut again = RecoveryReport::default();
     let engine = scan_into(engine.into_log(), live, candidates, &mut again)?;
     report.scanned_bytes += again.scanned_bytes;
@@ -382,7 +383,7 @@ fn make_writable(
     };
     let last = candidates.iter().rfind(|candidate| !candidate.holds_copies());
     let files = engine.log().source();
-    let active = last.filter(|last| goes_on(last) && files.has_its_blocks(last.segment.id()));
+    let active = last.filter(|last| goes_on(last) && files.allocate_holes(last.segment.id()));
     // The youngest first: were an older one sealed at its cut before what is younger, then an
     // opening after a crash in between would see no cut, and what lies beyond would count again.
     for candidate in candidates.iter().rev() {
@@ -439,12 +440,12 @@ fn make_segment_writable(
     let segment = &*candidate.segment;
     let rebooted = !candidate.inherited.is_of_boot(boot_id);
     if candidate.holds_copies() {
-        slots::decide_copies(engine, candidate);
+        void::decide_copies(engine, candidate);
         if !candidate.is_settled() && candidate.flaw.is_none() {
             // Nobody goes on with it. Where the file system cannot do this, the space stays taken.
             let end = candidate.walked.end;
             let from = segment.directory().slot_offset(SlotNumber(end.slot));
-            segment.memory().give_back(from, end.floor.bytes()).unwrap_or(());
+            segment.memory().punch_hole(from, end.floor.bytes()).unwrap_or(());
         }
     }
     // First: what shows an opening that the page cache was lost is voided below, and the next one,
@@ -464,10 +465,10 @@ fn make_segment_writable(
     }
     let undecided = candidate.walked.undecided && !candidate.holds_copies();
     if undecided && (!rebooted && !candidate.cut || candidate.flaw.is_some()) {
-        slots::void_undecided(segment, candidate.durable(), candidate.limit);
+        void::void_undecided(segment, candidate.durable(), candidate.limit);
     }
     if candidate.walked.headless && candidate.flaw.is_none() {
-        slots::void_headless(segment, candidate.limit);
+        void::void_headless(segment, candidate.limit);
     }
     // What has a flaw is never written to.
     let outdone = candidate.outdone.iter().filter(|_| candidate.flaw.is_none());

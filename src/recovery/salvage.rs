@@ -1,7 +1,7 @@
 //! What the recovery modes differ in: proving what a store is without its manifest, refusing any
 //! damage, and not letting an older version stand in for a damaged one.
 
-use super::{DiskEngine, SegmentCandidate, scan, slots};
+use super::{DiskEngine, SegmentCandidate, scan, void};
 use crate::disk::fs::{self, Directory, SegmentFileName};
 use crate::error::{At, Error};
 use crate::format::header::{
@@ -79,7 +79,7 @@ pub fn prove(directory: &Directory, read: Result<Manifest, Error>) -> Result<Bas
     Ok(Basis { manifest, rebuilt: true, damage })
 }
 
-/// Whether segments of this version are there, and none of another one.
+/// Returns whether segments of this version are there, and none of another one.
 fn contradicts(starts: &[(SegmentFileName, Start)], version: u32) -> bool {
     let is_other = |start: &Start| matches!(start, Start::Version(found) if *found == version);
     starts.iter().any(|(_, start)| matches!(start, Start::Whole { .. }))
@@ -90,7 +90,7 @@ fn damage(path: PathBuf, reason: String) -> Damage {
     Damage { path, offset: 0, id: None, reason }
 }
 
-/// Whether the file is to blame for an error: not so for too many open files, say.
+/// Returns whether the file is to blame for an error: not so for too many open files, say.
 pub(super) fn is_the_files(error: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(Errno::from_io_error(error), Some(Errno::ACCESS | Errno::PERM | Errno::IO))
@@ -290,9 +290,9 @@ pub(super) fn shadow_damaged(
 /// Salvage cuts nothing after power loss, so what was never decided is voided wherever it lies.
 pub(super) fn void_torn(candidates: &[SegmentCandidate]) {
     for candidate in candidates {
-        slots::void_undecided(&candidate.segment, candidate.durable(), candidate.limit);
+        void::void_undecided(&candidate.segment, candidate.durable(), candidate.limit);
         if candidate.flaw.is_none() {
-            slots::void_headless(&candidate.segment, candidate.limit);
+            void::void_headless(&candidate.segment, candidate.limit);
         }
     }
 }

@@ -89,8 +89,8 @@ pub(super) fn limit(
     }
 }
 
-/// Whether something was not known to be durable, and nobody knows whether the system has booted
-/// since: now, or when it was written, the kernel did not tell the boot id.
+/// Returns whether something was not known to be durable, and nobody knows whether the system has
+/// booted since: now, or when it was written, the kernel did not tell the boot id.
 fn is_unknown(candidates: &[SegmentCandidate], boot: [u64; 2]) -> bool {
     let log = || candidates.iter().filter(|c| c.flaw.is_none() && !c.holds_copies());
     let unknown = || log().any(|candidate| candidate.inherited.boot_id == UNKNOWN_BOOT);
@@ -98,8 +98,9 @@ fn is_unknown(candidates: &[SegmentCandidate], boot: [u64; 2]) -> bool {
         && log().any(|candidate| candidate.trusted < candidate.limit)
 }
 
-/// Whether a record above a durable end was found unsound though the system has not booted since:
-/// the page cache was lost, and what is there came from the device. Then batches count only whole.
+/// Returns whether a record above a durable end was found unsound though the system has not booted
+/// since: the page cache was lost, and what is there came from the device. Then batches count only
+/// whole.
 pub(super) fn has_lost_its_cache(candidates: &mut [SegmentCandidate]) -> bool {
     if !candidates.iter().any(|candidate| candidate.walked.unsound && !candidate.each) {
         return false;
@@ -207,8 +208,8 @@ fn valid_prefix(candidate: &SegmentCandidate) -> u32 {
     if members > 0 { head.max(candidate.trusted) } else { valid }
 }
 
-/// Whether the frame that a slot names is the one it was written for. `deep`: its checksum too. How
-/// many bytes were summed.
+/// Returns whether the frame that a slot names is the one it was written for. `deep`: its checksum
+/// too. How many bytes were summed.
 pub fn check<M: Memory>(
     segment: &Segment<M>,
     slot: SlotNumber,
@@ -390,7 +391,7 @@ fn scan(
                     segment.usage().note_expiry(0);
                 }
                 if candidate.holds_copies() {
-                    engine.log().note_given(body.lsn);
+                    engine.log().note_allocated(body.lsn);
                 }
                 records.push((kind, body));
                 if records.len() == AT_ONCE {
@@ -493,7 +494,7 @@ pub(super) fn finish_moves(engine: &DiskEngine, candidate: &SegmentCandidate) ->
     Ok(())
 }
 
-/// Whether a slot's record goes into the index.
+/// Returns whether a slot's record goes into the index.
 pub(super) fn counts(
     engine: &DiskEngine,
     candidate: &SegmentCandidate,
@@ -564,7 +565,7 @@ pub(super) fn name_cut(
     }
 }
 
-/// Whether the cursor agrees with the directory, so that the segment may take more records.
+/// Returns whether the cursor agrees with the directory, so that the segment may take more records.
 pub(super) fn cursor_is_sound(candidate: &SegmentCandidate) -> bool {
     let taken = candidate.segment.filling().taken();
     let bytes = candidate.segment.geometry().segment_bytes as u64;

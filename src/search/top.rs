@@ -69,7 +69,7 @@ impl<'p, R> Top<'p, R> {
         Self { k, heap: BinaryHeap::new(), ids: HashSet::new() }
     }
 
-    /// Whether something at most so near could still come in.
+    /// Returns whether something at most so near could still come in.
     #[inline]
     #[must_use]
     pub fn admits(&self, bound: f64) -> bool {
@@ -79,9 +79,10 @@ impl<'p, R> Top<'p, R> {
         self.heap.peek().is_some_and(|farthest| bound >= farthest.rank.nearness)
     }
 
-    /// Whether this would come in: it is nearer than the farthest, and its id is not in already.
+    /// Returns whether this would come in: it is nearer than the farthest, and its id is not in
+    /// already.
     #[must_use]
-    pub fn takes(&self, rank: Rank, id: &[u8]) -> bool {
+    pub fn would_enter(&self, rank: Rank, id: &[u8]) -> bool {
         let near = self.heap.len() < self.k
             || self.heap.peek().is_some_and(|farthest| rank.order(farthest.rank).is_lt());
         near && !self.ids.contains(id)
@@ -89,7 +90,7 @@ impl<'p, R> Top<'p, R> {
 
     /// Takes it in if [`Top::takes`] says so; the farthest makes room.
     pub fn offer(&mut self, rank: Rank, id: &'p [u8], what: R) {
-        if !self.takes(rank, id) {
+        if !self.would_enter(rank, id) {
             return;
         }
         if self.heap.len() >= self.k

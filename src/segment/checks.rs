@@ -11,7 +11,7 @@ use crate::format::ids::{UNIT_BYTES, Units};
 #[derive(Debug)]
 pub struct Checks {
     /// This process has made it, and so the checksums of all that is in it.
-    is_own: bool,
+    is_created_here: bool,
     /// Damage was found in it: what this process has made is checked again.
     distrusted: AtomicBool,
     /// One bit for each put: its checksum was checked, or made, by this process.
@@ -19,8 +19,8 @@ pub struct Checks {
     shift: u32,
 }
 
-/// How far to shift a frame's offset for its bit among the verified ones: puts are at least so
-/// far apart that no two of them share a bit. (Found by the offset, which the index gives,
+/// Returns how far to shift a frame's offset for its bit among the verified ones: puts are at least
+/// so far apart that no two of them share a bit. (Found by the offset, which the index gives,
 /// rather than by the slot number, which would have to be read from the unchecked header.)
 fn shift_for(geometry: Geometry) -> u32 {
     let smallest_put = FrameLayout::new(1, geometry.dimension, 0, WriteMode::Blind, false).bytes();
@@ -32,16 +32,16 @@ impl Checks {
         let shift = shift_for(geometry);
         let words = ((geometry.segment_bytes / UNIT_BYTES) >> shift).div_ceil(64).max(1);
         let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Self { is_own: false, distrusted: AtomicBool::new(false), verified, shift }
+        Self { is_created_here: false, distrusted: AtomicBool::new(false), verified, shift }
     }
 
     pub(super) fn set_own(&mut self) {
-        self.is_own = true;
+        self.is_created_here = true;
     }
 
-    /// Whether this process has made the segment.
-    pub fn is_own(&self) -> bool {
-        self.is_own
+    /// Returns whether this process has made the segment.
+    pub fn is_created_here(&self) -> bool {
+        self.is_created_here
     }
 
     /// Marks the checksum of the put at this offset as checked by this process.
@@ -56,18 +56,19 @@ impl Checks {
         }
     }
 
-    /// Whether the checksum of the put at this offset was checked, or made, by this process. Says
-    /// nothing about tombstones.
+    /// Returns whether the checksum of the put at this offset was checked, or made, by this
+    /// process. Says nothing about tombstones.
     #[inline]
     pub fn is_verified(&self, offset: Units) -> bool {
         self.trusts_itself() || self.was_verified(offset)
     }
 
-    /// Whether every checksum in it was made by this process, and no damage was found since.
+    /// Returns whether every checksum in it was made by this process, and no damage was found
+    /// since.
     #[inline]
     fn trusts_itself(&self) -> bool {
         // Relaxed: whoever misses it hands out bytes that were right once; it orders nothing.
-        self.is_own && !self.distrusted.load(PlainOrdering::Relaxed)
+        self.is_created_here && !self.distrusted.load(PlainOrdering::Relaxed)
     }
 
     /// A frame's checksum did not hold: from now on it, and what this process has made in the

@@ -44,7 +44,7 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Whether directory and frames stay apart.
+    /// Returns whether directory and frames stay apart.
     #[must_use]
     pub fn fits(self, taken: Taken) -> bool {
         // 2^24 slots of 32 bytes and 2^40 units of 64 bytes cannot overflow 64 bits.
@@ -62,7 +62,7 @@ impl Capacity {
 
 /// The part of a segment behind which its mark lies: time to think of the next one. Making one
 /// takes longer than filling half of one.
-pub const MARK_PART: u64 = 8;
+pub const PREALLOCATE_AT: u64 = 8;
 
 /// A granted reservation: neighbouring slots, and the frame space below what was taken before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub struct Grant {
     /// The beginning of the space, which ends where the frames taken before begin.
     pub offset: Units,
     /// Whether this reservation took the segment past its mark.
-    pub passed_mark: bool,
+    pub passed_threshold: bool,
 }
 
 /// How a reservation ended.
@@ -102,13 +102,13 @@ pub fn reserve(cursor: &AtomicU64, capacity: Capacity, slots: u32, units: Units)
         let granted = capacity.fits(before).then_some(before);
         return Reserved::Full { granted };
     }
-    let mark = capacity.segment_bytes / MARK_PART;
+    let mark = capacity.segment_bytes / PREALLOCATE_AT;
     let bytes = |taken: Taken| taken.slots * SLOT_BYTES as u64 + taken.units * UNIT_BYTES as u64;
     let end = capacity.segment_bytes / UNIT_BYTES as u64;
     Reserved::Granted(Grant {
         slot: SlotNumber(before.slots as u32),
         offset: Units((end - after.units) as u32),
-        passed_mark: bytes(before) < mark && bytes(after) >= mark,
+        passed_threshold: bytes(before) < mark && bytes(after) >= mark,
     })
 }
 
@@ -168,7 +168,7 @@ mod tests {
         let cursor = AtomicU64::new(0);
         let mut passed = 0;
         while let Reserved::Granted(grant) = reserve(&cursor, SMALL, 1, Units(10)) {
-            passed += u32::from(grant.passed_mark);
+            passed += u32::from(grant.passed_threshold);
         }
         assert_eq!(passed, 1);
     }

@@ -91,7 +91,7 @@ impl<M: Memory> Tags<'_, M> {
         drop(self.segment.forwarding.set(forwarding));
     }
 
-    /// Whether [`Tags::set_forwarding`] was called.
+    /// Returns whether [`Tags::set_forwarding`] was called.
     pub fn has_forwarding(&self) -> bool {
         self.segment.forwarding.get().is_some()
     }
@@ -195,7 +195,8 @@ impl<M: Memory> Tags<'_, M> {
         self.segment.memory.word(at.bytes()).fetch_and(!FORWARD, Ordering::Relaxed);
     }
 
-    /// Whether the tag of the frame at an offset says that its record was moved: for recovery.
+    /// Returns whether the tag of the frame at an offset says that its record was moved: for
+    /// recovery.
     pub fn is_forwarded(&self, at: Units) -> bool {
         // Acquire: pairs with the Release in `forward`, where the process that did it still runs.
         self.segment.memory.word(at.bytes()).load(Ordering::Acquire) & FORWARD != 0

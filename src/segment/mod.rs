@@ -70,7 +70,7 @@ impl Geometry {
         }
     }
 
-    /// Whether so many frames, with so many bytes in all, fit an empty segment as a batch.
+    /// Returns whether so many frames, with so many bytes in all, fit an empty segment as a batch.
     #[must_use]
     pub fn fits_batch(self, frames: usize, bytes: u64) -> bool {
         let slots = frames as u64 + 1;

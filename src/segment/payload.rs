@@ -78,13 +78,13 @@ impl<'s> Frame<'s> {
         self.offset
     }
 
-    /// Whether it has an expiry.
+    /// Returns whether it has an expiry.
     #[must_use]
     pub fn expires(&self) -> bool {
         self.expires
     }
 
-    /// Whether its time is over. Asks the clock only if it has an expiry.
+    /// Returns whether its time is over. Asks the clock only if it has an expiry.
     #[must_use]
     #[inline]
     pub fn has_expired(&self) -> bool {
@@ -206,7 +206,7 @@ impl<M: Memory> Segment<M> {
         // Directory and frames grow towards each other, and never meet.
         let is_behind_slot =
             self.directory().slot_offset(header.slot) + SLOT_BYTES <= offset.bytes();
-        (is_behind_slot && self.is_sound(&frame, &header)).then_some(frame)
+        (is_behind_slot && self.checksum_matches(&frame, &header)).then_some(frame)
     }
 
     /// Every frame that proves itself, found without the directory: for a segment that nobody else

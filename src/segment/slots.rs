@@ -40,7 +40,7 @@ pub struct SlotIter<'s, M> {
 }
 
 impl<M> SlotIter<'_, M> {
-    /// How far it has come.
+    /// Returns how far it has come.
     pub fn mark(&self) -> Mark {
         self.mark
     }
@@ -71,8 +71,8 @@ impl<M: Memory> SlotIter<'_, M> {
         passed
     }
 
-    /// Whether a slot whose checksum does not match was the head of a committed batch, as far as
-    /// its other words tell, or a member behind such a head.
+    /// Returns whether a slot whose checksum does not match was the head of a committed batch, as
+    /// far as its other words tell, or a member behind such a head.
     #[cold]
     fn may_be_head(&self, slot: SlotNumber, words: [u64; 3]) -> bool {
         let (body, segment) = (SlotBody::from_words(words), self.segment);
@@ -197,7 +197,7 @@ impl<'s, M: Memory> SlotDirectory<'s, M> {
         SlotBody::from_words(self.body_words(slot))
     }
 
-    /// Whether all four words are zero, as in space never used.
+    /// Returns whether all four words are zero, as in space never used.
     #[must_use]
     pub fn slot_is_blank(&self, slot: SlotNumber) -> bool {
         // Relaxed: only recovery asks, when nobody writes.
@@ -292,7 +292,7 @@ impl<'s, M: Memory> SlotDirectory<'s, M> {
         }
     }
 
-    /// Whether a slot was written as a member of a batch, whatever its head says.
+    /// Returns whether a slot was written as a member of a batch, whatever its head says.
     #[must_use]
     pub fn is_member(&self, slot: SlotNumber) -> bool {
         matches!(self.slot(slot), SlotState::Member(..))

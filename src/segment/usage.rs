@@ -95,7 +95,7 @@ impl Usage {
     }
 
     /// The index that the counts spoke of is gone.
-    pub fn forget_live(&self) {
+    pub fn reset_live(&self) {
         // Relaxed: statistics; recovery is alone.
         self.live.store(0, Ordering::Relaxed);
     }

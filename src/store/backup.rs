@@ -58,7 +58,7 @@ impl Store {
     /// What counts just now. To be called while nobody flushes, after a flush: then all that was
     /// flushed is a prefix in LSN order, across segments. What compaction has moved since is a copy
     /// of what was flushed before, and what it moves later is still where it was.
-    fn moment(&self) -> Moment {
+    fn moment(&self) -> BackupPoint {
         let guard = self.engine().epoch().pin();
         let log = self.engine().log();
         let (next, lsn) = (log.floor(&guard), self.core.flusher.durable());
@@ -71,18 +71,18 @@ impl Store {
         let (parts, others): (Vec<_>, Vec<_>) = marked.partition(|(_, mark)| mark.slot > 0);
         let above = parts.last().map_or(Sequence(1), |(last, _)| last.sequence().next());
         // No LSN is given by the copy that was given before, be its segment gone.
-        Moment { parts, _others: others, next: next.max(above), lsn }
+        BackupPoint { parts, _others: others, next: next.max(above), lsn }
     }
 
     fn copy_into(
         &self,
         directory: &fs::Directory,
-        moment: &Moment,
+        moment: &BackupPoint,
         gave_way: &GaveWay,
     ) -> Result<(), Error> {
         let named = moment.parts.iter().map(|(segment, _)| segment.id()).collect();
         let source = self.engine().log().source();
-        let (files, manifest) = source.of_copy(directory, moment.next, named)?;
+        let (files, manifest) = source.of_backup(directory, moment.next, named)?;
         for (segment, mark) in &moment.parts {
             let copy = files.create_with(segment.id(), |copy| {
                 segment.replicate(copy, *mark);
@@ -116,7 +116,7 @@ impl Store {
             (segment.sequence(), slots.map(|(slot, _)| slot).collect())
         };
         let quarantined =
-            engine.log().in_use_counted(&guard, |segment| segment.reclamation().is_quarantined());
+            engine.log().in_use_arcs(&guard, |segment| segment.reclamation().is_quarantined());
         quarantined.iter().map(gave_way).collect()
     }
 }
@@ -124,19 +124,19 @@ impl Store {
 /// By segment, the slots of damaged records for which an older version answers.
 type GaveWay = BTreeMap<Sequence, Vec<SlotNumber>>;
 
-/// How far a segment counts. One for copies that an earlier process has made, all of it: it takes
-/// no more, opening has decided about each of its slots, and its mark may be lower, since that
-/// process died before it had stored it, or its header was damaged. What it was copied from may
-/// be gone.
+/// Returns how far a segment counts. One for copies that an earlier process has made, all of it: it
+/// takes no more, opening has decided about each of its slots, and its mark may be lower, since
+/// that process died before it had stored it, or its header was damaged. What it was copied from
+/// may be gone.
 fn mark_of(segment: &Segment<MmapMemory>) -> Mark {
     match segment.role() {
-        Role::Copies if !segment.checks().is_own() => segment.directory().end_mark(),
+        Role::Copies if !segment.checks().is_created_here() => segment.directory().end_mark(),
         Role::Copies | Role::Log => segment.durable().flushed(),
     }
 }
 
 /// Everything that counts at one moment.
-struct Moment {
+struct BackupPoint {
     /// Segments in the order of their sequences, and how far each counts.
     parts: Vec<(Arc<Segment<MmapMemory>>, Mark)>,
     /// Segments of which nothing counts yet. Records of the parts may have been moved there, and

@@ -109,13 +109,13 @@ impl Batch {
         })
     }
 
-    /// How many writes it holds.
+    /// Returns how many writes it holds.
     #[must_use]
     pub fn len(&self) -> usize {
         self.operations.len()
     }
 
-    /// Whether it holds none.
+    /// Returns whether it holds none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()

@@ -5,8 +5,8 @@ use pulp::{Arch, Simd, WithSimd};
 /// Sums at once, so that additions overlap.
 const SUMS: usize = 4;
 
-/// Whether none of the values is NaN or an infinity. Some 300 instructions for 768 of them where
-/// there is AVX2.
+/// Returns whether none of the values is NaN or an infinity. Some 300 instructions for 768 of them
+/// where there is AVX2.
 #[must_use]
 pub fn all(values: &[f32]) -> bool {
     // Sums of zeros: only of what is no number is the difference to itself no number.

@@ -123,7 +123,8 @@ impl Store {
         self.pin().get_shared(id)
     }
 
-    /// Whether an id has a live record. Reads the id, not the record: damage shows at `get`.
+    /// Returns whether an id has a live record. Reads the id, not the record: damage shows at
+    /// `get`.
     #[must_use]
     pub fn contains(&self, id: impl AsRef<[u8]>) -> bool {
         self.pin().contains(id)
@@ -137,7 +138,7 @@ impl Store {
         usize::try_from(self.engine().live()).unwrap_or(usize::MAX)
     }
 
-    /// Whether there is no live record, as [`Store::len`] counts them.
+    /// Returns whether there is no live record, as [`Store::len`] counts them.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -184,7 +185,7 @@ impl Store {
     }
 }
 
-/// Whether a record can have this id.
+/// Returns whether a record can have this id.
 #[inline]
 fn is_id(id: &[u8]) -> bool {
     (1..=ID_BYTES_MAX).contains(&id.len())

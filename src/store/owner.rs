@@ -34,8 +34,8 @@ impl OwnerProcess {
         Self { page, id: std::process::id() }
     }
 
-    /// Whether the calling process is the one that opened the store, and not a child of it. One
-    /// load, or one system call where the kernel cannot wipe pages.
+    /// Returns whether the calling process is the one that opened the store, and not a child of it.
+    /// One load, or one system call where the kernel cannot wipe pages.
     #[inline]
     #[must_use]
     pub fn is_current(&self) -> bool {

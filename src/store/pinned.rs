@@ -147,7 +147,7 @@ impl<'s> Pinned<'s> {
         }
     }
 
-    /// Whether the store's [`Verify`] asks for a frame's checksum now.
+    /// Returns whether the store's [`Verify`] asks for a frame's checksum now.
     #[inline]
     pub(super) fn is_to_be_checked(&self, at: &Located<'_, MmapMemory>) -> bool {
         match self.store.verify {
@@ -255,7 +255,7 @@ impl<'p> Iter<'p> {
     fn record(&self, entry: Entry, moved: bool) -> Option<Result<Record<'p>, Error>> {
         let pinned = self.pinned;
         let engine = pinned.store.engine();
-        let counts = engine.counting_entry(&pinned.guard, entry)?;
+        let counts = engine.effective_entry(&pinned.guard, entry)?;
         let at = match engine.locate(&pinned.guard, counts) {
             Ok(at) => at,
             Err(at) => return Some(Err(pinned.store.corrupt(&at))),

@@ -150,7 +150,7 @@ impl Pinned<'_> {
         }
         let embedding = frame.embedding();
         if top.admits(query.bound(embedding))
-            && top.takes(Rank::new(query.nearness(embedding), body.lsn), frame.id())
+            && top.would_enter(Rank::new(query.nearness(embedding), body.lsn), frame.id())
             && let Some(live) = self.live(KeyHash(body.key_hash), at)?
         {
             offer(query, top, live);

@@ -68,7 +68,7 @@ impl Store {
     ) -> impl Future<Output = Result<(), Error>> + Send + 'static {
         let refused = self.check_given(lsn).err();
         let (flusher, owner) = (Arc::clone(&self.core.flusher), Arc::clone(&self.owner));
-        Durable { flusher, owner, lsn, refused, waker: None }
+        WaitDurable { flusher, owner, lsn, refused, waker: None }
     }
 
     /// Everything written up to here, this LSN included, survives power loss.
@@ -83,7 +83,7 @@ impl Store {
         }
         self.owner.check()?;
         let guard = self.engine().epoch().pin();
-        if self.engine().log().was_given(&guard, lsn) {
+        if self.engine().log().was_allocated(&guard, lsn) {
             Ok(())
         } else {
             Err(Error::UnknownLsn(lsn))
@@ -92,7 +92,7 @@ impl Store {
 }
 
 /// See [`Store::wait_durable_async`].
-struct Durable {
+struct WaitDurable {
     flusher: Arc<Flusher>,
     owner: Arc<OwnerProcess>,
     lsn: Lsn,
@@ -100,7 +100,7 @@ struct Durable {
     waker: Option<u64>,
 }
 
-impl Future for Durable {
+impl Future for WaitDurable {
     type Output = Result<(), Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -112,14 +112,14 @@ impl Future for Durable {
     }
 }
 
-impl Drop for Durable {
+impl Drop for WaitDurable {
     fn drop(&mut self) {
         // In a child process nobody will be woken, and a thread of the parent may have held the
         // lock at the fork.
         if let Some(waker) = self.waker
             && self.owner.is_current()
         {
-            self.flusher.group().forget(waker);
+            self.flusher.group().unregister(waker);
         }
     }
 }

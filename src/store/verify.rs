@@ -200,7 +200,7 @@ impl<P: FnMut(u64, u64)> VerifyRun<'_, P> {
     /// it into the index.
     fn is_in_force(&self, segment: &Segment<MmapMemory>, body: SlotBody) -> bool {
         let engine = self.store.engine();
-        engine.leads_to(&engine.epoch().pin(), segment, body)
+        engine.resolves_to(&engine.epoch().pin(), segment, body)
     }
 
     /// Asks for a whole record's id. The answer must not be older than the record.
@@ -272,8 +272,8 @@ impl<P: FnMut(u64, u64)> VerifyRun<'_, P> {
     }
 }
 
-/// Whether a conditional put need not count: something older that answers in its place is, or came
-/// after, a member of a batch that it has not seen [W9].
+/// Returns whether a conditional put need not count: something older that answers in its place is,
+/// or came after, a member of a batch that it has not seen [W9].
 fn is_outdone(segment: &Segment<MmapMemory>, put: &Frame<'_>, answer: Lsn) -> bool {
     segment.seen(put).is_some_and(|seen| seen < answer)
 }

@@ -199,7 +199,7 @@ impl Store {
         }
         if records.is_empty() {
             let guard = self.engine().epoch().pin();
-            return Ok(self.engine().log().last_given(&guard));
+            return Ok(self.engine().log().last_allocated(&guard));
         }
         let lsn = self.engine().write_batch(&mut records)?;
         let puts = records.iter().filter(|record| record.kind == Kind::Put);

@@ -45,8 +45,8 @@ fn assert_of_one_moment(copy: &Store, at_least: u64) {
     assert_eq!(number(b"beside"), beside, "a batch is there in part, at write {last}");
 }
 
-/// How far each segment counts was read segment by segment, while flushes went on: so a later write
-/// could be in a backup without an earlier one. (mutation: backup-marks-one-by-one)
+/// Returns how far each segment counts was read segment by segment, while flushes went on: so a
+/// later write could be in a backup without an earlier one. (mutation: backup-marks-one-by-one)
 #[test]
 fn a_backup_beside_flushes_holds_all_that_came_before_what_it_holds() {
     let stores = if cfg!(debug_assertions) { 6 } else { 60 };

@@ -292,7 +292,7 @@ fn manifests(closed: &Closed, other: &Closed) -> Vec<(&'static str, Option<Vec<u
     flipped[20] ^= 1;
     let mut seen = Manifest::decode(&whole).unwrap();
     let own = seen.encode().len();
-    seen.store = seen.store.of_copy(*b"a backup");
+    seen.store = seen.store.of_backup(*b"a backup");
     vec![
         ("deleted", None),
         ("empty", Some(Vec::new())),

@@ -137,9 +137,9 @@ struct Cost<'a> {
 }
 
 impl Cost<'_> {
-    /// Whether it is not known any more what became of an id: the slot of its newest version is
-    /// gone, or its whole segment. Where a header is gone every frame is checked at opening, and
-    /// one that does not hold is as if it had never been.
+    /// Returns whether it is not known any more what became of an id: the slot of its newest
+    /// version is gone, or its whole segment. Where a header is gone every frame is checked at
+    /// opening, and one that does not hold is as if it had never been.
     fn is_unknown(&self, id: &[u8]) -> bool {
         let newest = self.history[id].last().unwrap().0;
         let slot = slot_block(self.segments, newest);

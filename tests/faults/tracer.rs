@@ -81,7 +81,7 @@ pub fn script() -> Option<(std::path::PathBuf, Fault)> {
     Some((place.into(), if passes { Fault::Passes } else { Fault::Stays }))
 }
 
-/// Whether there is a tracer that may trace.
+/// Returns whether there is a tracer that may trace.
 pub fn is_there() -> bool {
     let version = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
     version.is_ok_and(|output| output.status.success())

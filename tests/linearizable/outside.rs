@@ -81,7 +81,8 @@ impl Specification for Id {
     }
 }
 
-/// Whether what happened to one id, which was not there, can have happened one after the other.
+/// Returns whether what happened to one id, which was not there, can have happened one after the
+/// other.
 pub fn is_linearizable(events: &[Event]) -> bool {
     let mut moments = Vec::new();
     for (n, event) in events.iter().enumerate() {

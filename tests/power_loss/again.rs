@@ -57,7 +57,7 @@ fn first_copy(call: &Call, found: &Contents) -> Option<Lsn> {
     lsns.max()
 }
 
-/// Whether another call that answers for what was before it may have come between two LSNs.
+/// Returns whether another call that answers for what was before it may have come between two LSNs.
 fn is_passed(history: &History, first: Lsn, place: Lsn) -> bool {
     let between = history.range(first..).filter(|(lsn, _)| **lsn > first && **lsn != place);
     { between }.any(|(_, call)| call.answers && call.begun <= place)

@@ -50,7 +50,7 @@ pub struct Held {
 /// What a store holds.
 pub type Contents = BTreeMap<Vec<u8>, Held>;
 
-/// Whether a store holds what it should.
+/// Returns whether a store holds what it should.
 pub fn fits(found: &Contents, expected: &Contents) -> bool {
     let same = |is: &Held, should: &Held| {
         is.version == should.version && should.lsn.is_none_or(|lsn| is.lsn == Some(lsn))

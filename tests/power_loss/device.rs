@@ -308,7 +308,7 @@ impl Device {
         while !self.try_look(&self.root, state) {}
     }
 
-    /// Whether nothing was created, renamed or removed meanwhile.
+    /// Returns whether nothing was created, renamed or removed meanwhile.
     fn try_look(&self, path: &Path, state: &mut State) -> bool {
         let Ok(handle) = File::open(path) else { return false };
         let content = content(&handle, path);

@@ -97,7 +97,7 @@ fn a_blank_segment_that_was_overtaken_cuts_nothing() {
     assert!(judged, "a second flush came by each time");
 }
 
-/// Whether the durable end lagged, as this is about.
+/// Returns whether the durable end lagged, as this is about.
 fn blank_segment_was_overtaken() -> bool {
     let (book, place) = (Book::default(), super::scratch());
     let device = Device::new(place.path(), Honesty::Honest, 1);

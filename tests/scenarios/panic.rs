@@ -20,7 +20,7 @@ impl AsRef<[u8]> for Panics {
     }
 }
 
-/// Whether something that others do comes about; gives up after a minute.
+/// Returns whether something that others do comes about; gives up after a minute.
 fn eventually(done: impl Fn() -> bool) -> bool {
     let begin = Instant::now();
     while !done() && begin.elapsed() < Duration::from_secs(60) {

@@ -151,7 +151,7 @@ impl Model {
         Ok(Self { now: contents, durable, since, given, tags })
     }
 
-    /// How many writes power loss may take.
+    /// Returns how many writes power loss may take.
     pub fn at_stake(&self) -> usize {
         self.since.len()
     }

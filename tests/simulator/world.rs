@@ -323,7 +323,7 @@ impl World {
     }
 
     /// What was held across whatever happened is what it was. Then it is let go.
-    pub fn let_go(&mut self) {
+    pub fn retire_segment(&mut self) {
         for (shared, version) in self.held.drain(..) {
             let read = seen(shared.id(), shared.embedding(), shared.content(), shared.lsn());
             assert_eq!((read.lsn, read.number), (version.lsn, version.number), "a held record");
@@ -420,7 +420,7 @@ impl World {
     /// Ends a life well; how often it went on in an image.
     pub fn end(mut self) -> u64 {
         self.store.take().expect("it is open").close().expect("the store closes");
-        self.let_go();
+        self.retire_segment();
         self.crashes
     }
 }

@@ -70,7 +70,7 @@ impl Victim {
         }
     }
 
-    /// Whether it is stopped just now.
+    /// Returns whether it is stopped just now.
     pub fn is_stopped(&self) -> bool {
         STOPPED.load(Ordering::SeqCst)
     }

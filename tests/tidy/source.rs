@@ -253,7 +253,7 @@ pub fn functions(code: &str) -> Vec<Function<'_>> {
     found
 }
 
-/// How many `mod name { .. }` enclose the offset.
+/// Returns how many `mod name { .. }` enclose the offset.
 pub fn inline_modules(code: &str, offset: usize) -> usize {
     let encloses = |&at: &usize| {
         let (body, end) = item_end(code, at);

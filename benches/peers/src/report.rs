@@ -174,7 +174,7 @@ pub fn markdown(samples: &[Sample], engines: &[&str]) -> Result<String, std::fmt
     Ok(out)
 }
 
-/// How far the rounds of our own column lie apart: what a ratio is worth.
+/// Returns how far the rounds of our own column lie apart: what a ratio is worth.
 fn spread(samples: &[Sample]) -> Result<String, std::fmt::Error> {
     let mut out = String::from("\nstratalog's rounds, least to most:");
     for workload in TABLES.iter().flat_map(|(_, workloads)| *workloads) {

@@ -55,7 +55,7 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-/// How many lines hold something.
+/// Returns how many lines hold something.
 pub fn count(mut input: impl BufRead) -> anyhow::Result<u64> {
     let (mut lines, mut blank) = (0, true);
     loop {
@@ -109,7 +109,7 @@ impl<'a> Fields<'a> {
         serde_json::from_slice(text).map_err(explain)
     }
 
-    /// Whether the embedding stands in the line.
+    /// Returns whether the embedding stands in the line.
     pub fn has_embedding(&self) -> bool {
         self.embedding.is_some()
     }

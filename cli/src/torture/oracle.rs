@@ -119,7 +119,7 @@ impl Op {
         self.effect == Effect::Put
     }
 
-    /// Whether it had happened before a position.
+    /// Returns whether it had happened before a position.
     fn binds(&self, before: u64) -> bool {
         (self.end < before || self.proven) && self.effect != Effect::None
     }
@@ -282,15 +282,15 @@ impl Oracle {
         }
     }
 
-    /// Whether a batch that has begun, and not returned, has this write.
+    /// Returns whether a batch that has begun, and not returned, has this write.
     fn is_in_batch(&self, version: Version) -> bool {
         let mut batches = self.batches.iter();
         batches.any(|(first, count)| (first.0..first.0 + count).contains(&version.0))
     }
 
-    /// Whether it is known what the operations on a key, before the one at a place, leave: one
-    /// thread writes it, no kill, after which nobody looked, has left one of them undecided, and
-    /// what they leave does not expire.
+    /// Returns whether it is known what the operations on a key, before the one at a place, leave:
+    /// one thread writes it, no kill, after which nobody looked, has left one of them undecided,
+    /// and what they leave does not expire.
     fn is_certain(&self, key: Key, place: usize) -> bool {
         let undecided = self.ops(key)[..place].iter().any(|op| op.end == PENDING);
         let expires = self.last_before(key, place).is_some_and(|op| op.expires != 0);
@@ -302,7 +302,7 @@ impl Oracle {
         self.ops(key)[..place].iter().rev().find(|op| op.effect != Effect::None)
     }
 
-    /// Whether the operations on a key, before the one at a place, leave a record.
+    /// Returns whether the operations on a key, before the one at a place, leave a record.
     fn was_there(&self, key: Key, place: usize) -> bool {
         self.last_before(key, place).is_some_and(Op::is_put)
     }
@@ -553,7 +553,8 @@ impl Oracle {
         expired
     }
 
-    /// Whether there is nothing of a key, and yet the store may count a record that has expired.
+    /// Returns whether there is nothing of a key, and yet the store may count a record that has
+    /// expired.
     pub fn may_linger(&self, key: Key) -> bool {
         self.lingers.get(key.0 as usize).is_some_and(|lingers| *lingers)
     }

@@ -43,7 +43,7 @@ pub struct Step {
 #[serde(transparent)]
 pub struct Steps(BTreeMap<String, BTreeMap<&'static str, u64>>);
 
-/// Whether there is a tracer here that may trace.
+/// Returns whether there is a tracer here that may trace.
 pub fn can_be_chosen() -> bool {
     let mut strace = Command::new("strace");
     strace.args(["-D", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=none", "true"]);

@@ -63,7 +63,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// How many there are.
+    /// Returns how many there are.
     pub fn len(self) -> u32 {
         self.shared + self.own * u32::from(self.threads)
     }
@@ -73,7 +73,7 @@ impl Keys {
         (0..self.len()).map(Key)
     }
 
-    /// Whether several threads write it.
+    /// Returns whether several threads write it.
     pub fn is_shared(self, key: Key) -> bool {
         key.0 < self.shared
     }
@@ -140,7 +140,7 @@ impl Found {
         }
     }
 
-    /// Whether it is a version that is there no more by then.
+    /// Returns whether it is a version that is there no more by then.
     pub fn has_expired(self, now: u64) -> bool {
         matches!(self, Self::Version { expires, .. } if expires != 0 && expires <= now)
     }

@@ -127,7 +127,7 @@ impl<const SLOTS: usize> Store<SLOTS> {
         Some(entry)
     }
 
-    /// Whether any tombstone is committed.
+    /// Returns whether any tombstone is committed.
     pub fn has_committed_tombstone(&self) -> bool {
         self.log.committed.load(Acquire)
     }
@@ -203,7 +203,7 @@ impl<const SLOTS: usize> Store<SLOTS> {
         false
     }
 
-    /// How many removes said that there was something to remove.
+    /// Returns how many removes said that there was something to remove.
     pub fn removed(&self) -> usize {
         self.removed.load(SeqCst)
     }

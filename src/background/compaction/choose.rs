@@ -47,7 +47,7 @@ fn live_and_dead(segment: &DiskSegment) -> (u64, u64) {
 fn is_blank(measured: &Measured) -> bool {
     let segment = &measured.segment;
     segment.filling().slots_end() == 0
-        && (segment.role() == Role::Copies || segment.checks().is_own())
+        && (segment.role() == Role::Copies || segment.checks().is_created_here())
 }
 
 /// Takes the next group off a list: about as much live data as one segment holds.
@@ -89,7 +89,7 @@ impl Compactor<'_> {
             let ((live, dead), total) = (live_and_dead(&segment), segment.filling().frame_bytes());
             Measured { segment, live, dead, total }
         };
-        let mut found = log.in_use_counted(&guard, ready);
+        let mut found = log.in_use_arcs(&guard, ready);
         // It may have filled just now. What is full and not active never is again [G1].
         let active = log.active(&guard).map(DiskSegment::table_index);
         found.retain(|segment| Some(segment.table_index()) != active);
@@ -212,16 +212,16 @@ impl Compactor<'_> {
         })
     }
 
-    /// How many threads are to be at work: one, and more the further writers have got ahead. All of
-    /// them when the dead take half as much again as the living.
+    /// Returns how many threads are to be at work: one, and more the further writers have got
+    /// ahead. All of them when the dead take half as much again as the living.
     pub(super) fn workers(&self) -> usize {
         let (live, dead) = self.totals();
         let ahead = dead.saturating_sub(live / 2 + self.capacity());
         (1 + ahead / (live / 8).max(self.capacity())).min(WORKERS_MAX) as usize
     }
 
-    /// Whether the dead take more than half as much as the living, and a segment besides.
-    pub(super) fn pays(&self) -> bool {
+    /// Returns whether the dead take more than half as much as the living, and a segment besides.
+    pub(super) fn is_worthwhile(&self) -> bool {
         let (live, dead) = self.totals();
         dead > live / 2 + self.capacity()
     }
@@ -233,10 +233,10 @@ impl Compactor<'_> {
             .set_in_background(space_of(&self.core.engine), failed || self.holds_back_too_much());
     }
 
-    /// Whether so many emptied segments wait for readers to let go of them that emptying more would
-    /// only cost more space: a pin that stays holds back this much, and no more.
+    /// Returns whether so many emptied segments wait for readers to let go of them that emptying
+    /// more would only cost more space: a pin that stays holds back this much, and no more.
     pub(super) fn holds_back_too_much(&self) -> bool {
         let live = space_of(&self.core.engine).live / self.capacity().max(1);
-        self.core.engine.log().leaving() > GROUP_MAX as u64 + live / 2
+        self.core.engine.log().retired() > GROUP_MAX as u64 + live / 2
     }
 }

@@ -47,7 +47,7 @@ impl<'a> Parts<'a> {
 }
 
 /// Gives up copies that no source will name.
-pub(super) fn take_back(copied: &[Copied]) {
+pub(super) fn void_copies(copied: &[Copied]) {
     for copy in copied {
         copy.output.directory().decide_copy(copy.copy.slot, false);
     }
@@ -55,7 +55,7 @@ pub(super) fn take_back(copied: &[Copied]) {
 
 impl Compactor<'_> {
     /// Something in a segment is damaged that may count: it stays as it is.
-    pub(super) fn damaged(&self, victim: &DiskSegment) -> Stopped {
+    pub(super) fn quarantine(&self, victim: &DiskSegment) -> Stopped {
         self.core.engine.log().quarantine(victim, false);
         Stopped::Damaged
     }
@@ -68,17 +68,17 @@ impl Compactor<'_> {
             self.core
                 .engine
                 .log()
-                .in_use_counted(&guard, |segment| segment.reclamation().may_leave_quarantine())
+                .in_use_arcs(&guard, |segment| segment.reclamation().may_leave_quarantine())
         };
         for segment in quarantined {
-            if self.is_sound(&segment) {
+            if self.may_end_quarantine(&segment) {
                 self.core.engine.log().end_quarantine(&segment);
             }
         }
     }
 
-    /// Whether nothing damaged in a segment counts, as far as its emptying would find out.
-    fn is_sound(&self, segment: &Arc<DiskSegment>) -> bool {
+    /// Returns whether nothing damaged in a segment counts, as far as its emptying would find out.
+    fn may_end_quarantine(&self, segment: &Arc<DiskSegment>) -> bool {
         let mut slots = segment.directory().slots(segment.filling().slots_end());
         let mut removals = Vec::new();
         loop {
@@ -160,14 +160,14 @@ impl Compactor<'_> {
         outputs: &Mutex<&mut Outputs>,
         mine: &mut Group,
     ) -> Result<(), Stopped> {
-        if self.stopped() {
+        if self.is_stopped() {
             return Err(Stopped::Asked);
         }
         let guard = self.core.engine.epoch().pin();
         for (slot, state) in part {
             let body = match state {
                 SlotState::Committed(Kind::Put, body) => body,
-                state if state.is_lost() => return Err(self.damaged(victim)),
+                state if state.is_lost() => return Err(self.quarantine(victim)),
                 _ => continue,
             };
             let Some(frame) = self.current(&guard, victim, slot, body)? else { continue };
@@ -199,16 +199,16 @@ impl Compactor<'_> {
         }
         let Ok(frame) = victim.committed_frame(slot) else {
             // Its id cannot be read; but if it is in the index, it counts.
-            let counts = self.core.engine.leads_to(guard, victim, body);
-            return if counts { Err(self.damaged(victim)) } else { Ok(None) };
+            let counts = self.core.engine.resolves_to(guard, victim, body);
+            return if counts { Err(self.quarantine(victim)) } else { Ok(None) };
         };
-        if !self.core.engine.is_current(guard, Key { hash, id: frame.id() }, address) {
+        if !self.core.engine.resolve_current(guard, Key { hash, id: frame.id() }, address) {
             return Ok(None);
         }
         // The copy gets a checksum of its own, so what it is made of has to be right. And a segment
         // is emptied once: who was there before has left nothing that counts.
         if victim.tags().has_forwarding() || victim.verify(&frame).is_err() {
-            return Err(self.damaged(victim));
+            return Err(self.quarantine(victim));
         }
         Ok(Some(frame))
     }

@@ -29,7 +29,7 @@ mod tombstones;
 
 pub use choose::Scope;
 
-use crate::background::core::StoreCore;
+use crate::background::store_core::StoreCore;
 use crate::clock;
 use crate::concurrency::sync::lock;
 use crate::concurrency::sync::unmodelled::{Arc, AtomicBool, AtomicU64, Ordering, thread};
@@ -209,13 +209,13 @@ impl Compactor<'_> {
         let before = report.segments_removed;
         let (mut apart, mut refused) = (false, Vec::new());
         progress.total += bytes_of(&left);
-        while !left.is_empty() && !self.stopped() {
+        while !left.is_empty() && !self.is_stopped() {
             let most = if apart { 1 } else { choose::GROUP_MAX };
             let group = choose::take_group(&mut left, most, self.capacity());
             let bytes = bytes_of(&group);
             let emptied = match self.empty_group(group.clone(), outputs) {
                 Err(Error::StorageFull) => {
-                    self.make_way(outputs)?;
+                    self.flush_outputs_to_free_space(outputs)?;
                     if apart {
                         refused.extend(group);
                     } else {
@@ -235,7 +235,7 @@ impl Compactor<'_> {
             }
             progress.add(bytes);
         }
-        if refused.is_empty() || self.stopped() {
+        if refused.is_empty() || self.is_stopped() {
             Ok(report.segments_removed - before)
         } else {
             Err(Error::StorageFull)
@@ -244,7 +244,7 @@ impl Compactor<'_> {
 
     /// Copies that were taken back leave their room to others: the tombstones of a group may take
     /// more than there was, and nobody knows before.
-    fn make_way(&self, outputs: &mut Outputs) -> Result<(), Error> {
+    fn flush_outputs_to_free_space(&self, outputs: &mut Outputs) -> Result<(), Error> {
         if !outputs.is_empty() {
             self.finish_outputs(outputs)?;
             self.reclaim();
@@ -260,7 +260,7 @@ impl Compactor<'_> {
         outputs: &mut Outputs,
         report: &mut CompactionReport,
     ) -> Result<(), Error> {
-        while !self.stopped() && !self.is_manual_waiting() {
+        while !self.is_stopped() && !self.is_manual_waiting() {
             if self.holds_back_too_much() {
                 self.reclaim();
                 if self.holds_back_too_much() {
@@ -271,7 +271,7 @@ impl Compactor<'_> {
             let ready = waiting.iter().take_while(|group| group.needs <= durable).count();
             self.drop_groups(waiting.drain(..ready).collect(), outputs, report)?;
             self.set_throttle(false);
-            let pays = self.pays();
+            let pays = self.is_worthwhile();
             let mut group = self.choose_group(pays);
             if group.is_empty() && waiting.is_empty() && !pays {
                 return Ok(());
@@ -281,13 +281,14 @@ impl Compactor<'_> {
                 // device and may be emptied.
                 self.core.flusher.sync(&self.core.engine)?;
                 self.drop_groups(waiting.drain(..).collect(), outputs, report)?;
-                group = self.choose_group(self.pays());
+                group = self.choose_group(self.is_worthwhile());
             }
             if group.is_empty() {
                 return Ok(());
             }
             let Some(emptied) = self.empty_group(group, outputs)? else { return Ok(()) };
-            let left_behind = emptied.victims.iter().any(|victim| !victim.checks().is_own());
+            let left_behind =
+                emptied.victims.iter().any(|victim| !victim.checks().is_created_here());
             if emptied.moved_records == 0 && left_behind {
                 // Before this process may be killed in its turn, and leave as much again.
                 self.drop_groups(vec![emptied], outputs, report)?;
@@ -301,7 +302,7 @@ impl Compactor<'_> {
         Ok(())
     }
 
-    fn stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         // Acquire: pairs with the Release of who asks to stop.
         self.stop.load(Ordering::Acquire)
     }
@@ -353,7 +354,7 @@ impl Compactor<'_> {
                 && !segment.filling().is_quiet()
                 && !segment.reclamation().is_quarantined()
         };
-        let busy = self.core.engine.log().in_use_counted(&self.core.engine.epoch().pin(), busy);
+        let busy = self.core.engine.log().in_use_arcs(&self.core.engine.epoch().pin(), busy);
         let began = Instant::now();
         for segment in busy {
             while !segment.filling().is_quiet() && began.elapsed() < QUIET_WAIT {
@@ -377,7 +378,8 @@ impl Compactor<'_> {
                 Ok(Some((moved_records, moved_bytes))) => {
                     // What took the place of the dead has to be on the device before the dead are
                     // dropped. It was there before the dead were found to be dead.
-                    let needs = self.core.engine.log().last_given(&self.core.engine.epoch().pin());
+                    let needs =
+                        self.core.engine.log().last_allocated(&self.core.engine.epoch().pin());
                     return Ok(Some(EmptiedGroup { victims, needs, moved_records, moved_bytes }));
                 }
                 Ok(None) => break,
@@ -386,16 +388,16 @@ impl Compactor<'_> {
                         .into_iter()
                         .partition(|victim| victim.reclamation().is_quarantined());
                     victims = whole;
-                    stay(&damaged);
+                    release_victims(&damaged);
                 }
                 Err(Stopped::Asked) => break,
                 Err(Stopped::Failed(error)) => {
-                    stay(&victims);
+                    release_victims(&victims);
                     return Err(error);
                 }
             }
         }
-        stay(&victims);
+        release_victims(&victims);
         Ok(None)
     }
 
@@ -410,7 +412,7 @@ impl Compactor<'_> {
         let copied = self.copy_group(victims, outputs, &mut group);
         let flushed = copied.and_then(|()| self.flush_outputs(outputs).map_err(Stopped::Failed));
         if let Err(stopped) = flushed {
-            copy::take_back(&group.copied);
+            copy::void_copies(&group.copied);
             return Err(stopped);
         }
         // First: an output with a copy in force must not be dropped, whatever stops the moves.
@@ -420,7 +422,7 @@ impl Compactor<'_> {
             let bytes = copied.copy.len.bytes() as u64;
             self.core.engine.log().count_needed(&copied.output, bytes);
         }
-        if !self.forget(victims) {
+        if !self.remove_index_entries(victims) {
             return Ok(None);
         }
         let bytes = group.copied.iter().map(|copied| copied.copy.len.bytes() as u64).sum();
@@ -440,10 +442,10 @@ impl Compactor<'_> {
         let victims: Vec<_> = groups.into_iter().flat_map(|group| group.victims).collect();
         let before: u64 = victims.iter().map(|victim| victim.filling().frame_bytes()).sum();
         let covered = self.core.flusher.cover(&self.core.engine, needs);
-        let dropped = covered.and_then(|covered| self.drop_segments(&victims, covered));
+        let dropped = covered.and_then(|covered| self.drop_victims(&victims, covered));
         if let Err(error) = dropped {
             // They stay in use, if the manifest did not drop them.
-            stay(&victims);
+            release_victims(&victims);
             return Err(error);
         }
         // A segment that is full takes no more copies, and was flushed with the others.
@@ -458,11 +460,11 @@ impl Compactor<'_> {
     }
 
     /// Drops segments from the manifest, and lets the log go of them.
-    fn drop_segments(&self, victims: &[Arc<DiskSegment>], covered: Covered) -> Result<(), Error> {
-        self.core.live_manifest.drop_segments(&self.core.engine, victims, covered)?;
+    fn drop_victims(&self, victims: &[Arc<DiskSegment>], covered: Covered) -> Result<(), Error> {
+        self.core.live_manifest.remove_segments(&self.core.engine, victims, covered)?;
         for victim in victims {
             let guard = self.core.engine.epoch().pin();
-            self.core.engine.log().let_go(&guard, Arc::clone(victim));
+            self.core.engine.log().retire_segment(&guard, Arc::clone(victim));
         }
         // The background thread takes them out of the table.
         self.core.engine.log().source().wake();
@@ -476,9 +478,9 @@ impl Compactor<'_> {
         let (first, began) = (log.sweeps(), Instant::now());
         // Without a pin, the sweep after the first takes them out, and the one after that lets the
         // mappings go.
-        while log.sweeps() - first < SWEEPS && began.elapsed() < RECLAIM_MAX && !self.stopped() {
+        while log.sweeps() - first < SWEEPS && began.elapsed() < RECLAIM_MAX && !self.is_stopped() {
             epoch.reclaim();
-            if log.leaving() == 0 && epoch.pending() == 0 {
+            if log.retired() == 0 && epoch.pending() == 0 {
                 return;
             }
             log.source().wake();
@@ -495,7 +497,7 @@ impl Compactor<'_> {
         let due = Duration::from_secs_f64((before + copied_bytes) as f64 / rate.max(1) as f64);
         while let Some(early) = due.checked_sub(limit.since.elapsed())
             && !early.is_zero()
-            && !self.stopped()
+            && !self.is_stopped()
             && !(self.yields_to_manual && self.is_manual_waiting())
         {
             thread::sleep(early.min(STOP_POLL));
@@ -522,8 +524,8 @@ fn bytes_of(segments: &[Arc<DiskSegment>]) -> u64 {
 }
 
 /// Victims that are not dropped are in use as before.
-fn stay(victims: &[Arc<DiskSegment>]) {
-    victims.iter().for_each(|victim| victim.reclamation().stay());
+fn release_victims(victims: &[Arc<DiskSegment>]) {
+    victims.iter().for_each(|victim| victim.reclamation().release_victim());
 }
 
 /// How much a group has copied, and since when.

@@ -126,7 +126,7 @@ impl Compactor<'_> {
             return self.core.flusher.sync_copies(output);
         }
         let covered = self.core.flusher.cover(&self.core.engine, Lsn::ZERO)?;
-        self.drop_segments(&[Arc::clone(output)], covered)
+        self.drop_victims(&[Arc::clone(output)], covered)
     }
 }
 
@@ -138,7 +138,8 @@ impl Outputs {
         }
     }
 
-    /// Whether the live records of these segments fit what is left in the open one for records.
+    /// Returns whether the live records of these segments fit what is left in the open one for
+    /// records.
     pub(super) fn have_room_for(&self, victims: &[Arc<DiskSegment>], capacity: u64) -> bool {
         let sum = |of: fn(&DiskSegment) -> u64| victims.iter().map(|v| of(v)).sum::<u64>();
         let live = sum(|v| v.usage().live_bytes().saturating_sub(v.usage().expired_bytes()));

@@ -135,8 +135,8 @@ impl Directory {
         self.open_regular(name, false)
     }
 
-    /// Whether a segment's file may hold data in a range: where the file system knows its holes,
-    /// and what was never written, not there. True where nothing is known.
+    /// Returns whether a segment's file may hold data in a range: where the file system knows its
+    /// holes, and what was never written, not there. True where nothing is known.
     #[must_use]
     pub fn may_hold_data(&self, name: &str, range: std::ops::Range<u64>) -> bool {
         let Ok(file) = self.open_regular(name, false) else { return true };
@@ -192,13 +192,13 @@ impl Directory {
         self.sync()
     }
 
-    /// Whether something has this name.
+    /// Returns whether something has this name.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.stat(name).is_ok()
     }
 
-    /// Whether nothing has this name any more.
+    /// Returns whether nothing has this name any more.
     #[must_use]
     pub fn is_gone(&self, name: &str) -> bool {
         self.stat(name).is_err_and(|errno| errno == Errno::NOENT)
@@ -270,7 +270,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Whether the manifest was replaced by the file that is kept for it.
+    /// Returns whether the manifest was replaced by the file that is kept for it.
     fn exchange_manifest(&self, bytes: &[u8]) -> io::Result<bool> {
         let Some(next) = self.next_manifest(bytes.len() as u64) else { return Ok(false) };
         if self.write_next_manifest(&next, bytes).is_err() {

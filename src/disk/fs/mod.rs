@@ -79,7 +79,8 @@ fn no_regular_file() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
 }
 
-/// Whether a file has more than one name: what is written to it shows under the others, too.
+/// Returns whether a file has more than one name: what is written to it shows under the others,
+/// too.
 pub fn has_other_names(file: &File) -> io::Result<bool> {
     Ok(file.metadata()?.nlink() > 1)
 }
@@ -98,7 +99,7 @@ pub struct SegmentFileName {
 }
 
 impl SegmentFileName {
-    /// Whether its name is this segment's.
+    /// Returns whether its name is this segment's.
     #[must_use]
     pub fn is_of(&self, id: SegmentId) -> bool {
         id.sequence == self.sequence && id.salt.0 as u32 == self.half_salt

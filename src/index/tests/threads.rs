@@ -11,7 +11,7 @@ fn threads_that_overwrite_and_remove_each_others_keys_agree_with_the_log() {
     for (round, (hash, keys)) in
         [(mixed as fn(u64) -> u64, 20_000), (mixed, 50), (few_bits, 400)].into_iter().enumerate()
     {
-        let whole = Store::<7>::new(small(), (4 * THREADS * OPS) as usize, hash);
+        let whole = ModelStore::<7>::new(small(), (4 * THREADS * OPS) as usize, hash);
         let (store, running) = (&whole, &Flag::new(true));
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -69,7 +69,7 @@ fn threads_that_overwrite_and_remove_each_others_keys_agree_with_the_log() {
 fn a_walk_meets_every_lasting_key_once_while_the_index_grows_under_it() {
     const LASTING: u64 = 3_000;
     const PASSING: u64 = if cfg!(debug_assertions) { 40_000 } else { 200_000 };
-    let store = Store::<3>::new(small(), 12_000_000, mixed);
+    let store = ModelStore::<3>::new(small(), 12_000_000, mixed);
     for key in 0..LASTING {
         store.put(key).unwrap();
     }

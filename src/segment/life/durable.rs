@@ -57,7 +57,8 @@ impl<M: Memory> Durable<'_, M> {
         }
     }
 
-    /// Whether the durable end in the header is on the device too, and nothing is left to flush.
+    /// Returns whether the durable end in the header is on the device too, and nothing is left to
+    /// flush.
     pub fn is_settled(&self) -> bool {
         // Acquire: pairs with the Release in `set_settled`; the mark is there.
         self.segment.life.settled.load(Ordering::Acquire) == 1
@@ -87,7 +88,8 @@ impl<M: Memory> Durable<'_, M> {
         self.segment.memory.word(header::DURABLE_AT).store(word, Ordering::Relaxed);
     }
 
-    /// Whether the durable end and the sealed count are what was stored, or were never stored.
+    /// Returns whether the durable end and the sealed count are what was stored, or were never
+    /// stored.
     #[must_use]
     pub fn counts_hold(&self) -> bool {
         [header::DURABLE_AT, header::SEALED_AT].into_iter().all(|at| {

@@ -26,7 +26,7 @@ impl<'s, M: Memory> Filling<'s, M> {
         Taken::from_word(self.cursor_word().load(Ordering::Relaxed))
     }
 
-    /// Whether no reservation fits any more, not even the smallest.
+    /// Returns whether no reservation fits any more, not even the smallest.
     pub fn is_full(&self) -> bool {
         let taken = self.taken();
         !self
@@ -99,13 +99,13 @@ impl<'s, M: Memory> Filling<'s, M> {
             cursor::reserve(self.cursor_word(), self.segment.geometry.capacity(), 1, units);
         debug_assert!(matches!(reserved, Reserved::Full { .. }), "a whole segment never fits");
         if let Reserved::Full { granted } = reserved {
-            self.note_full(granted);
+            self.seal_when_full(granted);
         }
     }
 
     /// The one reservation that found the segment full first notes how many slots were granted
     /// [C4]. The cursor is closed by then [SL1].
-    pub(in crate::segment) fn note_full(&self, granted: Option<Taken>) {
+    pub(in crate::segment) fn seal_when_full(&self, granted: Option<Taken>) {
         if let Some(granted) = granted {
             let units = (self.segment.geometry.segment_bytes / UNIT_BYTES) as u64;
             self.set_frames_begin(Units((units - granted.units) as u32));
@@ -188,8 +188,8 @@ impl<'s, M: Memory> Filling<'s, M> {
         self.segment.life.done.fetch_add(u64::from(slots), Ordering::Release);
     }
 
-    /// Whether nobody can take a slot any more and no writer still has one of which it may publish
-    /// something, so that every record that counts is in the index.
+    /// Returns whether nobody can take a slot any more and no writer still has one of which it may
+    /// publish something, so that every record that counts is in the index.
     pub fn is_quiet(&self) -> bool {
         // Acquire: pairs with the Release in `add_done`.
         let done = self.segment.life.done.load(Ordering::Acquire);
@@ -197,9 +197,10 @@ impl<'s, M: Memory> Filling<'s, M> {
         self.is_full() && (done >= u64::from(sealed) || self.is_sealed_too_high(done, sealed))
     }
 
-    /// Whether no more slots were granted than those that writers have finished with, though the
-    /// sealed count is higher [C4]: all above hold nothing for good, and say no extent, which every
-    /// writer notes before it has finished. (One that has not come to that finds its slot void.)
+    /// Returns whether no more slots were granted than those that writers have finished with,
+    /// though the sealed count is higher [C4]: all above hold nothing for good, and say no extent,
+    /// which every writer notes before it has finished. (One that has not come to that finds its
+    /// slot void.)
     #[cold]
     fn is_sealed_too_high(&self, done: u64, sealed: u32) -> bool {
         self.segment.directory().slots(sealed).all(|(slot, state)| {
@@ -214,7 +215,7 @@ impl<'s, M: Memory> Filling<'s, M> {
         self.segment.life.for_removals.store(1, Ordering::Relaxed);
     }
 
-    /// Whether puts keep away from it.
+    /// Returns whether puts keep away from it.
     #[inline]
     pub fn is_for_removals(&self) -> bool {
         // Relaxed: as in `keep_for_removals`.

@@ -79,7 +79,8 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Whether the segment was last open for writing under this boot. An unknown boot is none.
+    /// Returns whether the segment was last open for writing under this boot. An unknown boot is
+    /// none.
     ///
     /// The id is under no checksum. It is random, so what differs in a few bits is the same one,
     /// damaged: taken for another boot's, it would cut the records of a process that was killed.
@@ -104,7 +105,7 @@ fn word_of(mark: Mark) -> u64 {
 }
 
 impl<M> Segment<M> {
-    /// How far writers have come with it.
+    /// Returns how far writers have come with it.
     #[inline]
     pub fn filling(&self) -> Filling<'_, M> {
         Filling { segment: self }
@@ -116,7 +117,7 @@ impl<M> Segment<M> {
         Durable { segment: self }
     }
 
-    /// How far compaction has come with it.
+    /// Returns how far compaction has come with it.
     #[inline]
     pub fn reclamation(&self) -> &Reclamation {
         &self.life.reclamation

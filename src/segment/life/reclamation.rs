@@ -45,7 +45,7 @@ impl Reclamation {
 }
 
 impl Reclamation {
-    /// How far compaction has come with it.
+    /// Returns how far compaction has come with it.
     pub fn reclaiming(&self) -> Reclaiming {
         // Acquire: pairs with the Release in `move_reclaiming`.
         match self.reclaiming.load(Ordering::Acquire) {
@@ -74,7 +74,7 @@ impl Reclamation {
     }
 
     /// The victim stays in use: its group could not be emptied, or not be dropped.
-    pub fn stay(&self) {
+    pub fn release_victim(&self) {
         self.move_reclaiming(Reclaiming::Victim, Reclaiming::None);
     }
 
@@ -86,7 +86,7 @@ impl Reclamation {
         }
     }
 
-    /// Whether the manifest has given it up.
+    /// Returns whether the manifest has given it up.
     pub fn is_dropped(&self) -> bool {
         self.reclaiming() >= Reclaiming::Dropped
     }
@@ -97,7 +97,7 @@ impl Reclamation {
         self.reclaiming.store(Reclaiming::Released as u32, Ordering::Release);
     }
 
-    /// Whether its owner may take it out of the table.
+    /// Returns whether its owner may take it out of the table.
     pub fn is_released(&self) -> bool {
         self.reclaiming() == Reclaiming::Released
     }
@@ -118,22 +118,22 @@ impl Reclamation {
         self.quarantined.compare_exchange(DAMAGED, 0, order, order).is_ok()
     }
 
-    /// Whether compaction keeps away from it.
+    /// Returns whether compaction keeps away from it.
     pub fn is_quarantined(&self) -> bool {
         // Relaxed: as in `quarantine`.
         self.quarantined.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether compaction keeps away from it until nothing damaged in it counts any more.
+    /// Returns whether compaction keeps away from it until nothing damaged in it counts any more.
     pub fn may_leave_quarantine(&self) -> bool {
         // Relaxed: as in `quarantine`.
         self.quarantined.load(Ordering::Relaxed) == DAMAGED
     }
 
-    /// Whether the caller is to add this settled segment to the running totals, with so many bytes
-    /// on disk: once.
+    /// Returns whether the caller is to add this settled segment to the running totals, with so
+    /// many bytes on disk: once.
     #[must_use]
-    pub fn count_in(&self, disk_bytes: u64) -> bool {
+    pub fn claim_addition(&self, disk_bytes: u64) -> bool {
         // Relaxed: statistics.
         let order = Ordering::Relaxed;
         let to = disk_bytes.saturating_add(1);
@@ -142,13 +142,13 @@ impl Reclamation {
 
     /// If it is in the running totals, with how many bytes on disk: the caller is to subtract it.
     #[must_use]
-    pub fn count_out(&self) -> Option<u64> {
+    pub fn claim_subtraction(&self) -> Option<u64> {
         // Relaxed: statistics.
         let counted = self.counted.swap(COUNTED_OUT, Ordering::Relaxed);
         (counted != COUNTED_OUT).then(|| counted.checked_sub(1)).flatten()
     }
 
-    /// Whether it is in the running totals, or was.
+    /// Returns whether it is in the running totals, or was.
     #[must_use]
     pub fn is_counted(&self) -> bool {
         // Relaxed: statistics.

@@ -29,11 +29,11 @@ fn sealing_closes_the_cursor() {
 fn a_segment_is_one_compactions_victim_and_what_is_dropped_stays_so() {
     let segment = segment(1);
     assert!(segment.reclamation().become_victim() && !segment.reclamation().become_victim());
-    segment.reclamation().stay();
+    segment.reclamation().release_victim();
     assert_eq!(segment.reclamation().reclaiming(), Reclaiming::None);
     assert!(segment.reclamation().become_victim());
     segment.reclamation().set_dropped();
-    segment.reclamation().stay();
+    segment.reclamation().release_victim();
     assert!(
         segment.reclamation().is_dropped()
             && !segment.reclamation().become_victim()

@@ -92,8 +92,8 @@ impl<M: Memory> Segment<M> {
         })
     }
 
-    /// Whether a frame's checksum matches its bytes and its place.
-    pub(super) fn is_sound(&self, frame: &Frame<'_>, header: &FrameHeader) -> bool {
+    /// Returns whether a frame's checksum matches its bytes and its place.
+    pub(super) fn checksum_matches(&self, frame: &Frame<'_>, header: &FrameHeader) -> bool {
         let place = FramePlace { salt: self.salt, offset: frame.offset() };
         let sum = header.sum(place, frame.id(), frame.embedding_bytes(), frame.content());
         sum == header.checksum
@@ -102,7 +102,7 @@ impl<M: Memory> Segment<M> {
     /// Checks a frame's checksum against its bytes, and remembers a success.
     pub fn verify(&self, frame: &Frame<'_>) -> Result<(), FrameDamage> {
         let header = frame.header();
-        if !self.is_sound(frame, &header) {
+        if !self.checksum_matches(frame, &header) {
             self.checks().note_damage(frame.offset());
             return Err(FrameDamage("the checksum does not match"));
         }

@@ -51,11 +51,11 @@ impl<M: Memory> Segment<M> {
     pub fn reserve(&self, bytes: u64) -> Option<(Reservation<'_, M>, bool)> {
         let len = units_of(bytes)?;
         match cursor::reserve(self.filling().cursor_word(), self.geometry.capacity(), 1, len) {
-            Reserved::Granted(Grant { slot, offset, passed_mark }) => {
-                Some((self.reservation(slot, offset, len), passed_mark))
+            Reserved::Granted(Grant { slot, offset, passed_threshold }) => {
+                Some((self.reservation(slot, offset, len), passed_threshold))
             }
             Reserved::Full { granted } => {
-                self.filling().note_full(granted);
+                self.filling().seal_when_full(granted);
                 None
             }
         }
@@ -308,10 +308,10 @@ impl<M: Memory> Segment<M> {
         let capacity = self.geometry.capacity();
         let reserved =
             cursor::reserve(self.filling().cursor_word(), capacity, members + 1, Units(units));
-        let Grant { slot, offset, passed_mark } = match reserved {
+        let Grant { slot, offset, passed_threshold } = match reserved {
             Reserved::Granted(grant) => grant,
             Reserved::Full { granted } => {
-                self.filling().note_full(granted);
+                self.filling().seal_when_full(granted);
                 return None;
             }
         };
@@ -325,7 +325,7 @@ impl<M: Memory> Segment<M> {
         };
         let head = take(Units(1));
         let members = frames.iter().map(|&len| take(len)).collect();
-        Some((BatchReservation { head, members }, passed_mark))
+        Some((BatchReservation { head, members }, passed_threshold))
     }
 }
 

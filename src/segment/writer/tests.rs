@@ -72,7 +72,9 @@ fn quiet_with_both_stopped(left: usize, last_stops: bool) -> bool {
     let quiet = segment.filling().is_quiet();
     durability.sync(&engine).unwrap();
     // At last who found it full comes to it.
-    segment.filling().note_full(Some(Taken { slots: 2, units: taken.units + u64::from(units.0) }));
+    segment
+        .filling()
+        .seal_when_full(Some(Taken { slots: 2, units: taken.units + u64::from(units.0) }));
     assert_eq!((segment.filling().sealed(), segment.filling().slots_end()), (Some(2), 2));
     quiet && segment.filling().is_quiet()
 }

@@ -17,7 +17,7 @@ use crate::torture::value::{Found, Key, Span, Version};
 use std::collections::{HashMap, HashSet};
 
 impl Oracle {
-    /// Whether a backup has returned.
+    /// Returns whether a backup has returned.
     pub fn has_finished(&self, number: u64) -> bool {
         self.copies.get(&number).is_some_and(|(_, ended)| *ended != PENDING)
     }

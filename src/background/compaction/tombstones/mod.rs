@@ -48,7 +48,7 @@ impl Compactor<'_> {
             }
             let Some(victim) = victims.get(candidate.victim) else { continue };
             let Some(frame) = sound_frame(victim, candidate.slot) else {
-                return Err(self.damaged(victim));
+                return Err(self.quarantine(victim));
             };
             let what = (Kind::Tombstone, candidate.body);
             let mut copy = self.copy_frame((victim, &frame), what, outputs)?;
@@ -93,7 +93,7 @@ impl Compactor<'_> {
         candidates
     }
 
-    /// Whether damaged tombstones of a segment may hide something in another one.
+    /// Returns whether damaged tombstones of a segment may hide something in another one.
     pub(super) fn may_hide(
         &self,
         segment: &Arc<DiskSegment>,
@@ -103,8 +103,8 @@ impl Compactor<'_> {
         !damaged.is_empty() && needed().values().any(|(_, needed)| *needed)
     }
 
-    /// Whether the index has another version of the id. That it has none says nothing: tombstones
-    /// leave it before they leave the disk.
+    /// Returns whether the index has another version of the id. That it has none says nothing:
+    /// tombstones leave it before they leave the disk.
     fn is_superseded(
         &self,
         guard: &Guard,
@@ -113,7 +113,8 @@ impl Compactor<'_> {
         body: SlotBody,
     ) -> bool {
         let address = segment.address(body.offset);
-        !self.core.engine.is_current(guard, key, address) && self.core.engine.has_live(guard, key)
+        !self.core.engine.resolve_current(guard, key, address)
+            && self.core.engine.has_live(guard, key)
     }
 
     /// For each key hash among the candidates: the highest LSN of its tombstones, and whether a
@@ -126,7 +127,7 @@ impl Compactor<'_> {
         let others = {
             let guard = self.core.engine.epoch().pin();
             let stays = |s: &DiskSegment| !victims.iter().any(|v| std::ptr::eq(&**v, s));
-            self.core.engine.log().in_use_counted(&guard, stays)
+            self.core.engine.log().in_use_arcs(&guard, stays)
         };
         // A segment that could not be read may come back, with whatever it holds.
         let unknown = !self.core.live_manifest.missing().is_empty();
@@ -136,7 +137,7 @@ impl Compactor<'_> {
             entry.0 = entry.0.max(candidate.body.lsn);
         }
         for other in &others {
-            mark_older(other, &mut wanted);
+            note_older(other, &mut wanted);
         }
         wanted
     }
@@ -144,7 +145,7 @@ impl Compactor<'_> {
     /// Step 4, the end: the index lets go of what still leads into the victims: tombstones that go,
     /// records that have expired, and entries that stand for nothing, left where a conditional
     /// write was voided. `false` if something is left: then they cannot be given up.
-    pub(super) fn forget(&self, victims: &[Arc<DiskSegment>]) -> bool {
+    pub(super) fn remove_index_entries(&self, victims: &[Arc<DiskSegment>]) -> bool {
         let victims = Mutex::new(victims.iter());
         let forget = || {
             loop {
@@ -165,10 +166,10 @@ impl Compactor<'_> {
             for (slot, _) in slots.by_ref().take(RECORDS_A_PIN * 16) {
                 more = true;
                 let body = victim.directory().body_of(slot);
-                if self.core.engine.leads_to(&guard, victim, body) {
+                if self.core.engine.resolves_to(&guard, victim, body) {
                     let key = Key { hash: KeyHash(body.key_hash), id: &[] };
                     self.core.engine.drop_tombstones(&guard, key);
-                    if self.core.engine.leads_to(&guard, victim, body) {
+                    if self.core.engine.resolves_to(&guard, victim, body) {
                         return false;
                     }
                 }
@@ -185,14 +186,14 @@ pub(super) fn sound_frame(segment: &DiskSegment, slot: SlotNumber) -> Option<Fra
     segment.committed_frame(slot).ok().filter(|frame| segment.verify(frame).is_ok())
 }
 
-/// Whether the record of a slot is whole, and its time is over.
+/// Returns whether the record of a slot is whole, and its time is over.
 fn has_expired(segment: &DiskSegment, slot: SlotNumber, body: SlotBody) -> bool {
     let over = || segment.committed_frame(slot).is_ok_and(|frame| frame.has_expired());
     body.expires && over() && sound_frame(segment, slot).is_some()
 }
 
-/// Whether slots are lost of a segment that is damaged as a whole: what they said of ids and LSNs
-/// is not known. Where the header is lost, too, nothing says how many there were.
+/// Returns whether slots are lost of a segment that is damaged as a whole: what they said of ids
+/// and LSNs is not known. Where the header is lost, too, nothing says how many there were.
 fn has_lost_slots<M: Memory>(segment: &Segment<M>) -> bool {
     let for_good =
         segment.reclamation().is_quarantined() && !segment.reclamation().may_leave_quarantine();
@@ -203,7 +204,7 @@ fn has_lost_slots<M: Memory>(segment: &Segment<M>) -> bool {
 }
 
 /// Notes for which keys a segment holds a version older than the tombstone, or may yet.
-fn mark_older<M: Memory>(segment: &Segment<M>, wanted: &mut HashMap<u64, (Lsn, bool)>) {
+fn note_older<M: Memory>(segment: &Segment<M>, wanted: &mut HashMap<u64, (Lsn, bool)>) {
     if !segment.filling().is_quiet() {
         // A writer may be at work there on a version that is older than the tombstone.
         for (lsn, needed) in wanted.values_mut() {

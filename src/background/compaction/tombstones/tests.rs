@@ -6,11 +6,11 @@ use crate::log::tests::segment;
 
 const HASH: u64 = 77;
 
-/// Whether a segment keeps a tombstone of this sequence.
+/// Returns whether a segment keeps a tombstone of this sequence.
 fn keeps(segment: &Segment<crate::memory::HeapMemory>, tombstone: u64) -> bool {
     let lsn = Lsn::new(Sequence(tombstone), SlotNumber(0));
     let mut wanted = HashMap::from([(HASH, (lsn, false))]);
-    mark_older(segment, &mut wanted);
+    note_older(segment, &mut wanted);
     wanted[&HASH].1
 }
 

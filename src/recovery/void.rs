@@ -17,7 +17,7 @@ pub(super) fn decide_copies(engine: &DiskEngine, candidate: &SegmentCandidate) {
         match state {
             SlotState::Void => {}
             SlotState::Copy(_, body) => {
-                if engine.leads_to(&guard, segment, body) {
+                if engine.resolves_to(&guard, segment, body) {
                     in_force.push(slot);
                 } else {
                     // What it was copied from still counts.

@@ -28,8 +28,8 @@ use std::os::unix::fs::FileExt;
 const BLOCK_BYTES: usize = 1 << 20;
 const ALIGNMENT: usize = 4096;
 
-/// Whether the segment's file must be copied before anything in it is promised. For a segment of
-/// which nobody has a reference yet.
+/// Returns whether the segment's file must be copied before anything in it is promised. For a
+/// segment of which nobody has a reference yet.
 pub(super) fn is_uncertain(files: &SegmentFiles, segment: &Segment<MmapMemory>) -> bool {
     match segment.durable().flush_note(files.boot_id()) {
         FlushNote::Ended => false,
@@ -44,8 +44,8 @@ pub(super) fn is_uncertain(files: &SegmentFiles, segment: &Segment<MmapMemory>) 
     }
 }
 
-/// Whether the device holds what the page cache shows of the header page, of the slots above the
-/// durable end, and of their frames. `false` also where it cannot be asked.
+/// Returns whether the device holds what the page cache shows of the header page, of the slots
+/// above the durable end, and of their frames. `false` also where it cannot be asked.
 fn is_on_device(files: &SegmentFiles, segment: &Segment<MmapMemory>) -> bool {
     let name = crate::disk::fs::segment_name(segment.sequence(), segment.salt());
     let directory = files.directory();
@@ -128,6 +128,6 @@ pub(super) fn finish_copy(files: &SegmentFiles, segment: &Segment<MmapMemory>) {
         let Mark { slot, floor } = walk.mark();
         let from = segment.directory().slot_offset(SlotNumber(slot));
         // Where the file system cannot do it, the space stays allocated.
-        segment.memory().give_back(from, floor.bytes()).unwrap_or(());
+        segment.memory().punch_hole(from, floor.bytes()).unwrap_or(());
     }
 }
