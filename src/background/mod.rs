@@ -1,7 +1,8 @@
 //! The background threads of a store open for writing. One preallocates the next segment, keeps the
 //! manifest in step with the log, and gives back what was retired; nothing waits for it but
 //! `close`. One flushes: at an interval, and for those who wait without a thread. One compacts,
-//! unless that is left to the caller.
+//! unless that is left to the caller. `throttle` is called by puts, in their own thread: it delays
+//! writers that outrun compaction.
 
 pub mod compaction;
 pub mod compaction_totals;

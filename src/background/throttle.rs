@@ -113,8 +113,8 @@ impl Throttle {
         }
     }
 
-    /// Delays who has put so many bytes, if writers are too fast. `measure` says what the log
-    /// takes.
+    /// Delays the caller, who has put this number of bytes, if writers outrun compaction. `measure`
+    /// returns the space that the log takes.
     #[inline]
     pub fn delay_put(&self, bytes: u64, measure: impl FnOnce() -> Space) {
         // Relaxed: an older rate is as good.

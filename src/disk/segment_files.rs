@@ -243,9 +243,9 @@ impl SegmentFiles {
         names.map(|name| self.directory.allocated_bytes(name)).sum()
     }
 
-    /// Gives the file of a segment that will take more records all its blocks again: a copy of a
-    /// store may have been made without them, and a store to a hole on a full disk would kill the
-    /// process. Whether it has them.
+    /// Allocates the holes in the file of a segment that will take more records, and returns
+    /// whether the file has all its blocks. A copy of a store may have been made without them, and
+    /// a store to a hole on a full disk would kill the process.
     #[must_use]
     pub fn allocate_holes(&self, id: SegmentId) -> bool {
         let name = fs::segment_name(id.sequence, id.salt);

@@ -1,10 +1,10 @@
 //! Moving records, for compaction: is a record current, its copy, and the redirect of the index
 //! from the one to the other. Each record by one thread; readers and writers go on beside it.
 //!
-//! A segment is only ever emptied once it is [quiet](Segment::is_quiet): every record of it that
-//! counts is in the index, and no writer will bring in another address of it. What then is not in
-//! the index under its own address is dead, and stays so [R1]: the only way back would be the
-//! previous word of a pending write, and `current_at` takes that way out.
+//! A segment is only ever emptied once it is [quiet](crate::segment::Filling::is_quiet): every
+//! record of it that counts is in the index, and no writer will bring in another address of it.
+//! What then is not in the index under its own address is dead, and stays so [R1]: the only way
+//! back would be the previous word of a pending write, and `current_at` takes that way out.
 
 use super::{Engine, Identified, Key};
 use crate::concurrency::epoch::Guard;

@@ -45,7 +45,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         Ok(live)
     }
 
-    /// See [`Engine::restore`]. By how many the live records are more then.
+    /// Restores the newest version, as [`Engine::restore`] says. Returns the change in the number
+    /// of live records.
     fn restore_newest(
         &self,
         guard: &Guard,
@@ -108,8 +109,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         Ok(won)
     }
 
-    /// Returns whether the record is in the index, and by how many the live ones are more because
-    /// of it.
+    /// Returns whether the record is in the index, and the change in the number of live records.
     fn restore_if(
         &self,
         guard: &Guard,

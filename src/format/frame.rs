@@ -36,6 +36,12 @@ pub const FORWARD: u64 = 1 << 63;
 const PREVIOUS_BYTES: usize = 8;
 /// Bytes before it: the LSN that the put has seen, and the checksum of that.
 const SEEN_BYTES: usize = 16;
+// A further flag, or field, of a record touches these places: the flags and `FrameHeader` here,
+// the feature words of `format/header.rs` (an older program takes an unknown flag for damage),
+// `RecordParts` in `segment/request.rs`, `relocate::copy_record` (compaction), `replica.rs`
+// (backup), `store/new_record.rs` and `store/record.rs` (the contract), `cli/src/salvage.rs`,
+// `fuzz/`, and DESIGN.md 3.
+
 /// Flag in the frame header: a conditional put.
 const FLAG_CONDITIONAL: u8 = 1;
 /// Flag in the frame header: the record expires, and its id begins behind the expiry.
@@ -102,7 +108,7 @@ impl FrameLayout {
         whole_units(self.end + last) as u64
     }
 
-    /// Where it lies what a conditional put has seen, if this is one.
+    /// Returns where a conditional put stores the LSN that it has observed, if this is one.
     #[must_use]
     pub fn seen_at(self) -> Option<usize> {
         self.has_previous.then(|| self.bytes() as usize - PREVIOUS_BYTES - SEEN_BYTES)

@@ -292,7 +292,7 @@ fn open_certain(
     if let (Opened::Segment(segment, None), (_, true)) = (&opened, how)
         && !matches!(known, Known::Strange)
         && (!is_unused(segment) || segment.filling().sealed().is_some())
-        && super::failed_flush::is_uncertain(files, segment)
+        && !super::failed_flush::confirm_on_device(files, segment)
     {
         let salt = segment.salt();
         drop(opened);

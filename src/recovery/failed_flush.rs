@@ -28,18 +28,19 @@ use std::os::unix::fs::FileExt;
 const BLOCK_BYTES: usize = 1 << 20;
 const ALIGNMENT: usize = 4096;
 
-/// Returns whether the segment's file must be copied before anything in it is promised. For a
-/// segment of which nobody has a reference yet.
-pub(super) fn is_uncertain(files: &SegmentFiles, segment: &Segment<MmapMemory>) -> bool {
+/// Confirms that the device holds the segment, or returns `false`: then its file must be copied
+/// before anything in it is promised. Where a flush was cut short, it flushes and compares, and
+/// notes the result. For a segment of which nobody has a reference yet.
+pub(super) fn confirm_on_device(files: &SegmentFiles, segment: &Segment<MmapMemory>) -> bool {
     match segment.durable().flush_note(files.boot_id()) {
-        FlushNote::Ended => false,
-        FlushNote::Failed => true,
+        FlushNote::Ended => true,
+        FlushNote::Failed => false,
         FlushNote::Begun => {
             let certain = segment.memory().flush().is_ok() && is_on_device(files, segment);
             // A failure was reported to this process alone, so the next one must know.
             let note = if certain { FlushNote::Ended } else { FlushNote::Failed };
             segment.durable().note_flush(note, files.boot_id());
-            !certain
+            certain
         }
     }
 }

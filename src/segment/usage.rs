@@ -1,7 +1,5 @@
-//! What of a segment is live, and what of that has expired: for compaction, which chooses by it.
-
-//! What is known of records that expire: when to look for them again, and how much had expired when
-//! that was done last.
+//! Counts the live and the expired bytes of a segment, by which compaction chooses its victims, and
+//! remembers when to scan again for expired records.
 //!
 //! Writers note their moments at any time, also while somebody looks. No moment is lost that way:
 //! who looks takes back what was noted so far, and then walks. A moment is noted once the index

@@ -116,19 +116,19 @@ impl<'a> NewRecord<'a> {
         self
     }
 
-    /// It is there no more after this time.
+    /// Lets the record expire this long after the call that puts it.
     pub fn expires_in(mut self, time: Duration) -> Self {
         self.expiry = ExpiryRule::After(time);
         self
     }
 
-    /// It is there no more from this moment on, by the clock of the machine that reads.
+    /// Lets the record expire at this time, by the clock of the machine that reads.
     pub fn expires_at(mut self, moment: SystemTime) -> Self {
         self.expiry = ExpiryRule::At(moment);
         self
     }
 
-    /// It stays, whatever the store's options say.
+    /// Keeps the record until it is removed, also where the store's options have a time to live.
     pub fn never_expires(mut self) -> Self {
         self.expiry = ExpiryRule::Never;
         self

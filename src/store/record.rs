@@ -62,13 +62,13 @@ impl<'p> Record<'p> {
         self.0.frame.header().lsn
     }
 
-    /// When this version was put, by the writer's clock.
+    /// Returns the time at which this version was put, by the writer's clock.
     #[must_use]
     pub fn created_at(&self) -> SystemTime {
         clock::moment(self.0.frame.header().created_ns)
     }
 
-    /// From when on it is there no more, if it expires.
+    /// Returns the time at which the record expires, if it has one.
     #[must_use]
     pub fn expires_at(&self) -> Option<SystemTime> {
         let header = self.0.frame.header();

@@ -220,7 +220,7 @@ impl Compactor<'_> {
         (1 + ahead / (live / 8).max(self.capacity())).min(WORKERS_MAX) as usize
     }
 
-    /// Returns whether the dead take more than half as much as the living, and a segment besides.
+    /// Returns whether garbage exceeds half of the live data plus one segment.
     pub(super) fn is_worthwhile(&self) -> bool {
         let (live, dead) = self.totals();
         dead > live / 2 + self.capacity()

@@ -5,14 +5,14 @@
 //! thread, which takes helpers when writers leave it behind. On a machine with fewer cores than
 //! busy threads, being more is the only way to be given more time.
 //!
-//! 1. *Choose* segments that nobody writes to any more, in which every slot is decided, published
-//!    and on the device.
-//! 2. *Copy* what the index says is current, with its LSN, to segments for copies; without force.
-//!    A tombstone goes along unless no other segment holds an older version of its id; a record
-//!    that has expired becomes one.
+//! 1. *Choose* (`choose.rs`) segments that nobody writes to any more, in which every slot is
+//!    decided, published and on the device.
+//! 2. *Copy* (`copy.rs`, `tombstones`) what the index says is current, with its LSN, to segments
+//!    for copies; without force. A tombstone goes along unless no other segment holds an older
+//!    version of its id; a record that has expired becomes one.
 //! 3. *Flush* the copies.
-//! 4. *Move*: for each record the tag, then the slot's word, then the index entry. Who writes the
-//!    id meanwhile wins; then the copy is dead.
+//! 4. *Move* (`copy.rs`, `engine/relocate.rs`): for each record the tag, then the slot's word, then
+//!    the index entry. Who writes the id meanwhile wins; then the copy is dead.
 //! 5. *Cover*: one more flush of the copies, now in force, and of what made the rest dead; so
 //!    nothing of the victims will be needed again. The next group is begun meanwhile.
 //! 6. *Drop*: one replacement of the manifest gives all victims up; then their files are removed.

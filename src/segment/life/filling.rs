@@ -79,7 +79,7 @@ impl<'s, M: Memory> Filling<'s, M> {
         }
     }
 
-    /// As [`Segment::set_frames_begin`], if it takes no more.
+    /// Calls [`set_frames_begin`](Self::set_frames_begin) if the segment is full.
     pub fn set_frames_begin_if_full(&self, begin: Units) {
         if self.is_full() {
             self.set_frames_begin(begin);

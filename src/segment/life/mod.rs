@@ -1,7 +1,7 @@
 //! The life of a segment: how far writers, the device and compaction have come with it.
 //!
 //! Other modules rely on what somebody else has done with a segment: a flush on the writers, a
-//! compaction on the flush, an opening on the process before it. This file is the one place that
+//! compaction on the flush, an opening on the process before it. This module is the one place that
 //! says what has been done, and the only one that reads or writes the control words of the header
 //! page. Three facts, each moved by one compare-exchange or one monotone store, so that a thread
 //! may be stopped inside any transition and holds nobody up:
