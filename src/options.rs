@@ -138,7 +138,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults: create if missing, writable, segments of 64 MiB, [`Verify::FirstRead`].
+    /// Returns the defaults: create if missing, segments of 64 MiB, [`Verify::FirstRead`].
     pub fn new() -> Self {
         Self {
             dimension: None,
@@ -156,67 +156,69 @@ impl Options {
         }
     }
 
-    /// Number of `f32` values of every embedding: 1 to 65,536. Needed to create a store; checked
-    /// against the store's own on opening one.
+    /// Sets the number of `f32` values of every embedding, 1 to 65,536. Needed to create a store;
+    /// checked against the store's own when one is opened.
     pub fn dimension(mut self, dimension: usize) -> Self {
         self.dimension = Some(dimension);
         self
     }
 
-    /// Bytes of a segment file: a power of two from 1 MiB to 1 GiB, 64 MiB unless given. Fixed at
-    /// creation; checked against the store's own on opening one. A record may take half of it.
+    /// Sets the size of a segment file in bytes: a power of two from 1 MiB to 1 GiB, 64 MiB unless
+    /// given. Fixed at creation; checked against the store's own when one is opened. A record may
+    /// take half of it.
     pub fn segment_size(mut self, bytes: u64) -> Self {
         self.segment_size = Some(bytes);
         self
     }
 
-    /// What a write waits for; [`Durability::Buffered`] unless given.
+    /// Sets what a write waits for; [`Durability::Buffered`] unless given.
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
         self
     }
 
-    /// How often a background thread flushes what nobody asked to be flushed: a bound on what power
-    /// loss can take from buffered writers. One second unless given; `None` leaves it to the
-    /// system, which writes back after some 30 seconds, in no order.
+    /// Sets how often a background thread flushes. This bounds the buffered writes that power loss
+    /// can take. One second unless given; `None` leaves it to the operating system, which writes
+    /// back after some 30 seconds, in no order.
     pub fn flush_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
         self.flush_interval = interval.into();
         self
     }
 
-    /// When checksums are checked on reading.
+    /// Sets when a read checks a record's checksum; [`Verify::FirstRead`] unless given.
     pub fn verify(mut self, verify: Verify) -> Self {
         self.verify = verify;
         self
     }
 
-    /// After what time a record put by this handle is there no more, unless the record says
-    /// otherwise ([`NewRecord`](crate::NewRecord)); never unless given. Nothing sees it from that
-    /// moment on, but `len` and `stats` count it until compaction has come by.
+    /// Sets the time after which a record that this handle puts expires, unless the record itself
+    /// says otherwise ([`NewRecord`](crate::NewRecord)); never unless given. No read finds an
+    /// expired record, but `len` and `stats` count it until compaction reaches it.
     pub fn time_to_live(mut self, time: impl Into<Option<Duration>>) -> Self {
         self.time_to_live = time.into();
         self
     }
 
-    /// Who gives back the space of what is dead; [`Compaction::Auto`] unless given.
+    /// Sets whether background threads reclaim the space of garbage; [`Compaction::Auto`] unless
+    /// given.
     pub fn compaction(mut self, compaction: Compaction) -> Self {
         self.compaction = compaction;
         self
     }
 
-    /// Returns how many bytes of records compaction copies in a second, at most; no bound unless
-    /// given. Where it is lower than what writers make dead, puts are delayed
+    /// Limits the bytes of records that compaction copies in a second; no limit unless given. Where
+    /// writers make more garbage than that, puts are throttled
     /// ([`space_target`](Options::space_target)).
     pub fn compaction_rate(mut self, bytes_a_second: impl Into<Option<u64>>) -> Self {
         self.compaction_rate = bytes_a_second.into();
         self
     }
 
-    /// Returns how many times the bytes of live records the log is to take at most: 2.0 or more,
-    /// 2.5 unless given. Where puts outrun compaction they are delayed, the more the nearer the log
-    /// comes to this, beginning some 0.4 below; a store with less than ten segments of live records
-    /// may take twelve segments besides, whatever is said here. `None` delays nobody, and lets the
-    /// log grow.
+    /// Sets the size that the log may reach, as a multiple of the bytes of live records: 2.0 or
+    /// more, 2.5 unless given. Where puts outrun compaction they are throttled, the more the nearer
+    /// the log is to this size, from some 0.4 below it. A store with less than ten segments of live
+    /// records may take twelve segments in addition. `None` throttles nobody, and lets the log
+    /// grow.
     ///
     /// A delay is a sleep by the clock: at most 4 ms for each 64 KiB that a put or a batch writes,
     /// begun ones counted, whatever other threads do. Gets, removals and tags are never delayed,
@@ -229,20 +231,21 @@ impl Options {
         self
     }
 
-    /// What opening makes of damage; [`Recovery::Tolerant`] unless given.
+    /// Sets how opening treats damage; [`Recovery::Tolerant`] unless given.
     pub fn recovery(mut self, recovery: Recovery) -> Self {
         self.recovery = recovery;
         self
     }
 
-    /// Returns whether to create the store if there is none; `true` unless given.
+    /// Sets whether to create the store if there is none; `true` unless given.
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
         self
     }
 
-    /// Open without a lock and without changing any file, beside other readers and one live writer
-    /// of another process. Shows what was published when it was opened. Implies `create(false)`.
+    /// Opens without a lock and without changing any file, while other readers and one writer of
+    /// another process have the store open. Shows what was published when it was opened. Implies
+    /// `create(false)`.
     pub fn read_only(mut self, read_only: bool) -> Self {
         self.read_only = read_only;
         self

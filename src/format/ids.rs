@@ -45,7 +45,7 @@ impl Lsn {
         Self(sequence.0 << SLOT_BITS | u64::from(slot.0))
     }
 
-    /// The LSN of a number that [`Lsn::as_u64`] returned.
+    /// Returns the LSN of a number that [`Lsn::as_u64`] returned.
     ///
     /// ```
     /// use stratalog::Lsn;
@@ -62,7 +62,7 @@ impl Lsn {
         Sequence(self.0 >> SLOT_BITS)
     }
 
-    /// The number behind it, for logs and for storing elsewhere.
+    /// Returns the LSN as a number, for logs and for storing elsewhere.
     #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0

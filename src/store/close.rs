@@ -5,8 +5,8 @@ use crate::concurrency::sync::unmodelled::Arc;
 use crate::error::Error;
 
 impl Store {
-    /// Syncs, notes on disk that all is durable, and closes. Dropping the store does the same and
-    /// ignores errors.
+    /// Syncs the store, notes on disk that everything is durable, and closes it. Dropping the store
+    /// does the same and ignores errors.
     ///
     /// # Errors
     ///

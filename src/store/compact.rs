@@ -40,10 +40,10 @@ impl Store {
         self.compact_with(|_, _| ())
     }
 
-    /// As [`compact`](Store::compact), and calls `progress` after each group of segments with the
-    /// log bytes of the segments emptied so far, and of all that are to be emptied. The second
-    /// number grows when a segment turns out to need another pass. `progress` must not compact: it
-    /// would wait for itself. If it panics, what was done stays done.
+    /// Does what [`compact`](Store::compact) does, and calls `progress` after each group of
+    /// segments with the log bytes of the segments emptied so far, and of all that are to be
+    /// emptied. The second number grows when a segment turns out to need another pass. `progress`
+    /// must not compact: it would wait for itself. If it panics, what was done stays done.
     ///
     /// # Errors
     ///

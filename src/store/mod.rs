@@ -105,7 +105,7 @@ impl Store {
         Pinned::new(self, self.engine().epoch().pin())
     }
 
-    /// A copy of an id's record.
+    /// Returns a copy of an id's record.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl Store {
         self.pin().get_owned(id)
     }
 
-    /// An id's record without a copy and without a pin: it keeps its segment mapped.
+    /// Returns an id's record without a copy and without a pin: it keeps its segment mapped.
     ///
     /// # Errors
     ///
@@ -130,9 +130,9 @@ impl Store {
         self.pin().contains(id)
     }
 
-    /// Live records. One that has expired is found no more, but counted until compaction comes by:
-    /// nothing happens when its time is over. Who needs to know how many are left can walk
-    /// ([`Pinned::iter`]). Beside writers, a count of a moment.
+    /// Returns the number of live records. A record that has expired is counted until compaction
+    /// reaches it; for an exact number walk the records ([`Pinned::iter`]). While writers run, the
+    /// number is that of one moment.
     #[must_use]
     pub fn len(&self) -> usize {
         usize::try_from(self.engine().live()).unwrap_or(usize::MAX)
@@ -144,19 +144,19 @@ impl Store {
         self.len() == 0
     }
 
-    /// `f32` values of every embedding.
+    /// Returns the number of `f32` values of every embedding.
     #[must_use]
     pub fn dimension(&self) -> usize {
         self.engine().log().geometry().dimension
     }
 
-    /// Bytes of each segment file.
+    /// Returns the size of each segment file in bytes.
     #[must_use]
     pub fn segment_size(&self) -> u64 {
         self.engine().log().geometry().segment_bytes as u64
     }
 
-    /// The store's directory.
+    /// Returns the store's directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.engine().log().source().directory().path()

@@ -67,7 +67,7 @@ pub struct NewRecord<'a> {
 }
 
 impl<'a> NewRecord<'a> {
-    /// A record that expires as the store's options say; as [`Store::put`](crate::Store::put).
+    /// Creates a record with tag 0 that expires as the store's options say.
     pub fn new(
         id: &'a (impl AsRef<[u8]> + ?Sized),
         embedding: &'a [f32],

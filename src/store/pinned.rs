@@ -42,8 +42,8 @@ impl<'s> Pinned<'s> {
         self.store.verify == Verify::EveryRead
     }
 
-    /// An id's live record, if it has one. Wait-free, allocates nothing; two dependent cache misses
-    /// for an id of up to 24 bytes.
+    /// Returns an id's live record, if it has one. Wait-free, allocates nothing; two dependent
+    /// cache misses for an id of up to 24 bytes.
     ///
     /// # Errors
     ///
@@ -80,9 +80,9 @@ impl<'s> Pinned<'s> {
         is_id(id) && !matches!(self.find(id), Ok(None))
     }
 
-    /// The records of many ids, in their order: what [`Pinned::get`] would answer for each. The
-    /// look-ups overlap, so that the memory is waited for once in sixteen ids; worth it from four
-    /// or so. An id may be there twice. Allocates nothing.
+    /// Returns the records of many ids, in their order, each as [`Pinned::get`] would return it.
+    /// The lookups overlap, so that one wait for memory serves sixteen ids; worth it from four or
+    /// so. An id may be given twice. Allocates nothing.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -171,7 +171,7 @@ impl<'s> Pinned<'s> {
         }
     }
 
-    /// Every live record, in no particular order, beside live writers. An id that is live
+    /// Returns every live record, in no particular order, while writers run. An id that is live
     /// throughout is seen exactly once; one that is put or removed meanwhile, at most once.
     ///
     /// ```

@@ -26,13 +26,13 @@ impl<'p> Record<'p> {
         self.0
     }
 
-    /// The id, 1 to 1024 bytes.
+    /// Returns the id, 1 to 1024 bytes.
     #[must_use]
     pub fn id(&self) -> &'p [u8] {
         self.0.frame.id()
     }
 
-    /// The embedding: as many values as the store's dimension, beginning at a multiple of 64
+    /// Returns the embedding: the store's dimension in values, beginning at a multiple of 64
     /// bytes.
     #[must_use]
     #[inline]
@@ -40,14 +40,14 @@ impl<'p> Record<'p> {
         self.0.frame.embedding()
     }
 
-    /// The content.
+    /// Returns the content.
     #[must_use]
     #[inline]
     pub fn content(&self) -> &'p [u8] {
         self.0.frame.content()
     }
 
-    /// The content as text.
+    /// Returns the content as text.
     ///
     /// # Errors
     ///
@@ -56,7 +56,7 @@ impl<'p> Record<'p> {
         std::str::from_utf8(self.content())
     }
 
-    /// Order of the write that made this version.
+    /// Returns the LSN of the write that made this version.
     #[must_use]
     pub fn lsn(&self) -> Lsn {
         self.0.frame.header().lsn
@@ -75,8 +75,8 @@ impl<'p> Record<'p> {
         header.expires().then(|| clock::moment(header.expires_ns))
     }
 
-    /// The version's user tag: 63 bits, 0 for a new version. What it is now, not when the record
-    /// was got; see [`Store::update_tag`](crate::Store::update_tag).
+    /// Returns the version's user tag: 63 bits, 0 for a new version. It is the tag of this moment,
+    /// not of the moment of the get; see [`Store::update_tag`](crate::Store::update_tag).
     #[must_use]
     pub fn tag(&self) -> u64 {
         self.0.segment.tags().tag(&self.0.frame)
@@ -100,7 +100,7 @@ impl<'p> Record<'p> {
         SharedRecord { shared: SharedFrame::new(self.0.segment, &self.0.frame) }
     }
 
-    /// A copy that owns its parts.
+    /// Returns a copy that owns its parts.
     #[must_use]
     pub fn to_owned(&self) -> OwnedRecord {
         OwnedRecord {
@@ -161,25 +161,25 @@ impl SharedRecord {
         Some(Record::new(Located { segment, frame }))
     }
 
-    /// As [`Record::id`].
+    /// See [`Record::id`].
     #[must_use]
     pub fn id(&self) -> &[u8] {
         self.record().map_or(&[], |record| record.id())
     }
 
-    /// As [`Record::embedding`].
+    /// See [`Record::embedding`].
     #[must_use]
     pub fn embedding(&self) -> &[f32] {
         self.record().map_or(&[], |record| record.embedding())
     }
 
-    /// As [`Record::content`].
+    /// See [`Record::content`].
     #[must_use]
     pub fn content(&self) -> &[u8] {
         self.record().map_or(&[], |record| record.content())
     }
 
-    /// As [`Record::content_str`].
+    /// See [`Record::content_str`].
     ///
     /// # Errors
     ///
@@ -188,32 +188,32 @@ impl SharedRecord {
         std::str::from_utf8(self.content())
     }
 
-    /// As [`Record::lsn`].
+    /// See [`Record::lsn`].
     #[must_use]
     pub fn lsn(&self) -> Lsn {
         self.record().map_or(Lsn::ZERO, |record| record.lsn())
     }
 
-    /// As [`Record::created_at`].
+    /// See [`Record::created_at`].
     #[must_use]
     pub fn created_at(&self) -> SystemTime {
         self.record().map_or(SystemTime::UNIX_EPOCH, |record| record.created_at())
     }
 
-    /// As [`Record::expires_at`]. What is held stays readable after that.
+    /// See [`Record::expires_at`]. The record stays readable after that time.
     #[must_use]
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.record().and_then(|record| record.expires_at())
     }
 
-    /// As [`Record::tag`]; but once compaction has moved the record twice, or moved it and given
-    /// the copy up again, it stays what it was then.
+    /// See [`Record::tag`]. Once compaction has moved the record twice, or has moved it and given
+    /// the copy up again, the tag keeps its last value.
     #[must_use]
     pub fn tag(&self) -> u64 {
         self.record().map_or(0, |record| record.tag())
     }
 
-    /// As [`Record::to_owned`]; [`Clone`] only counts.
+    /// See [`Record::to_owned`]. [`Clone`] is cheaper: it copies nothing.
     #[must_use]
     pub fn to_owned(&self) -> OwnedRecord {
         OwnedRecord {

@@ -42,16 +42,16 @@ pub struct Hit<'p> {
 }
 
 impl Pinned<'_> {
-    /// The `k` live records whose embeddings are nearest to `query`, the nearest first; of equally
-    /// near ones, the one with the lower LSN first. All of them if there are no more than `k`.
+    /// Returns the `k` live records whose embeddings are nearest to `query`, the nearest first; of
+    /// equally near ones, the one with the lower LSN first. All of them if there are no more.
     ///
     /// Exact: every embedding is compared. Scores are computed in `f64`, so which records are
     /// found, and in which order, is the same on every machine. `query` has as many finite values
     /// as the store's dimension; it need not be of length one.
     ///
-    /// Beside writers: an id whose record does not change is never missed; one that is overwritten
-    /// meanwhile counts by its old or its new version, never by both; one that comes or goes may
-    /// count or not.
+    /// While writers run, an id whose record does not change is never missed; one that is
+    /// overwritten meanwhile is judged by its old or its new version, never by both; one that is
+    /// put or removed meanwhile may be found or not.
     ///
     /// Reads all embeddings in the log, those of overwritten records included, at the speed of
     /// memory; allocates in proportion to the hits. The checksums that [`Verify`](crate::Verify)

@@ -37,23 +37,23 @@ impl Store {
         stats
     }
 
-    /// Bytes of the index, and how long puts were delayed in all: what a bench asks after each put.
-    /// No part of the public contract.
+    /// Returns the bytes of the index and the time for which puts were delayed, for a bench that
+    /// asks after each put. No part of the public contract.
     #[doc(hidden)]
     #[must_use]
     pub fn growth(&self) -> (u64, std::time::Duration) {
         (self.engine().index().allocated_bytes(), self.core.throttle.write_stall())
     }
 
-    /// What opening found.
+    /// Returns the report of the recovery that opening made.
     #[must_use]
     pub fn recovery(&self) -> &RecoveryReport {
         &self.report
     }
 
-    /// The segments of the log in order, those included that compaction has emptied and somebody
-    /// still reads. Taken while writers run, the figures may be of slightly different moments. A
-    /// segment that was preallocated ahead and holds nothing yet is not listed.
+    /// Returns the segments of the log in order, with those that compaction has emptied and a
+    /// reader still holds. While writers run, the figures may be of slightly different moments. A
+    /// segment that was preallocated and holds nothing yet is not listed.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -49,8 +49,9 @@ impl Store {
         self.core.flusher.wait(self.engine(), lsn)
     }
 
-    /// The same as a future, for any runtime: a background thread flushes, the task only waits. It
-    /// borrows nothing, may be dropped at any time, and may be awaited after the store was closed.
+    /// Returns [`wait_durable`](Store::wait_durable) as a future, for any runtime: a background
+    /// thread flushes, the task only waits. The future borrows nothing, may be dropped at any time,
+    /// and may be awaited after the store was closed.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -71,7 +72,7 @@ impl Store {
         WaitDurable { flusher, owner, lsn, refused, waker: None }
     }
 
-    /// Everything written up to here, this LSN included, survives power loss.
+    /// Returns the LSN up to which everything written, itself included, survives power loss.
     #[must_use]
     pub fn durable_lsn(&self) -> Lsn {
         self.core.flusher.durable()

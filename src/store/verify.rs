@@ -59,9 +59,9 @@ impl Store {
         Ok(self.walk_log(Depth::Slots, |_, _| ()))
     }
 
-    /// As [`verify`](Store::verify), and asks for the id of every whole record of the log: the
-    /// answer must be the version with the highest LSN, or nothing where that is a remove. Calls
-    /// `progress` now and then with the slots checked and the slots there are.
+    /// Does what [`verify`](Store::verify) does, and asks for the id of every whole record of the
+    /// log: the answer must be the version with the highest LSN, or nothing where that is a remove.
+    /// Calls `progress` now and then with the slots checked and the slots there are.
     ///
     /// The answers are compared on a read-only handle, and below each segment's durable end, where
     /// no write can be on its way: [`VerifyReport::compared`] says how many. Of a store that was

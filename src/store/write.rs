@@ -36,8 +36,8 @@ impl Store {
         self.put_record(NewRecord::new(&id, embedding, &content))
     }
 
-    /// As [`put`](Store::put), for a record with more than its three parts: an expiry, a tag, a
-    /// condition. Of concurrent conditional writes of one id that exclude each other, one succeeds.
+    /// Puts a record with more than its three parts: an expiry, a tag, a condition. Of concurrent
+    /// conditional writes of one id that exclude each other, one succeeds.
     ///
     /// # Errors
     ///
