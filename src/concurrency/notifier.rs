@@ -2,7 +2,7 @@
 
 use crate::concurrency::sync::lock;
 use crate::concurrency::sync::unmodelled::{AtomicU64, Mutex, Ordering, thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Wakes the background threads. A writer only adds to a counter and unparks them.
 #[derive(Debug, Default)]
@@ -36,8 +36,13 @@ impl Notifier {
 
     /// Waits for the next notification, or until the time is over.
     pub fn wait(&self, seen: u64, at_most: Duration) {
-        if self.count() == seen {
-            thread::park_timeout(at_most);
+        let began = Instant::now();
+        // The end of a scoped thread wakes who has made it, too, even if he is not waiting yet.
+        while self.count() == seen
+            && let Some(left) = at_most.checked_sub(began.elapsed())
+            && !left.is_zero()
+        {
+            thread::park_timeout(left);
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::format::header::{DIRECTORY_AT, Features, Identity, Role, SegmentId, S
 use crate::format::ids::Sequence;
 use crate::format::manifest::{Manifest, ManifestMeta};
 use crate::log::{Purpose, Source};
-use crate::memory::{Folios, MmapMemory};
+use crate::memory::{FOLIO_BYTES, Folios, Memory, MmapMemory};
 use crate::segment::Segment;
 use crossbeam_utils::atomic::AtomicCell;
 use std::fs::File;
@@ -243,6 +243,19 @@ impl SegmentFiles {
         names.map(|name| self.directory.allocated_bytes(name)).sum()
     }
 
+    /// Returns whether stores to a segment need no room: tries once more to make some for them.
+    #[must_use]
+    pub fn can_be_stored_to(&self, segment: &Segment<MmapMemory>) -> bool {
+        if !segment.memory().lacks_blocks() {
+            return true;
+        }
+        let name = fs::segment_name(segment.sequence(), segment.salt());
+        let Ok(Some((file, _))) = self.directory.open_segment(&name, true) else { return false };
+        let filled = fs::fill_around_holes(&file, self.segment_bytes, FOLIO_BYTES as u64).is_ok();
+        segment.memory().set_lacks_blocks(!filled);
+        filled
+    }
+
     /// Allocates the holes in the file of a segment that will take more records, and returns
     /// whether the file has all its blocks. A copy of a store may have been made without them, and
     /// a store to a hole on a full disk would kill the process.
@@ -394,6 +407,17 @@ impl Source<MmapMemory> for SegmentFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A compaction with helpers that fails would be tried again at once, for ever.
+    #[test]
+    fn helpers_that_have_ended_are_no_ring() {
+        let (notifier, nap) = (Notifier::default(), Duration::from_millis(50));
+        let began = Instant::now();
+        let end = |helper: std::thread::ScopedJoinHandle<'_, ()>| helper.join().unwrap();
+        std::thread::scope(|scope| end(scope.spawn(|| ())));
+        notifier.wait(notifier.count(), nap);
+        assert!(began.elapsed() >= nap);
+    }
 
     /// As many as want one may come while a thread is stopped inside making it.
     #[test]

@@ -9,7 +9,7 @@ use crate::format::checksum::Salt;
 use crate::format::header::{IDENTITY_BYTES, Identity, NAMED_AT, Role, STORE_AT, SegmentId};
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::manifest::Manifest;
-use crate::memory::MmapMemory;
+use crate::memory::{FOLIO_BYTES, MmapMemory};
 use crate::options::Recovery;
 use crate::report::{Damage, RecoveryReport};
 use crate::segment::Segment;
@@ -330,9 +330,12 @@ fn open(
     let linked = writable && fs::has_other_names(&handle).at(&file.path)?;
     let wanted = files.segment_bytes();
     let (size, short) = (wanted as usize, len < wanted);
+    let mut whole = None;
     let memory = if !short {
         let map = if writable { MmapMemory::new } else { MmapMemory::read_only };
-        map(&handle, size).map_err(|error| Error::of_mapping(&file.path, error))?
+        let map = map(&handle, size).map_err(|error| Error::of_mapping(&file.path, error))?;
+        whole = Some(handle).filter(|_| writable);
+        map
     } else if !strange {
         // Cut short: what is left is served from a copy, because touching a mapping beyond the
         // file's end would kill the process. The file stays as it is.
@@ -350,7 +353,13 @@ fn open(
                  replace one of them by a copy, or open with read_only(true)",
             ),
         )),
-        opened => Ok(opened),
+        opened => {
+            if let (Opened::Segment(segment, _), Some(handle)) = (&opened, whole) {
+                let filled = fs::fill_around_holes(&handle, wanted, FOLIO_BYTES as u64);
+                segment.memory().set_lacks_blocks(filled.is_err());
+            }
+            Ok(opened)
+        }
     }
 }
 

@@ -247,7 +247,7 @@ fn stamp_blank_segments(engine: &DiskEngine, blank: &[Arc<Segment<MmapMemory>>])
 
 /// If the last segment of the log is gone, because compaction has emptied it, or missing, nobody
 /// knows which of its LSNs were given: all of them count. (While an older one goes on, none of it
-/// was.)
+/// was.) One in which nothing counts, because power loss has taken all of it, say, is not the last.
 fn count_all_lsns_as_allocated(
     engine: &DiskEngine,
     candidates: &[SegmentCandidate],
@@ -259,7 +259,7 @@ fn count_all_lsns_as_allocated(
     }
     let there = candidates.iter().map(|candidate| &candidate.segment).chain(blank);
     let there: BTreeSet<_> = there.map(|segment| segment.sequence()).collect();
-    let used = candidates.iter().filter(|candidate| !candidate.holds_copies());
+    let used = candidates.iter().filter(|c| !c.holds_copies() && c.limit > 0);
     let last = used.map(|candidate| candidate.segment.sequence().0).max().unwrap_or(0);
     let mut younger = (last + 1..log.floor(&guard).0).rev();
     if let Some(gone) = younger.find(|&sequence| !there.contains(&Sequence(sequence))) {
@@ -268,18 +268,25 @@ fn count_all_lsns_as_allocated(
     }
 }
 
-/// Everything before the first segment that is not wholly flushed is durable, and its own part.
+/// Everything before the first segment that is not wholly flushed is durable, and its own part. A
+/// later one that is wholly flushed, or has a flaw and never will be, is passed over by the next
+/// flush: that makes its LSNs durable as those of segments that are gone.
 fn note_durable(engine: &DiskEngine, flusher: &Flusher, candidates: &[SegmentCandidate]) {
+    let mut all = true;
     for candidate in candidates.iter().filter(|candidate| !candidate.holds_copies()) {
         let flushed = candidate.segment.durable().flushed().slot;
-        flusher.advance(&candidate.segment, flushed);
-        if flushed < candidate.limit {
-            return;
+        if all {
+            flusher.advance(&candidate.segment, flushed);
+        } else if let Some(last) = flushed.checked_sub(1) {
+            engine.log().note_allocated(Lsn::new(candidate.segment.sequence(), SlotNumber(last)));
         }
+        all &= flushed >= candidate.limit;
     }
-    // Copies were made of durable records; their first places may be gone.
-    let guard = engine.epoch().pin();
-    flusher.group().raise(engine.log().last_allocated(&guard));
+    if all {
+        // Copies were made of durable records; their first places may be gone.
+        let guard = engine.epoch().pin();
+        flusher.group().raise(engine.log().last_allocated(&guard));
+    }
 }
 
 /// Step 3; again if it shows that the page cache was lost: without their other members, members of

@@ -117,7 +117,8 @@ impl Compactor<'_> {
     ) -> Result<(), Stopped> {
         // Copies that are taken back stay in the way of others: the room comes first.
         if outputs.next.is_none() && !outputs.have_room_for(victims, self.capacity()) {
-            outputs.next = Some(self.make_output()?);
+            let next = self.make_output(outputs)?;
+            outputs.next = Some(next);
         }
         let parts = Mutex::new(Parts { victims, ..Parts::default() });
         let (outputs, limit) = (Mutex::new(outputs), RateLimit::default());

@@ -371,6 +371,13 @@ impl Compactor<'_> {
         group: Vec<Arc<DiskSegment>>,
         outputs: &mut Outputs,
     ) -> Result<Option<EmptiedGroup>, Error> {
+        let can_be_moved = |victim: &Arc<DiskSegment>| {
+            victim.usage().live_bytes() == 0
+                || self.core.engine.log().source().can_be_stored_to(victim)
+        };
+        if !group.iter().all(can_be_moved) {
+            return Err(Error::StorageFull);
+        }
         let mut victims: Vec<_> =
             group.into_iter().filter(|victim| victim.reclamation().become_victim()).collect();
         while !victims.is_empty() {

@@ -6,6 +6,7 @@ use crate::concurrency::sync::lock;
 use crate::concurrency::sync::unmodelled::{Arc, Mutex};
 use crate::engine::Relocation;
 use crate::error::Error;
+use crate::format::header::Role;
 use crate::format::ids::{Lsn, Sequence, UNIT_BYTES};
 use crate::format::slot::{Kind, SLOT_BYTES, SlotBody};
 use crate::segment::Frame;
@@ -61,7 +62,7 @@ impl Compactor<'_> {
         if let Some(output) = outputs.output_for(kind) {
             return Ok(Arc::clone(output));
         }
-        let made = outputs.next.take().map_or_else(|| self.make_output(), Ok);
+        let made = outputs.next.take().map_or_else(|| self.make_output(outputs), Ok);
         let made = match (made, outputs.open()) {
             // Better together than not at all.
             (Err(Error::StorageFull), Some(other)) => other,
@@ -69,16 +70,26 @@ impl Compactor<'_> {
         };
         *outputs.output_for(kind) = Some(Arc::clone(&made));
         if let Err(error) = self.core.live_manifest.update(&self.core.engine) {
-            // Nobody is to come back to one that is not named.
+            // Nobody is to come back to one that is not named, but who has it named first.
             let unnamed = outputs.output_for(kind).take();
-            outputs.ended.extend(unnamed);
+            outputs.ended.extend(unnamed.filter(|unnamed| unnamed.filling().taken().slots > 0));
             return Err(error);
         }
         Ok(made)
     }
 
-    pub(super) fn make_output(&self) -> Result<Arc<DiskSegment>, Error> {
-        self.core.engine.log().make_for_copies(&self.core.engine.epoch().pin())
+    /// One that was made before and could not be named, or a new one: while no manifest can be
+    /// written, each try would leave another one.
+    pub(super) fn make_output(&self, outputs: &Outputs) -> Result<Arc<DiskSegment>, Error> {
+        let (log, guard) = (self.core.engine.log(), self.core.engine.epoch().pin());
+        let unused = |segment: &DiskSegment| {
+            segment.role() == Role::Copies
+                && segment.checks().is_created_here()
+                && segment.filling().taken().slots == 0
+        };
+        let mut unused = log.in_use_arcs(&guard, unused);
+        unused.retain(|segment| !outputs.hold(segment));
+        unused.pop().map_or_else(|| log.make_for_copies(&guard), Ok)
     }
 
     /// Step 3: what was copied is on the device before anything leads to it.
@@ -173,5 +184,9 @@ impl Outputs {
 
     fn all(&self) -> impl Iterator<Item = &Arc<DiskSegment>> {
         self.open_ones().chain(&self.ended)
+    }
+
+    fn hold(&self, segment: &Arc<DiskSegment>) -> bool {
+        self.all().chain(&self.next).any(|held| Arc::ptr_eq(held, segment))
     }
 }
