@@ -88,7 +88,7 @@ impl<'p, R> Top<'p, R> {
         near && !self.ids.contains(id)
     }
 
-    /// Takes it in if [`Top::takes`] says so; the farthest makes room.
+    /// Takes it in if [`Top::would_enter`] says so; the farthest makes room.
     pub fn offer(&mut self, rank: Rank, id: &'p [u8], what: R) {
         if !self.would_enter(rank, id) {
             return;

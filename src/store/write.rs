@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::format::frame::WriteMode;
 use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
+use crate::memory::Memory;
 use crate::options::Condition;
 use crate::segment::{RecordParts, TagTooLarge, WriteRequest};
 
@@ -156,7 +157,8 @@ impl Store {
         let pinned = self.pin();
         let Some(record) = pinned.get(id)? else { return Ok(None) };
         let at = record.located();
-        if !self.engine().log().source().can_be_stored_to(at.segment) {
+        let lacks = at.segment.memory().lacks_blocks();
+        if lacks && !self.engine().log().source().can_be_stored_to(at.segment) {
             return Err(Error::StorageFull);
         }
         let updated = at.segment.tags().update_tag(&at.frame, f);
