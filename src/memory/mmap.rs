@@ -8,6 +8,7 @@
 use super::{Memory, stream};
 use crate::concurrency::sync::AtomicU64;
 use crate::concurrency::sync::unmodelled::{AtomicU64 as Counter, Mutex, Ordering, PoisonError};
+use crate::error::Error;
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
 use std::fs::File;
 use std::io::{self, Read};
@@ -171,6 +172,23 @@ impl MmapMemory {
     /// lost.
     pub fn populate(&self, at: usize, len: usize) -> io::Result<()> {
         self.map.advise_range(Advice::PopulateWrite, at, len)
+    }
+}
+
+impl MmapMemory {
+    /// Has the first `len` bytes ready for stores.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StorageFull`]: the file lacks blocks there, and there is no room for them. A kernel
+    /// before Linux 5.14 does not say so.
+    pub fn secure(&self, len: usize) -> Result<(), Error> {
+        /// `EFAULT`: where a store would be a SIGBUS.
+        const FAULT: i32 = 14;
+        match self.populate(0, len.next_multiple_of(PAGE)) {
+            Err(error) if error.raw_os_error() == Some(FAULT) => Err(Error::StorageFull),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -148,7 +148,7 @@ impl Compactor<'_> {
         let finished = self.finish_outputs(&mut outputs);
         report.elapsed = started.elapsed();
         match done {
-            Ok(done) => done.and(finished),
+            Ok(done) => done.and(finished).and_then(|()| self.drop_unused_outputs(&outputs)),
             Err(panic) => resume_unwind(panic),
         }
     }
@@ -286,6 +286,7 @@ impl Compactor<'_> {
             if group.is_empty() {
                 return Ok(());
             }
+            let group = self.storable(group)?;
             let Some(emptied) = self.empty_group(group, outputs)? else { return Ok(()) };
             let left_behind =
                 emptied.victims.iter().any(|victim| !victim.checks().is_created_here());
@@ -371,13 +372,7 @@ impl Compactor<'_> {
         group: Vec<Arc<DiskSegment>>,
         outputs: &mut Outputs,
     ) -> Result<Option<EmptiedGroup>, Error> {
-        let can_be_moved = |victim: &Arc<DiskSegment>| {
-            victim.usage().live_bytes() == 0
-                || self.core.engine.log().source().can_be_stored_to(victim)
-        };
-        if !group.iter().all(can_be_moved) {
-            return Err(Error::StorageFull);
-        }
+        group.iter().try_for_each(|victim| self.make_storable(victim))?;
         let mut victims: Vec<_> =
             group.into_iter().filter(|victim| victim.reclamation().become_victim()).collect();
         while !victims.is_empty() {

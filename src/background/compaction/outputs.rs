@@ -2,6 +2,7 @@
 //! when they are full or the run ends [R9].
 
 use super::{Compactor, DiskSegment, Stopped};
+use crate::concurrency::epoch::Guard;
 use crate::concurrency::sync::lock;
 use crate::concurrency::sync::unmodelled::{Arc, Mutex};
 use crate::engine::Relocation;
@@ -81,15 +82,27 @@ impl Compactor<'_> {
     /// One that was made before and could not be named, or a new one: while no manifest can be
     /// written, each try would leave another one.
     pub(super) fn make_output(&self, outputs: &Outputs) -> Result<Arc<DiskSegment>, Error> {
-        let (log, guard) = (self.core.engine.log(), self.core.engine.epoch().pin());
+        let guard = self.core.engine.epoch().pin();
+        let unused = self.unused_outputs(&guard, outputs).pop();
+        unused.map_or_else(|| self.core.engine.log().make_for_copies(&guard), Ok)
+    }
+
+    /// Those that were made before and could not be named.
+    fn unused_outputs(&self, guard: &Guard, outputs: &Outputs) -> Vec<Arc<DiskSegment>> {
         let unused = |segment: &DiskSegment| {
             segment.role() == Role::Copies
                 && segment.checks().is_created_here()
                 && segment.filling().taken().slots == 0
         };
-        let mut unused = log.in_use_arcs(&guard, unused);
+        let mut unused = self.core.engine.log().in_use_arcs(guard, unused);
         unused.retain(|segment| !outputs.hold(segment));
-        unused.pop().map_or_else(|| log.make_for_copies(&guard), Ok)
+        unused
+    }
+
+    /// Drops them, once a run has ended well that had no need of them.
+    pub(super) fn drop_unused_outputs(&self, outputs: &Outputs) -> Result<(), Error> {
+        let unused = self.unused_outputs(&self.core.engine.epoch().pin(), outputs);
+        unused.iter().try_for_each(|segment| self.finish_one(segment, false))
     }
 
     /// Step 3: what was copied is on the device before anything leads to it.
