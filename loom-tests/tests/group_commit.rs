@@ -84,7 +84,7 @@ impl World {
             match polled {
                 Poll::Ready(result) => {
                     if let Some(slot) = slot {
-                        self.durability.group().forget(slot);
+                        self.durability.group().unregister(slot);
                     }
                     return result;
                 }

@@ -17,7 +17,7 @@ use stratalog::internals::format::ids::{SlotNumber, TableIndex};
 use stratalog::internals::format::slot::SlotState;
 use stratalog::internals::index::KeyHash;
 use stratalog::internals::segment::{RecordParts, Segment, WriteRequest};
-use stratalog::internals::{Engine, HeapMemory, Key, Purpose, lsn};
+use stratalog::internals::{Engine, HeapMemory, Key, Purpose};
 
 const A: &[u8] = b"a";
 /// Its tag before anything begins.
@@ -403,7 +403,7 @@ fn open_segment() -> (loom::sync::Arc<SmallEngine>, Arc<HeapSegment>) {
 #[test]
 fn in_a_quiet_segment_all_that_counts_is_in_the_index() {
     let writer = |(engine, _): &(loom::sync::Arc<SmallEngine>, Arc<HeapSegment>)| {
-        assert!(engine.put(&put(A, b"1111")).unwrap() > lsn(0));
+        assert!(engine.put(&put(A, b"1111")).unwrap() > stratalog::Lsn::ZERO);
     };
     let compactor = |(engine, segment): &(loom::sync::Arc<SmallEngine>, Arc<HeapSegment>)| {
         segment.filling().close();
@@ -511,11 +511,11 @@ fn after_an_end_no_older_segment_becomes_the_active_one() {
         let reserved = engine.log().reserve(&guard, 64, Purpose::Grow);
         reserved.expect("room").lsn()
     }
-    let writer = |e: &loom::sync::Arc<SmallEngine>| assert!(reserve(e) > lsn(0));
+    let writer = |e: &loom::sync::Arc<SmallEngine>| assert!(reserve(e) > stratalog::Lsn::ZERO);
     let ender = |e: &loom::sync::Arc<SmallEngine>| {
         let first = reserve(e);
         e.log().end_active(&e.epoch().pin());
-        assert!(first > lsn(0));
+        assert!(first > stratalog::Lsn::ZERO);
     };
     explore(make, [writer, ender], |e| {
         let last = e.log().last_allocated(&e.epoch().pin());

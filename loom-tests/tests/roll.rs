@@ -109,6 +109,6 @@ fn two_threads_that_sweep_take_out_no_segment_but_the_released() {
         check_at_rest(&engine, &[b"x", b"a"]);
         let guard = engine.epoch().pin();
         assert_eq!(engine.log().table().iter(&guard).count(), 2);
-        assert_eq!(engine.log().leaving(), 0);
+        assert_eq!(engine.log().retired(), 0);
     });
 }

@@ -185,8 +185,7 @@ pub fn recover(
     let live_manifest = LiveManifest::new(missing, manifest, basis.rebuilt);
     let mut leftovers = Leftovers::default();
     if writable {
-        make_storable(&engine, &candidates, &collected.blank)?;
-        begin_writing(&engine, (basis, mode), &candidates, &live_manifest)?;
+        begin_writing(&engine, (basis, mode), (&candidates, &collected.blank), &live_manifest)?;
         if mode == Recovery::Salvage {
             salvage::void_torn(&candidates);
         } else {
@@ -240,9 +239,10 @@ fn make_storable(
 fn begin_writing(
     engine: &DiskEngine,
     (basis, mode): (&Basis, Recovery),
-    candidates: &[SegmentCandidate],
+    (candidates, blank): (&[SegmentCandidate], &[Arc<Segment<MmapMemory>>]),
     live_manifest: &LiveManifest,
 ) -> Result<(), Error> {
+    make_storable(engine, candidates, blank)?;
     let directory = engine.log().source().directory();
     directory.remove_temporaries().at(directory.path())?;
     let given_up = |candidate: &SegmentCandidate| {

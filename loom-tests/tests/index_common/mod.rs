@@ -10,7 +10,7 @@ use stratalog::internals::format::ids::{Address, Lsn};
 use stratalog::internals::index::{
     Decision, Entry, Exhausted, Found, Index, KeyHash, Resolve, Shape, Walk,
 };
-use stratalog::internals::{Epoch, Guard, lsn};
+use stratalog::internals::{Epoch, Guard};
 
 /// Room in the log.
 const RECORDS: usize = 16;
@@ -85,7 +85,7 @@ impl Resolve for Ask<'_> {
     fn lsn(&self, entry: Entry) -> Lsn {
         let place = entry.address.bits();
         assert_eq!(self.log.read(place).1, Kind::Tomb);
-        lsn(place)
+        Lsn::from_u64(place)
     }
 }
 
@@ -147,7 +147,7 @@ impl<const SLOTS: usize> Store<SLOTS> {
         let (log, guard) = (&self.log, self.epoch.pin());
         let mut done = false;
         self.index.update(&guard, self.hash(key), &Ask { log, key }, |found| {
-            done = !matches!(found, Found::Absent { drop_lsn } if drop_lsn >= lsn(place));
+            done = !matches!(found, Found::Absent { drop_lsn } if drop_lsn >= Lsn::from_u64(place));
             match found {
                 Found::Entry(entry) if entry.address.bits() > place => Decision::Keep,
                 Found::Absent { .. } if !done => Decision::Keep,
