@@ -249,12 +249,17 @@ impl SegmentFiles {
     pub fn make_storable(&self, segment: &Segment<MmapMemory>) -> Result<(), Error> {
         if segment.memory().lacks_blocks() {
             let name = fs::segment_name(segment.sequence(), segment.salt());
-            let gone = || std::io::Error::from(std::io::ErrorKind::NotFound);
-            let path = self.path_of(segment.sequence(), segment.salt());
-            let opened = self.directory.open_segment(&name, true).and_then(|o| o.ok_or_else(gone));
-            let (file, _) = opened.at(&path)?;
-            fs::fill_around_holes(&file, self.segment_bytes, FOLIO_BYTES as u64).at(&path)?;
-            segment.memory().set_lacks_blocks(false);
+            let (path, memory) =
+                (self.path_of(segment.sequence(), segment.salt()), segment.memory());
+            match self.directory.open_segment(&name, true).at(&path)? {
+                Some((file, _)) => {
+                    fs::fill_around_holes(&file, self.segment_bytes, FOLIO_BYTES as u64)
+                        .at(&path)?;
+                }
+                // Dropped a moment ago, or removed by somebody: the mapping is all that is left.
+                None => memory.secure(memory.len())?,
+            }
+            memory.set_lacks_blocks(false);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::format::checksum::Salt;
 use crate::format::header::{IDENTITY_BYTES, Identity, NAMED_AT, Role, STORE_AT, SegmentId};
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::manifest::Manifest;
-use crate::memory::MmapMemory;
+use crate::memory::{FOLIO_BYTES, MmapMemory};
 use crate::options::Recovery;
 use crate::report::{Damage, RecoveryReport};
 use crate::segment::Segment;
@@ -292,7 +292,7 @@ fn open_certain(
     if let (Opened::Segment(segment, None), (_, true)) = (&opened, how)
         && !matches!(known, Known::Strange)
         && (!is_unused(segment) || segment.filling().sealed().is_some())
-        && !super::failed_flush::confirm_on_device(files, segment)
+        && !super::failed_flush::confirm_on_device(files, segment)?
     {
         let salt = segment.salt();
         drop(opened);
@@ -355,9 +355,8 @@ fn open(
         )),
         opened => {
             if let (Opened::Segment(segment, _), Some(handle)) = (&opened, whole) {
-                segment
-                    .memory()
-                    .set_lacks_blocks(fs::lacks_blocks(&handle, wanted).at(&file.path)?);
+                let lacks = fs::lacks_blocks(&handle, wanted, FOLIO_BYTES as u64).at(&file.path)?;
+                segment.memory().set_lacks_blocks(lacks);
             }
             Ok(opened)
         }

@@ -31,18 +31,25 @@ const ALIGNMENT: usize = 4096;
 /// Confirms that the device holds the segment, or returns `false`: then its file must be copied
 /// before anything in it is promised. Where a flush was cut short, it flushes and compares, and
 /// notes the result. For a segment of which nobody has a reference yet.
-pub(super) fn confirm_on_device(files: &SegmentFiles, segment: &Segment<MmapMemory>) -> bool {
-    match segment.durable().flush_note(files.boot_id()) {
+pub(super) fn confirm_on_device(
+    files: &SegmentFiles,
+    segment: &Segment<MmapMemory>,
+) -> Result<bool, Error> {
+    Ok(match segment.durable().flush_note(files.boot_id()) {
         FlushNote::Ended => true,
         FlushNote::Failed => false,
         FlushNote::Begun => {
+            if segment.memory().lacks_blocks() {
+                // For the note.
+                segment.memory().secure(DIRECTORY_AT)?;
+            }
             let certain = segment.memory().flush().is_ok() && is_on_device(files, segment);
             // A failure was reported to this process alone, so the next one must know.
             let note = if certain { FlushNote::Ended } else { FlushNote::Failed };
             segment.durable().note_flush(note, files.boot_id());
             certain
         }
-    }
+    })
 }
 
 /// Returns whether the device holds what the page cache shows of the header page, of the slots
