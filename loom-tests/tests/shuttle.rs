@@ -257,7 +257,7 @@ fn quiet(ids: &[u8]) -> (Arc<SmallEngine>, [Arc<Segment<HeapMemory>>; 2]) {
     put_all(&engine, ids, b"0000");
     let guard = engine.epoch().pin();
     let victim = engine.log().table().get_arc(&guard, TableIndex(0)).expect("it is there");
-    assert!(engine.log().end_active(&guard) && victim.is_quiet());
+    assert!(engine.log().end_active(&guard) && victim.filling().is_quiet());
     let output = engine.log().make_for_copies(&guard).expect("room");
     drop(guard);
     (engine, [victim, output])
@@ -295,7 +295,7 @@ fn no_update_of_a_tag_is_lost_beside_a_move() {
             let guard = engine.epoch().pin();
             let at = engine.get(&guard, KeyHash(hash(b"a")), b"a").expect("undamaged");
             let at = at.expect("it is there all the time");
-            at.segment.update_tag(&at.frame, |tag| tag + 1).expect("a small tag");
+            at.segment.tags().update_tag(&at.frame, |tag| tag + 1).expect("a small tag");
         }
     }
     explore(|| {
@@ -309,7 +309,7 @@ fn no_update_of_a_tag_is_lost_beside_a_move() {
         let guard = engine.epoch().pin();
         let at = engine.get(&guard, KeyHash(hash(b"a")), b"a").expect("undamaged");
         let at = at.expect("it is there all the time");
-        assert_eq!(at.segment.tag(&at.frame), 6);
+        assert_eq!(at.segment.tags().tag(&at.frame), 6);
     });
 }
 
@@ -334,8 +334,11 @@ fn a_writer_that_panics_between_reserve_and_commit_stops_nobody() {
         assert!(value(&engine, b"a").is_some());
         let guard = engine.epoch().pin();
         assert!(engine.log().end_active(&guard));
-        let mut used = engine.log().table().iter(&guard).filter(|s| s.slots_end() > 0);
-        assert!(used.all(Segment::is_quiet), "the one that panicked keeps its claim");
+        let mut used = engine.log().table().iter(&guard).filter(|s| s.filling().slots_end() > 0);
+        assert!(
+            used.all(|segment| segment.filling().is_quiet()),
+            "the one that panicked keeps its claim"
+        );
     });
 }
 
@@ -345,8 +348,8 @@ fn a_flush_that_voids_what_is_undecided_makes_its_writers_write_again() {
         for _ in 0..2 {
             let guard = engine.epoch().pin();
             for segment in engine.log().table().iter(&guard) {
-                for slot in 0..segment.slots_end() {
-                    segment.void_if_empty(SlotNumber(slot));
+                for slot in 0..segment.filling().slots_end() {
+                    segment.directory().void_if_empty(SlotNumber(slot));
                 }
             }
         }
