@@ -167,6 +167,17 @@ fn a_backup_carries_no_half_made_move() {
     assert_eq!(word, TAG + 1, "{word:#x}");
 }
 
+/// The copy is flushed before it is in force, and may count after power loss before the tag was
+/// moved to it: then it must have a tag that its version once had, and 0 may never have been one.
+/// (mutation: copies-begin-untagged)
+#[test]
+fn a_copy_has_the_tag_of_its_source_from_the_beginning() {
+    let moving = Moving::new();
+    let copy = moving.copy();
+    let word = moving.output.memory().word(copy.to.bytes());
+    assert_eq!(word.load(std::sync::atomic::Ordering::SeqCst), TAG);
+}
+
 /// A replica's segments take no more, so that compaction can have them.
 /// (mutation: replica-not-closed)
 #[test]

@@ -138,10 +138,11 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             content: frame.content(),
             created_ns: header.created_ns,
             expires_ns: header.expires_ns,
-            tag: 0,
+            // Flushed with the copy: after power loss the copy may count before the tag is moved.
+            tag: from.tags().tag(frame),
         };
         if kind == Kind::Tombstone {
-            (parts.embedding, parts.content, parts.expires_ns) = (&[], &[], 0);
+            (parts.embedding, parts.content, parts.expires_ns, parts.tag) = (&[], &[], 0, 0);
         }
         let record = WriteRequest::new(parts);
         let bytes = record.layout().bytes();
