@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
-use stratalog::internals::format::header::DIRECTORY_AT;
-use stratalog::{Compaction, Options, OwnedRecord, SegmentRole, Store};
+use stratalog::internals::format::header::{DIRECTORY_AT, DURABLE_AT, Identity, encode_count};
+use stratalog::{Compaction, Error, Options, OwnedRecord, Recovery, SegmentRole, Store};
 
 const RECORDS: u32 = 300;
 
@@ -244,4 +244,52 @@ fn a_copy_in_a_file_that_was_cut_short_does_not_replace_its_source() {
     let store = options().open(&killed).unwrap();
     assert!(store.get_owned(id).unwrap() == found, "after a compaction");
     assert_eq!(store.len() as u64, store.recovery().records);
+}
+
+/// In a segment for copies that is on the device, to the end, damages the copy with this LSN.
+fn damage_copy(path: &Path, slots: u32, lsn: u64) {
+    let bytes = std::fs::read(path).unwrap();
+    let salt = Identity::decode(bytes.first_chunk().unwrap()).unwrap().salt;
+    let slots_at = (DIRECTORY_AT..).step_by(32).take(slots as usize);
+    let mut of_lsn = slots_at.filter(|at| bytes[at + 8..at + 16] == lsn.to_le_bytes());
+    let slot = of_lsn.next().unwrap();
+    let units = u32::from_le_bytes(bytes[slot + 24..slot + 28].try_into().unwrap());
+    let content = u64::from(units) * 64 + 200;
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(&[!bytes[content as usize]], content).unwrap();
+    let durable = encode_count(slots, salt, DURABLE_AT);
+    file.write_all_at(&durable.to_le_bytes(), DURABLE_AT as u64).unwrap();
+}
+
+/// A salvage checks each copy, and finds that what it was made of is still there. Later openings,
+/// and those of a backup, believe what is on the device.
+#[test]
+fn what_a_salvage_has_found_in_place_of_a_damaged_copy_is_there_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, killed) = killed_while_it_copied(dir.path());
+    let id = 5_u32.to_le_bytes();
+    let found = store.get_owned(id).unwrap();
+    store.close().unwrap();
+    let lsn = found.as_ref().unwrap().lsn.as_u64();
+    set_forward(&killed, lsn);
+    // Puts it in force.
+    let store = options().open(&killed).unwrap();
+    let copies = |s: &stratalog::SegmentStats| s.role == SegmentRole::Copies;
+    let copies = store.segments().into_iter().find(copies).unwrap();
+    store.close().unwrap();
+    damage_copy(&copies.path, copies.slots, lsn);
+
+    let store = options().read_only(true).open(&killed).unwrap();
+    assert!(matches!(store.get_owned(id), Err(Error::Corrupt { .. })));
+    drop(store);
+    let store = options().recovery(Recovery::Salvage).open(&killed).unwrap();
+    assert!(store.get_owned(id).unwrap() == found, "in the salvage");
+    let backup = dir.path().join("backup");
+    store.backup(&backup).unwrap();
+    store.close().unwrap();
+    for path in [&killed, &backup] {
+        let store = options().open(path).unwrap();
+        assert!(store.get_owned(id).unwrap() == found, "{}", path.display());
+        assert_eq!(store.len() as u64, store.recovery().records);
+    }
 }

@@ -12,6 +12,12 @@ pub(super) fn decide_copies(engine: &FileEngine, candidate: &Candidate) {
     let guard = engine.epoch().pin();
     let segment = &*candidate.segment;
     let trusted = candidate.inherited.durable_end;
+    // Below this every record was checked, as in a salvage, and may not be where it should.
+    let doubted = match candidate.flaw {
+        Some(_) => u32::MAX,
+        None if candidate.trusted < trusted => trusted,
+        None => 0,
+    };
     let (mut void, mut in_force) = (Vec::new(), Vec::new());
     for (slot, state) in segment.slots(candidate.limit) {
         match state {
@@ -26,10 +32,11 @@ pub(super) fn decide_copies(engine: &FileEngine, candidate: &Candidate) {
             }
             // Of a flawed segment the durable end may be lost, too, and the source be gone with it.
             SlotState::Committed(kind, body)
-                if candidate.flaw.is_some() && check(segment, slot, kind, body, true).is_err() =>
+                if slot.0 < doubted && check(segment, slot, kind, body, true).is_err() =>
             {
                 if engine.has_lsn(&guard, body) {
-                    // Its source answers, and a backup, which has no flaw, would believe this slot.
+                    // Its source answers, and a backup, which has no flaw, or the next opening,
+                    // which is no salvage, would believe this slot.
                     void.push(slot);
                 }
             }
