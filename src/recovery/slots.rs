@@ -12,10 +12,10 @@ pub(super) fn decide_copies(engine: &FileEngine, candidate: &Candidate) {
     let guard = engine.epoch().pin();
     let segment = &*candidate.segment;
     let trusted = candidate.inherited.durable_end;
-    // Below this every record was checked, as in a salvage, and may not be where it should.
+    // Below this every record was checked, as in a salvage: the index has none that does not hold.
     let doubted = match candidate.flaw {
         Some(_) => u32::MAX,
-        None if candidate.trusted < trusted => trusted,
+        None if candidate.trusted < trusted.min(candidate.limit) => trusted,
         None => 0,
     };
     let (mut void, mut in_force) = (Vec::new(), Vec::new());
