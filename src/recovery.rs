@@ -243,7 +243,7 @@ fn note_judged(engine: &FileEngine, blank: &[Arc<Segment<MmapMemory>>]) {
 
 /// If the last segment of the log is gone, because compaction has emptied it, or missing, nobody
 /// knows which of its LSNs were given: all of them count. (While an older one goes on, none of it
-/// was.)
+/// was.) One in which nothing counts, because power loss has taken all of it, say, is not the last.
 fn note_gone(engine: &FileEngine, candidates: &[Candidate], blank: &[Arc<Segment<MmapMemory>>]) {
     let (log, guard) = (engine.log(), engine.epoch().pin());
     if log.active(&guard).is_some() {
@@ -251,7 +251,7 @@ fn note_gone(engine: &FileEngine, candidates: &[Candidate], blank: &[Arc<Segment
     }
     let there = candidates.iter().map(|candidate| &candidate.segment).chain(blank);
     let there: BTreeSet<_> = there.map(|segment| segment.sequence()).collect();
-    let used = candidates.iter().filter(|candidate| !candidate.holds_copies());
+    let used = candidates.iter().filter(|c| !c.holds_copies() && c.limit > 0);
     let last = used.map(|candidate| candidate.segment.sequence().0).max().unwrap_or(0);
     let mut younger = (last + 1..log.floor(&guard).0).rev();
     if let Some(gone) = younger.find(|&sequence| !there.contains(&Sequence(sequence))) {
