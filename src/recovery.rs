@@ -260,18 +260,25 @@ fn note_gone(engine: &FileEngine, candidates: &[Candidate], blank: &[Arc<Segment
     }
 }
 
-/// Everything before the first segment that is not wholly flushed is durable, and its own part.
+/// Everything before the first segment that is not wholly flushed is durable, and its own part. A
+/// later one that is wholly flushed, or has a flaw and never will be, is passed over by the next
+/// flush: that makes its LSNs durable as those of segments that are gone.
 fn note_durable(engine: &FileEngine, durability: &Durability, candidates: &[Candidate]) {
+    let mut all = true;
     for candidate in candidates.iter().filter(|candidate| !candidate.holds_copies()) {
         let flushed = candidate.segment.flushed().slot;
-        durability.advance(&candidate.segment, flushed);
-        if flushed < candidate.limit {
-            return;
+        if all {
+            durability.advance(&candidate.segment, flushed);
+        } else if let Some(last) = flushed.checked_sub(1) {
+            engine.log().note_given(Lsn::new(candidate.segment.sequence(), SlotNumber(last)));
         }
+        all &= flushed >= candidate.limit;
     }
-    // Copies were made of durable records; their first places may be gone.
-    let guard = engine.epoch().pin();
-    durability.raise(engine.log().last_given(&guard));
+    if all {
+        // Copies were made of durable records; their first places may be gone.
+        let guard = engine.epoch().pin();
+        durability.raise(engine.log().last_given(&guard));
+    }
 }
 
 /// Step 3; again if it shows that the page cache was lost: without their other members, members of
