@@ -243,7 +243,7 @@ fn note_judged(engine: &FileEngine, blank: &[Arc<Segment<MmapMemory>>]) {
 
 /// If the last segment of the log is gone, because compaction has emptied it, or missing, nobody
 /// knows which of its LSNs were given: all of them count. (While an older one goes on, none of it
-/// was.)
+/// was.) One in which nothing counts, because power loss has taken all of it, say, is not the last.
 fn note_gone(engine: &FileEngine, candidates: &[Candidate], blank: &[Arc<Segment<MmapMemory>>]) {
     let (log, guard) = (engine.log(), engine.epoch().pin());
     if log.active(&guard).is_some() {
@@ -251,7 +251,7 @@ fn note_gone(engine: &FileEngine, candidates: &[Candidate], blank: &[Arc<Segment
     }
     let there = candidates.iter().map(|candidate| &candidate.segment).chain(blank);
     let there: BTreeSet<_> = there.map(|segment| segment.sequence()).collect();
-    let used = candidates.iter().filter(|candidate| !candidate.holds_copies());
+    let used = candidates.iter().filter(|c| !c.holds_copies() && c.limit > 0);
     let last = used.map(|candidate| candidate.segment.sequence().0).max().unwrap_or(0);
     let mut younger = (last + 1..log.floor(&guard).0).rev();
     if let Some(gone) = younger.find(|&sequence| !there.contains(&Sequence(sequence))) {
@@ -260,18 +260,25 @@ fn note_gone(engine: &FileEngine, candidates: &[Candidate], blank: &[Arc<Segment
     }
 }
 
-/// Everything before the first segment that is not wholly flushed is durable, and its own part.
+/// Everything before the first segment that is not wholly flushed is durable, and its own part. A
+/// later one that is wholly flushed, or has a flaw and never will be, is passed over by the next
+/// flush: that makes its LSNs durable as those of segments that are gone.
 fn note_durable(engine: &FileEngine, durability: &Durability, candidates: &[Candidate]) {
+    let mut all = true;
     for candidate in candidates.iter().filter(|candidate| !candidate.holds_copies()) {
         let flushed = candidate.segment.flushed().slot;
-        durability.advance(&candidate.segment, flushed);
-        if flushed < candidate.limit {
-            return;
+        if all {
+            durability.advance(&candidate.segment, flushed);
+        } else if let Some(last) = flushed.checked_sub(1) {
+            engine.log().note_given(Lsn::new(candidate.segment.sequence(), SlotNumber(last)));
         }
+        all &= flushed >= candidate.limit;
     }
-    // Copies were made of durable records; their first places may be gone.
-    let guard = engine.epoch().pin();
-    durability.raise(engine.log().last_given(&guard));
+    if all {
+        // Copies were made of durable records; their first places may be gone.
+        let guard = engine.epoch().pin();
+        durability.raise(engine.log().last_given(&guard));
+    }
 }
 
 /// Step 3; again if it shows that the page cache was lost: without their other members, members of

@@ -10,7 +10,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration as Time, Instant};
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::frame::Writing;
-use stratalog::internals::format::header::{Features, HEADER_END, Identity, Role, StoreId};
+use stratalog::internals::format::header::{
+    DURABLE_AT, Features, HEADER_END, Identity, Role, StoreId,
+};
 use stratalog::internals::format::ids::{Lsn as RawLsn, Sequence};
 use stratalog::internals::format::slot::Kind;
 use stratalog::internals::segment::{Geometry, Record, Segment};
@@ -354,4 +356,30 @@ fn wait_until_taken(engine: &Engine<Faulty, Heap>, slots: u32) {
     while taken() < slots {
         std::thread::sleep(Time::from_micros(50));
     }
+}
+
+/// The first segment's durable end is damaged, so that it is to be flushed again, and the last one
+/// is not: who waits for a record there waits for that flush alone.
+#[test]
+fn a_future_of_an_earlier_life_is_ready_after_a_flush() {
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = open(&path, Durability::Buffered);
+    let mut last = Lsn::default();
+    while store.stats().segments < 2 {
+        last = store.put(last.to_string(), &[0.0, 1.0], vec![7; 200_000]).unwrap();
+    }
+    store.close().unwrap();
+    let entries = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+    let segments = entries.filter(|path| path.extension().is_some_and(|e| e == "seg"));
+    let file = std::fs::File::options().write(true).open(segments.min().unwrap()).unwrap();
+    file.write_all_at(&[0x55; 8], DURABLE_AT as u64).unwrap();
+    let store = open(&path, Durability::Buffered);
+    assert!(store.durable_lsn() < last, "nothing is left to flush");
+    let (done, waits) = std::sync::mpsc::channel();
+    let waiting = store.durable(last);
+    std::thread::spawn(move || done.send(block_on(waiting).0));
+    waits.recv_timeout(Time::from_secs(10)).expect("it is ready").unwrap();
+    assert!(store.durable_lsn() >= last);
 }

@@ -7,9 +7,11 @@ use super::dice::Dice;
 use super::judge::{Judge, Tally};
 use super::life::{self, Writer};
 use std::path::{Path, PathBuf};
+use stratalog::Batch;
 use stratalog::internals::format::checksum::Salt;
 use stratalog::internals::format::header::{self, Identity, PREDECESSOR_AT, Role};
 use stratalog::internals::format::ids::Sequence;
+use stratalog::internals::format::manifest::Manifest;
 
 /// The header up to the cursor, which is flushed before a segment has its name.
 const IDENTITY: usize = header::IDENTITY_BYTES;
@@ -151,4 +153,36 @@ fn blank_segment_was_overtaken() -> bool {
     opened.unwrap_or_else(|error| panic!("{error}")).unwrap().device.stop();
     assert!(!place.path().join(&name).exists(), "what was never used is removed");
     true
+}
+
+/// Compaction has emptied the first segment, and power loss has taken all of the only other one:
+/// what the first one's writes were told stays true.
+#[test]
+fn an_lsn_of_a_segment_that_is_gone_stays_known_when_the_next_one_is_lost() {
+    let place = super::scratch();
+    let device = Device::new(place.path(), Honesty::Honest, 1);
+    device.watch(0, None);
+    let path = place.path().join("store");
+    let store = life::open(&path).unwrap();
+    for id in ["kept", "removed"] {
+        store.put(id, &[1.0; 16], "content").unwrap();
+    }
+    assert!(store.remove("removed").unwrap());
+    let removal = store.write(Batch::new()).unwrap();
+    store.compact().unwrap();
+    store.wait_durable(removal).unwrap();
+    store.put("lost", &[1.0; 16], "content").unwrap();
+    let manifest = || Manifest::decode(&std::fs::read(path.join("MANIFEST")).unwrap()).unwrap();
+    while manifest().segments.iter().all(|id| id.role == Role::Copies) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    device.capture();
+    let capture = device.stop().pop().unwrap();
+    drop(store);
+    let place = super::scratch();
+    device::write(&capture.cut(Cut { seed: 1, unit: 512, new: 0 }), place.path());
+    let store = life::open(&place.path().join("store")).unwrap();
+    assert!(store.contains("kept") && store.len() == 1);
+    assert!(store.durable_lsn() >= removal, "{} is below {removal}", store.durable_lsn());
+    store.wait_durable(removal).unwrap();
 }
