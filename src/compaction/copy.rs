@@ -5,6 +5,7 @@ use super::{Compactor, FileSegment, Group, Pace, RECORDS_A_PIN, Stopped, togethe
 use crate::engine::{Key, Relocation};
 use crate::epoch::Guard;
 use crate::error::Error;
+use crate::format::header::Role;
 use crate::format::ids::{Lsn, Sequence, SlotNumber, UNIT_BYTES};
 use crate::format::slot::{Kind, SLOT_BYTES, SlotBody, SlotState};
 use crate::index::KeyHash;
@@ -138,7 +139,8 @@ impl Compactor<'_> {
     ) -> Result<(), Stopped> {
         // Copies that are taken back stay in the way of others: the room comes first.
         if outputs.next.is_none() && !outputs.have_room_for(victims, self.capacity()) {
-            outputs.next = Some(self.make_output()?);
+            let next = self.make_output(outputs)?;
+            outputs.next = Some(next);
         }
         let parts = Mutex::new(Parts { victims, ..Parts::default() });
         let (outputs, pace) = (Mutex::new(outputs), Pace::default());
@@ -257,7 +259,7 @@ impl Compactor<'_> {
         if let Some(output) = outputs.place(kind) {
             return Ok(Arc::clone(output));
         }
-        let made = outputs.next.take().map_or_else(|| self.make_output(), Ok);
+        let made = outputs.next.take().map_or_else(|| self.make_output(outputs), Ok);
         let made = match (made, outputs.open()) {
             // Better together than not at all.
             (Err(Error::StorageFull), Some(other)) => other,
@@ -265,16 +267,24 @@ impl Compactor<'_> {
         };
         *outputs.place(kind) = Some(Arc::clone(&made));
         if let Err(error) = self.catalog.update(self.engine) {
-            // Nobody is to come back to one that is not named.
+            // Nobody is to come back to one that is not named, but who has it named first.
             let unnamed = outputs.place(kind).take();
-            outputs.ended.extend(unnamed);
+            outputs.ended.extend(unnamed.filter(|unnamed| unnamed.taken().slots > 0));
             return Err(error);
         }
         Ok(made)
     }
 
-    fn make_output(&self) -> Result<Arc<FileSegment>, Error> {
-        self.engine.log().make_for_copies(&self.engine.epoch().pin())
+    /// One that was made before and could not be named, or a new one: while no manifest can be
+    /// written, each try would leave another one.
+    fn make_output(&self, outputs: &Outputs) -> Result<Arc<FileSegment>, Error> {
+        let (log, guard) = (self.engine.log(), self.engine.epoch().pin());
+        let unused = |segment: &FileSegment| {
+            segment.role() == Role::Copies && segment.is_own() && segment.taken().slots == 0
+        };
+        let mut unused = log.in_use_counted(&guard, unused);
+        unused.retain(|segment| !outputs.hold(segment));
+        unused.pop().map_or_else(|| log.make_for_copies(&guard), Ok)
     }
 
     /// Step 3: what was copied is on the device before anything leads to it.
@@ -401,5 +411,9 @@ impl Outputs {
 
     fn all(&self) -> impl Iterator<Item = &Arc<FileSegment>> {
         self.open_ones().chain(&self.ended)
+    }
+
+    fn hold(&self, segment: &Arc<FileSegment>) -> bool {
+        self.all().chain(&self.next).any(|held| Arc::ptr_eq(held, segment))
     }
 }

@@ -5,7 +5,7 @@ use super::{BOOT_AT, edit, has, killed, options, put_all, segments};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use stratalog::Store;
+use stratalog::{Error, Store};
 
 const ROUNDS: usize = 5;
 const IDS: usize = 250;
@@ -48,6 +48,38 @@ fn a_file_that_cannot_be_removed_keeps_no_other() {
     let store = options().open(&path).unwrap();
     assert!((0..IDS).all(|n| has(&store, n)));
     assert!(!stuck.exists() && unused(&store) <= 2, "{:?}", segments(&path));
+}
+
+/// Each try to compact left a segment for copies that was made in vain: with compaction in the
+/// background one a second, or more, for as long as no manifest could be written.
+#[test]
+fn while_no_manifest_can_be_written_compaction_does_not_fill_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    put_all(&store, 0..IDS);
+    put_all(&store, 0..IDS / 2);
+    // The background has named what was begun.
+    std::thread::sleep(Duration::from_millis(200));
+    let in_the_way = ["MANIFEST.next", "MANIFEST.tmp"].map(|name| path.join(name));
+    std::fs::remove_file(&in_the_way[0]).unwrap();
+    in_the_way.iter().for_each(|name| std::fs::create_dir(name).unwrap());
+    for _ in 0..ROUNDS {
+        let report = store.compact();
+        assert!(matches!(report, Err(Error::Io(_))), "{report:?}");
+    }
+    // One for the next try, and two may be preallocated.
+    let (files, used) = (segments(&path).len() as u64, store.stats().segments);
+    assert!(files <= used + 3, "{files} files, {used} segments");
+    assert!(used <= 5, "{used} segments");
+    in_the_way.iter().for_each(|name| std::fs::remove_dir(name).unwrap());
+    overwrite_and_compact(&store);
+    assert!((0..IDS).all(|n| has(&store, n)));
+    store.close().unwrap();
+    let store = options().open(&path).unwrap();
+    assert!((0..IDS).all(|n| has(&store, n)) && store.recovery().is_clean());
+    overwrite_and_compact(&store);
+    assert!(segments(&path).len() as u64 <= store.stats().segments + 2, "{:?}", segments(&path));
 }
 
 /// An opening after a reboot, which removes such files at once, was refused for good.
