@@ -404,6 +404,12 @@ impl Compactor<'_> {
         group: Vec<Arc<FileSegment>>,
         outputs: &mut Outputs,
     ) -> Result<Option<Emptied>, Error> {
+        let can_be_moved = |victim: &Arc<FileSegment>| {
+            victim.live_bytes() == 0 || self.engine.log().source().can_be_stored_to(victim)
+        };
+        if !group.iter().all(can_be_moved) {
+            return Err(Error::StorageFull);
+        }
         let mut victims: Vec<_> =
             group.into_iter().filter(|victim| victim.become_victim()).collect();
         while !victims.is_empty() {

@@ -7,7 +7,7 @@ use crate::format::ids::Sequence;
 use crate::format::manifest::{Manifest, Nature};
 use crate::fs;
 use crate::log::{Need, Source};
-use crate::memory::{Folios, MmapMemory};
+use crate::memory::{FOLIO_BYTES, Folios, Memory, MmapMemory};
 use crate::segment::Segment;
 use crate::sync::lock;
 use crate::sync::unmodelled::{AtomicU8, AtomicU64, Mutex, Ordering, thread};
@@ -283,6 +283,19 @@ impl Files {
         let names = [fs::MANIFEST, fs::NEXT_MANIFEST, fs::LOCK];
         let names = names.into_iter().chain(spares.iter().map(String::as_str));
         names.map(|name| self.directory.allocated_bytes(name)).sum()
+    }
+
+    /// Whether stores to a segment need no room: tries once more to make some for them.
+    #[must_use]
+    pub fn can_be_stored_to(&self, segment: &Segment<MmapMemory>) -> bool {
+        if !segment.memory().lacks_blocks() {
+            return true;
+        }
+        let name = fs::segment_name(segment.sequence(), segment.salt());
+        let Ok(Some((file, _))) = self.directory.open_segment(&name, true) else { return false };
+        let filled = fs::fill_around_holes(&file, self.segment_bytes, FOLIO_BYTES as u64).is_ok();
+        segment.memory().set_lacks_blocks(!filled);
+        filled
     }
 
     /// Gives the file of a segment that will take more records all its blocks again: a copy of a

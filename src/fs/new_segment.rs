@@ -2,8 +2,15 @@
 
 use super::{Directory, no_room, sync, temporary};
 use crate::error::Error;
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+
+/// What `st_blocks` counts in.
+const BLOCK_BYTES: u64 = 512;
 
 /// A new, fully allocated file under a temporary name; [`NewSegmentFile::finish`] gives it its own.
 #[derive(Debug)]
@@ -67,14 +74,51 @@ impl Drop for NewSegmentFile {
 
 /// Gives a file the blocks that it lacks, and changes no byte. `false`: the file system cannot.
 pub fn fill_holes(file: &File, len: u64) -> io::Result<bool> {
-    use rustix::io::Errno;
+    fill(file, 0..len)
+}
+
+fn fill(file: &File, part: Range<u64>) -> io::Result<bool> {
+    if part.is_empty() {
+        return Ok(true);
+    }
+    let (at, len) = (part.start, part.end - part.start);
     loop {
-        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len) {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), at, len) {
             Ok(()) => return Ok(true),
             Err(Errno::INTR) => {}
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Gives a file the blocks that it lacks around its holes: of each, all but what lies between two
+/// multiples of `margin`. Changes no byte.
+pub fn fill_around_holes(file: &File, len: u64, margin: u64) -> io::Result<()> {
+    if file.metadata()?.blocks().saturating_mul(BLOCK_BYTES) >= len {
+        return Ok(());
+    }
+    let seek = |to| match rustix::fs::seek(file, to) {
+        Ok(at) => Ok(at.min(len)),
+        Err(Errno::NXIO) => Ok(len),
+        Err(error) => Err(error),
+    };
+    let mut at = 0;
+    loop {
+        // Where the file system cannot tell, it makes no holes.
+        let Ok(hole) = seek(SeekFrom::Hole(at)) else { return Ok(()) };
+        if hole >= len {
+            return Ok(());
+        }
+        let data = seek(SeekFrom::Data(hole))?;
+        let (inner, end) = (hole.next_multiple_of(margin), data / margin * margin);
+        if inner < end {
+            fill(file, hole..inner)?;
+            fill(file, end..data)?;
+        } else {
+            fill(file, hole..data)?;
+        }
+        at = data.max(hole + 1);
     }
 }
 

@@ -13,8 +13,13 @@ use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
 use std::fs::File;
 use std::io::{self, Read};
 
-/// Blocks are given back in multiples of this many bytes.
 const PAGE: usize = 4096;
+
+/// The page cache keeps a file in folios of up to this many bytes, each at a multiple of its size
+/// (`MAX_PAGECACHE_ORDER` in Linux, where a page has 4 KiB). A store has the file system allocate
+/// all blocks of a folio that lie in a hole, and kills the process if there is no room for them: so
+/// a hole begins and ends here.
+pub const FOLIO_BYTES: usize = 2 << 20;
 
 /// What the page cache is to hold what it makes from now on in. The kernel writes back whole
 /// folios, whatever of them was stored to.
@@ -42,6 +47,8 @@ pub struct MmapMemory {
     preferred: Counter,
     /// What is stored here is in a file.
     is_shared_file: bool,
+    /// 1: the file has holes that a store may have to fill.
+    lacks_blocks: Counter,
     /// For flushing: `fdatasync` costs two thirds of an `msync`.
     descriptor: Mutex<Option<Descriptor>>,
 }
@@ -125,7 +132,14 @@ impl MmapMemory {
     fn over(map: MmapRaw, descriptor: Option<Descriptor>) -> Self {
         let (made_from, preferred) = (Counter::new(map.len() as u64), Counter::new(0));
         let descriptor = Mutex::new(descriptor);
-        Self { map, made_from, preferred, is_shared_file: false, descriptor }
+        let lacks_blocks = Counter::new(0);
+        Self { map, made_from, preferred, is_shared_file: false, lacks_blocks, descriptor }
+    }
+
+    /// Notes whether a store may need blocks that the file does not have.
+    pub fn set_lacks_blocks(&self, lacks: bool) {
+        // Relaxed: who has the memory was told of it by other means; later it only gets better.
+        self.lacks_blocks.store(u64::from(lacks), Ordering::Relaxed);
     }
 
     /// Says what pages are to be made in. A hint: a kernel that cannot do it makes some.
@@ -326,7 +340,7 @@ unsafe impl Memory for MmapMemory {
     }
 
     fn give_back(&self, from: usize, to: usize) -> io::Result<()> {
-        let (from, to) = (from.next_multiple_of(PAGE), to / PAGE * PAGE);
+        let (from, to) = (from.next_multiple_of(FOLIO_BYTES), to / FOLIO_BYTES * FOLIO_BYTES);
         if self.is_shared_file && from < to {
             // The kernel punches a hole into the file, as `fallocate` would, and needs no
             // descriptor for it.
@@ -336,6 +350,11 @@ unsafe impl Memory for MmapMemory {
             unsafe { self.map.unchecked_advise_range(hole, from, to - from) }?;
         }
         Ok(())
+    }
+
+    fn lacks_blocks(&self) -> bool {
+        // Relaxed: as in `set_lacks_blocks`.
+        self.lacks_blocks.load(Ordering::Relaxed) != 0
     }
 
     fn settle(&self) {

@@ -14,7 +14,7 @@ mod stream;
 
 pub use heap::HeapMemory;
 #[cfg(not(stratalog_loom))]
-pub use mmap::{Folios, MmapMemory, page_wiped_on_fork};
+pub use mmap::{FOLIO_BYTES, Folios, MmapMemory, page_wiped_on_fork};
 
 use crate::sync::AtomicU64;
 
@@ -96,10 +96,15 @@ pub unsafe trait Memory: Send + Sync + 'static {
     /// Makes everything written so far survive power loss.
     fn flush(&self) -> std::io::Result<()>;
 
-    /// Returns the space of the whole pages of `from..to` to the system: they read as zeros from
-    /// now on. Nothing may be stored there any more.
+    /// Returns the space of `from..to` to the system, as far as no store beside it can take it
+    /// again: what is returned reads as zeros from now on. Nothing may be stored there any more.
     fn give_back(&self, _from: usize, _to: usize) -> std::io::Result<()> {
         Ok(())
+    }
+
+    /// Whether a store may need room that its file system does not have: it would kill the process.
+    fn lacks_blocks(&self) -> bool {
+        false
     }
 
     /// No flush is expected any more: gives back what only flushing needs.

@@ -8,7 +8,7 @@ use crate::format::header::{IDENTITY_BYTES, Identity, NAMED_AT, Role, STORE_AT, 
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::manifest::Manifest;
 use crate::fs::{self, SegmentFile};
-use crate::memory::MmapMemory;
+use crate::memory::{FOLIO_BYTES, MmapMemory};
 use crate::options::Recovery;
 use crate::report::{Damage, RecoveryReport};
 use crate::segment::Segment;
@@ -328,12 +328,15 @@ fn open(
     let wanted = files.segment_bytes();
     let size = usize::try_from(wanted).map_err(io::Error::other)?;
     let short = len < wanted;
+    let mut whole = None;
     let memory = if !short {
-        if writable {
+        let memory = if writable {
             MmapMemory::new(&handle, size)?
         } else {
             MmapMemory::read_only(&handle, size)?
-        }
+        };
+        whole = Some(handle).filter(|_| writable);
+        memory
     } else if !strange {
         // Cut short: what is left is served from a copy, because touching a mapping beyond the
         // file's end would kill the process. The file stays as it is.
@@ -351,7 +354,13 @@ fn open(
                 file.path.display()
             ),
         ))),
-        opened => Ok(opened),
+        opened => {
+            if let (Opened::Segment(segment, _), Some(handle)) = (&opened, whole) {
+                let filled = fs::fill_around_holes(&handle, wanted, FOLIO_BYTES as u64);
+                segment.memory().set_lacks_blocks(filled.is_err());
+            }
+            Ok(opened)
+        }
     }
 }
 

@@ -143,6 +143,8 @@ impl Store {
     ///
     /// [`Error::InvalidTag`]: `f` set the top bit; nothing is changed. [`Error::InvalidId`],
     /// [`Error::Corrupt`], [`Error::ReadOnly`], [`Error::FlushFailed`], [`Error::Forked`].
+    /// [`Error::StorageFull`]: a copy of the store was made without its holes, and a store to the
+    /// record's place would need a block.
     pub fn update_tag(
         &self,
         id: impl AsRef<[u8]>,
@@ -153,6 +155,9 @@ impl Store {
         check_id(id)?;
         let pinned = self.pin();
         let Some(at) = pinned.checked(id)? else { return Ok(None) };
+        if !self.engine().log().source().can_be_stored_to(at.segment) {
+            return Err(Error::StorageFull);
+        }
         let updated = at.segment.update_tag(&at.frame, f);
         updated.map(Some).map_err(|TagTooLarge(tag)| Error::InvalidTag(tag))
     }
