@@ -103,7 +103,8 @@ fn nothing_changes_but_the_space_and_a_second_time_there_is_nothing_to_do() {
     assert_eq!(totals, (report.moved_bytes, report.segments_removed));
     assert_eq!((after.live_bytes, after.dead_bytes), (before.live_bytes, 0));
     assert_eq!(after.live_records, before.live_records);
-    assert!(after.disk_bytes < before.live_bytes * 5 / 4 + 2 * SEGMENT, "{after:?}");
+    // One that takes more, one with copies that is not full, one made ahead.
+    assert!(after.disk_bytes < before.live_bytes * 5 / 4 + 3 * SEGMENT, "{after:?}");
     let again = store.compact().unwrap();
     assert_eq!((again.segments_removed, again.moved_records), (0, 0));
     let check = |store: &Store| {

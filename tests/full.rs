@@ -2,6 +2,9 @@
 //! and no store to a mapping kills the process.
 #![cfg(test)]
 
+#[path = "full/holes.rs"]
+mod holes;
+
 use rustix::fs::FallocateFlags;
 use std::fs::File;
 use std::io::Write;
