@@ -1,4 +1,4 @@
-//! Holes in segment files. Invariant: no store beside one needs room that a full disk does not have.
+//! Holes in segment files. Invariant: no store beside one needs room that a full disk lacks.
 
 use super::{Small, has_spares, options, pause, punch, put};
 use rustix::fs::Advice;
