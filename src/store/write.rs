@@ -10,6 +10,7 @@ use crate::finite;
 use crate::format::frame::Writing;
 use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
+use crate::memory::Memory;
 use crate::new_record::NewRecord;
 use crate::options::Condition;
 use crate::segment::{Record, TagTooLarge};
@@ -155,7 +156,8 @@ impl Store {
         check_id(id)?;
         let pinned = self.pin();
         let Some(at) = pinned.checked(id)? else { return Ok(None) };
-        if !self.engine().log().source().can_be_stored_to(at.segment) {
+        let lacks = at.segment.memory().lacks_blocks();
+        if lacks && !self.engine().log().source().can_be_stored_to(at.segment) {
             return Err(Error::StorageFull);
         }
         let updated = at.segment.update_tag(&at.frame, f);
