@@ -89,7 +89,8 @@ pub enum Recovery {
     /// the checksummed headers of its segments, by majority. Every record is checked; a damaged one
     /// is named in the report and not served, and neither is an older version in its place. After
     /// power loss each record stands for itself: those behind a gap, and the whole members of a
-    /// batch that is not whole, are served too.
+    /// batch that is not whole, are served too. What was not durable then, and is not whole, hides
+    /// nothing that was.
     ///
     /// Never creates a store. Unless read-only, it writes a new manifest if the old one does not
     /// hold, and goes on as any store; files that cannot be read stay as they are. Without the

@@ -272,7 +272,9 @@ pub(super) fn shadow_damaged(
             let SlotState::Committed(kind, body) = state else { continue };
             // The scan has checked every record; a put that held is marked.
             let held = kind == Kind::Put && segment.is_verified(body.offset);
+            let is_torn = candidate.unproven.binary_search(&slot.0).is_ok();
             if !held
+                && !is_torn
                 && scan::check(segment, slot, kind, body, true).is_err()
                 && engine.shadow(segment, body)?
             {

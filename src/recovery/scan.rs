@@ -67,6 +67,10 @@ pub(super) fn limit(
             // Damage, not power loss: the header's words mean nothing. Every record is checked, and
             // none is given up because of another.
             candidate.trusted = 0;
+            if candidate.flaw.is_none() && !candidate.inherited.is_of_boot(boot) {
+                candidate.unproven = torn(candidate);
+                report.torn += candidate.unproven.len() as u64;
+            }
             continue;
         }
         if candidate.holds_copies() {
@@ -152,6 +156,23 @@ pub(super) fn unproven(candidate: &Candidate, singles: bool) -> Vec<u32> {
         end_batch(head, candidate.limit, false, &mut unproven);
     }
     unproven
+}
+
+/// Records above the durable end of which power loss has left no more than the slot: nothing was
+/// promised of them, so in a salvage they hide nothing that was.
+fn torn(candidate: &Candidate) -> Vec<u32> {
+    let segment = &*candidate.segment;
+    // A durable end that is damaged does not say what was promised.
+    let settled = candidate.durable() == candidate.limit || !segment.counts_hold();
+    if candidate.holds_copies() || settled {
+        return Vec::new();
+    }
+    let is_torn = |(slot, state): &(SlotNumber, SlotState)| match state {
+        SlotState::Committed(kind, body) => check_once(segment, *slot, *kind, *body).is_err(),
+        _ => false,
+    };
+    let above = segment.slots(candidate.limit).filter(|(slot, _)| slot.0 >= candidate.durable());
+    above.filter(is_torn).map(|(slot, _)| slot.0).collect()
 }
 
 /// Of each segment, whether power loss may have taken its end without a trace: it has no seal,

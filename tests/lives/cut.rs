@@ -5,6 +5,7 @@ use super::{
     BOOT_AT, CURSOR_AT, DIRECTORY_AT, SEALED_AT, SLOT_BYTES, Taken, edit, has, id, killed, options,
     put_all, read, salt_of, segments,
 };
+use stratalog::Recovery;
 use stratalog::internals::format::header::encode_count;
 
 const SECRET: &[u8] = b"these bytes are to be in no file any more";
@@ -129,4 +130,43 @@ fn what_an_opening_that_was_killed_has_cut_off_does_not_stay() {
     }
     let store = options().open(&image).unwrap();
     assert!((0..KEPT).all(|n| has(&store, n)) && store.recovery().is_clean());
+}
+
+/// Nothing was promised of a put of which power loss has left the slot without its frame: but a
+/// salvage took it for the newest version, and what was durable was gone after the next compaction.
+#[test]
+fn in_a_salvage_after_power_loss_a_torn_put_hides_nothing_durable() {
+    const TORN: &[u8] = b"this put was not flushed when the power failed";
+    let dir = tempfile::tempdir().unwrap();
+    let (path, image) = (dir.path().join("s"), dir.path().join("image"));
+    let store = options().open(&path).unwrap();
+    // Of the second segment something is durable, too.
+    put_all(&store, 0..KEPT);
+    put_all(&store, 1..KEPT);
+    store.sync().unwrap();
+    store.sync().unwrap();
+    store.put(id(0), &[1.0; 16], TORN).unwrap();
+    killed(&store, &image);
+    drop(store);
+    for segment in segments(&image) {
+        edit(&segment, BOOT_AT, &[7; 16]);
+        let bytes = std::fs::read(&segment).unwrap();
+        if let Some(at) = bytes.windows(TORN.len()).position(|window| window == TORN) {
+            // The whole frame, which begins before it: header and id, embedding.
+            edit(&segment, at - 128, &[0; 128 + TORN.len()]);
+        }
+    }
+    let open = |mode, read_only| options().recovery(mode).read_only(read_only).open(&image);
+    for (mode, read_only) in [(Recovery::Salvage, true), (Recovery::Salvage, false)] {
+        let store = open(mode, read_only).unwrap();
+        assert!((0..KEPT).all(|n| has(&store, n)), "read-only: {read_only}");
+        assert_eq!((store.recovery().torn, store.recovery().corrupt), (1, 0));
+        assert_eq!(store.recovery().lost.len(), 1, "it is named");
+        if !read_only {
+            store.compact().unwrap();
+        }
+    }
+    let store = open(Recovery::Tolerant, false).unwrap();
+    assert!((0..KEPT).all(|n| has(&store, n)), "the opening after the salvage");
+    assert!(store.verify().unwrap().is_clean());
 }
