@@ -1,8 +1,9 @@
 //! Holes in segment files. Invariant: no store beside one needs room that a full disk does not have.
 
 use super::{Small, has_spares, options, pause, punch, put};
-use rustix::fs::Advice;
+use rustix::fs::{Advice, FallocateFlags};
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use stratalog::{Error, Options, Store};
@@ -112,5 +113,39 @@ fn a_sparse_copy_is_not_stored_to_where_that_takes_room() {
         }
         store.compact().unwrap();
         assert!(store.verify().unwrap().is_clean());
+    }
+}
+
+/// The same file with all its blocks but for the hole between multiples of 2 MiB, and only those
+/// written that hold something: as the store's own are where the kernel has no large page free.
+fn with_blocks_never_written(path: &Path) {
+    let bytes = std::fs::read(path).unwrap();
+    let file = File::create(path).unwrap();
+    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, SEGMENT).unwrap();
+    for (n, page) in bytes.chunks(4096).enumerate().filter(|(_, p)| p.iter().any(|&b| b != 0)) {
+        file.write_all_at(page, n as u64 * 4096).unwrap();
+    }
+    punch(path, 2 << 20, 8 << 20);
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+}
+
+/// XFS told them as parts of the hole, and had no room to allocate them again: tags and compaction
+/// were refused for want of blocks that the file has.
+#[test]
+fn blocks_that_were_never_written_are_there_on_a_full_disk() {
+    let Some(disk) = Small::xfs() else { return };
+    let path = disk.at("s");
+    with_copies(&path);
+    for entry in std::fs::read_dir(&path).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_some_and(|e| e == "seg") {
+            with_blocks_never_written(&file);
+        }
+    }
+    disk.fill();
+    let store = large().open(&path).unwrap();
+    for updated in update_tags(&store) {
+        assert_eq!(updated.unwrap(), Some(1));
     }
 }
