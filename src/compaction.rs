@@ -190,7 +190,7 @@ impl Compactor<'_> {
         let finished = self.finish_outputs(&mut outputs);
         report.elapsed = started.elapsed();
         match done {
-            Ok(done) => done.and(finished),
+            Ok(done) => done.and(finished).and_then(|()| self.drop_unused_outputs(&outputs)),
             Err(panic) => resume_unwind(panic),
         }
     }
