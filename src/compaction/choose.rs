@@ -3,8 +3,10 @@
 use super::{Compactor, FileSegment};
 use crate::catalog::FileEngine;
 use crate::clock;
-use crate::format::header::Role;
+use crate::format::header::{DIRECTORY_AT, Role};
+use crate::format::slot::SLOT_BYTES;
 use crate::log::Source;
+use crate::memory::FOLIO_BYTES;
 use crate::pacing::Space;
 use crate::segment::Reclaiming;
 use crate::sync::unmodelled::Arc;
@@ -26,6 +28,11 @@ pub(super) const EVER: u64 = u64::MAX - 1;
 const HANDS_MAX: u64 = 8;
 /// So many segments that hold little are merged.
 const CRUMBS: usize = 8;
+
+/// Segments of up to so many bytes have hardly any space between two multiples of 2 MiB that
+/// neither slots nor frames take.
+const RETURNS_LITTLE: u64 = 4 * FOLIO_BYTES as u64;
+const HEADER_BYTES: u64 = DIRECTORY_AT as u64;
 
 /// What a segment holds, in bytes of frames.
 struct Measured {
@@ -205,9 +212,19 @@ impl Compactor<'_> {
 
     /// One for copies that is nearly empty; one of the log that was ended early, by an opening that
     /// could not go on with it or by a backup: filled, it is half full, since no record is longer.
+    ///
+    /// A small one for copies returns next to nothing of what it does not hold: it is one already
+    /// where another one like it would fit in beside it.
     fn is_crumb(&self, measured: &Measured) -> bool {
-        let parts = if measured.segment.role() == Role::Copies { 4 } else { 2 };
-        measured.total * parts < self.capacity()
+        let capacity = self.capacity();
+        match measured.segment.role() {
+            Role::Log => measured.total * 2 < capacity,
+            Role::Copies if capacity > RETURNS_LITTLE => measured.total * 4 < capacity,
+            Role::Copies => {
+                let slots = u64::from(measured.segment.slots_end()) * SLOT_BYTES as u64;
+                (HEADER_BYTES + slots + measured.total) * 2 <= capacity
+            }
+        }
     }
 
     /// Live and dead bytes of the whole log, but for what has been emptied already.
