@@ -104,7 +104,9 @@ fn small_segments_for_copies_that_are_not_full_are_merged() {
     let store = options().open(dir.path().join("s")).unwrap();
     let put = |id: u32| store.put(id.to_le_bytes(), &[1.0; 8], vec![7; 100_000]).unwrap();
     for round in 0..20 {
-        [0, 1, 2, 0].map(|n| put(round * 4 + n));
+        for n in [0, 1, 2, 0] {
+            put(round * 4 + n);
+        }
         store.compact().unwrap();
     }
     let taken = || {

@@ -1,4 +1,5 @@
-//! Holes in segment files. Invariant: no store beside one needs room that a full disk does not have.
+//! Holes in segment files. Invariant: no store beside one needs room that a full disk does not
+//! have.
 
 use super::{Small, has_spares, options, pause, punch, put};
 use rustix::fs::{Advice, FallocateFlags};
