@@ -190,7 +190,7 @@ impl Compactor<'_> {
         let finished = self.finish_outputs(&mut outputs);
         report.elapsed = started.elapsed();
         match done {
-            Ok(done) => done.and(finished),
+            Ok(done) => done.and(finished).and_then(|()| self.drop_unused_outputs(&outputs)),
             Err(panic) => resume_unwind(panic),
         }
     }
@@ -326,6 +326,7 @@ impl Compactor<'_> {
             if group.is_empty() {
                 return Ok(());
             }
+            let group = self.storable(group)?;
             let Some(emptied) = self.empty_group(group, outputs)? else { return Ok(()) };
             let left_behind = emptied.victims.iter().any(|victim| !victim.is_own());
             if emptied.moved_records == 0 && left_behind {
@@ -404,12 +405,7 @@ impl Compactor<'_> {
         group: Vec<Arc<FileSegment>>,
         outputs: &mut Outputs,
     ) -> Result<Option<Emptied>, Error> {
-        let can_be_moved = |victim: &Arc<FileSegment>| {
-            victim.live_bytes() == 0 || self.engine.log().source().can_be_stored_to(victim)
-        };
-        if !group.iter().all(can_be_moved) {
-            return Err(Error::StorageFull);
-        }
+        group.iter().try_for_each(|victim| self.make_storable(victim))?;
         let mut victims: Vec<_> =
             group.into_iter().filter(|victim| victim.become_victim()).collect();
         while !victims.is_empty() {

@@ -285,17 +285,19 @@ impl Files {
         names.map(|name| self.directory.allocated_bytes(name)).sum()
     }
 
-    /// Whether stores to a segment need no room: tries once more to make some for them.
-    #[must_use]
-    pub fn can_be_stored_to(&self, segment: &Segment<MmapMemory>) -> bool {
-        if !segment.memory().lacks_blocks() {
-            return true;
+    /// Gives the file of a segment the blocks that a store to it may need, unless it has them.
+    ///
+    /// `StorageFull` if there is no room for them.
+    pub fn make_storable(&self, segment: &Segment<MmapMemory>) -> Result<(), Error> {
+        if segment.memory().lacks_blocks() {
+            let name = fs::segment_name(segment.sequence(), segment.salt());
+            let gone = || std::io::Error::from(std::io::ErrorKind::NotFound);
+            let (file, _) = self.directory.open_segment(&name, true)?.ok_or_else(gone)?;
+            fs::fill_around_holes(&file, self.segment_bytes, FOLIO_BYTES as u64)
+                .map_err(fs::no_room)?;
+            segment.memory().set_lacks_blocks(false);
         }
-        let name = fs::segment_name(segment.sequence(), segment.salt());
-        let Ok(Some((file, _))) = self.directory.open_segment(&name, true) else { return false };
-        let filled = fs::fill_around_holes(&file, self.segment_bytes, FOLIO_BYTES as u64).is_ok();
-        segment.memory().set_lacks_blocks(!filled);
-        filled
+        Ok(())
     }
 
     /// Gives the file of a segment that will take more records all its blocks again: a copy of a

@@ -16,7 +16,7 @@ mod unfinished;
 
 pub use directory::{Directory, Place, create_directory, find};
 pub use lock::{DirectoryLock, lock_holder};
-pub use new_segment::{NewSegmentFile, fill_around_holes, fill_holes};
+pub use new_segment::{NewSegmentFile, fill_around_holes, fill_holes, lacks_blocks};
 pub use unfinished::begin_directory;
 
 use crate::error::Error;

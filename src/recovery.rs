@@ -33,7 +33,7 @@ use crate::format::ids::{Lsn, Sequence, SlotNumber, TableIndex};
 use crate::format::manifest::Manifest;
 use crate::index::Shape;
 use crate::log::{Log, Source};
-use crate::memory::{Memory, MmapMemory};
+use crate::memory::{FOLIO_BYTES, Memory, MmapMemory};
 use crate::options::Recovery;
 use crate::report::{Counted, Damage, RecoveryReport};
 use crate::segment::{Geometry, Inherited, Mark, Segment};
@@ -183,6 +183,7 @@ pub fn recover(
     let catalog = Catalog::new(missing, manifest, basis.rebuilt);
     let mut leftovers = Leftovers::default();
     if writable {
+        make_storable(&engine, &candidates, &collected.blank)?;
         begin_writing(&engine, (basis, mode), &candidates, &catalog)?;
         if mode == Recovery::Salvage {
             salvage::void_torn(&candidates);
@@ -206,6 +207,26 @@ pub fn recover(
     report.missing_segments = catalog.missing().len() as u64;
     report.elapsed = started.elapsed();
     Ok(Some(Recovered { engine, durability, report, damage, catalog, leftovers }))
+}
+
+/// On a disk with little room, has the beginnings of segments that lack blocks ready for what an
+/// opening stores there: in a copy without its zeros a store could kill the process. `StorageFull`,
+/// and nothing is changed, where there is no room for them.
+fn make_storable(
+    engine: &FileEngine,
+    candidates: &[Candidate],
+    blank: &[Arc<Segment<MmapMemory>>],
+) -> Result<(), Error> {
+    let files = engine.log().source();
+    let all = candidates.iter().map(|candidate| (&candidate.segment, candidate.limit));
+    let all = all.chain(blank.iter().map(|segment| (segment, 0)));
+    let lacking: Vec<_> = all.filter(|(segment, _)| segment.memory().lacks_blocks()).collect();
+    let most = (lacking.len() as u64).saturating_mul(2 * FOLIO_BYTES as u64);
+    if lacking.is_empty() || files.directory().free_bytes(files.segment_bytes())? >= most {
+        return Ok(());
+    }
+    let slots_end = |segment: &Segment<MmapMemory>, n| segment.slot_offset(SlotNumber(n));
+    lacking.iter().try_for_each(|(segment, n)| segment.memory().secure(slots_end(segment, *n)))
 }
 
 /// What comes before the first change of a segment: temporary files are removed, and a new

@@ -54,6 +54,16 @@ impl Small {
         Self::if_mounted(made, dir)
     }
 
+    /// Of 320 MiB, nearly the least that it can have.
+    fn xfs() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(320 << 20).unwrap();
+        let made = run("mkfs.xfs", &["-q", text(image.path())])
+            && run("mount", &["-o", "loop", text(image.path()), text(dir.path())]);
+        Self::if_mounted(made, dir)
+    }
+
     fn if_mounted(mounted: bool, dir: TempDir) -> Option<Self> {
         if !mounted {
             println!("skipped: a small file system cannot be mounted here (it takes root)");

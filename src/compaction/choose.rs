@@ -3,8 +3,11 @@
 use super::{Compactor, FileSegment};
 use crate::catalog::FileEngine;
 use crate::clock;
-use crate::format::header::Role;
+use crate::error::Error;
+use crate::format::header::{DIRECTORY_AT, Role};
+use crate::format::slot::SLOT_BYTES;
 use crate::log::Source;
+use crate::memory::FOLIO_BYTES;
 use crate::pacing::Space;
 use crate::segment::Reclaiming;
 use crate::sync::unmodelled::Arc;
@@ -26,6 +29,11 @@ pub(super) const EVER: u64 = u64::MAX - 1;
 const HANDS_MAX: u64 = 8;
 /// So many segments that hold little are merged.
 const CRUMBS: usize = 8;
+
+/// Segments of up to so many bytes have hardly any space between two multiples of 2 MiB that
+/// neither slots nor frames take.
+const RETURNS_LITTLE: u64 = 4 * FOLIO_BYTES as u64;
+const HEADER_BYTES: u64 = DIRECTORY_AT as u64;
 
 /// What a segment holds, in bytes of frames.
 struct Measured {
@@ -120,9 +128,10 @@ impl Compactor<'_> {
         // One for copies has given back what it does not hold; but each run may leave one. (Where
         // there is no room to merge them, what is dead is had back all the same.)
         let room = || self.engine.log().source().has_room_for_copies();
-        let many = chosen.iter().filter(|m| self.is_crumb(m)).count() >= CRUMBS && room();
+        let is_crumb = |m: &Measured| self.is_crumb(m, Scope::All);
+        let many = chosen.iter().filter(|m| is_crumb(m)).count() >= CRUMBS && room();
         let of_log = |m: &Measured| m.segment.role() == Role::Log;
-        let wastes = |m: &Measured| self.is_crumb(m) && (many || of_log(m));
+        let wastes = |m: &Measured| is_crumb(m) && (many || of_log(m));
         chosen.retain(|m| m.total > m.live || is_blank(m) || wastes(m));
         chosen.sort_by_key(|m| m.segment.needed_bytes() > 0);
         chosen.into_iter().map(|m| m.segment).collect()
@@ -194,7 +203,7 @@ impl Compactor<'_> {
             worth.clear();
         }
         if worth.is_empty() {
-            worth = measured.iter().filter(|m| self.is_crumb(m)).collect();
+            worth = measured.iter().filter(|m| self.is_crumb(m, Scope::Worthwhile)).collect();
             if worth.len() < CRUMBS {
                 return Vec::new();
             }
@@ -203,11 +212,46 @@ impl Compactor<'_> {
         take_group(&mut left, GROUP_MAX, self.capacity())
     }
 
+    /// Has a segment that is to be emptied ready for what a move stores to it. What is wholly dead
+    /// needs no move.
+    pub(super) fn make_storable(&self, victim: &FileSegment) -> Result<(), Error> {
+        let source = self.engine.log().source();
+        if victim.live_bytes() == 0 { Ok(()) } else { source.make_storable(victim) }
+    }
+
+    /// Those of a group for which there is room; an error if there is for none.
+    pub(super) fn storable(
+        &self,
+        mut group: Vec<Arc<FileSegment>>,
+    ) -> Result<Vec<Arc<FileSegment>>, Error> {
+        let mut refused = None;
+        group.retain(|victim| match self.make_storable(victim) {
+            Ok(()) => true,
+            Err(error) => {
+                refused = Some(error);
+                false
+            }
+        });
+        refused.filter(|_| group.is_empty()).map_or(Ok(group), Err)
+    }
+
     /// One for copies that is nearly empty; one of the log that was ended early, by an opening that
     /// could not go on with it or by a backup: filled, it is half full, since no record is longer.
-    fn is_crumb(&self, measured: &Measured) -> bool {
-        let parts = if measured.segment.role() == Role::Copies { 4 } else { 2 };
-        measured.total * parts < self.capacity()
+    ///
+    /// A small one for copies returns next to nothing of what it does not hold: it is one already
+    /// where another one like it would fit in beside it; for the background, which ends its copies
+    /// after each group, where a group has two of them.
+    fn is_crumb(&self, measured: &Measured, scope: Scope) -> bool {
+        let capacity = self.capacity();
+        match measured.segment.role() {
+            Role::Log => measured.total * 2 < capacity,
+            Role::Copies if capacity > RETURNS_LITTLE => measured.total * 4 < capacity,
+            Role::Copies => {
+                let slots = u64::from(measured.segment.slots_end()) * SLOT_BYTES as u64;
+                let parts = if scope == Scope::All { 2 } else { 3 };
+                (HEADER_BYTES + slots + measured.total) * parts <= capacity
+            }
+        }
     }
 
     /// Live and dead bytes of the whole log, but for what has been emptied already.

@@ -278,13 +278,25 @@ impl Compactor<'_> {
     /// One that was made before and could not be named, or a new one: while no manifest can be
     /// written, each try would leave another one.
     fn make_output(&self, outputs: &Outputs) -> Result<Arc<FileSegment>, Error> {
-        let (log, guard) = (self.engine.log(), self.engine.epoch().pin());
+        let guard = self.engine.epoch().pin();
+        let unused = self.unused_outputs(&guard, outputs).pop();
+        unused.map_or_else(|| self.engine.log().make_for_copies(&guard), Ok)
+    }
+
+    /// Those that were made before and could not be named.
+    fn unused_outputs(&self, guard: &Guard, outputs: &Outputs) -> Vec<Arc<FileSegment>> {
         let unused = |segment: &FileSegment| {
             segment.role() == Role::Copies && segment.is_own() && segment.taken().slots == 0
         };
-        let mut unused = log.in_use_counted(&guard, unused);
+        let mut unused = self.engine.log().in_use_counted(guard, unused);
         unused.retain(|segment| !outputs.hold(segment));
-        unused.pop().map_or_else(|| log.make_for_copies(&guard), Ok)
+        unused
+    }
+
+    /// Drops them, once a run has ended well that had no need of them.
+    pub(super) fn drop_unused_outputs(&self, outputs: &Outputs) -> Result<(), Error> {
+        let unused = self.unused_outputs(&self.engine.epoch().pin(), outputs);
+        unused.iter().try_for_each(|segment| self.finish_one(segment, false))
     }
 
     /// Step 3: what was copied is on the device before anything leads to it.

@@ -92,33 +92,44 @@ fn fill(file: &File, part: Range<u64>) -> io::Result<bool> {
     }
 }
 
+/// Whether a file of this length has fewer blocks than that takes.
+pub fn lacks_blocks(file: &File, len: u64) -> io::Result<bool> {
+    Ok(allocated_bytes(file)? < len)
+}
+
+fn allocated_bytes(file: &File) -> io::Result<u64> {
+    Ok(file.metadata()?.blocks().saturating_mul(BLOCK_BYTES))
+}
+
 /// Gives a file the blocks that it lacks around its holes: of each, all but what lies between two
 /// multiples of `margin`. Changes no byte.
 pub fn fill_around_holes(file: &File, len: u64, margin: u64) -> io::Result<()> {
-    if file.metadata()?.blocks().saturating_mul(BLOCK_BYTES) >= len {
-        return Ok(());
-    }
     let seek = |to| match rustix::fs::seek(file, to) {
         Ok(at) => Ok(at.min(len)),
         Err(Errno::NXIO) => Ok(len),
         Err(error) => Err(error),
     };
-    let mut at = 0;
-    loop {
-        // Where the file system cannot tell, it makes no holes.
-        let Ok(hole) = seek(SeekFrom::Hole(at)) else { return Ok(()) };
-        if hole >= len {
-            return Ok(());
-        }
+    let (mut at, mut stay, mut filled) = (0, 0, Ok(true));
+    // Where the file system cannot tell, it makes no holes.
+    while let Ok(hole) = seek(SeekFrom::Hole(at))
+        && hole < len
+    {
         let data = seek(SeekFrom::Data(hole))?;
         let (inner, end) = (hole.next_multiple_of(margin), data / margin * margin);
-        if inner < end {
-            fill(file, hole..inner)?;
-            fill(file, end..data)?;
+        let its = if inner < end {
+            stay += end - inner;
+            fill(file, hole..inner).and_then(|_| fill(file, end..data))
         } else {
-            fill(file, hole..data)?;
-        }
+            fill(file, hole..data)
+        };
+        filled = filled.and(its);
         at = data.max(hole + 1);
+    }
+    // What was allocated and never written is told as a hole, too, and a full XFS refuses to
+    // allocate it again.
+    match filled {
+        Err(_) if allocated_bytes(file)?.saturating_add(stay) >= len => Ok(()),
+        filled => filled.map(drop),
     }
 }
 

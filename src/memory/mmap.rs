@@ -175,6 +175,23 @@ impl MmapMemory {
     }
 }
 
+impl MmapMemory {
+    /// Has the first `len` bytes ready for stores.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StorageFull`]: the file lacks blocks there, and there is no room for them. A kernel
+    /// before Linux 5.14 does not say so.
+    pub fn secure(&self, len: usize) -> Result<(), Error> {
+        /// `EFAULT`: where a store would be a SIGBUS.
+        const FAULT: i32 = 14;
+        match self.populate(0, len.next_multiple_of(PAGE)) {
+            Err(error) if error.raw_os_error() == Some(FAULT) => Err(Error::StorageFull),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// An anonymous page of zeros that the kernel replaces by zeros in a child process.
 ///
 /// # Errors

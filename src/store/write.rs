@@ -144,8 +144,8 @@ impl Store {
     ///
     /// [`Error::InvalidTag`]: `f` set the top bit; nothing is changed. [`Error::InvalidId`],
     /// [`Error::Corrupt`], [`Error::ReadOnly`], [`Error::FlushFailed`], [`Error::Forked`].
-    /// [`Error::StorageFull`]: a copy of the store was made without its holes, and a store to the
-    /// record's place would need a block.
+    /// [`Error::StorageFull`]: the store is a sparse copy, and there is no room for the blocks that
+    /// the tag's place lacks.
     pub fn update_tag(
         &self,
         id: impl AsRef<[u8]>,
@@ -156,9 +156,8 @@ impl Store {
         check_id(id)?;
         let pinned = self.pin();
         let Some(at) = pinned.checked(id)? else { return Ok(None) };
-        let lacks = at.segment.memory().lacks_blocks();
-        if lacks && !self.engine().log().source().can_be_stored_to(at.segment) {
-            return Err(Error::StorageFull);
+        if at.segment.memory().lacks_blocks() {
+            self.engine().log().source().make_storable(at.segment)?;
         }
         let updated = at.segment.update_tag(&at.frame, f);
         updated.map(Some).map_err(|TagTooLarge(tag)| Error::InvalidTag(tag))

@@ -96,6 +96,30 @@ fn progress_grows_up_to_the_report_and_may_panic() {
     assert!(store.verify().unwrap().is_clean());
 }
 
+/// Of a segment as small as these nothing is given back beside what is stored to: each compaction
+/// left one that was not full, and no later one merged them.
+#[test]
+fn small_segments_for_copies_that_are_not_full_are_merged() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path().join("s")).unwrap();
+    let put = |id: u32| store.put(id.to_le_bytes(), &[1.0; 8], vec![7; 100_000]).unwrap();
+    for round in 0..20 {
+        for n in [0, 1, 2, 0] {
+            put(round * 4 + n);
+        }
+        store.compact().unwrap();
+    }
+    let taken = || {
+        let stats = store.stats();
+        // One may be preallocated.
+        stats.segments <= 10 && stats.disk_bytes < stats.live_bytes * 2
+    };
+    super::beside::wait_until("they are merged", taken);
+    assert_eq!((store.len(), store.stats().dead_bytes), (60, 0));
+    // What is merged stays as it is.
+    assert_eq!(store.compact().unwrap().moved_records, 0);
+}
+
 /// Segment files that are mapped though they have no name any more. (Under a sanitizer what is
 /// given up stays, and may not be touched: that is none.)
 fn mapped_without_a_name(store: &Path) -> usize {

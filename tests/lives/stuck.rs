@@ -82,6 +82,33 @@ fn while_no_manifest_can_be_written_compaction_does_not_fill_the_disk() {
     assert!(segments(&path).len() as u64 <= store.stats().segments + 2, "{:?}", segments(&path));
 }
 
+/// The segment for copies that such a try had left stayed, with its room, until a compaction had
+/// something to copy, or the next opening.
+#[test]
+fn once_manifests_can_be_written_a_segment_for_copies_that_nobody_needs_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = options().open(&path).unwrap();
+    // Of each segment a part is dead.
+    for n in 0..IDS {
+        put_all(&store, n..n + 1);
+        put_all(&store, n / 2..n / 2 + 1);
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let in_the_way = ["MANIFEST.next", "MANIFEST.tmp"].map(|name| path.join(name));
+    std::fs::remove_file(&in_the_way[0]).unwrap();
+    in_the_way.iter().for_each(|name| std::fs::create_dir(name).unwrap());
+    let report = store.compact();
+    assert!(matches!(report, Err(Error::Io(_))), "{report:?}");
+    in_the_way.iter().for_each(|name| std::fs::remove_dir(name).unwrap());
+    let ids: Vec<_> = store.pin().iter().map(|record| record.unwrap().id().to_vec()).collect();
+    ids.iter().for_each(|id| assert!(store.remove(id).unwrap()));
+    store.compact().unwrap();
+    assert_eq!(store.stats().segments, 0, "{:?}", store.segments());
+    store.close().unwrap();
+    assert!(options().open(&path).unwrap().recovery().is_clean());
+}
+
 /// An opening after a reboot, which removes such files at once, was refused for good.
 #[test]
 fn a_file_that_cannot_be_removed_is_no_reason_not_to_open() {
