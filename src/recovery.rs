@@ -183,8 +183,7 @@ pub fn recover(
     let catalog = Catalog::new(missing, manifest, basis.rebuilt);
     let mut leftovers = Leftovers::default();
     if writable {
-        make_storable(&engine, &candidates, &collected.blank)?;
-        begin_writing(&engine, (basis, mode), &candidates, &catalog)?;
+        begin_writing(&engine, (basis, mode), (&candidates, &collected.blank), &catalog)?;
         if mode == Recovery::Salvage {
             salvage::void_torn(&candidates);
         } else {
@@ -235,9 +234,10 @@ fn make_storable(
 fn begin_writing(
     engine: &FileEngine,
     (basis, mode): (&Basis, Recovery),
-    candidates: &[Candidate],
+    (candidates, blank): (&[Candidate], &[Arc<Segment<MmapMemory>>]),
     catalog: &Catalog,
 ) -> Result<(), Error> {
+    make_storable(engine, candidates, blank)?;
     engine.log().source().directory().remove_temporaries()?;
     let given_up =
         |candidate: &Candidate| candidate.cut || candidate.each || !candidate.outdone.is_empty();
