@@ -291,11 +291,16 @@ impl Files {
     pub fn make_storable(&self, segment: &Segment<MmapMemory>) -> Result<(), Error> {
         if segment.memory().lacks_blocks() {
             let name = fs::segment_name(segment.sequence(), segment.salt());
-            let gone = || std::io::Error::from(std::io::ErrorKind::NotFound);
-            let (file, _) = self.directory.open_segment(&name, true)?.ok_or_else(gone)?;
-            fs::fill_around_holes(&file, self.segment_bytes, FOLIO_BYTES as u64)
-                .map_err(fs::no_room)?;
-            segment.memory().set_lacks_blocks(false);
+            let memory = segment.memory();
+            match self.directory.open_segment(&name, true)? {
+                Some((file, _)) => {
+                    fs::fill_around_holes(&file, self.segment_bytes, FOLIO_BYTES as u64)
+                        .map_err(fs::no_room)?;
+                }
+                // Dropped a moment ago, or removed by somebody: the mapping is all that is left.
+                None => memory.secure(memory.len())?,
+            }
+            memory.set_lacks_blocks(false);
         }
         Ok(())
     }

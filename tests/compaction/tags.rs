@@ -1,6 +1,7 @@
 //! User tags: no update lost, wherever the record is.
 
-use super::{content, options, put, version};
+use super::{content, options, put, segment_files, version};
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use stratalog::{Error, Store};
 
@@ -114,4 +115,34 @@ fn no_update_is_lost_beside_compaction_and_overwrites() {
     assert_eq!(sum(&store), made);
     store.close().unwrap();
     assert_eq!(sum(&options().open(&path).unwrap()), made);
+}
+
+/// A tag that meets a hole has its file filled first. That of a record that was removed meanwhile,
+/// or whose file somebody has removed, is gone, and a group with such a segment was not emptied.
+#[test]
+fn tags_and_moves_need_no_name_of_a_segment_with_a_hole() {
+    const SEGMENT: u64 = 16 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let options = options().segment_size(SEGMENT);
+    let store = options.open(&path).unwrap();
+    for id in (0..8).chain(0..8) {
+        put(&store, id, 1);
+    }
+    store.compact().unwrap();
+    store.close().unwrap();
+    let store = options.open(&path).unwrap();
+    put(&store, 9, 1);
+    let has_hole = |file: &std::fs::Metadata| file.blocks() * 512 < file.len();
+    let mut files = segment_files(&path);
+    files.retain(|file| has_hole(&file.metadata().unwrap()));
+    assert_eq!(files.len(), 1);
+    std::fs::remove_file(&files[0]).unwrap();
+    assert_eq!(store.update_tag(1u32.to_le_bytes(), |tag| tag + 41).unwrap(), Some(41));
+    store.remove(2u32.to_le_bytes()).unwrap();
+    store.compact().unwrap();
+    store.close().unwrap();
+    let store = options.open(&path).unwrap();
+    assert_eq!((store.len(), store.recovery().missing_segments), (8, 0));
+    assert_eq!((tag(&store, 1), version(&store, 9)), (41, Some(1)));
 }
