@@ -392,8 +392,12 @@ fn decide(
     // By a copy, whose first place is gone: a segment that was missing meanwhile, and is the last
     // one of the log again, would give LSNs below those of what it has not seen.
     let given = engine.log().last_gone().sequence();
+    // In a salvage, too, where no record is given up because of it: slots may have gone with the
+    // page cache, and the LSNs that were given with them.
+    let lost_its_cache = candidates.iter().any(|candidate| candidate.walked.unsound);
     let goes_on = |last: &Candidate| {
         last.flaw.is_none()
+            && !lost_its_cache
             && last.segment.sequence() >= given
             && !last.cut
             && !last.each
