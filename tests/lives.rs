@@ -185,7 +185,7 @@ fn a_page_cache_that_was_lost_without_a_reboot_cuts_nothing_and_no_lsn_is_given_
 }
 
 /// A salvage counts each record for itself, too, but it went on with the segment: its cursor is as
-/// old as what the device has.
+/// old as what the device has. (mutation: salvage-goes-on)
 #[test]
 fn a_salvage_gives_no_lsn_twice_that_went_with_the_page_cache() {
     let dir = tempfile::tempdir().unwrap();
