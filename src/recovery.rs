@@ -202,30 +202,35 @@ pub fn recover(
         engine.log().set_active(tail);
     }
     note_durable(&engine, &durability, &candidates);
-    report.records = engine.live();
-    report.missing_segments = catalog.missing().len() as u64;
+    (report.records, report.missing_segments) = (engine.live(), catalog.missing().len() as u64);
     report.elapsed = started.elapsed();
     Ok(Some(Recovered { engine, durability, report, damage, catalog, leftovers }))
 }
 
-/// On a disk with little room, has the beginnings of segments that lack blocks ready for what an
-/// opening stores there: in a copy without its zeros a store could kill the process. `StorageFull`,
-/// and nothing is changed, where there is no room for them.
+/// Has the beginnings of segments that lack blocks ready for what is stored there: in a copy
+/// without its zeros a store could kill the process. On a disk with little room all of them: this
+/// opening may store to each. Else those that are not settled: the next flush will, and the disk
+/// may be full by then. `StorageFull`, and nothing is changed, where there is no room.
 fn make_storable(
     engine: &FileEngine,
     candidates: &[Candidate],
     blank: &[Arc<Segment<MmapMemory>>],
 ) -> Result<(), Error> {
     let files = engine.log().source();
-    let all = candidates.iter().map(|candidate| (&candidate.segment, candidate.limit));
-    let all = all.chain(blank.iter().map(|segment| (segment, 0)));
-    let lacking: Vec<_> = all.filter(|(segment, _)| segment.memory().lacks_blocks()).collect();
+    let all = candidates.iter().map(|c| (&c.segment, c.limit, !c.is_settled()));
+    let all = all.chain(blank.iter().map(|segment| (segment, 0, false)));
+    let mut lacking: Vec<_> = all.filter(|(segment, ..)| segment.memory().lacks_blocks()).collect();
+    // The one that goes on takes up to a segment.
     let most = (lacking.len() as u64).saturating_mul(2 * FOLIO_BYTES as u64);
-    if lacking.is_empty() || files.directory().free_bytes(files.segment_bytes())? >= most {
+    let most = most.saturating_add(files.segment_bytes());
+    if lacking.is_empty() {
         return Ok(());
     }
+    if files.directory().free_bytes(files.segment_bytes())? >= most {
+        lacking.retain(|(.., is_flushed)| *is_flushed);
+    }
     let slots_end = |segment: &Segment<MmapMemory>, n| segment.slot_offset(SlotNumber(n));
-    lacking.iter().try_for_each(|(segment, n)| segment.memory().secure(slots_end(segment, *n)))
+    lacking.iter().try_for_each(|(segment, n, _)| segment.memory().secure(slots_end(segment, *n)))
 }
 
 /// What comes before the first change of a segment: temporary files are removed, and a new
@@ -392,8 +397,12 @@ fn decide(
     // By a copy, whose first place is gone: a segment that was missing meanwhile, and is the last
     // one of the log again, would give LSNs below those of what it has not seen.
     let given = engine.log().last_gone().sequence();
+    // In a salvage, too, where no record is given up because of it: slots may have gone with the
+    // page cache, and the LSNs that were given with them.
+    let lost_its_cache = candidates.iter().any(|candidate| candidate.walked.unsound);
     let goes_on = |last: &Candidate| {
         last.flaw.is_none()
+            && !lost_its_cache
             && last.segment.sequence() >= given
             && !last.cut
             && !last.each

@@ -27,7 +27,7 @@ use stratalog::internals::format::header::{
 };
 use stratalog::internals::format::slot::SLOT_BYTES;
 use stratalog::internals::segment::cursor::Taken;
-use stratalog::{Batch, Compaction, Counted, Error, Options, Store};
+use stratalog::{Batch, Compaction, Counted, Error, Options, Recovery, Store};
 
 fn options() -> Options {
     Options::new()
@@ -182,6 +182,21 @@ fn a_page_cache_that_was_lost_without_a_reboot_cuts_nothing_and_no_lsn_is_given_
         assert_eq!(store.contains(id(n)), !(10..13).contains(&n), "{n}: a batch counts whole");
     }
     assert!(put(&store, 99).as_u64() >> 24 > before.as_u64() >> 24, "slots may have been lost");
+}
+
+/// A salvage counts each record for itself, too, but it went on with the segment: its cursor is as
+/// old as what the device has. (mutation: salvage-goes-on)
+#[test]
+fn a_salvage_gives_no_lsn_twice_that_went_with_the_page_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = unflushed(&dir.path().join("s"));
+    let device = dir.path().join("device");
+    killed(&store, &device);
+    damage(&segments(&device)[0], 19);
+    let last = put(&store, 20);
+    let store = options().recovery(Recovery::Salvage).open(&device).unwrap();
+    assert!((0..19).all(|n| has(&store, n)) && !store.contains(id(19)));
+    assert!(put(&store, 99) > last, "an LSN is given twice");
 }
 
 /// A kill never leaves a batch with its head and without a member, nor a slot whose checksum does

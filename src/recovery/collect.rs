@@ -289,7 +289,7 @@ fn open_certain(
     if let (Opened::Segment(segment, None), (_, true)) = (&opened, how)
         && !matches!(known, Known::Strange)
         && (!is_unused(segment) || segment.sealed().is_some())
-        && super::rewrite::is_uncertain(files, segment)
+        && super::rewrite::is_uncertain(files, segment)?
     {
         let salt = segment.salt();
         drop(opened);

@@ -30,18 +30,22 @@ const ALIGNMENT: usize = 4096;
 
 /// Whether the segment's file must be copied before anything in it is promised. For a segment of
 /// which nobody has a reference yet.
-pub(super) fn is_uncertain(files: &Files, segment: &Segment<MmapMemory>) -> bool {
-    match segment.flush_note(files.boot_id()) {
+pub(super) fn is_uncertain(files: &Files, segment: &Segment<MmapMemory>) -> Result<bool, Error> {
+    Ok(match segment.flush_note(files.boot_id()) {
         FlushNote::Ended => false,
         FlushNote::Failed => true,
         FlushNote::Begun => {
+            if segment.memory().lacks_blocks() {
+                // For the note.
+                segment.memory().secure(DIRECTORY_AT)?;
+            }
             let certain = segment.memory().flush().is_ok() && is_on_device(files, segment);
             // A failure was reported to this process alone, so the next one must know.
             let note = if certain { FlushNote::Ended } else { FlushNote::Failed };
             segment.note_flush(note, files.boot_id());
             !certain
         }
-    }
+    })
 }
 
 /// Whether the device holds what the page cache shows of the header page, of the slots above the

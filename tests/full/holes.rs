@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use stratalog::internals::format::header::{BOOT_AT, FLUSH_AT, FlushNote, Identity, encode_flush};
 use stratalog::{Error, Options, Store};
 
 const SEGMENT: u64 = 16 << 20;
@@ -203,4 +204,67 @@ fn blocks_that_were_never_written_are_there_on_a_full_disk() {
     for updated in update_tags(&store) {
         assert_eq!(updated.unwrap(), Some(1));
     }
+}
+
+/// What a killed process has not flushed is stored to by the first flush after it: the headers of
+/// its segments. In a sparse copy, once the disk had filled up, that was a SIGBUS.
+/// (mutation: flush-stores-to-holes)
+#[test]
+fn a_flush_of_what_a_killed_process_has_left_needs_no_room() {
+    let Some(disk) = Small::ext4(24 << 20) else { return };
+    let path = disk.at("s");
+    let store = options().open(&path).unwrap();
+    for n in 0..25 {
+        put(&store, n).unwrap();
+    }
+    // As a kill leaves it. A file may have got its name since it was listed.
+    let sparse = disk.at("sparse");
+    while !run("cp", &["-r", "--sparse=always", text(&path), text(&sparse)]) {
+        std::fs::remove_dir_all(&sparse).unwrap();
+    }
+    drop(store);
+    std::fs::remove_dir_all(&path).unwrap();
+    read_in_a_row(&sparse);
+    let store = options().open(&sparse).unwrap();
+    assert_eq!(store.len(), 25);
+    disk.fill();
+    store.sync().unwrap();
+    store.close().unwrap();
+}
+
+/// The note that a flush had begun when the process was killed is replaced before an opening has
+/// asked for room: a SIGBUS. (mutation: begun-stores-to-holes)
+#[test]
+fn a_sparse_copy_of_what_was_killed_inside_a_flush_opens_or_says_that_it_cannot() {
+    let Some(disk) = Small::ext4(24 << 20) else { return };
+    let path = disk.at("s");
+    let store = options().open(&path).unwrap();
+    for n in 0..25 {
+        put(&store, n).unwrap();
+    }
+    let sparse = disk.at("sparse");
+    while !run("cp", &["-r", "--sparse=always", text(&path), text(&sparse)]) {
+        std::fs::remove_dir_all(&sparse).unwrap();
+    }
+    for entry in std::fs::read_dir(&sparse).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_some_and(|e| e == "seg") {
+            let bytes = std::fs::read(&file).unwrap();
+            let salt = Identity::decode(bytes.first_chunk().unwrap()).unwrap().salt;
+            let half = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+            let boot = [half(BOOT_AT), half(BOOT_AT + 8)];
+            let note = encode_flush(FlushNote::Begun, boot, salt).to_le_bytes();
+            let file = File::options().write(true).open(&file).unwrap();
+            file.write_all_at(&note, FLUSH_AT as u64).unwrap();
+        }
+    }
+    drop(store);
+    std::fs::remove_dir_all(&path).unwrap();
+    read_in_a_row(&sparse);
+    disk.fill();
+    let opened = options().open(&sparse);
+    assert!(matches!(opened, Ok(_) | Err(Error::StorageFull)), "{opened:?}");
+    drop(opened);
+    std::fs::remove_file(disk.at("filler")).unwrap();
+    assert_eq!(options().open(&sparse).unwrap().len(), 25);
 }
