@@ -230,7 +230,12 @@ fn make_storable(
         lacking.retain(|(.., is_flushed)| *is_flushed);
     }
     let slots_end = |segment: &Segment<MmapMemory>, n| segment.slot_offset(SlotNumber(n));
-    lacking.iter().try_for_each(|(segment, n, _)| segment.memory().secure(slots_end(segment, *n)))
+    lacking
+        .iter()
+        .try_for_each(|(segment, n, _)| segment.memory().secure(slots_end(segment, *n)))?;
+    // What is cut off is overwritten.
+    let mut cut = candidates.iter().filter(|candidate| candidate.cut);
+    cut.try_for_each(|candidate| files.make_storable(&candidate.segment))
 }
 
 /// What comes before the first change of a segment: temporary files are removed, and a new

@@ -92,43 +92,63 @@ fn fill(file: &File, part: Range<u64>) -> io::Result<bool> {
     }
 }
 
-/// Whether a file of this length has fewer blocks than that takes.
-pub fn lacks_blocks(file: &File, len: u64) -> io::Result<bool> {
-    Ok(allocated_bytes(file)? < len)
+/// Whether a file of this length lacks blocks around its holes: more than lie in them between two
+/// multiples of `margin`.
+pub fn lacks_blocks(file: &File, len: u64, margin: u64) -> io::Result<bool> {
+    let allocated = allocated_bytes(file)?;
+    Ok(allocated < len && allocated.saturating_add(walk_holes(file, len, margin, drop)?) < len)
 }
 
 fn allocated_bytes(file: &File) -> io::Result<u64> {
     Ok(file.metadata()?.blocks().saturating_mul(BLOCK_BYTES))
 }
 
-/// Gives a file the blocks that it lacks around its holes: of each, all but what lies between two
-/// multiples of `margin`. Changes no byte.
-pub fn fill_around_holes(file: &File, len: u64, margin: u64) -> io::Result<()> {
+/// Calls `each` for what lies in a hole before the first multiple of `margin`, and behind the last
+/// one. Bytes of holes that lie between.
+fn walk_holes(
+    file: &File,
+    len: u64,
+    margin: u64,
+    mut each: impl FnMut(Range<u64>),
+) -> io::Result<u64> {
     let seek = |to| match rustix::fs::seek(file, to) {
         Ok(at) => Ok(at.min(len)),
         Err(Errno::NXIO) => Ok(len),
         Err(error) => Err(error),
     };
-    let (mut at, mut stay, mut filled) = (0, 0, Ok(true));
+    let (mut at, mut between) = (0, 0);
     // Where the file system cannot tell, it makes no holes.
     while let Ok(hole) = seek(SeekFrom::Hole(at))
         && hole < len
     {
         let data = seek(SeekFrom::Data(hole))?;
-        let (inner, end) = (hole.next_multiple_of(margin), data / margin * margin);
-        let its = if inner < end {
-            stay += end - inner;
-            fill(file, hole..inner).and_then(|_| fill(file, end..data))
+        let (first, last) = (hole.next_multiple_of(margin), data / margin * margin);
+        if first < last {
+            between += last - first;
+            each(hole..first);
+            each(last..data);
         } else {
-            fill(file, hole..data)
-        };
-        filled = filled.and(its);
+            each(hole..data);
+        }
         at = data.max(hole + 1);
     }
+    Ok(between)
+}
+
+/// Gives a file the blocks that it lacks around its holes: of each, all but what lies between two
+/// multiples of `margin`. Changes no byte.
+pub fn fill_around_holes(file: &File, len: u64, margin: u64) -> io::Result<()> {
+    let mut filled = Ok(true);
+    let fill_one = |part| {
+        if filled.is_ok() {
+            filled = fill(file, part);
+        }
+    };
+    let between = walk_holes(file, len, margin, fill_one)?;
     // What was allocated and never written is told as a hole, too, and a full XFS refuses to
     // allocate it again.
     match filled {
-        Err(_) if allocated_bytes(file)?.saturating_add(stay) >= len => Ok(()),
+        Err(_) if allocated_bytes(file)?.saturating_add(between) >= len => Ok(()),
         filled => filled.map(drop),
     }
 }
@@ -147,4 +167,29 @@ fn allocate(file: &File, len: u64) -> io::Result<()> {
         left -= n as u64;
     }
     Ok(())
+}
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests {
+    use super::*;
+
+    /// The engine's own holes need no look at the file when a tag is stored, and no descriptor.
+    #[test]
+    fn a_hole_between_two_multiples_of_the_margin_lacks_no_blocks() {
+        const MARGIN: u64 = 1 << 16;
+        const LEN: u64 = 16 * MARGIN;
+        let file = tempfile::tempfile().unwrap();
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let punch = |at, len| rustix::fs::fallocate(&file, hole, at, len).unwrap();
+        let lacks = || lacks_blocks(&file, LEN, MARGIN).unwrap();
+        (&file).write_all(&vec![1; LEN as usize]).unwrap();
+        file.sync_all().unwrap();
+        assert!(!lacks());
+        punch(2 * MARGIN, 4 * MARGIN);
+        assert!(!lacks(), "the engine's own");
+        punch(8 * MARGIN - MARGIN / 2, 2 * MARGIN);
+        assert!(lacks(), "of a sparse copy");
+        fill_around_holes(&file, LEN, MARGIN).unwrap();
+        assert!(!lacks(), "filled");
+    }
 }

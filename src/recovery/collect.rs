@@ -8,7 +8,7 @@ use crate::format::header::{IDENTITY_BYTES, Identity, NAMED_AT, Role, STORE_AT, 
 use crate::format::ids::{Sequence, SlotNumber};
 use crate::format::manifest::Manifest;
 use crate::fs::{self, SegmentFile};
-use crate::memory::MmapMemory;
+use crate::memory::{FOLIO_BYTES, MmapMemory};
 use crate::options::Recovery;
 use crate::report::{Damage, RecoveryReport};
 use crate::segment::Segment;
@@ -356,7 +356,8 @@ fn open(
         ))),
         opened => {
             if let (Opened::Segment(segment, _), Some(handle)) = (&opened, whole) {
-                segment.memory().set_lacks_blocks(fs::lacks_blocks(&handle, wanted)?);
+                let lacks = fs::lacks_blocks(&handle, wanted, FOLIO_BYTES as u64)?;
+                segment.memory().set_lacks_blocks(lacks);
             }
             Ok(opened)
         }
