@@ -6,9 +6,9 @@
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use stratalog::internals::format::header::{DIRECTORY_AT, DURABLE_AT, Identity, encode_count};
-use stratalog::{Compaction, Error, Options, OwnedRecord, Recovery, SegmentRole, Store};
+use stratalog::{Compaction, Error, NewRecord, Options, OwnedRecord, Recovery, SegmentRole, Store};
 
 const RECORDS: u32 = 300;
 
@@ -41,15 +41,21 @@ fn holds(dir: &Path, bytes: &[u8]) -> bool {
 /// A store, and in `killed` what it left when its process died while it compacted: copies without
 /// force.
 fn killed_while_it_copied(dir: &Path) -> (Store, PathBuf) {
+    killed_while_it_copied_what(dir, |store, n| {
+        store.put(n.to_le_bytes(), &[1.0], content(n)).unwrap();
+    })
+}
+
+fn killed_while_it_copied_what(dir: &Path, put: impl Fn(&Store, u32)) -> (Store, PathBuf) {
     let (path, killed) = (dir.join("s"), dir.join("killed"));
     let store = options().compaction_rate(400_000).open(&path).unwrap();
     for n in 0..RECORDS {
-        store.put(n.to_le_bytes(), &[1.0], content(n)).unwrap();
+        put(&store, n);
     }
     store.remove(0_u32.to_le_bytes()).unwrap();
     // All of the active segment lives: it goes on.
     for n in RECORDS.. {
-        store.put(n.to_le_bytes(), &[1.0], content(n)).unwrap();
+        put(&store, n);
         if store.segments().len() > 1 {
             break;
         }
@@ -124,6 +130,39 @@ fn a_backup_has_the_tags_of_what_a_process_that_died_had_moved() {
         assert_eq!(store.len(), live);
         assert_eq!(store.get_owned(id).unwrap().unwrap().tag, 77, "{}", path.display());
     }
+}
+
+/// Power was lost when the device had what the sources say of their moves, and not yet that their
+/// copies count. What opening puts in force expires like what it finds in force.
+#[test]
+fn what_opening_puts_in_force_is_found_once_it_has_expired() {
+    let dir = tempfile::tempdir().unwrap();
+    let over = SystemTime::now() + Duration::from_secs(4);
+    let (store, killed) = killed_while_it_copied_what(dir.path(), |store, n| {
+        let (id, content) = (n.to_le_bytes(), content(n));
+        store.put_record(NewRecord::new(&id, &[1.0], &content).expires_at(over)).unwrap();
+    });
+    drop(store);
+    let store = options().read_only(true).open(&killed).unwrap();
+    let copies = |s: &stratalog::SegmentStats| s.role == SegmentRole::Copies;
+    let copies = store.segments().into_iter().find(copies).unwrap().path;
+    let live = store.len();
+    drop(store);
+    let bytes = std::fs::read(copies).unwrap();
+    for slot in bytes[DIRECTORY_AT..].chunks(32).take(64) {
+        let lsn = u64::from_le_bytes(slot[8..16].try_into().unwrap());
+        if lsn != 0 {
+            set_forward(&killed, lsn);
+        }
+    }
+
+    let store = options().open(&killed).unwrap();
+    assert_eq!(store.len(), live);
+    thread::sleep(over.duration_since(SystemTime::now()).unwrap_or_default());
+    store.compact().unwrap();
+    assert_eq!(store.len(), 0);
+    store.close().unwrap();
+    assert!(!holds(&killed, &content(5)[..20]), "what has expired is still on disk");
 }
 
 /// What a copy was made of answers where the copy is damaged, if the header is, too: so it does in

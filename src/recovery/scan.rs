@@ -502,8 +502,11 @@ pub(super) fn finish_moves(engine: &FileEngine, candidate: &Candidate) -> Result
         if let SlotState::Copy(kind, body) = state
             && engine.log().may_have_given(body.lsn)
             && check(segment, slot, kind, body, true).is_ok()
+            && engine.restore_copy(segment, kind, body)?
+            && body.expires
         {
-            engine.restore_copy(segment, kind, body)?;
+            // As in `scan`.
+            segment.note_expiry(0);
         }
     }
     Ok(())
