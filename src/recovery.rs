@@ -405,9 +405,13 @@ fn decide(
     // In a salvage, too, where no record is given up because of it: slots may have gone with the
     // page cache, and the LSNs that were given with them.
     let lost_its_cache = candidates.iter().any(|candidate| candidate.walked.unsound);
+    // One that was prepared, and that only a rebuilt manifest names, does not say whom it follows:
+    // what is flushed there would not show that what is older was durable before [D8].
+    let follows = |last: &Candidate| last.limit > 0 || last.inherited.predecessor.is_some();
     let goes_on = |last: &Candidate| {
         last.flaw.is_none()
             && !lost_its_cache
+            && follows(last)
             && last.segment.sequence() >= given
             && !last.cut
             && !last.each

@@ -2,8 +2,8 @@
 //! counts, and no less.
 
 use super::{
-    BOOT_AT, CURSOR_AT, DIRECTORY_AT, SEALED_AT, SLOT_BYTES, Taken, edit, has, id, killed, options,
-    put_all, read, salt_of, segments,
+    BOOT_AT, CURSOR_AT, DIRECTORY_AT, DURABLE_AT, SEALED_AT, SLOT_BYTES, Taken, edit, has, id,
+    killed, options, put_all, read, salt_of, segments,
 };
 use stratalog::Recovery;
 use stratalog::internals::format::header::encode_count;
@@ -169,4 +169,42 @@ fn in_a_salvage_after_power_loss_a_torn_put_hides_nothing_durable() {
     let store = open(Recovery::Tolerant, false).unwrap();
     assert!((0..KEPT).all(|n| has(&store, n)), "the opening after the salvage");
     assert!(store.verify().unwrap().is_clean());
+}
+
+/// Without a manifest a salvage went on with a segment that was prepared and never used. That does
+/// not say whom it follows, so after power loss what was durable there was taken for what lies
+/// behind the lost end of the one before it.
+#[test]
+fn a_salvage_does_not_go_on_with_what_was_only_prepared() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, image) = (dir.path().join("s"), dir.path().join("image"));
+    let store = options().open(&path).unwrap();
+    put_all(&store, 0..KEPT);
+    store.sync().unwrap();
+    store.sync().unwrap();
+    while segments(&path).len() < 2 {
+        std::thread::yield_now();
+    }
+    killed(&store, &image);
+    drop(store);
+    std::fs::remove_file(image.join("MANIFEST")).unwrap();
+    let before = std::fs::read(&segments(&image)[0]).unwrap();
+
+    let store = options().recovery(Recovery::Salvage).open(&image).unwrap();
+    let lsn = store.put("durable", &[1.0; 16], "durable").unwrap();
+    store.wait_durable(lsn).unwrap();
+    let lost = dir.path().join("lost");
+    killed(&store, &lost);
+    drop(store);
+    // What the flush has not brought to the device: the header of the first, which had nothing to
+    // flush, and the durable ends that are stored after it.
+    let found = segments(&lost);
+    edit(&found[0], 0, &before[..DIRECTORY_AT]);
+    for segment in &found[1..] {
+        edit(segment, DURABLE_AT, &[0; 8]);
+    }
+    found.iter().for_each(|segment| edit(segment, BOOT_AT, &[7; 16]));
+    let store = options().open(&lost).unwrap();
+    assert!((0..KEPT).all(|n| has(&store, n)));
+    assert!(store.contains("durable"), "{:?}", store.recovery());
 }

@@ -1,7 +1,7 @@
 //! A segment's file that cannot be removed once compaction has given it up. Invariant: it costs its
 //! own room, and nothing else.
 
-use super::{BOOT_AT, edit, has, killed, options, put_all, segments};
+use super::{BOOT_AT, CURSOR_AT, edit, has, killed, options, put_all, segments};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -133,14 +133,22 @@ fn a_blank_file_that_cannot_be_removed_is_no_reason_not_to_open() {
     let (path, image) = (dir.path().join("s"), dir.path().join("image"));
     let store = options().open(&path).unwrap();
     put_all(&store, 0..IDS);
-    while segments(&path).len() as u64 <= store.stats().segments {
+    // Else one that the writer has overtaken, and that is not removed yet, is a gap.
+    store.sync().unwrap();
+    let is_blank = |segment: &PathBuf| {
+        let bytes = std::fs::read(segment).unwrap();
+        bytes[CURSOR_AT..CURSOR_AT + 8] == [0; 8]
+    };
+    let blank = &loop {
+        killed(&store, &image);
+        if let Some(blank) = segments(&image).into_iter().find(is_blank) {
+            break blank;
+        }
+        std::fs::remove_dir_all(&image).unwrap();
         std::thread::sleep(Duration::from_millis(10));
-    }
-    killed(&store, &image);
+    };
     drop(store);
-    let files = segments(&image);
-    files.iter().for_each(|segment| edit(segment, BOOT_AT, &[7; 16]));
-    let blank = files.last().unwrap();
+    segments(&image).iter().for_each(|segment| edit(segment, BOOT_AT, &[7; 16]));
     let mount = |program: &str, arguments: &[&Path]| {
         Command::new(program).args(arguments).status().is_ok_and(|status| status.success())
     };
