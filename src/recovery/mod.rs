@@ -395,7 +395,7 @@ fn scan_into(
     // In a file that was cut short no copy can be put in force for good: its source goes on.
     let decides = |c: &&SegmentCandidate| c.holds_copies() && c.flaw != Some(collect::Flaw::Short);
     for candidate in candidates.iter().filter(|candidate| decides(candidate)) {
-        scan::finish_moves(&engine, candidate)?;
+        void::finish_moves(&engine, candidate)?;
     }
     engine.index().set_keep_tombstones(false);
     Ok(engine)

@@ -469,7 +469,7 @@ fn judge(
             report.void += 1;
             return SlotVerdict::Nothing;
         }
-        // See `finish_moves` for copies.
+        // See `void::finish_moves` for copies.
         SlotState::Batch(..) | SlotState::Copy(..) => return SlotVerdict::Nothing,
         // It would win against whatever is written from now on.
         SlotState::Committed(_, body) if !engine.log().may_have_given(body.lsn) => {
@@ -501,24 +501,6 @@ fn judge(
     }
     report.torn += 1;
     SlotVerdict::Nothing
-}
-
-/// A copy without force counts after all if its source says that the move was made: the process
-/// died between the two. After step 3, when every source is in the index.
-pub(super) fn finish_moves(engine: &DiskEngine, candidate: &SegmentCandidate) -> Result<(), Error> {
-    let segment = &*candidate.segment;
-    for (slot, state) in segment.directory().slots(candidate.limit) {
-        if let SlotState::Copy(kind, body) = state
-            && engine.log().may_have_given(body.lsn)
-            && check(segment, slot, kind, body, true).is_ok()
-            && engine.restore_copy(segment, kind, body)?
-            && body.expires
-        {
-            // As in `scan`.
-            segment.usage().note_expiry(0);
-        }
-    }
-    Ok(())
 }
 
 /// Returns whether a slot's record goes into the index.

@@ -1,11 +1,31 @@
-//! Step 4 of opening for slots: those that nobody will decide about any more are void for good.
+//! Copies that count though nobody put them in force; and step 4 of opening for slots: those that
+//! nobody will decide about any more are void for good.
 
 use super::SegmentCandidate;
 use super::scan::check;
 use crate::disk::DiskEngine;
+use crate::error::Error;
 use crate::format::slot::SlotState;
 use crate::memory::Memory;
 use crate::segment::Segment;
+
+/// A copy without force counts after all if its source says that the move was made: the process
+/// died between the two. After step 3, when every source is in the index.
+pub(super) fn finish_moves(engine: &DiskEngine, candidate: &SegmentCandidate) -> Result<(), Error> {
+    let segment = &*candidate.segment;
+    for (slot, state) in segment.directory().slots(candidate.limit) {
+        if let SlotState::Copy(kind, body) = state
+            && engine.log().may_have_given(body.lsn)
+            && check(segment, slot, kind, body, true).is_ok()
+            && engine.restore_copy(segment, kind, body)?
+            && body.expires
+        {
+            // As in `scan::scan_all`.
+            segment.usage().note_expiry(0);
+        }
+    }
+    Ok(())
+}
 
 /// Step 4's part for copies: those that count are put in force, all others are void for good.
 pub(super) fn decide_copies(engine: &DiskEngine, candidate: &SegmentCandidate) {
