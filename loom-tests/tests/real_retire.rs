@@ -43,7 +43,7 @@ fn no_segment_is_freed_under_a_guard_and_it_is_freed_at_last() {
                 assert_eq!(segment.sequence(), Sequence(1));
                 loom::thread::yield_now();
                 assert!(!watch.gone.load(Ordering::Relaxed), "freed under a guard");
-                assert_eq!(segment.taken().slots, 0);
+                assert_eq!(segment.filling().taken().slots, 0);
             }
         }
         remover.join().unwrap();
