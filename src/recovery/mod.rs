@@ -214,7 +214,7 @@ pub fn recover(
 /// without its zeros a store could kill the process. On a disk with little room all of them: this
 /// opening may store to each. Else those that are not settled: the next flush will, and the disk
 /// may be full by then. `StorageFull`, and nothing is changed, where there is no room.
-fn make_storable(
+fn secure_beginnings(
     engine: &DiskEngine,
     candidates: &[SegmentCandidate],
     blank: &[Arc<Segment<MmapMemory>>],
@@ -251,7 +251,7 @@ fn begin_writing(
     (candidates, blank): (&[SegmentCandidate], &[Arc<Segment<MmapMemory>>]),
     live_manifest: &LiveManifest,
 ) -> Result<(), Error> {
-    make_storable(engine, candidates, blank)?;
+    secure_beginnings(engine, candidates, blank)?;
     let directory = engine.log().source().directory();
     directory.remove_temporaries().at(directory.path())?;
     let given_up = |candidate: &SegmentCandidate| {

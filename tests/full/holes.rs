@@ -4,7 +4,7 @@ use super::{Small, has_spares, options, pause, punch, put, run, text};
 use rustix::fs::{Advice, FallocateFlags};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use stratalog::internals::format::header::{BOOT_AT, FLUSH_AT, FlushNote, Identity, encode_flush};
 use stratalog::{Error, Options, Store};
@@ -24,6 +24,44 @@ fn read_in_a_row(path: &Path) {
         rustix::fs::fadvise(&handle, 0, None, Advice::DontNeed).unwrap();
         std::fs::read(&file).unwrap();
     }
+}
+
+fn segments(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let files = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|file| file.extension().is_some_and(|e| e == "seg"))
+}
+
+/// A copy of the store at `path` without its zeros.
+fn sparse_copy(disk: &Small, path: &Path) -> PathBuf {
+    let sparse = disk.at("sparse");
+    // Of an open store: a file may have got its name since it was listed.
+    while !run("cp", &["-r", "--sparse=always", text(path), text(&sparse)]) {
+        std::fs::remove_dir_all(&sparse).unwrap();
+    }
+    sparse
+}
+
+/// A sparse copy of a store with 25 records, as a kill leaves it. The store is gone.
+fn killed_sparse_copy(disk: &Small) -> PathBuf {
+    let path = disk.at("s");
+    let store = options().open(&path).unwrap();
+    for n in 0..25 {
+        put(&store, n).unwrap();
+    }
+    let sparse = sparse_copy(disk, &path);
+    drop(store);
+    std::fs::remove_dir_all(&path).unwrap();
+    sparse
+}
+
+/// On a full disk the store opens, or says that there is no room. Its records once there is.
+fn records_after_a_full_disk(disk: &Small, sparse: &Path) -> usize {
+    disk.fill();
+    let opened = options().open(sparse);
+    assert!(matches!(opened, Ok(_) | Err(Error::StorageFull)), "{opened:?}");
+    drop(opened);
+    std::fs::remove_file(disk.at("filler")).unwrap();
+    options().open(sparse).unwrap().len()
 }
 
 /// Fills the disk, but for what the store keeps back.
@@ -82,22 +120,18 @@ fn a_sparse_copy_is_not_stored_to_where_that_takes_room() {
         let Some(disk) = Small::ext4(120 << 20) else { return };
         let path = disk.at("s");
         with_copies(&path);
-        for entry in std::fs::read_dir(&path).unwrap() {
-            let file = entry.unwrap().path();
-            if file.extension().is_some_and(|e| e == "seg") {
-                // All but the records, 20 of 100,000 bytes, and the directory.
-                punch(&file, 16 << 10, SEGMENT - (16 << 10) - 2_200_000);
-            }
+        for file in segments(&path) {
+            // All but the records, 20 of 100,000 bytes, and the directory.
+            punch(&file, 16 << 10, SEGMENT - (16 << 10) - 2_200_000);
         }
         read_in_a_row(&path);
-        let filled = || disk.fill();
         if !room {
-            filled();
+            disk.fill();
         }
         let store = large().open(&path).unwrap();
         if room {
             assert!(update_tags(&store).iter().all(Result::is_ok));
-            filled();
+            disk.fill();
             assert!(update_tags(&store).iter().all(Result::is_ok));
         } else {
             let full = |updated: &Result<_, _>| matches!(updated, Err(Error::StorageFull));
@@ -126,8 +160,7 @@ fn a_sparse_copy_of_a_nearly_full_store_can_be_emptied() {
         store.put(id.to_le_bytes(), &[1.0], content).unwrap();
     }
     store.close().unwrap();
-    let sparse = disk.at("sparse");
-    assert!(run("cp", &["-r", "--sparse=always", text(&path), text(&sparse)]));
+    let sparse = sparse_copy(&disk, &path);
     std::fs::remove_dir_all(&path).unwrap();
     let file = File::create(disk.at("filler")).unwrap();
     let about = rustix::fs::fstatvfs(&file).unwrap();
@@ -153,23 +186,15 @@ fn a_sparse_copy_on_a_full_disk_opens_or_says_that_it_cannot() {
         put(&store, n).unwrap();
     }
     store.close().unwrap();
-    let sparse = disk.at("sparse");
-    assert!(run("cp", &["-r", "--sparse=always", text(&path), text(&sparse)]));
-    for entry in std::fs::read_dir(&sparse).unwrap() {
-        let file = entry.unwrap().path();
-        if file.extension().is_some_and(|e| e == "seg") {
-            // Of another boot: so an opening stores to each.
-            File::options().write(true).open(&file).unwrap().write_all_at(&[7; 16], 256).unwrap();
-            punch(&file, 64 << 10, 32 << 10);
-        }
+    let sparse = sparse_copy(&disk, &path);
+    for file in segments(&sparse) {
+        // Of another boot: so an opening stores to each.
+        let handle = File::options().write(true).open(&file).unwrap();
+        handle.write_all_at(&[7; 16], BOOT_AT as u64).unwrap();
+        punch(&file, 64 << 10, 32 << 10);
     }
     read_in_a_row(&sparse);
-    disk.fill();
-    let opened = options().open(&sparse);
-    assert!(matches!(opened, Ok(_) | Err(Error::StorageFull)), "{opened:?}");
-    drop(opened);
-    std::fs::remove_file(disk.at("filler")).unwrap();
-    assert_eq!(options().open(&sparse).unwrap().len(), 30);
+    assert_eq!(records_after_a_full_disk(&disk, &sparse), 30);
 }
 
 /// The same file with all its blocks but for the hole between multiples of 2 MiB, and only those
@@ -193,12 +218,7 @@ fn blocks_that_were_never_written_are_there_on_a_full_disk() {
     let Some(disk) = Small::xfs() else { return };
     let path = disk.at("s");
     with_copies(&path);
-    for entry in std::fs::read_dir(&path).unwrap() {
-        let file = entry.unwrap().path();
-        if file.extension().is_some_and(|e| e == "seg") {
-            with_blocks_never_written(&file);
-        }
-    }
+    segments(&path).for_each(|file| with_blocks_never_written(&file));
     disk.fill();
     let store = large().open(&path).unwrap();
     for updated in update_tags(&store) {
@@ -212,18 +232,7 @@ fn blocks_that_were_never_written_are_there_on_a_full_disk() {
 #[test]
 fn a_flush_of_what_a_killed_process_has_left_needs_no_room() {
     let Some(disk) = Small::ext4(24 << 20) else { return };
-    let path = disk.at("s");
-    let store = options().open(&path).unwrap();
-    for n in 0..25 {
-        put(&store, n).unwrap();
-    }
-    // As a kill leaves it. A file may have got its name since it was listed.
-    let sparse = disk.at("sparse");
-    while !run("cp", &["-r", "--sparse=always", text(&path), text(&sparse)]) {
-        std::fs::remove_dir_all(&sparse).unwrap();
-    }
-    drop(store);
-    std::fs::remove_dir_all(&path).unwrap();
+    let sparse = killed_sparse_copy(&disk);
     read_in_a_row(&sparse);
     let store = options().open(&sparse).unwrap();
     assert_eq!(store.len(), 25);
@@ -237,34 +246,16 @@ fn a_flush_of_what_a_killed_process_has_left_needs_no_room() {
 #[test]
 fn a_sparse_copy_of_what_was_killed_inside_a_flush_opens_or_says_that_it_cannot() {
     let Some(disk) = Small::ext4(24 << 20) else { return };
-    let path = disk.at("s");
-    let store = options().open(&path).unwrap();
-    for n in 0..25 {
-        put(&store, n).unwrap();
+    let sparse = killed_sparse_copy(&disk);
+    for file in segments(&sparse) {
+        let bytes = std::fs::read(&file).unwrap();
+        let salt = Identity::decode(bytes.first_chunk().unwrap()).unwrap().salt;
+        let half = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let boot = [half(BOOT_AT), half(BOOT_AT + 8)];
+        let note = encode_flush(FlushNote::Begun, boot, salt).to_le_bytes();
+        let file = File::options().write(true).open(&file).unwrap();
+        file.write_all_at(&note, FLUSH_AT as u64).unwrap();
     }
-    let sparse = disk.at("sparse");
-    while !run("cp", &["-r", "--sparse=always", text(&path), text(&sparse)]) {
-        std::fs::remove_dir_all(&sparse).unwrap();
-    }
-    for entry in std::fs::read_dir(&sparse).unwrap() {
-        let file = entry.unwrap().path();
-        if file.extension().is_some_and(|e| e == "seg") {
-            let bytes = std::fs::read(&file).unwrap();
-            let salt = Identity::decode(bytes.first_chunk().unwrap()).unwrap().salt;
-            let half = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-            let boot = [half(BOOT_AT), half(BOOT_AT + 8)];
-            let note = encode_flush(FlushNote::Begun, boot, salt).to_le_bytes();
-            let file = File::options().write(true).open(&file).unwrap();
-            file.write_all_at(&note, FLUSH_AT as u64).unwrap();
-        }
-    }
-    drop(store);
-    std::fs::remove_dir_all(&path).unwrap();
     read_in_a_row(&sparse);
-    disk.fill();
-    let opened = options().open(&sparse);
-    assert!(matches!(opened, Ok(_) | Err(Error::StorageFull)), "{opened:?}");
-    drop(opened);
-    std::fs::remove_file(disk.at("filler")).unwrap();
-    assert_eq!(options().open(&sparse).unwrap().len(), 25);
+    assert_eq!(records_after_a_full_disk(&disk, &sparse), 25);
 }
