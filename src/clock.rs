@@ -1,10 +1,11 @@
 //! The time of day, as records carry it.
 
+use crate::os;
 use std::time::{Duration, SystemTime};
 
 /// Nanoseconds since 1970; a clock before that counts as 1970, one after 2554 as 2554.
 pub fn now_ns() -> u64 {
-    nanoseconds(SystemTime::now())
+    nanoseconds(os::time::now())
 }
 
 /// A moment in the same measure.

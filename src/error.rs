@@ -1,6 +1,7 @@
 //! What can go wrong, as data; the message says what a person can do about it.
 
 use crate::format::ids::Lsn;
+use crate::os;
 use std::path::{Path, PathBuf};
 
 /// Everything that a call of this crate can fail with. A call that returns an error has changed
@@ -185,7 +186,7 @@ impl Error {
             return Self::StorageFull;
         }
         let (what, limit) = match Errno::from_io_error(&source) {
-            Some(Errno::MFILE) => (OPEN_FILES, open_files_max()),
+            Some(Errno::MFILE) => (OPEN_FILES, os::process::open_files_max()),
             Some(Errno::NFILE) => (OPEN_FILES_OF_ALL, number_in("/proc/sys/fs/file-max")),
             _ => return Self::Io { path: path.to_owned(), source },
         };
@@ -214,13 +215,7 @@ impl<T> At<T> for std::io::Result<T> {
     }
 }
 
-/// Returns how many descriptors this process may have.
-pub(crate) fn open_files_max() -> u64 {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    limit.current.unwrap_or(u64::MAX)
-}
-
 fn number_in(path: &str) -> u64 {
-    let text = std::fs::read_to_string(path).ok();
+    let text = os::fs::read_to_string(path).ok();
     text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }

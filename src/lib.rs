@@ -60,6 +60,7 @@ mod log;
 mod memory;
 #[cfg(not(stratalog_loom))]
 mod options;
+mod os;
 #[cfg(not(stratalog_loom))]
 mod recovery;
 #[cfg(not(stratalog_loom))]

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Largest dimension of a store, in `f32` values.
 pub(crate) const DIMENSION_MAX: usize = 65_536;
 /// Smallest and largest segment, and the one that `Options::new` chooses, in bytes.
-pub(crate) const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+pub(crate) use crate::os::limits::SEGMENT_BYTES_MIN;
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 pub(crate) const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 /// Lowest and default number of times what is live that the log is to take at most. Compaction

@@ -17,6 +17,7 @@ const COLUMNS: usize = 100;
 /// The library's modules, lowest layer first: a module names its own layer and those below it.
 /// A new file under `src/` needs a place here.
 const LAYERS: &[&[&str]] = &[
+    &["os"],
     &["clock", "concurrency"],
     &["format"],
     &["error"],

@@ -20,7 +20,8 @@ use crate::options::Compaction;
 use crate::recovery::{self, Leftovers};
 use compaction::{Compactor, Scope};
 use preallocation::{GrowthRate, Preallocator};
-use std::time::{Duration, Instant};
+use crate::os::time::Instant;
+use std::time::Duration;
 
 /// How long it sleeps when nobody notifies it.
 const NAP: Duration = Duration::from_secs(1);

@@ -19,7 +19,8 @@ use crate::format::ids::Sequence;
 use crate::log::PREALLOCATED_MAX;
 use crate::memory::{Folios, Memory, MmapMemory};
 use crate::segment::Segment;
-use std::time::{Duration, Instant};
+use crate::os::time::Instant;
+use std::time::Duration;
 
 /// Large pages are made so many bytes at a time, which is one of them.
 const LARGE_STEP: usize = 2 << 20;

@@ -12,7 +12,8 @@
 use crate::concurrency::sync::lock;
 use crate::concurrency::sync::unmodelled::{AtomicBool, AtomicU64, Mutex, Ordering, thread};
 use crate::disk::DiskEngine;
-use std::time::{Duration, Instant};
+use crate::os::time::Instant;
+use std::time::Duration;
 
 /// What a put of up to so many bytes may be delayed by, and each further such part of a long one.
 const DELAY_MAX_NS: u64 = 4_000_000;

@@ -2,7 +2,8 @@
 
 use crate::concurrency::sync::lock;
 use crate::concurrency::sync::unmodelled::{AtomicU64, Mutex, Ordering, thread};
-use std::time::{Duration, Instant};
+use crate::os::time::Instant;
+use std::time::Duration;
 
 /// Wakes the background threads. A writer only adds to a counter and unparks them.
 #[derive(Debug, Default)]

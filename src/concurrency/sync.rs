@@ -1,11 +1,22 @@
 //! The one door to atomics, cells and threads.
 //!
-//! With `--cfg stratalog_loom` the names below come from loom, with `--cfg stratalog_shuttle`
-//! beside it from shuttle, otherwise from std. Nothing else changes with that switch: same
-//! algorithms, same orderings, same capacities (those are arguments), so that the models in
-//! `loom-tests/` run the code that ships.
+//! With `--cfg stratalog_loom` the names below come from loom, with `--cfg stratalog_shuttle` in
+//! addition from shuttle, with `--cfg stratalog_simulation` from the simulated machine, otherwise
+//! from std. Nothing else changes with that switch: same algorithms, same orderings, same
+//! capacities (those are arguments), so that the models in `loom-tests/` and the simulation run the
+//! code that ships.
 
-#[cfg(not(stratalog_loom))]
+#[cfg(stratalog_simulation)]
+mod imp {
+    pub(crate) use simulated_machine::sync::atomic::{
+        AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
+    };
+    pub(crate) use simulated_machine::sync::{
+        Condvar, Mutex, MutexGuard, control_point, thread_local, yield_now,
+    };
+}
+
+#[cfg(not(any(stratalog_loom, stratalog_simulation)))]
 mod imp {
     pub(crate) use std::sync::atomic::{
         AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
@@ -13,6 +24,10 @@ mod imp {
     pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
     pub(crate) use std::thread::yield_now;
     pub(crate) use std::thread_local;
+
+    /// Before a control word of a segment is accessed. Here it is nothing.
+    #[inline(always)]
+    pub(crate) fn control_point() {}
 }
 
 #[cfg(stratalog_shuttle)]
@@ -82,8 +97,19 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(unmodelled::PoisonError::into_inner)
 }
 
-/// Never modelled: process-wide counters that no protocol depends on, and what only the layers
-/// above the modelled code use (threads, locks of the background side).
+/// Never modelled by loom and shuttle: process-wide counters that no protocol depends on, and what
+/// only the layers above the modelled code use (threads, locks of the background side). The
+/// simulation has these, too.
+#[cfg(stratalog_simulation)]
+pub(crate) mod unmodelled {
+    pub(crate) use simulated_machine::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+    pub(crate) use simulated_machine::sync::unmodelled::{Arc, OnceLock, PoisonError, Weak};
+    pub(crate) use simulated_machine::sync::{Mutex, MutexGuard};
+    pub(crate) use simulated_machine::thread;
+}
+
+/// As above.
+#[cfg(not(stratalog_simulation))]
 pub(crate) mod unmodelled {
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
     pub(crate) use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};

@@ -16,7 +16,8 @@ use crate::format::manifest::Manifest;
 use crate::log::Source;
 use crate::memory::MmapMemory;
 use crate::segment::Segment;
-use std::time::{Duration, Instant};
+use crate::os::time::Instant;
+use std::time::Duration;
 
 /// The engine of a store on disk.
 pub type DiskEngine = Engine<MmapMemory, SegmentFiles>;

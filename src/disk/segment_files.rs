@@ -13,9 +13,10 @@ use crate::log::{Purpose, Source};
 use crate::memory::{FOLIO_BYTES, Folios, Memory, MmapMemory};
 use crate::segment::Segment;
 use crossbeam_utils::atomic::AtomicCell;
-use std::fs::File;
+use crate::os::fs::File;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use crate::os::time::Instant;
+use std::time::Duration;
 
 /// A disk with room for fewer segments than this is nearly full.
 const NEARLY_FULL: u64 = 16;

@@ -27,7 +27,8 @@ use crate::log::Source;
 use crate::memory::Memory;
 use crate::segment::{Mark, Segment};
 use group_commit::FlushScope;
-use std::time::{Duration, Instant};
+use crate::os::time::Instant;
+use std::time::Duration;
 
 /// How often a flush yields to the writers of a segment, all together, before it voids the slots
 /// that they have reserved and not committed: all were reserved before it began to wait.

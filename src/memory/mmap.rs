@@ -6,20 +6,21 @@
 #![expect(unsafe_code, reason = "a mapping is raw memory")]
 
 use super::{Memory, stream};
-use crate::concurrency::sync::AtomicU64;
+use crate::concurrency::sync::{AtomicU64, control_point};
 use crate::concurrency::sync::unmodelled::{AtomicU64 as Counter, Mutex, Ordering, PoisonError};
 use crate::error::Error;
-use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
-use std::fs::File;
+use crate::os::fs::File;
+use crate::os::map::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
+use crate::os::process::{kept_descriptors, open_files_max};
+use memmap2::MmapMut;
 use std::io::{self, Read};
 
 const PAGE: usize = 4096;
 
-/// The page cache keeps a file in folios of up to this many bytes, each at a multiple of its size
-/// (`MAX_PAGECACHE_ORDER` in Linux, where a page has 4 KiB). A store has the file system allocate
-/// all blocks of a folio that lie in a hole, and kills the process if there is no room for them: so
-/// a hole begins and ends here.
-pub const FOLIO_BYTES: usize = 2 << 20;
+/// A store to a mapping has the file system allocate all blocks of the folio that lie in a hole,
+/// and kills the process if there is no room for them. So a hole begins and ends at a multiple of
+/// this.
+pub use crate::os::limits::FOLIO_BYTES;
 
 /// What the page cache is to hold what it makes from now on in. The kernel writes back whole
 /// folios, whatever of them was stored to.
@@ -53,11 +54,10 @@ pub struct MmapMemory {
     descriptor: Mutex<Option<Descriptor>>,
 }
 
-/// How many descriptors the memories of this process keep, and may keep: a small part of what the
-/// process may have. The others are flushed by `msync`. Nothing is lost by that: a mapping keeps
+/// How many descriptors the memories of this process may keep ([`kept_descriptors`]): a small part
+/// of those that the process may have. The others are flushed by `msync`. Nothing is lost by that: a mapping keeps
 /// the open file description that it was made from, and `msync` reports write-back errors from
 /// the same place in it as `fdatasync` on a descriptor would (`mm/msync.c`, `vfs_fsync_range`).
-static DESCRIPTORS: Counter = Counter::new(0);
 const DESCRIPTORS_MAX: u64 = 64;
 const DESCRIPTORS_MIN: u64 = 2;
 const PART_OF_LIMIT: u64 = 8;
@@ -69,16 +69,16 @@ struct Descriptor(File);
 impl Descriptor {
     /// One for this file, if there is a place.
     fn of(file: &File) -> Option<Self> {
-        let most = crate::error::open_files_max() / PART_OF_LIMIT;
+        let most = open_files_max() / PART_OF_LIMIT;
         let most = most.clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX);
         // Relaxed: a count that orders nothing, here and below.
-        if DESCRIPTORS.fetch_add(1, Ordering::Relaxed) < most
+        if kept_descriptors().fetch_add(1, Ordering::Relaxed) < most
             && let Ok(file) = file.try_clone()
         {
             return Some(Self(file));
         }
         // Relaxed: as above.
-        DESCRIPTORS.fetch_sub(1, Ordering::Relaxed);
+        kept_descriptors().fetch_sub(1, Ordering::Relaxed);
         None
     }
 }
@@ -86,7 +86,7 @@ impl Descriptor {
 impl Drop for Descriptor {
     fn drop(&mut self) {
         // Relaxed: as in `of`.
-        DESCRIPTORS.fetch_sub(1, Ordering::Relaxed);
+        kept_descriptors().fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -197,7 +197,7 @@ impl MmapMemory {
 /// # Errors
 ///
 /// The kernel cannot do it: before Linux 4.14, and elsewhere.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(stratalog_simulation)))]
 pub fn page_wiped_on_fork() -> io::Result<MmapMut> {
     let mut page = MmapOptions::new().len(PAGE).map_anon()?;
     let advice = rustix::mm::Advice::LinuxWipeOnFork;
@@ -208,7 +208,7 @@ pub fn page_wiped_on_fork() -> io::Result<MmapMut> {
 }
 
 /// As on Linux; here the kernel cannot do it.
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", not(stratalog_simulation))))]
 pub fn page_wiped_on_fork() -> io::Result<MmapMut> {
     Err(io::ErrorKind::Unsupported.into())
 }
@@ -243,6 +243,7 @@ unsafe impl Memory for MmapMemory {
     #[inline]
     fn word(&self, at: usize) -> &AtomicU64 {
         assert!(at.is_multiple_of(8) && at + 8 <= self.map.len(), "a control word outside");
+        control_point();
         // SAFETY: the assertion: `at` lies inside.
         let word = unsafe { self.map.as_mut_ptr().add(at) };
         // SAFETY: M1; aligned, and a control word is only ever touched as an atomic. On a read-only

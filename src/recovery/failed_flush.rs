@@ -21,8 +21,7 @@ use crate::format::header::{DIRECTORY_AT, FLUSH_AT, FlushNote, Role, encode_flus
 use crate::format::ids::SlotNumber;
 use crate::memory::{Memory, MmapMemory};
 use crate::segment::{Mark, Segment};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use crate::os::fs::{File, FileExt};
 
 /// What is copied or compared at a time, and what reads past the page cache are aligned to.
 const BLOCK_BYTES: usize = 1 << 20;

@@ -40,7 +40,7 @@ use crate::report::{Counted, Damage, RecoveryReport};
 use crate::segment::{Geometry, Inherited, Mark, Segment};
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::time::Instant;
+use crate::os::time::Instant;
 
 /// What opening made of a directory.
 #[derive(Debug)]

@@ -44,7 +44,8 @@ use crate::segment::Segment;
 use outputs::{Copied, Outputs};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::time::{Duration, Instant};
+use crate::os::time::Instant;
+use std::time::Duration;
 use tombstones::TombstoneCandidate;
 
 type DiskSegment = Segment<MmapMemory>;

@@ -6,13 +6,11 @@ use super::{
 };
 use crate::concurrency::sync::unmodelled::{Arc, AtomicBool, Ordering};
 use crate::error::{At, Error};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags};
+use crate::os::fs::{self, AsFd, BorrowedFd, Dir, File, FileExt, MetadataExt};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, retry_on_intr};
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// What is at the path where a store should be.
@@ -47,7 +45,7 @@ pub fn find(path: &Path) -> io::Result<(StoreState, Option<Directory>)> {
 pub fn create_directory(path: &Path) -> Result<(), Error> {
     let mut missing = Vec::new();
     for ancestor in path.ancestors().filter(|path| !path.as_os_str().is_empty()) {
-        match ancestor.metadata() {
+        match fs::metadata(ancestor) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(ancestor),
             _ => {
                 if let Ok(found) = Directory::open(ancestor) {
@@ -58,7 +56,7 @@ pub fn create_directory(path: &Path) -> Result<(), Error> {
         }
     }
     for directory in missing.into_iter().rev() {
-        match DirBuilder::new().mode(0o700).create(directory) {
+        match fs::create_private_directory(directory) {
             Ok(()) => {}
             // Another process made it. It may not have synced the parent yet.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -91,8 +89,8 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 impl Directory {
     /// Opens a directory.
     pub fn open(path: &Path) -> io::Result<Self> {
-        fill_standard_streams();
-        Self::at(rustix::fs::CWD, path.as_os_str(), path.to_owned())
+        fs::fill_standard_streams();
+        Self::at(fs::CWD, path.as_os_str(), path.to_owned())
     }
 
     /// Opens the directory `name` in `parent`; `path` is for messages.
@@ -102,7 +100,7 @@ impl Directory {
 
     fn at(parent: BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> io::Result<Self> {
         let flags = DIRECTORY | OFlags::CLOEXEC;
-        let fd = retry_on_intr(|| rustix::fs::openat(parent, name, flags, Mode::empty()))?;
+        let fd = retry_on_intr(|| fs::openat(parent, name, flags, Mode::empty()))?;
         Ok(Self { file: Arc::new(File::from(fd)), names_are_durable: Arc::default(), path })
     }
 
@@ -119,7 +117,7 @@ impl Directory {
     /// Opens a file. Creation gives its owner alone the right to read and write it.
     pub(super) fn open_at(&self, name: &str, flags: OFlags) -> io::Result<File> {
         let (flags, mode) = (flags | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
-        let fd = retry_on_intr(|| rustix::fs::openat(self.fd(), name, flags, mode))?;
+        let fd = retry_on_intr(|| fs::openat(self.fd(), name, flags, mode))?;
         Ok(File::from(fd))
     }
 
@@ -140,7 +138,7 @@ impl Directory {
     #[must_use]
     pub fn may_hold_data(&self, name: &str, range: std::ops::Range<u64>) -> bool {
         let Ok(file) = self.open_regular(name, false) else { return true };
-        match rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(range.start)) {
+        match fs::seek(&file, rustix::fs::SeekFrom::Data(range.start)) {
             Ok(at) => at < range.end,
             Err(error) => error != Errno::NXIO,
         }
@@ -157,7 +155,7 @@ impl Directory {
     }
 
     pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        Ok(retry_on_intr(|| rustix::fs::renameat(self.fd(), from, self.fd(), to))?)
+        Ok(retry_on_intr(|| fs::renameat(self.fd(), from, self.fd(), to))?)
     }
 
     /// Makes creations, renames and removals in it survive power loss.
@@ -180,7 +178,7 @@ impl Directory {
 
     /// Removes a file, or finds it gone.
     pub fn remove_if_there(&self, name: &str) -> io::Result<()> {
-        match retry_on_intr(|| rustix::fs::unlinkat(self.fd(), name, AtFlags::empty())) {
+        match retry_on_intr(|| fs::unlinkat(self.fd(), name, AtFlags::empty())) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -204,8 +202,8 @@ impl Directory {
         self.stat(name).is_err_and(|errno| errno == Errno::NOENT)
     }
 
-    fn stat(&self, name: &str) -> Result<rustix::fs::Stat, Errno> {
-        retry_on_intr(|| rustix::fs::statat(self.fd(), name, AtFlags::SYMLINK_NOFOLLOW))
+    fn stat(&self, name: &str) -> Result<fs::Stat, Errno> {
+        retry_on_intr(|| fs::statat(self.fd(), name, AtFlags::SYMLINK_NOFOLLOW))
     }
 
     /// The names of its files. A name that is not UTF-8 is none of a store's: it is listed with
@@ -282,7 +280,7 @@ impl Directory {
         self.names_are_durable.store(false, Ordering::Relaxed);
         let (here, exchange) = (self.fd(), RenameFlags::EXCHANGE);
         let exchanged = retry_on_intr(|| {
-            rustix::fs::renameat_with(here, NEXT_MANIFEST, here, MANIFEST, exchange)
+            fs::renameat_with(here, NEXT_MANIFEST, here, MANIFEST, exchange)
         });
         if exchanged.is_err() {
             return Ok(false);
@@ -400,7 +398,7 @@ impl Directory {
     /// Bytes that its file system still has for its user in files of this length: it may have
     /// fewer files left than bytes for them. Any number where the file system does not say.
     pub fn free_bytes(&self, file_bytes: u64) -> io::Result<u64> {
-        let about = retry_on_intr(|| rustix::fs::fstatvfs(self.fd()))?;
+        let about = retry_on_intr(|| fs::fstatvfs(self.fd()))?;
         if about.f_blocks == 0 {
             return Ok(u64::MAX);
         }
@@ -417,22 +415,6 @@ impl Directory {
     }
 }
 
-/// Where a process has closed its standard streams, leaves `/dev/null` in their places, as the
-/// standard library does when a program of Rust begins. The store's files would get their numbers:
-/// what any part of the process prints would go into a manifest, and who gives it new streams would
-/// give up the lock.
-fn fill_standard_streams() {
-    const STREAMS: RawFd = 3;
-    // Where there is none, or no descriptor is left, the store works all the same.
-    while let Ok(file) = File::options().read(true).write(true).open("/dev/null") {
-        if file.as_raw_fd() >= STREAMS {
-            break;
-        }
-        // It stays open for the rest of the process.
-        std::mem::forget(file);
-    }
-}
-
 /// What [`Directory::names`] answers, from the beginning of a listing.
 pub(super) fn names_in(listing: &mut Dir) -> io::Result<Vec<String>> {
     listing.rewind();
@@ -446,7 +428,7 @@ pub(super) fn names_in(listing: &mut Dir) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-fn allocated(stat: &rustix::fs::Stat) -> u64 {
+fn allocated(stat: &fs::Stat) -> u64 {
     u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512)
 }
 

@@ -3,9 +3,9 @@
 use super::{Directory, LOCK, no_regular_file, start_of};
 use crate::error::{At, Error};
 use rustix::fs::OFlags;
-use std::fs::{File, TryLockError};
+use crate::os::fs::{File, MetadataExt, TryLockError};
+use crate::os::process;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// The lock of a store that is open for writing; dropping it gives it up.
@@ -85,8 +85,8 @@ impl Directory {
 }
 
 fn holder_text() -> String {
-    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("unknown program"));
-    format!("process {} ({})\n", std::process::id(), program.display())
+    let program = process::program().unwrap_or_else(|_| PathBuf::from("unknown program"));
+    format!("process {} ({})\n", process::id(), program.display())
 }
 
 #[cfg(test)]

@@ -15,13 +15,13 @@ pub use lock::DirectoryLock;
 pub use new_segment::{NewSegmentFile, fill_around_holes, fill_holes, lacks_blocks};
 pub use unfinished::begin_directory;
 
-use crate::error::Error;
+use crate::error::{At, Error};
 use crate::format::checksum::Salt;
 use crate::format::header::{SegmentId, StoreId, UNKNOWN_BOOT};
 use crate::format::ids::Sequence;
-use std::fs::{self, File};
+use crate::os::fs::{self, File, MetadataExt};
+use crate::os::process;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The manifest's name in a store's directory.
@@ -128,8 +128,7 @@ pub fn boot_id() -> [u64; 2] {
 /// Random bytes of the operating system.
 pub fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
-    let filled = getrandom::fill(&mut bytes);
-    filled.map_err(|error| Error::io(Path::new("/dev/urandom"), io::Error::other(error)))?;
+    process::fill_random(&mut bytes).at(Path::new("/dev/urandom"))?;
     Ok(bytes)
 }
 

@@ -2,12 +2,11 @@
 
 use super::{Directory, sync, temporary};
 use crate::error::{At, Error};
+use crate::os::fs::{self, File, MetadataExt};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
-use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// What `st_blocks` counts in.
@@ -89,7 +88,7 @@ fn fill(file: &File, part: Range<u64>) -> io::Result<bool> {
     }
     let (at, len) = (part.start, part.end - part.start);
     loop {
-        match rustix::fs::fallocate(file, FallocateFlags::empty(), at, len) {
+        match fs::fallocate(file, FallocateFlags::empty(), at, len) {
             Ok(()) => return Ok(true),
             Err(Errno::INTR) => {}
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(false),
@@ -117,7 +116,7 @@ fn walk_holes(
     margin: u64,
     mut each: impl FnMut(Range<u64>),
 ) -> io::Result<u64> {
-    let seek = |to| match rustix::fs::seek(file, to) {
+    let seek = |to| match fs::seek(file, to) {
         Ok(at) => Ok(at.min(len)),
         Err(Errno::NXIO) => Ok(len),
         Err(error) => Err(error),

@@ -3,7 +3,8 @@
 use super::directory::{names_in, parent};
 use super::{Directory, TEMPORARY_ENDING, create_directory, random};
 use crate::error::{At, Error};
-use rustix::fs::{AtFlags, Dir, Mode};
+use crate::os::fs::{self, Dir};
+use rustix::fs::{AtFlags, Mode};
 use rustix::io::retry_on_intr;
 use std::ffi::OsString;
 use std::io;
@@ -38,14 +39,14 @@ pub fn begin_directory(target: &Path) -> Result<UnfinishedDirectory, Error> {
     let parent = Directory::open(parent(target)).at(parent(target))?;
     let mut name = target_name.clone();
     name.push(format!(".{:016x}{TEMPORARY_ENDING}", u64::from_le_bytes(random()?)));
-    let made = retry_on_intr(|| rustix::fs::mkdirat(parent.fd(), &name, Mode::RWXU));
+    let made = retry_on_intr(|| fs::mkdirat(parent.fd(), &name, Mode::RWXU));
     made.map_err(|errno| Error::io(target, errno.into()))?;
     let opened = Directory::open_under(&parent, &name, target.with_file_name(&name));
     let opened = opened.and_then(|directory| Ok((directory.listing()?, directory)));
     let (listing, directory) = match opened {
         Ok(opened) => opened,
         Err(error) => {
-            rustix::fs::unlinkat(parent.fd(), &name, AtFlags::REMOVEDIR).unwrap_or(());
+            fs::unlinkat(parent.fd(), &name, AtFlags::REMOVEDIR).unwrap_or(());
             return Err(Error::io(target, error));
         }
     };
@@ -67,7 +68,7 @@ impl UnfinishedDirectory {
         self.directory.sync().at(&target)?;
         let parent = self.parent.fd();
         let renamed =
-            retry_on_intr(|| rustix::fs::renameat(parent, &self.name, parent, &self.target));
+            retry_on_intr(|| fs::renameat(parent, &self.name, parent, &self.target));
         let renamed = renamed.map_err(|errno| match io::Error::from(errno) {
             error if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 io::ErrorKind::AlreadyExists.into()
@@ -89,6 +90,6 @@ impl Drop for UnfinishedDirectory {
         if let Ok(names) = names_in(&mut self.listing) {
             names.iter().for_each(|name| drop(self.directory.remove_if_there(name)));
         }
-        rustix::fs::unlinkat(self.parent.fd(), &self.name, AtFlags::REMOVEDIR).unwrap_or(());
+        fs::unlinkat(self.parent.fd(), &self.name, AtFlags::REMOVEDIR).unwrap_or(());
     }
 }

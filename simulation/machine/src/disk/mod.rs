@@ -1,0 +1,525 @@
+//! The disk: inodes, names, descriptors and mappings, and what power loss leaves of them.
+//!
+//! A file has three contents. *Live* bytes are those that processes see, also through mappings.
+//! *Clean* bytes are those that the kernel takes the device to have: where live and clean differ
+//! the page is dirty. *Device* bytes are those that survive power loss. Write-back of a dirty page
+//! makes all three equal. A write-back that fails makes the page clean and leaves the device as it
+//! was, as Linux does.
+//!
+//! A directory has live names, names on the device, and the changes that lead from the latter to
+//! the former. Power loss keeps some of the changes.
+
+mod directory;
+mod file;
+
+use crate::machine::Settings;
+use crate::scheduler::ProcessId;
+use directory::Directory;
+use file::FileContent;
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::ops::Range;
+
+/// Number of a file or directory.
+pub type Ino = usize;
+/// Number of an open file description.
+pub type OpenId = u64;
+
+/// Bytes of a page, and of a block.
+pub const PAGE: usize = 4096;
+const ROOT: Ino = 0;
+
+/// What is known of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Bytes.
+    pub len: u64,
+    /// Bytes that it takes on the disk.
+    pub allocated: u64,
+    /// Names that it has.
+    pub names: u64,
+    /// It is a directory.
+    pub is_directory: bool,
+}
+
+#[derive(Debug)]
+enum Content {
+    File(FileContent),
+    Directory(Directory),
+}
+
+#[derive(Debug)]
+struct Inode {
+    content: Content,
+    /// Write-backs that failed.
+    failures: u64,
+    lock: Option<OpenId>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mapped {
+    ino: Ino,
+    process: ProcessId,
+}
+
+/// The disk of a machine.
+#[derive(Debug)]
+pub struct Disk {
+    inodes: Vec<Option<Inode>>,
+    open: BTreeMap<OpenId, (Ino, ProcessId)>,
+    mapped: BTreeMap<u64, Mapped>,
+    working: BTreeMap<ProcessId, Ino>,
+    made: u64,
+    unit: usize,
+    torn: bool,
+    pages: u64,
+    /// What would have killed a process: stores to holes for which there is no room.
+    pub violations: Vec<String>,
+}
+
+impl Disk {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let root = Content::Directory(Directory::new(ROOT));
+        Self {
+            inodes: vec![Some(Inode { content: root, failures: 0, lock: None })],
+            open: BTreeMap::new(),
+            mapped: BTreeMap::new(),
+            working: BTreeMap::new(),
+            made: 0,
+            unit: settings.unit_bytes,
+            torn: settings.torn_units,
+            pages: settings.disk_bytes / PAGE as u64,
+            violations: Vec::new(),
+        }
+    }
+
+    fn inode(&self, ino: Ino) -> Option<&Inode> {
+        self.inodes.get(ino)?.as_ref()
+    }
+
+    fn inode_mut(&mut self, ino: Ino) -> Option<&mut Inode> {
+        self.inodes.get_mut(ino)?.as_mut()
+    }
+
+    fn file(&self, ino: Ino) -> Option<&FileContent> {
+        match &self.inode(ino)?.content {
+            Content::File(file) => Some(file),
+            Content::Directory(_) => None,
+        }
+    }
+
+    fn file_mut(&mut self, ino: Ino) -> Option<&mut FileContent> {
+        match &mut self.inode_mut(ino)?.content {
+            Content::File(file) => Some(file),
+            Content::Directory(_) => None,
+        }
+    }
+
+    fn directory(&self, ino: Ino) -> Option<&Directory> {
+        match &self.inode(ino)?.content {
+            Content::Directory(directory) => Some(directory),
+            Content::File(_) => None,
+        }
+    }
+
+    fn directory_mut(&mut self, ino: Ino) -> Option<&mut Directory> {
+        match &mut self.inode_mut(ino)?.content {
+            Content::Directory(directory) => Some(directory),
+            Content::File(_) => None,
+        }
+    }
+
+    fn directories(&self) -> impl Iterator<Item = &Directory> {
+        (0..self.inodes.len()).filter_map(|ino| self.directory(ino))
+    }
+
+    fn files(&self) -> impl Iterator<Item = (Ino, &FileContent)> {
+        (0..self.inodes.len()).filter_map(|ino| Some((ino, self.file(ino)?)))
+    }
+}
+
+/// Names.
+impl Disk {
+    pub(crate) fn working_directory(&self, process: ProcessId) -> Ino {
+        self.working.get(&process).copied().unwrap_or(ROOT)
+    }
+
+    /// Has a process go to another directory.
+    pub fn set_working_directory(&mut self, process: ProcessId, path: &OsStr) {
+        if let Some(ino) = self.find(self.working_directory(process), path) {
+            self.working.insert(process, ino);
+        }
+    }
+
+    /// The directory in which the last part of a path lies, and that part.
+    fn parent<'a>(&self, from: Ino, path: &'a OsStr) -> Option<(Ino, &'a OsStr)> {
+        let path = std::path::Path::new(path);
+        let name = path.file_name()?;
+        let parent = path.parent().map_or(OsStr::new(""), std::path::Path::as_os_str);
+        Some((self.find(from, parent)?, name))
+    }
+
+    /// The inode at a path.
+    pub fn find(&self, from: Ino, path: &OsStr) -> Option<Ino> {
+        let mut at = from;
+        for part in std::path::Path::new(path).components() {
+            use std::path::Component;
+            at = match part {
+                Component::RootDir => ROOT,
+                Component::ParentDir => self.directory(at)?.parent,
+                Component::Normal(name) => *self.directory(at)?.live.get(name)?,
+                Component::CurDir | Component::Prefix(_) => at,
+            };
+        }
+        Some(at)
+    }
+
+    pub(crate) fn create(&mut self, from: Ino, path: &OsStr, is_directory: bool) -> Option<Ino> {
+        self.collect();
+        let (parent, name) = self.parent(from, path)?;
+        self.directory(parent)?;
+        let content = if is_directory {
+            Content::Directory(Directory::new(parent))
+        } else {
+            Content::File(FileContent::default())
+        };
+        let ino = self.inodes.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.inodes.push(None);
+            self.inodes.len() - 1
+        });
+        self.inodes[ino] = Some(Inode { content, failures: 0, lock: None });
+        self.directory_mut(parent)?.link(name.to_owned(), ino);
+        Some(ino)
+    }
+
+    /// Gives a name to another file, too, as a hard link.
+    pub fn link(&mut self, ino: Ino, directory: Ino, name: OsString) {
+        if let Some(directory) = self.directory_mut(directory) {
+            directory.link(name, ino);
+        }
+    }
+
+    pub(crate) fn rename(
+        &mut self,
+        from: Ino,
+        old: &OsStr,
+        new: &OsStr,
+        exchange: bool,
+    ) -> Result<(), Errno> {
+        let (dir, old) = self.parent(from, old).ok_or(Errno::NOENT)?;
+        let (other, new) = self.parent(from, new).ok_or(Errno::NOENT)?;
+        if dir != other {
+            return Err(Errno::XDEV);
+        }
+        let target = self.find(dir, new);
+        if exchange && target.is_none() || self.find(dir, old).is_none() {
+            return Err(Errno::NOENT);
+        }
+        let full = |ino| self.directory(ino).is_some_and(|target| !target.live.is_empty());
+        if !exchange && target.is_some_and(full) {
+            return Err(Errno::NOTEMPTY);
+        }
+        if let Some(directory) = self.directory_mut(dir) {
+            directory.rename(old.to_owned(), new.to_owned(), exchange);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn unlink(
+        &mut self,
+        from: Ino,
+        name: &OsStr,
+        is_directory: bool,
+    ) -> Result<(), Errno> {
+        let (dir, name) = self.parent(from, name).ok_or(Errno::NOENT)?;
+        let ino = self.find(dir, name).ok_or(Errno::NOENT)?;
+        match self.directory(ino) {
+            Some(_) if !is_directory => return Err(Errno::ISDIR),
+            Some(target) if !target.live.is_empty() => return Err(Errno::NOTEMPTY),
+            None if is_directory => return Err(Errno::NOTDIR),
+            _ => {}
+        }
+        if let Some(directory) = self.directory_mut(dir) {
+            directory.unlink(name.to_owned());
+        }
+        Ok(())
+    }
+
+    /// The names in a directory.
+    #[must_use]
+    pub fn names(&self, ino: Ino) -> Vec<OsString> {
+        self.directory(ino).map_or_else(Vec::new, |found| found.live.keys().cloned().collect())
+    }
+
+    /// What is known of a file.
+    #[must_use]
+    pub fn about(&self, ino: Ino) -> Found {
+        let names = self.directories().flat_map(|directory| directory.live.values());
+        let names = names.filter(|its| **its == ino).count() as u64;
+        let (len, allocated) = self.file(ino).map_or((0, 0), |file| (file.len(), file.allocated()));
+        Found { len, allocated, names, is_directory: self.directory(ino).is_some() }
+    }
+}
+
+/// Descriptors, locks and mappings.
+impl Disk {
+    pub(crate) fn open(&mut self, ino: Ino, process: ProcessId) -> OpenId {
+        self.made += 1;
+        self.open.insert(self.made, (ino, process));
+        self.made
+    }
+
+    pub(crate) fn close(&mut self, id: OpenId) {
+        if let Some((ino, _)) = self.open.remove(&id) {
+            self.unlock(ino, id);
+        }
+    }
+
+    /// How many files a process has open.
+    #[must_use]
+    pub fn open_files(&self, process: ProcessId) -> u64 {
+        self.open.values().filter(|(_, its)| *its == process).count() as u64
+    }
+
+    /// How many mappings a process has.
+    #[must_use]
+    pub fn mappings(&self, process: ProcessId) -> u64 {
+        self.mapped.values().filter(|mapped| mapped.process == process).count() as u64
+    }
+
+    pub(crate) fn try_lock(&mut self, ino: Ino, id: OpenId) -> bool {
+        let Some(inode) = self.inode_mut(ino) else { return false };
+        *inode.lock.get_or_insert(id) == id
+    }
+
+    pub(crate) fn unlock(&mut self, ino: Ino, id: OpenId) {
+        if let Some(inode) = self.inode_mut(ino)
+            && inode.lock == Some(id)
+        {
+            inode.lock = None;
+        }
+    }
+
+    pub(crate) fn forget_process(&mut self, process: ProcessId) {
+        let gone: Vec<_> = self.open.iter().filter(|(_, (_, its))| *its == process).collect();
+        let gone: Vec<_> = gone.into_iter().map(|(id, _)| *id).collect();
+        for id in gone {
+            self.close(id);
+        }
+        self.mapped.retain(|_, mapped| mapped.process != process);
+        self.working.remove(&process);
+    }
+
+    /// Number and address of a new mapping; `None`: there can be no more.
+    pub(crate) fn map(&mut self, open: Ino, len: usize, most: u64) -> Option<(u64, usize)> {
+        let process = self.open.values().find(|(ino, _)| *ino == open)?.1;
+        if self.mappings(process) >= most {
+            return None;
+        }
+        let base = self.file_mut(open)?.address_of(len)?;
+        self.made += 1;
+        self.mapped.insert(self.made, Mapped { ino: open, process });
+        Some((self.made, base))
+    }
+
+    pub(crate) fn unmap(&mut self, id: u64) {
+        self.mapped.remove(&id);
+    }
+
+    /// Gives a part of a mapped file its blocks; `false`: there is no room.
+    pub(crate) fn fill_mapped(&mut self, id: u64, part: Range<usize>) -> bool {
+        let Some(mapped) = self.mapped.get(&id).copied() else { return true };
+        self.allocate(mapped.ino, part.start as u64..part.end as u64)
+    }
+
+    pub(crate) fn punch_mapped(&mut self, id: u64, part: Range<usize>) {
+        if let Some(mapped) = self.mapped.get(&id).copied() {
+            self.punch(mapped.ino, part.start as u64..part.end as u64);
+        }
+    }
+
+    /// Forgets inodes that nothing leads to.
+    fn collect(&mut self) {
+        let named = self.directories().flat_map(Directory::inodes);
+        let open = self.open.values().map(|(ino, _)| *ino);
+        let mapped = self.mapped.values().map(|mapped| mapped.ino);
+        let working = self.working.values().copied();
+        let mut used = vec![false; self.inodes.len()];
+        used[ROOT] = true;
+        for ino in named.chain(open).chain(mapped).chain(working).collect::<Vec<_>>() {
+            used[ino] = true;
+        }
+        for (inode, used) in self.inodes.iter_mut().zip(used) {
+            if !used {
+                *inode = None;
+            }
+        }
+    }
+}
+
+/// Bytes and room.
+impl Disk {
+    /// Blocks of the disk, and those that are free.
+    #[must_use]
+    pub fn blocks(&self) -> (u64, u64) {
+        let taken: u64 = self.files().map(|(_, file)| file.allocated() / PAGE as u64).sum();
+        (self.pages, self.pages.saturating_sub(taken))
+    }
+
+    /// Has the disk have so many blocks.
+    pub fn resize(&mut self, bytes: u64) {
+        self.pages = bytes / PAGE as u64;
+    }
+
+    /// Bytes allocated to all files.
+    #[must_use]
+    pub fn allocated(&self) -> u64 {
+        self.files().map(|(_, file)| file.allocated()).sum()
+    }
+
+    /// Gives a part of a file its blocks, or none of them.
+    pub(crate) fn allocate(&mut self, ino: Ino, part: Range<u64>) -> bool {
+        let free = self.blocks().1;
+        self.file_mut(ino).is_none_or(|file| file.allocate(part, free))
+    }
+
+    pub(crate) fn punch(&mut self, ino: Ino, part: Range<u64>) {
+        if let Some(file) = self.file_mut(ino) {
+            file.punch(part);
+        }
+    }
+
+    pub(crate) fn next_block(&self, ino: Ino, at: u64, is_data: bool) -> Option<u64> {
+        self.file(ino)?.next_block(at, is_data)
+    }
+
+    pub(crate) fn set_len(&mut self, ino: Ino, len: u64) {
+        if let Some(file) = self.file_mut(ino) {
+            file.set_len(len);
+        }
+    }
+
+    /// Writes, if there is room.
+    pub fn write(&mut self, ino: Ino, at: u64, bytes: &[u8]) -> Option<()> {
+        let free = self.blocks().1;
+        let file = self.file_mut(ino)?;
+        let end = at + bytes.len() as u64;
+        file.allocate(at..end, free).then(|| file.write(at, bytes))
+    }
+
+    /// Reads what processes see.
+    pub fn read(&self, ino: Ino, at: u64, bytes: &mut [u8]) -> usize {
+        self.file(ino).map_or(0, |file| file.read(at, bytes))
+    }
+
+    pub(crate) fn read_device(&self, ino: Ino, at: u64, bytes: &mut [u8]) -> usize {
+        self.file(ino).map_or(0, |file| file.read_device(at, bytes))
+    }
+}
+
+/// What reaches the device.
+impl Disk {
+    pub(crate) fn failures(&self, ino: Ino) -> u64 {
+        self.inode(ino).map_or(0, |inode| inode.failures)
+    }
+
+    pub(crate) fn sync(&mut self, ino: Ino, fails: bool) {
+        self.assert_room(ino);
+        let Some(inode) = self.inode_mut(ino) else { return };
+        inode.failures += u64::from(fails);
+        match &mut inode.content {
+            Content::File(file) => file.write_back(fails),
+            Content::Directory(directory) if !fails => directory.sync(),
+            Content::Directory(_) => {}
+        }
+    }
+
+    pub(crate) fn write_back_file(&mut self, ino: Ino) {
+        self.assert_room(ino);
+        if let Some(file) = self.file_mut(ino) {
+            file.write_back(false);
+        }
+    }
+
+    /// A store to a hole took blocks that the disk does not have: the kernel would have killed the
+    /// process.
+    fn assert_room(&mut self, ino: Ino) {
+        let free = self.blocks().1;
+        let fits = self.file_mut(ino).is_none_or(|file| file.fill_stored(free));
+        if !fits {
+            let name = self.name_of(ino);
+            self.violations.push(format!("SIGBUS: a store to a hole of {name} on a full disk"));
+        }
+    }
+
+    fn name_of(&self, ino: Ino) -> String {
+        let all = self.directories().flat_map(|directory| &directory.live);
+        let name = all.filter(|(_, its)| **its == ino).map(|(name, _)| name).next();
+        name.map_or_else(|| "a removed file".to_owned(), |name| name.to_string_lossy().into_owned())
+    }
+
+    fn any_file(&self, dice: &mut fastrand::Rng) -> Option<Ino> {
+        let files: Vec<_> = self.files().map(|(ino, _)| ino).collect();
+        dice.choice(&files).copied()
+    }
+
+    /// The kernel writes some units of a file back, or a directory.
+    pub(crate) fn write_back(&mut self, dice: &mut fastrand::Rng) {
+        let unit = self.unit;
+        let (all, n) = (self.inodes.len(), dice.usize(0..self.inodes.len()));
+        let Some(ino) = (0..all).map(|k| (n + k) % all).find(|ino| self.inode(*ino).is_some())
+        else {
+            return;
+        };
+        match self.inode_mut(ino).map(|inode| &mut inode.content) {
+            Some(Content::File(file)) => file.write_some_back(unit, dice),
+            Some(Content::Directory(directory)) => directory.sync_some(dice),
+            None => {}
+        }
+    }
+
+    /// The kernel reads a clean page anew.
+    pub(crate) fn evict(&mut self, dice: &mut fastrand::Rng) {
+        if let Some(ino) = self.any_file(dice)
+            && let Some(file) = self.file_mut(ino)
+        {
+            file.evict();
+        }
+    }
+
+    /// The page cache is lost: what was not written back is gone, and so is what the kernel only
+    /// took for written.
+    pub fn lose_page_cache(&mut self) {
+        for file in self.inodes.iter_mut().flatten() {
+            if let Content::File(file) = &mut file.content {
+                file.lose_page_cache();
+            }
+        }
+    }
+
+    pub(crate) fn lose_power(&mut self, dice: &mut fastrand::Rng) {
+        let (unit, torn) = (self.unit, self.torn);
+        // One mood for the whole loss: nothing, all, or some of what was not flushed reached the
+        // device.
+        let mood = dice.u32(0..4);
+        for inode in self.inodes.iter_mut().flatten() {
+            inode.lock = None;
+            match &mut inode.content {
+                Content::File(file) => file.lose_power(mood, (unit, torn), dice),
+                Content::Directory(directory) => directory.lose_power(mood, dice),
+            }
+        }
+        self.open.clear();
+        self.mapped.clear();
+        self.working.clear();
+        self.collect();
+    }
+
+    /// Damages a unit of a file, as a device may: flips a bit, or has it hold another unit's bytes.
+    /// Says where.
+    pub fn damage(&mut self, ino: Ino, dice: &mut fastrand::Rng) -> Option<u64> {
+        let unit = self.unit;
+        self.file_mut(ino)?.damage(unit, dice)
+    }
+}

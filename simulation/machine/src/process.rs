@@ -1,0 +1,36 @@
+//! The calling process.
+
+use crate::machine::{calling, here};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// Returns its number.
+#[must_use]
+pub fn id() -> u32 {
+    here().map_or(0, |machine| machine.scheduler().process() as u32)
+}
+
+/// Returns the program that it runs.
+pub fn program() -> io::Result<PathBuf> {
+    Ok(PathBuf::from("/simulation"))
+}
+
+/// Returns how many descriptors it may have.
+#[must_use]
+pub fn open_files_max() -> u64 {
+    here().map_or(u64::MAX, |machine| machine.settings().open_files_max)
+}
+
+/// Fills `bytes` with random bytes, which the seed decides.
+pub fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
+    calling().dice().fill(bytes);
+    Ok(())
+}
+
+/// How many descriptors the memories of this process keep.
+#[must_use]
+pub fn kept_descriptors() -> Arc<AtomicU64> {
+    here().map_or_else(Arc::default, |machine| machine.scheduler().kept_descriptors())
+}

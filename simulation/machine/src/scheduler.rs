@@ -1,0 +1,531 @@
+//! Tasks, and who of them runs.
+
+use crate::machine::{Machine, Settings};
+use corosensei::stack::DefaultStack;
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// A process, from 1 on.
+pub type ProcessId = usize;
+pub(crate) type TaskId = usize;
+
+/// At which points tasks may be switched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grain {
+    /// At calls of the system, locks, waits, and control words of segments.
+    Coarse,
+    /// At every atomic access as well.
+    Fine,
+}
+
+/// Who runs next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Any task that can; one that runs goes on at all but one in `stays` points.
+    Uniform {
+        /// 1: a new choice at every point.
+        stays: u32,
+    },
+    /// The task with the highest priority; at `changes` points the one that runs gets the lowest.
+    /// Source: Burckhardt et al., "A randomized scheduler with probabilistic guarantees of finding
+    /// bugs", ASPLOS 2010.
+    Priorities {
+        /// How many such points there are in the first `within` points.
+        changes: u32,
+        /// In which they lie.
+        within: u64,
+    },
+}
+
+/// Where a task may be switched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// Before or after a call of the system.
+    Call(&'static str),
+    /// Before a lock is taken.
+    Lock,
+    /// An atomic access.
+    Atomic,
+    /// A control word of a segment.
+    Word,
+    /// A task gives up its turn.
+    Yield,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All tasks of the process have ended.
+    Ended,
+    /// The points that it was given are over.
+    Interrupted,
+    /// No task can ever go on.
+    Deadlock(String),
+    /// The machine's limit of points is reached.
+    Stuck(String),
+    /// A task has panicked.
+    Panicked(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Runnable,
+    /// Until somebody wakes who waits for this, or the deadline.
+    Waiting { on: usize, deadline: Option<u64> },
+    Ended,
+}
+
+type Stack = Coroutine<(), (), (), DefaultStack>;
+
+struct Task {
+    process: ProcessId,
+    name: String,
+    state: State,
+    /// The last wait ended by its deadline.
+    timed_out: bool,
+    /// Unparked and not parked since.
+    is_unparked: bool,
+    /// Runs no more before this point, unless nobody else can.
+    stopped_until: u64,
+    priority: u64,
+    stack: Option<Stack>,
+    locals: Vec<(usize, Rc<dyn Any>)>,
+}
+
+thread_local! {
+    /// The way out of the task that runs.
+    static WAY_OUT: Cell<*const Yielder<(), ()>> = const { Cell::new(std::ptr::null()) };
+    /// Stacks of tasks that have ended.
+    static STACKS: RefCell<Vec<DefaultStack>> = const { RefCell::new(Vec::new()) };
+    /// Whether every atomic access is a point.
+    static IS_FINE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Bytes of a task's stack.
+const STACK_BYTES: usize = 512 << 10;
+/// Nanoseconds that pass at a point.
+const TICK: u64 = 1_000;
+/// How long a task that is stopped for long stays so, in points.
+const STOP_MAX: u64 = 20_000;
+
+/// All tasks of a machine.
+pub struct Scheduler {
+    tasks: Vec<Task>,
+    current: Option<TaskId>,
+    next: Option<TaskId>,
+    steps: u64,
+    steps_max: u64,
+    policy: Policy,
+    stops_one_in: u64,
+    dice: fastrand::Rng,
+    changes: Vec<u64>,
+    lowest: u64,
+    processes: Vec<(ProcessId, Arc<AtomicU64>)>,
+    made: ProcessId,
+    panicked: Option<String>,
+}
+
+impl std::fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scheduler").field("steps", &self.steps).finish_non_exhaustive()
+    }
+}
+
+impl Scheduler {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let mut dice = fastrand::Rng::with_seed(settings.seed ^ 0x5EED);
+        let changes = match settings.policy {
+            Policy::Priorities { changes, within } => {
+                (0..changes).map(|_| dice.u64(0..within.max(1))).collect()
+            }
+            Policy::Uniform { .. } => Vec::new(),
+        };
+        IS_FINE.set(settings.grain == Grain::Fine);
+        Self {
+            tasks: Vec::new(),
+            current: None,
+            next: None,
+            steps: 0,
+            steps_max: settings.steps_max,
+            policy: settings.policy,
+            stops_one_in: settings.stops_one_in,
+            dice,
+            changes,
+            lowest: u64::MAX / 2,
+            processes: Vec::new(),
+            made: 0,
+            panicked: None,
+        }
+    }
+
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    pub(crate) fn processes(&self) -> Vec<ProcessId> {
+        self.processes.iter().map(|(id, _)| *id).collect()
+    }
+
+    pub(crate) fn new_process(&mut self) -> ProcessId {
+        self.made += 1;
+        self.processes.push((self.made, Arc::default()));
+        self.made
+    }
+
+    /// The process of the task that runs; 0: the harness.
+    pub(crate) fn process(&self) -> ProcessId {
+        self.current.map_or(0, |id| self.tasks[id].process)
+    }
+
+    pub(crate) fn kept_descriptors(&self) -> Arc<AtomicU64> {
+        let mine = self.processes.iter().find(|(id, _)| *id == self.process());
+        mine.map_or_else(Arc::default, |(_, count)| Arc::clone(count))
+    }
+
+    pub(crate) fn current(&self) -> Option<TaskId> {
+        self.current
+    }
+
+    pub(crate) fn name_of_current(&self) -> String {
+        self.current.map_or_else(String::new, |id| {
+            format!("{}.{id} {}", self.tasks[id].process, self.tasks[id].name)
+        })
+    }
+
+    /// Adds a task.
+    pub(crate) fn add(
+        &mut self,
+        process: ProcessId,
+        name: String,
+        body: Box<dyn FnOnce()>,
+    ) -> std::io::Result<TaskId> {
+        let pooled = STACKS.with(|stacks| stacks.borrow_mut().pop());
+        let stack = pooled.map_or_else(|| DefaultStack::new(STACK_BYTES), Ok)?;
+        let stack = Stack::with_stack(stack, move |yielder, ()| {
+            WAY_OUT.set(std::ptr::from_ref(yielder));
+            body();
+        });
+        let priority = self.dice.u64(u64::MAX / 2..);
+        self.tasks.push(Task {
+            process,
+            name,
+            state: State::Runnable,
+            timed_out: false,
+            is_unparked: false,
+            stopped_until: 0,
+            priority,
+            stack: Some(stack),
+            locals: Vec::new(),
+        });
+        Ok(self.tasks.len() - 1)
+    }
+
+    pub(crate) fn has_ended(&self, task: TaskId) -> bool {
+        self.tasks[task].state == State::Ended
+    }
+
+    /// Ends the current task: what waits for it can go on.
+    pub(crate) fn end_current(&mut self, panic: Option<String>) {
+        if let Some(id) = self.current {
+            self.tasks[id].state = State::Ended;
+            self.wake_all(end_of(id));
+        }
+        self.panicked = self.panicked.take().or(panic);
+    }
+
+    pub(crate) fn kill(&mut self, process: ProcessId) {
+        self.processes.retain(|(id, _)| *id != process);
+        for task in self.tasks.iter_mut().filter(|task| task.process == process) {
+            task.state = State::Ended;
+            if let Some(mut stack) = task.stack.take() {
+                reset(&mut stack);
+                STACKS.with(|stacks| stacks.borrow_mut().push(stack.into_stack()));
+            }
+            // As the stack: nothing is dropped.
+            std::mem::forget(std::mem::take(&mut task.locals));
+        }
+    }
+
+    /// The value of this task for a key.
+    pub(crate) fn local(&self, key: usize) -> Option<Rc<dyn Any>> {
+        let task = &self.tasks[self.current?];
+        task.locals.iter().find(|(at, _)| *at == key).map(|(_, value)| Rc::clone(value))
+    }
+
+    pub(crate) fn set_local(&mut self, key: usize, value: Rc<dyn Any>) {
+        if let Some(id) = self.current {
+            self.tasks[id].locals.push((key, value));
+        }
+    }
+
+    pub(crate) fn take_locals(&mut self) -> Vec<(usize, Rc<dyn Any>)> {
+        self.current.map_or_else(Vec::new, |id| std::mem::take(&mut self.tasks[id].locals))
+    }
+
+    /// Wakes all that wait for this.
+    pub(crate) fn wake_all(&mut self, on: usize) {
+        for task in &mut self.tasks {
+            if matches!(task.state, State::Waiting { on: its, .. } if its == on) {
+                task.state = State::Runnable;
+                task.timed_out = false;
+            }
+        }
+    }
+
+    /// Wakes one of them, which the dice decide.
+    pub(crate) fn wake_one(&mut self, on: usize) {
+        let waits = |task: &Task| matches!(task.state, State::Waiting { on: its, .. } if its == on);
+        let waiting: Vec<_> = (0..self.tasks.len()).filter(|&n| waits(&self.tasks[n])).collect();
+        if let Some(&n) = self.dice.choice(&waiting) {
+            self.tasks[n].state = State::Runnable;
+            self.tasks[n].timed_out = false;
+        }
+    }
+
+    /// Gives a task its token, and wakes it if it is parked.
+    pub(crate) fn unpark(&mut self, task: TaskId) {
+        if let Some(task) = self.tasks.get_mut(task) {
+            task.is_unparked = true;
+        }
+        self.wake_all(park_of(task));
+    }
+
+    /// Takes the token of the current task, if it has one.
+    pub(crate) fn take_token(&mut self) -> bool {
+        self.current.is_some_and(|id| std::mem::take(&mut self.tasks[id].is_unparked))
+    }
+
+    fn can_run(&self, id: TaskId) -> bool {
+        let task = &self.tasks[id];
+        task.state == State::Runnable && task.stopped_until <= self.steps
+    }
+
+    fn wake_overdue(&mut self, now: u64) {
+        for task in &mut self.tasks {
+            if matches!(task.state, State::Waiting { deadline: Some(at), .. } if at <= now) {
+                task.state = State::Runnable;
+                task.timed_out = true;
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        let deadline = |task: &Task| match task.state {
+            State::Waiting { deadline, .. } => deadline,
+            _ => None,
+        };
+        self.tasks.iter().filter_map(deadline).min()
+    }
+
+    /// Chooses who runs next; `None`: nobody can.
+    fn choose(&mut self, may_stay: bool) -> Option<TaskId> {
+        let able: Vec<_> = (0..self.tasks.len()).filter(|&id| self.can_run(id)).collect();
+        let current = self.current.filter(|id| able.contains(id));
+        match self.policy {
+            Policy::Uniform { stays } => {
+                if may_stay && current.is_some() && self.dice.u32(0..stays.max(1)) != 0 {
+                    return current;
+                }
+                self.dice.choice(&able).copied()
+            }
+            Policy::Priorities { .. } => {
+                if let Some(id) = current.filter(|_| self.changes.contains(&self.steps)) {
+                    self.lowest -= 1;
+                    self.tasks[id].priority = self.lowest;
+                }
+                let others = able.iter().copied().filter(|&id| may_stay || Some(id) != current);
+                let best = others.max_by_key(|&id| self.tasks[id].priority);
+                best.or(current)
+            }
+        }
+    }
+}
+
+/// What who joins a task waits for.
+pub(crate) fn end_of(task: TaskId) -> usize {
+    task * 4 + 1
+}
+
+/// What a parked task waits for.
+pub(crate) fn park_of(task: TaskId) -> usize {
+    task * 4 + 2
+}
+
+/// What a sleeping task waits for.
+pub(crate) const SLEEP: usize = 3;
+
+impl Scheduler {
+    /// Whether every atomic access is a point.
+    #[inline]
+    pub(crate) fn is_fine() -> bool {
+        IS_FINE.get()
+    }
+
+    /// A point of the current task.
+    pub(crate) fn point(machine: &Rc<Machine>, point: Point) {
+        // A switch in the middle of an unwinding would mix the panics of two tasks.
+        if std::thread::panicking() {
+            return;
+        }
+        let mut scheduler = machine.scheduler_mut();
+        let Some(current) = scheduler.current else { return };
+        scheduler.steps += 1;
+        machine.advance(TICK);
+        let jumps = machine.faults().clock_jumps;
+        if jumps > 0 && scheduler.dice.u64(0..jumps) == 0 {
+            if let Some(at) = scheduler.next_deadline() {
+                machine.set_now(at);
+            }
+        }
+        scheduler.wake_overdue(machine.now());
+        let one_in = scheduler.stops_one_in;
+        if one_in > 0 && scheduler.dice.u64(0..one_in) == 0 {
+            let until = scheduler.steps + scheduler.dice.u64(1..STOP_MAX);
+            scheduler.tasks[current].stopped_until = until;
+        }
+        let next = scheduler.choose(point != Point::Yield);
+        drop(scheduler);
+        if let Point::Call(name) = point {
+            machine.note(|| name.to_owned());
+        }
+        if next != Some(current) || machine.scheduler().is_interrupted() {
+            machine.scheduler_mut().next = next;
+            suspend();
+        }
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.steps >= self.steps_max || self.panicked.is_some()
+    }
+
+    /// Has the current task wait. Returns whether the deadline ended it.
+    pub(crate) fn wait(machine: &Rc<Machine>, on: usize, deadline: Option<u64>) -> bool {
+        if std::thread::panicking() {
+            return true;
+        }
+        let current = {
+            let mut scheduler = machine.scheduler_mut();
+            let Some(current) = scheduler.current else { return true };
+            scheduler.steps += 1;
+            scheduler.tasks[current].state = State::Waiting { on, deadline };
+            current
+        };
+        suspend();
+        machine.scheduler().tasks[current].timed_out
+    }
+
+    pub(crate) fn run(machine: &Rc<Machine>, process: ProcessId, steps: u64) -> Outcome {
+        let (last, limit) = {
+            let mut scheduler = machine.scheduler_mut();
+            let last = scheduler.steps.saturating_add(steps);
+            let limit = std::mem::replace(&mut scheduler.steps_max, 0);
+            scheduler.steps_max = limit.min(last);
+            (last, limit)
+        };
+        let outcome = Self::run_to(machine, process, last, limit);
+        let mut scheduler = machine.scheduler_mut();
+        scheduler.steps_max = limit;
+        scheduler.current = None;
+        outcome
+    }
+
+    fn run_to(machine: &Rc<Machine>, process: ProcessId, last: u64, limit: u64) -> Outcome {
+        loop {
+            let (id, mut stack) = {
+                let mut scheduler = machine.scheduler_mut();
+                if let Some(panic) = scheduler.panicked.take() {
+                    return Outcome::Panicked(panic);
+                }
+                let its = |task: &Task| task.process == process && task.state != State::Ended;
+                if !scheduler.tasks.iter().any(its) {
+                    return Outcome::Ended;
+                }
+                if scheduler.steps >= last {
+                    return Outcome::Interrupted;
+                }
+                if scheduler.steps >= limit {
+                    return Outcome::Stuck(scheduler.picture());
+                }
+                let Some(id) = scheduler.next_or_wait(machine) else {
+                    return Outcome::Deadlock(scheduler.picture());
+                };
+                scheduler.current = Some(id);
+                let Some(stack) = scheduler.tasks[id].stack.take() else {
+                    return Outcome::Deadlock(scheduler.picture());
+                };
+                (id, stack)
+            };
+            let way_out = WAY_OUT.get();
+            let resumed = stack.resume(());
+            WAY_OUT.set(way_out);
+            let mut scheduler = machine.scheduler_mut();
+            match resumed {
+                CoroutineResult::Yield(()) => scheduler.tasks[id].stack = Some(stack),
+                CoroutineResult::Return(()) => {
+                    STACKS.with(|stacks| stacks.borrow_mut().push(stack.into_stack()));
+                }
+            }
+        }
+    }
+
+    /// Who runs next. If nobody can, time passes; then who was stopped goes on.
+    fn next_or_wait(&mut self, machine: &Rc<Machine>) -> Option<TaskId> {
+        if let Some(next) = self.next.take().filter(|&id| self.can_run(id)) {
+            return Some(next);
+        }
+        loop {
+            self.wake_overdue(machine.now());
+            if let Some(id) = self.choose(false) {
+                return Some(id);
+            }
+            // Those that are stopped stay so while the others' time passes, up to a point.
+            self.steps += 1;
+            match self.next_deadline() {
+                Some(at) => machine.set_now(at),
+                None => {
+                    let mut stopped =
+                        self.tasks.iter_mut().filter(|task| task.state == State::Runnable);
+                    stopped.next()?.stopped_until = 0;
+                }
+            }
+        }
+    }
+
+    /// What each task does, for messages.
+    fn picture(&self) -> String {
+        let tasks = self.tasks.iter().enumerate().filter(|(_, task)| task.state != State::Ended);
+        let line = |(id, task): (usize, &Task)| {
+            format!("{}.{id} {}: {:?}", task.process, task.name, task.state)
+        };
+        tasks.map(line).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Leaves the current task until the scheduler comes back to it.
+fn suspend() {
+    let way_out = WAY_OUT.get();
+    if way_out.is_null() {
+        return;
+    }
+    suspend_by(way_out);
+    WAY_OUT.set(way_out);
+}
+
+#[expect(unsafe_code, reason = "the way out of a coroutine is a reference into its stack")]
+fn suspend_by(way_out: *const Yielder<(), ()>) {
+    // SAFETY: it was set by the task that runs now, at its beginning or after its last suspension,
+    // and lives on the task's stack for as long as the task does.
+    let yielder = unsafe { &*way_out };
+    yielder.suspend(());
+}
+
+#[expect(unsafe_code, reason = "a killed process drops nothing")]
+fn reset(stack: &mut Stack) {
+    // SAFETY: what is on the stack is leaked, as the memory of a process that was killed: no task
+    // of it runs any more, and nothing outside of the process refers to it.
+    unsafe { stack.force_reset() };
+}
