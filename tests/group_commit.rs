@@ -296,6 +296,59 @@ fn a_future_that_is_polled_while_the_store_closes_is_served_by_its_last_flush() 
     assert!(matches!(done, Poll::Ready(Ok(()))), "{done:?}");
 }
 
+struct Panics;
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("the executor's queue is full");
+    }
+}
+
+/// A waker is the caller's code. Its panic ended the thread that flushes, and nobody woke the rest.
+#[test]
+fn a_waker_that_panics_costs_neither_the_other_futures_nor_who_flushes() {
+    let engine = engine(&Arc::default(), 1 << 16, Time::ZERO);
+    let flushes = Flusher::default();
+    let lsn = put(&engine, "a");
+    let wakes = Arc::new(Unpark(std::thread::current(), AtomicU64::new(0)));
+    let (bad, good) = (Waker::from(Arc::new(Panics)), Waker::from(Arc::clone(&wakes)));
+    for waker in [&bad, &good, &bad, &good] {
+        let polled = flushes.group().poll(lsn, &mut Context::from_waker(waker), &mut None);
+        assert!(polled.is_pending());
+    }
+    flushes.sync(&engine).unwrap();
+    assert_eq!(wakes.1.load(Ordering::Acquire), 2, "those behind it were not woken");
+}
+
+/// A task that nobody but its waker holds, and that holds a future in its turn.
+struct Task<F>(std::sync::Mutex<Option<F>>);
+impl<F: Send> Wake for Task<F> {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// A registration was taken back with the lock held, and its waker dropped with it.
+#[test]
+fn a_waker_may_hold_a_future_that_waits_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("s"), Durability::Buffered);
+    let (done, drops) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for n in 0..50 {
+            let lsn = store.put(format!("{n}"), &[0.0, 1.0], "x").unwrap();
+            let mut inner = Box::pin(store.wait_durable_async(lsn));
+            let mut outer = Box::pin(store.wait_durable_async(lsn));
+            drop(inner.as_mut().poll(&mut Context::from_waker(Waker::noop())));
+            let waker = Waker::from(Arc::new(Task(std::sync::Mutex::new(Some(inner)))));
+            drop(outer.as_mut().poll(&mut Context::from_waker(&waker)));
+            drop(waker);
+            if n % 2 == 0 {
+                drop(outer.as_mut().poll(&mut Context::from_waker(Waker::noop())));
+            }
+        }
+        done.send(()).unwrap();
+    });
+    drops.recv_timeout(Time::from_secs(10)).expect("it waits for itself");
+}
+
 /// It takes longer than a flush waits, so each of them voided it, as long as anybody asked for one.
 #[test]
 fn a_batch_that_takes_long_ends_beside_a_thread_that_asks_for_one_flush_after_the_other() {
