@@ -349,6 +349,38 @@ fn a_waker_may_hold_a_future_that_waits_too() {
     drops.recv_timeout(Time::from_secs(10)).expect("it waits for itself");
 }
 
+/// A task of an executor that is gone: what wakes it drops it, and with it the last of a store.
+struct Last(std::sync::Mutex<Option<Arc<Store>>>, std::sync::mpsc::Sender<bool>);
+impl Wake for Last {
+    fn wake(self: Arc<Self>) {
+        let store = self.0.lock().unwrap().take().unwrap();
+        store.put("late", &[0.0, 1.0], "x").unwrap();
+        let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(store)));
+        self.1.send(dropped.is_ok()).unwrap();
+    }
+}
+
+/// It waited for the end of its own thread, which is a panic, and was closed without a sync.
+#[test]
+fn a_store_may_be_dropped_by_the_thread_that_flushes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(&dir.path().join("s"), Durability::Buffered));
+    let lsn = store.put("a", &[0.0, 1.0], "x").unwrap();
+    let mut future = Box::pin(store.wait_durable_async(lsn));
+    let (done, hears) = std::sync::mpsc::channel();
+    let last = Arc::new(Last(std::sync::Mutex::new(Some(store)), done));
+    let waker = Waker::from(Arc::clone(&last));
+    // The flusher may wake it as soon as it is registered.
+    if future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+        waker.wake();
+    }
+    let closed = hears.recv_timeout(Time::from_secs(10)).expect("it waits for itself");
+    assert!(closed, "closing has panicked");
+    let store = open(&dir.path().join("s"), Durability::Buffered);
+    let late = store.get_owned("late").unwrap().unwrap();
+    assert!(store.durable_lsn() >= late.lsn, "it was closed without a sync");
+}
+
 /// It takes longer than a flush waits, so each of them voided it, as long as anybody asked for one.
 #[test]
 fn a_batch_that_takes_long_ends_beside_a_thread_that_asks_for_one_flush_after_the_other() {
