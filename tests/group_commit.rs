@@ -296,6 +296,91 @@ fn a_future_that_is_polled_while_the_store_closes_is_served_by_its_last_flush() 
     assert!(matches!(done, Poll::Ready(Ok(()))), "{done:?}");
 }
 
+struct Panics;
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("the executor's queue is full");
+    }
+}
+
+/// A waker is the caller's code. Its panic ended the thread that flushes, and nobody woke the rest.
+#[test]
+fn a_waker_that_panics_costs_neither_the_other_futures_nor_who_flushes() {
+    let engine = engine(&Arc::default(), 1 << 16, Time::ZERO);
+    let flushes = Flusher::default();
+    let lsn = put(&engine, "a");
+    let wakes = Arc::new(Unpark(std::thread::current(), AtomicU64::new(0)));
+    let (bad, good) = (Waker::from(Arc::new(Panics)), Waker::from(Arc::clone(&wakes)));
+    for waker in [&bad, &good, &bad, &good] {
+        let polled = flushes.group().poll(lsn, &mut Context::from_waker(waker), &mut None);
+        assert!(polled.is_pending());
+    }
+    flushes.sync(&engine).unwrap();
+    assert_eq!(wakes.1.load(Ordering::Acquire), 2, "those behind it were not woken");
+}
+
+/// A task that nobody but its waker holds, and that holds a future in its turn.
+struct Task<F>(std::sync::Mutex<Option<F>>);
+impl<F: Send> Wake for Task<F> {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// A registration was taken back with the lock held, and its waker dropped with it.
+#[test]
+fn a_waker_may_hold_a_future_that_waits_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("s"), Durability::Buffered);
+    let (done, drops) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for n in 0..50 {
+            let lsn = store.put(format!("{n}"), &[0.0, 1.0], "x").unwrap();
+            let mut inner = Box::pin(store.wait_durable_async(lsn));
+            let mut outer = Box::pin(store.wait_durable_async(lsn));
+            drop(inner.as_mut().poll(&mut Context::from_waker(Waker::noop())));
+            let waker = Waker::from(Arc::new(Task(std::sync::Mutex::new(Some(inner)))));
+            drop(outer.as_mut().poll(&mut Context::from_waker(&waker)));
+            drop(waker);
+            if n % 2 == 0 {
+                drop(outer.as_mut().poll(&mut Context::from_waker(Waker::noop())));
+            }
+        }
+        done.send(()).unwrap();
+    });
+    drops.recv_timeout(Time::from_secs(10)).expect("it waits for itself");
+}
+
+/// A task of an executor that is gone: what wakes it drops it, and with it the last of a store.
+struct Last(std::sync::Mutex<Option<Arc<Store>>>, std::sync::mpsc::Sender<bool>);
+impl Wake for Last {
+    fn wake(self: Arc<Self>) {
+        let store = self.0.lock().unwrap().take().unwrap();
+        store.put("late", &[0.0, 1.0], "x").unwrap();
+        let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(store)));
+        self.1.send(dropped.is_ok()).unwrap();
+    }
+}
+
+/// It waited for the end of its own thread, which is a panic, and was closed without a sync.
+#[test]
+fn a_store_may_be_dropped_by_the_thread_that_flushes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(&dir.path().join("s"), Durability::Buffered));
+    let lsn = store.put("a", &[0.0, 1.0], "x").unwrap();
+    let mut future = Box::pin(store.wait_durable_async(lsn));
+    let (done, hears) = std::sync::mpsc::channel();
+    let last = Arc::new(Last(std::sync::Mutex::new(Some(store)), done));
+    let waker = Waker::from(Arc::clone(&last));
+    // The flusher may wake it as soon as it is registered.
+    if future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+        waker.wake();
+    }
+    let closed = hears.recv_timeout(Time::from_secs(10)).expect("it waits for itself");
+    assert!(closed, "closing has panicked");
+    let store = open(&dir.path().join("s"), Durability::Buffered);
+    let late = store.get_owned("late").unwrap().unwrap();
+    assert!(store.durable_lsn() >= late.lsn, "it was closed without a sync");
+}
+
 /// It takes longer than a flush waits, so each of them voided it, as long as anybody asked for one.
 #[test]
 fn a_batch_that_takes_long_ends_beside_a_thread_that_asks_for_one_flush_after_the_other() {

@@ -76,8 +76,11 @@ impl Drop for BackgroundThreads {
         self.core.engine.log().source().notifier.notify();
         self.core.flusher.group().stop();
         for thread in self.threads.drain(..) {
-            // A panic in there has been printed by the hook; closing goes on.
-            drop(thread.join());
+            // A waker may have dropped the store, on the thread that flushes: it ends by itself.
+            if thread.thread().id() != thread::current().id() {
+                // A panic in there has been printed by the hook; closing goes on.
+                drop(thread.join());
+            }
         }
     }
 }

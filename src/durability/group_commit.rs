@@ -18,6 +18,7 @@ use crate::concurrency::sync::unmodelled::{Arc, OnceLock, PoisonError};
 use crate::concurrency::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, yield_now};
 use crate::error::Error;
 use crate::format::ids::Lsn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -85,6 +86,13 @@ impl Turns {
         self.calls_for_flusher() || self.full_due
     }
 
+    /// Takes a registration back. Its waker is to be dropped without the lock: it may be the last
+    /// of a task that holds other futures, which come for the lock themselves.
+    fn take_waker(&mut self, id: u64) -> Option<Waker> {
+        let at = self.wakers.iter().position(|(other, ..)| *other == id)?;
+        Some(self.wakers.swap_remove(at).2)
+    }
+
     /// Who is to lead the next flush, if a thread waits for one.
     fn leader(&self) -> Option<Arc<Condvar>> {
         self.threads.first().map(|waiter| Arc::clone(&waiter.condvar))
@@ -148,9 +156,15 @@ impl Drop for Turn<'_> {
         for waiter in served {
             waiter.condvar.notify_one();
         }
-        for (_, _, waker) in ready {
-            waker.wake();
-        }
+        wake_all(ready);
+    }
+}
+
+/// Wakes tasks. A waker is the caller's code: if it panics, the others are woken all the same, and
+/// whoever leads this flush goes on. The panic hook has said it.
+fn wake_all(wakers: Vec<(u64, Lsn, Waker)>) {
+    for (_, _, waker) in wakers {
+        drop(catch_unwind(AssertUnwindSafe(|| waker.wake())));
     }
 }
 
@@ -285,6 +299,7 @@ impl GroupCommit {
         if self.durable() >= lsn {
             return Poll::Ready(Ok(()));
         }
+        let waker = context.waker().clone();
         let mut turns = lock(&self.turns);
         // Under the lock, which the end of a flush takes after it stored [D4].
         if self.durable() >= lsn {
@@ -300,10 +315,11 @@ impl GroupCommit {
         let id = slot.unwrap_or(turns.next_waker);
         turns.next_waker = turns.next_waker.max(id + 1);
         *slot = Some(id);
-        turns.wakers.retain(|(other, ..)| *other != id);
-        turns.wakers.push((id, lsn, context.waker().clone()));
+        let earlier = turns.take_waker(id);
+        turns.wakers.push((id, lsn, waker));
         let flushing = turns.flushing;
         drop(turns);
+        drop(earlier);
         if !flushing {
             // Else the end of the flush under way sees the waker.
             self.flusher.notify_one();
@@ -327,7 +343,10 @@ impl GroupCommit {
 
     /// Takes a registration back.
     pub fn unregister(&self, slot: u64) {
-        lock(&self.turns).wakers.retain(|(id, ..)| *id != slot);
+        let mut turns = lock(&self.turns);
+        let waker = turns.take_waker(slot);
+        drop(turns);
+        drop(waker);
     }
 
     /// The flusher: flushes for those who cannot lead a flush themselves, and every `interval` for
@@ -379,6 +398,6 @@ impl GroupCommit {
         turns.closed = true;
         let wakers = std::mem::take(&mut turns.wakers);
         drop(turns);
-        wakers.into_iter().for_each(|(_, _, waker)| waker.wake());
+        wake_all(wakers);
     }
 }
