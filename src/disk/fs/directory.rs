@@ -103,7 +103,11 @@ impl Directory {
     fn at(parent: BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> io::Result<Self> {
         let flags = DIRECTORY | OFlags::CLOEXEC;
         let fd = retry_on_intr(|| rustix::fs::openat(parent, name, flags, Mode::empty()))?;
-        Ok(Self { file: Arc::new(File::from(fd)), names_are_durable: Arc::default(), path })
+        Ok(Self::of_file(File::from(fd), path))
+    }
+
+    pub(super) fn of_file(file: File, path: PathBuf) -> Self {
+        Self { file: Arc::new(file), names_are_durable: Arc::default(), path }
     }
 
     /// Its path as the caller gave it, for messages only.
@@ -509,8 +513,7 @@ mod tests {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         // The kernel syncs nothing through such a descriptor, and does all else.
         let fd = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
-        let (file, path) = (Arc::new(File::from(fd)), dir.path().to_owned());
-        let directory = Directory { file, names_are_durable: Arc::default(), path };
+        let directory = Directory::of_file(File::from(fd), dir.path().to_owned());
         for replaces in [false, true] {
             let (new, file) = NewSegmentFile::create(&directory, "it", 4096).unwrap();
             let named = if replaces { new.replace(&file) } else { new.finish(&file) };
