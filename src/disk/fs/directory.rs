@@ -182,7 +182,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Removes a file, or finds it gone.
+    /// Removes a file, or finds it gone. Who calls it, and why: the list in `disk/fs/mod.rs`.
     pub fn remove_if_there(&self, name: &str) -> io::Result<()> {
         match retry_on_intr(|| rustix::fs::unlinkat(self.fd(), name, AtFlags::empty())) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -190,7 +190,8 @@ impl Directory {
         }
     }
 
-    /// Removes a segment's file and makes that durable.
+    /// Removes a segment's file and makes that durable: of a segment that was discarded. Those of
+    /// dropped segments are removed together, by `SegmentFiles::remove_files`.
     pub fn remove_segment(&self, name: &str) -> io::Result<()> {
         self.remove_if_there(name)?;
         self.sync()
