@@ -507,14 +507,35 @@ mod tests {
         assert_eq!(fs::read(&copy).unwrap(), before);
     }
 
+    /// A directory of which no change can be synced: the kernel syncs nothing through such a
+    /// descriptor, and does all else.
+    fn unsynced(path: &Path) -> Directory {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).unwrap();
+        Directory::of_file(File::from(fd), path.to_owned())
+    }
+
+    /// A process that was killed after it had exchanged two manifests may have left the one that the
+    /// device calls `MANIFEST` under the other name [H2].
+    /// (mutation: manifest-names-unsettled)
+    #[test]
+    fn the_next_manifest_is_not_written_to_before_the_names_are_durable() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |name| File::open(dir.path().join(name)).unwrap();
+        Directory::open(dir.path()).unwrap().replace_manifest(b"first").unwrap();
+        // Open, so that no other file gets its number.
+        let next = open(NEXT_MANIFEST);
+        assert!(unsynced(dir.path()).replace_manifest(b"second").is_err());
+        let (now, next) = (open(MANIFEST).metadata().unwrap(), next.metadata().unwrap());
+        assert_ne!(now.ino(), next.ino(), "it was written to, and exchanged with the manifest");
+        assert!(!dir.path().join(NEXT_MANIFEST).exists());
+    }
+
     /// Each try to make a segment leaves a file otherwise, and the background tries for ever.
     #[test]
     fn a_new_file_whose_name_cannot_be_synced_is_removed_and_one_that_replaced_another_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        // The kernel syncs nothing through such a descriptor, and does all else.
-        let fd = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
-        let directory = Directory::of_file(File::from(fd), dir.path().to_owned());
+        let directory = unsynced(dir.path());
         for replaces in [false, true] {
             let (new, file) = NewSegmentFile::create(&directory, "it", 4096).unwrap();
             let named = if replaces { new.replace(&file) } else { new.finish(&file) };
