@@ -145,7 +145,17 @@ fn judge(place: &Path, played: &Played, rebooted: bool) -> Acknowledged {
 fn run(case: Case, n: usize) -> Result<Acknowledged, String> {
     let place = scratch();
     let played = tracer::play_with(place.path(), case);
-    let judged = std::panic::catch_unwind(|| judge(place.path(), &played, n.is_multiple_of(2)));
+    let judged = std::panic::catch_unwind(|| {
+        let all = judge(place.path(), &played, n.is_multiple_of(2));
+        if case.call == "fsync" {
+            // What was begun can still be removed.
+            let names = std::fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().file_name());
+            let left: Vec<_> =
+                names.filter(|name| name.as_encoded_bytes().ends_with(b".tmp")).collect();
+            assert!(left.is_empty(), "left behind: {left:?}");
+        }
+        all
+    });
     judged.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let kept = place.keep();

@@ -416,6 +416,8 @@ fn references_lead_somewhere() -> std::io::Result<()> {
     Ok(())
 }
 
+#[path = "tidy/members.rs"]
+mod members;
 #[path = "tidy/proofs.rs"]
 mod proofs;
 #[path = "tidy/references.rs"]

@@ -1,8 +1,9 @@
 //! The background threads of a store open for writing. One preallocates the next segment, keeps the
-//! manifest in step with the log, and gives back what was retired; nothing waits for it but
-//! `close`. One flushes: at an interval, and for those who wait without a thread. One compacts,
-//! unless that is left to the caller. `throttle` is called by puts, in their own thread: it delays
-//! writers that outrun compaction.
+//! manifest in step with the log, and reclaims what was retired; `close` waits for it, and so does
+//! a compaction that needs the room of dropped segments, for a second at most. One flushes: at an
+//! interval, and for those who wait without a thread. One compacts, unless that is left to the
+//! caller. `throttle` is called by puts, in their own thread: it delays writers that outrun
+//! compaction.
 
 pub mod compaction;
 pub mod compaction_totals;
@@ -18,7 +19,7 @@ use crate::concurrency::sync::unmodelled::{Arc, AtomicBool, Ordering, thread};
 use crate::error::{At, Error};
 use crate::options::Compaction;
 use crate::recovery::{self, Leftovers};
-use compaction::{Compactor, Scope};
+use compaction::Scope;
 use preallocation::{GrowthRate, Preallocator};
 use crate::os::time::Instant;
 use std::time::Duration;
@@ -97,7 +98,7 @@ fn run(core: &StoreCore, leftovers: Leftovers, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         let seen = notifier.count();
         // Relaxed: a hint.
-        Compactor::new(core, stop).set_throttle(core.failed.load(Ordering::Relaxed));
+        core.set_throttle(core.failed.load(Ordering::Relaxed));
         core.flush_full(&mut flushed_up_to);
         // An error here (no room, most likely) costs only the head start: a writer that needs a
         // segment tries itself, and its caller hears of it. The manifest is tried again next time.
@@ -131,7 +132,7 @@ fn compact(core: &StoreCore, stop: &AtomicBool) {
         let done = core.compact(Scope::Worthwhile, stop, &mut |_, _| ());
         // Relaxed: a hint for the other thread.
         core.failed.store(done.is_err(), Ordering::Relaxed);
-        Compactor::new(core, stop).set_throttle(done.is_err());
+        core.set_throttle(done.is_err());
         notifier.wait(seen, NAP);
     }
 }

@@ -7,6 +7,10 @@
 //! thread: its delay is bounded whatever the background does, and where that stands still, writers
 //! go on at the slowest rate.
 //!
+//! A put is delayed after it took effect, in `Store::sync_or_throttle` (`store/write.rs`); a write
+//! of a `Synced` store is not, because it waits for the device. The rate is set by
+//! `StoreCore::set_throttle`, and by a writer itself if it is older than `STALE_NS`.
+//!
 //! The bound of a delay is `DELAY_MAX_NS` for each `PART_BYTES` of a put, begun ones counted [P1].
 
 use crate::concurrency::sync::lock;
@@ -222,6 +226,17 @@ fn rate_at(way: f64, returned: f64) -> Option<f64> {
 
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl super::StoreCore {
+    /// Sets the rate of puts by the space that the log takes now. `failed`: the last compaction
+    /// could not do its work. Called by the background thread each time it is notified, and by the
+    /// compactor after each group; a writer that finds the rate older than `STALE_NS` sets it
+    /// itself ([`Throttle::delay_put`]).
+    pub(super) fn set_throttle(&self, failed: bool) {
+        let cannot_compact = failed || self.holds_back_too_much();
+        self.throttle.set_in_background(space_of(&self.engine), cannot_compact);
+    }
 }
 
 /// What the log takes on disk and what of it is live; segments that compaction keeps away from, and

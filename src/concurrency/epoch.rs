@@ -7,7 +7,7 @@
 //! 1. [`Guard::retire`], by the thread that unlinked it, under its guard;
 //! 2. two epochs later, inside anybody's pin, a deferred closure that does nothing but push the
 //!    ready-made node on a list (no free, no unmap, no system call: a reader pays for this one);
-//! 3. [`Epoch::reclaim`], by the background thread, drops it.
+//! 3. [`Epoch::reclaim`], by the background thread or a compaction that waits for room, drops it.
 //!
 //! E1: a node is on at most one list, and whoever takes the list whole (one swap) owns its nodes.
 #![expect(unsafe_code, reason = "nodes travel through the collector as raw pointers")]

@@ -1,4 +1,5 @@
-//! The one door to atomics, cells and threads.
+//! The one door to atomics, cells and threads. One type comes in another way: the `AtomicCell` of
+//! crossbeam in `disk/segment_files.rs`, which no model reaches.
 //!
 //! With `--cfg stratalog_loom` the names below come from loom, with `--cfg stratalog_shuttle` in
 //! addition from shuttle, with `--cfg stratalog_simulation` from the simulated machine, otherwise

@@ -111,11 +111,12 @@ impl LiveManifest {
         Ok(())
     }
 
-    /// Gives segments up for good: in one durable step the manifest names them no more. Then their
-    /// files are removed. Nothing in them may be needed any more, and that must be durable [D9].
+    /// Drops segments: in one durable step the manifest stops naming them, then their files are
+    /// unlinked ([`SegmentFiles::remove_files`]). Nothing in them may be needed any more, and that
+    /// must be durable [D9].
     ///
     /// After an error they may be gone from the manifest or not; they stay in the log.
-    pub fn remove_segments(
+    pub fn drop_segments(
         &self,
         engine: &DiskEngine,
         victims: &[Arc<Segment<MmapMemory>>],

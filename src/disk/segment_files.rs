@@ -370,7 +370,7 @@ impl Source<MmapMemory> for SegmentFiles {
         let id = SegmentId { sequence, salt, role };
         match purpose {
             Purpose::Grow => self.create_with(id, |_| ()),
-            Purpose::Reclaim => match self.create_with(id, |_| ()) {
+            Purpose::FreeRoom => match self.create_with(id, |_| ()) {
                 Err(Error::StorageFull) => self.use_spare(id),
                 made => made,
             },

@@ -1,5 +1,6 @@
-//! Flushing the copies that compaction makes. They touch other segments than the log's flushes and
-//! share nothing with them but the first failure, so nobody who waits for the log waits for copies.
+//! Flushing the copies that compaction makes (`background/compaction/copy.rs`). They touch other
+//! segments than the log's flushes and share nothing with them but the first failure, so nobody who
+//! waits for the log waits for copies.
 //!
 //! A segment is dropped only by a caller that shows a [`Covered`] [D9].
 

@@ -3,10 +3,11 @@
 //! Threads that need a flush share it: [`group_commit`].
 //!
 //! A flush walks the slots that are not known to be flushed, in LSN order. A slot whose writer is
-//! still at work gets a moment; after that it is voided by compare-exchange, and its writer, whose
-//! commit then fails, writes again: a stopped writer holds nothing back.
+//! still at work gets a moment; after that the flush voids it by compare-exchange
+//! (`wait_or_void`), and its writer, whose commit then fails, writes again: a stopped writer holds
+//! nothing back.
 //!
-//! The rules [D1] to [D10] are in DESIGN.md 8.
+//! The rules [D1] to [D10] are in DESIGN.md 8, but for [D4], which is in [`group_commit`].
 
 mod copies;
 mod group_commit;
@@ -168,7 +169,7 @@ impl Flusher {
         // durable end stored below is this segment's last one.
         let full = segment.filling().is_full();
         let began = Instant::now();
-        let mark = decide_slots(segment, yields_max(engine.retries()), || {
+        let mark = wait_or_void(segment, yields_max(engine.retries()), || {
             yield_now();
             began.elapsed() < WAIT_MAX
         });
@@ -222,9 +223,10 @@ fn to_flush<M: Memory, S: Source<M>, const N: usize>(
     engine.log().to_flush(&guard)
 }
 
-/// Decides every granted slot that is not flushed, and returns where they end. Calls `wait` at most
-/// `most` times, or until it is `false`, while writers are still at work, then voids their slots.
-fn decide_slots<M: Memory>(segment: &Segment<M>, most: u32, wait: impl Fn() -> bool) -> Mark {
+/// Has every granted slot that is not flushed decided, and returns where they end. Calls `wait` at
+/// most `most` times, or until it is `false`, while writers are still at work. Then it voids their
+/// slots.
+fn wait_or_void<M: Memory>(segment: &Segment<M>, most: u32, wait: impl Fn() -> bool) -> Mark {
     let mut slots =
         segment.directory().slots_from(segment.durable().flushed(), segment.filling().slots_end());
     let mut waits = 0;

@@ -52,7 +52,7 @@ fn decided(most: u32, is_patient: impl Fn(u32) -> bool) -> Option<(u32, u32, boo
     let segment = segment(1);
     let (stopped, _) = segment.reserve_batch(&[Units(1); 20])?;
     let waits = Cell::new(0);
-    let mark = decide_slots(&segment, most, || {
+    let mark = wait_or_void(&segment, most, || {
         waits.set(waits.get() + 1);
         is_patient(waits.get())
     });

@@ -37,7 +37,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         drop_superseded(records, &mut numbers);
         let frames = self.frames_of(records, numbers)?;
         let removes = records.iter().all(|record| record.kind == Kind::Tombstone);
-        let purpose = if removes { Purpose::Reclaim } else { Purpose::Grow };
+        let purpose = if removes { Purpose::FreeRoom } else { Purpose::Grow };
         if are_too_alike(records) {
             return Err(Exhausted.into());
         }
@@ -112,7 +112,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         loop {
             let guard = self.epoch.pin();
             // Whatever room there is: an error now comes too late.
-            let purpose = Purpose::Reclaim;
+            let purpose = Purpose::FreeRoom;
             let reservation = self.log.reserve_batch(&guard, &frames, purpose);
             let reservation = reservation.inspect_err(|_| self.give_up(newest))?;
             let Ok(written) = reservation.commit(std::slice::from_ref(record)) else {

@@ -4,7 +4,8 @@
 //! A segment is only ever emptied once it is [quiet](crate::segment::Filling::is_quiet): every
 //! record of it that counts is in the index, and no writer will bring in another address of it.
 //! What then is not in the index under its own address is dead, and stays so [R1]: the only way
-//! back would be the previous word of a pending write, and `current_at` takes that way out.
+//! back would be the previous word of a pending write, and [`Engine::resolve_current`] puts that
+//! entry back itself, before it answers.
 
 use super::{Engine, Identified, Key};
 use crate::concurrency::epoch::Guard;

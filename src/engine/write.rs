@@ -80,7 +80,7 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 }
                 PublishOutcome::Absorbed => return Ok(lsn),
                 // It takes whatever room there is: an error now would come too late.
-                PublishOutcome::AppendAgain => (purpose, first) = (Purpose::Reclaim, false),
+                PublishOutcome::AppendAgain => (purpose, first) = (Purpose::FreeRoom, false),
             }
         }
     }
@@ -338,5 +338,5 @@ pub(super) fn note_expiry<M: Memory>(segment: &Segment<M>, record: &WriteRequest
 
 /// Removals may take the last room there is.
 fn purpose(record: &WriteRequest<'_>) -> Purpose {
-    if record.kind == Kind::Tombstone { Purpose::Reclaim } else { Purpose::Grow }
+    if record.kind == Kind::Tombstone { Purpose::FreeRoom } else { Purpose::Grow }
 }

@@ -1,4 +1,24 @@
 //! A frame: header, id, embedding, content. Byte layout: DESIGN.md 3.4.
+//!
+//! A further flag, or field, of a record touches these places. The fields of [`FrameHeader`],
+//! `RecordParts` and `NewRecord` have no defaults, so the compiler finds where one is made:
+//!
+//! - *Found, for the header*: `FrameHeader::of`, which decodes, and `Reservation::fill_as`
+//!   (`segment/writer/mod.rs`), which makes it from the parts.
+//! - *Found, for the parts* (`segment/request.rs`): `Store::checked_put`, `Store::write` and
+//!   `Store::remove` (`store/write.rs`), and for compaction `Engine::copy_record`.
+//! - *Found, for the contract* (`store/new_record.rs`): `Batch::operations` (`store/batch.rs`). The
+//!   field that it needs in `Operation`, and in `Batch::add`, is forgotten most easily: a batch
+//!   keeps a copy of its own of each field.
+//! - *Not found here*: the flags, `FrameHeader::encode`, `FrameHeader::begin_sum`, [`FrameLayout`].
+//! - *Not found elsewhere*: `SlotBody` (`format/slot.rs`), if recovery must know it without the
+//!   frame; `store/record.rs`; `cli/src/salvage.rs`; `fuzz/`; DESIGN.md 3.
+//! - *Feature bits*: an older program takes an unknown flag for damage, so a bit of `Features`
+//!   (`format/header.rs`) must forbid it to open the store. It is set where an identity is made,
+//!   `SegmentFiles::identity`, and where a manifest is: in `ManifestMeta`, for a backup in
+//!   `SegmentFiles::of_backup`.
+//! - *Backups*: `segment/replica.rs` copies the header as it is. Only words that the checksum
+//!   leaves out concern it: the tag word, and words at the end of the frame.
 
 use crate::format::checksum::{Salt, Salted};
 use crate::format::ids::{Lsn, SlotNumber, UNIT_BYTES, Units};
@@ -36,11 +56,6 @@ pub const FORWARD: u64 = 1 << 63;
 const PREVIOUS_BYTES: usize = 8;
 /// Bytes before it: the LSN that the put has seen, and the checksum of that.
 const SEEN_BYTES: usize = 16;
-// A further flag, or field, of a record touches these places: the flags and `FrameHeader` here,
-// the feature words of `format/header.rs` (an older program takes an unknown flag for damage),
-// `RecordParts` in `segment/request.rs`, `relocate::copy_record` (compaction), `replica.rs`
-// (backup), `store/new_record.rs` and `store/record.rs` (the contract), `cli/src/salvage.rs`,
-// `fuzz/`, and DESIGN.md 3.
 
 /// Flag in the frame header: a conditional put.
 const FLAG_CONDITIONAL: u8 = 1;

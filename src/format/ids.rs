@@ -86,13 +86,17 @@ pub struct ParseLsnError;
 /// use stratalog::Lsn;
 /// let lsn = Lsn::from_u64(7 << 24 | 5);
 /// assert_eq!(lsn.to_string().parse(), Ok(lsn));
-/// assert!("7".parse::<Lsn>().is_err());
+/// assert!("7".parse::<Lsn>().is_err() && "7.+5".parse::<Lsn>().is_err());
 /// ```
 impl std::str::FromStr for Lsn {
     type Err = ParseLsnError;
 
     fn from_str(text: &str) -> Result<Self, ParseLsnError> {
-        let number = |text: &str| text.parse::<u64>().ok();
+        // One text for each LSN: the one that `Display` writes.
+        let number = |text: &str| {
+            let number = text.parse::<u64>().ok()?;
+            (number.to_string() == text).then_some(number)
+        };
         let parts = text.split_once('.');
         let parts = parts.and_then(|(high, low)| Some((number(high)?, number(low)?)));
         let fits = |(high, low): &(u64, u64)| {

@@ -176,7 +176,7 @@ impl<const SLOTS: usize> Iterator for Candidates<'_, SLOTS> {
 /// Replaces `old` by `new` in a slot, or says what is there instead.
 #[inline]
 pub(super) fn store(slot: &AtomicU64, old: Word, new: Word) -> Result<(), Word> {
-    // Release: pairs with every Acquire load of a slot (`Chunk::find`, `load`, `freeze`); the
+    // Release: pairs with every Acquire load of a slot (`find`, `load`, `freeze`); the
     // record is whole before its address can be read here. Acquire on failure: pairs with the
     // same exchange of the thread that was first, whose record will be looked at.
     match slot.compare_exchange(old.0, new.0, Ordering::Release, Ordering::Acquire) {

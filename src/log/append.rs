@@ -70,7 +70,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             // Acquire: as in `active`.
             let word = self.active.load(Ordering::Acquire);
             if let Some(segment) = self.segment_of_word(guard, word)
-                && (purpose == Purpose::Reclaim || !segment.filling().is_for_removals())
+                && (purpose == Purpose::FreeRoom || !segment.filling().is_for_removals())
                 && let Some((reservation, passed_threshold)) = reserve(segment)
             {
                 if passed_threshold {

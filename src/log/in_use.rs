@@ -90,12 +90,12 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         M: 'g,
     {
         loop {
-            // Acquire: pairs with the Release in `drop_segments`. What was moved out of segments
+            // Acquire: pairs with the Release in `mark_dropped`. What was moved out of segments
             // that are counted here is in the table, in segments that are not.
             let before = self.drops.load(Ordering::Acquire);
             let mut segments = read();
             // Relaxed: a walk that met a dropped segment has seen, by the Acquire in
-            // `Segment::reclaiming`, that it was counted before.
+            // `Reclamation::reclaiming`, that it was counted before.
             if self.drops.load(Ordering::Relaxed) == before {
                 segments.sort_by_key(|segment| segment.sequence());
                 return segments;

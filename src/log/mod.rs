@@ -50,7 +50,7 @@ pub enum Purpose {
     Grow,
     /// For what frees room in the end: removals, and the copies that compaction makes. May take the
     /// last room there is.
-    Reclaim,
+    FreeRoom,
     /// For removals, where no more room can be kept back: takes none but what is kept for them.
     KeptBack,
 }
@@ -177,7 +177,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     /// Makes a segment for copies, and puts it in the table.
     pub fn make_for_copies(&self, guard: &Guard) -> Result<Arc<Segment<M>>, Error> {
         let segment =
-            self.source.create(self.allocate_sequence()?, Role::Copies, Purpose::Reclaim)?;
+            self.source.create(self.allocate_sequence()?, Role::Copies, Purpose::FreeRoom)?;
         let index = self.adopt(Arc::new(segment))?;
         self.table.get_arc(guard, index).ok_or(Error::StorageFull)
     }
@@ -356,7 +356,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             return self.source.create(self.allocate_sequence()?, Role::Log, purpose);
         }
         let kept = self.source.keep_room();
-        if purpose == Purpose::Reclaim {
+        if purpose == Purpose::FreeRoom {
             // What room there is may be what another thread keeps back for copies just now.
             // (Any other error is not about room: making one meets it again, and says so.)
             let full = matches!(kept, Err(Error::StorageFull));

@@ -185,7 +185,7 @@ fn a_removal_that_cannot_keep_room_back_says_why() {
         Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
     let (log, epoch) = (Log::new(WithoutHandles, geometry, Sequence(1)), Epoch::new());
     let guard = epoch.pin();
-    let remove = || log.reserve(&guard, 1 << 10, Purpose::Reclaim).map(drop);
+    let remove = || log.reserve(&guard, 1 << 10, Purpose::FreeRoom).map(drop);
     let refused = (0..9).find_map(|_| remove().err());
     assert!(matches!(refused, Some(Error::Io { .. })), "{refused:?}");
 }

@@ -1,9 +1,10 @@
 //! Where bytes become atomics: the seam below which loom's build differs from the one that ships.
 //!
 //! A memory is a run of bytes in which every aligned 8-byte word has one role for life: *control*
-//! (touched through [`Memory::word`] only) or *payload* (through [`Memory::write`] and
-//! [`Memory::bytes`] only). Payload is written once, by the owner of a reservation, before an
-//! atomic operation publishes it, and only read afterwards.
+//! (touched through [`Memory::word`] only) or *payload* (through [`Memory::write`],
+//! [`Memory::stream`] and [`Memory::bytes`] only). Payload is written once, before an atomic
+//! operation publishes it, and only read afterwards: by the owner of a reservation, or in a backup
+//! by whoever makes a segment that nobody else has.
 #![expect(
     unsafe_code,
     reason = "declares the contract of payload access, and keeps it on the heap"

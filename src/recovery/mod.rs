@@ -1,9 +1,11 @@
 //! Opening: from the files of a directory to an engine that answers as the one before it did.
 //!
-//! Steps, of which only the last writes, and none of it for a read-only handle:
+//! Four steps. The first and the last write, and neither does for a read-only handle:
 //!
 //! 1. *Collect*: map every segment file that is this store's. One whose header is damaged is read
-//!    with the salt that the manifest keeps.
+//!    with the salt that the manifest keeps. One whose last flush failed, or was cut short, is
+//!    confirmed on the device or copied to a new file before anything is promised
+//!    (`failed_flush.rs`).
 //! 2. *Limit*: which slots of each segment count. After a process kill every committed one does.
 //!    After power loss (the boot id differs and the segment was not wholly durable): all below the
 //!    durable end, then the valid prefix in LSN order; the first slot above a durable end that does
@@ -502,15 +504,9 @@ fn make_segment_writable(
     if !goes_on && candidate.flaw.is_none() && (!closed || candidate.cut) {
         seal(candidate, boot_id);
     }
-    // What does not hold above the durable end does not count now, and must not begin to once the
-    // next flush has moved the durable end: in a store that was killed it is damage, and reported.
     // Of a batch the head first: its slots that nobody decided about show that it is not whole, and
     // an opening that is cut short leaves them to be found again.
-    let (found, damaged) = (&candidate.unproven, candidate.walked.unsound && candidate.each);
-    let unproven = if damaged { &scan::unproven(candidate, true) } else { found };
-    for slot in unproven {
-        segment.directory().void(SlotNumber(*slot));
-    }
+    void::void_unproven(candidate);
     let undecided = candidate.walked.undecided && !candidate.holds_copies();
     if undecided && (!rebooted && !candidate.cut || candidate.flaw.is_some()) {
         void::void_undecided(segment, candidate.durable(), candidate.limit);
@@ -518,10 +514,7 @@ fn make_segment_writable(
     if candidate.walked.headless && candidate.flaw.is_none() {
         void::void_headless(segment, candidate.limit);
     }
-    // What has a flaw is never written to.
-    let outdone = candidate.outdone.iter().filter(|_| candidate.flaw.is_none());
-    outdone.for_each(|slot| segment.directory().void(*slot));
-    if !candidate.outdone.is_empty() && candidate.flaw.is_none() {
+    if void::void_outdone(candidate) {
         // Before compaction may give up the member that says so.
         flusher.flush(segment)?;
     }

@@ -1,10 +1,21 @@
-//! Copies that count though nobody put them in force; and step 4 of opening for slots: those that
-//! nobody will decide about any more are void for good.
+//! Step 4 of opening for slots: which of them recovery voids. Nobody else has the segments yet, so
+//! it stores the void whatever the slot says.
+//!
+//! - *Undecided* slots, whose writers are gone: [`void_undecided`].
+//! - *Members* of a batch whose head is void: [`void_headless`].
+//! - *Unproven* slots above the durable end, whose frames or batches are not whole:
+//!   [`void_unproven`].
+//! - *Outdone* conditional puts [W9]: [`void_outdone`], found by `recovery/outdone.rs`.
+//! - *Copies* whose source does not say that the record was moved: [`decide_copies`], which puts
+//!   the others in force. [`finish_moves`] brings those into the index before.
+//!
+//! A salvage voids more than one segment at a time: `salvage::void_torn`.
 
 use super::SegmentCandidate;
-use super::scan::check;
+use super::scan::{self, check};
 use crate::disk::DiskEngine;
 use crate::error::Error;
+use crate::format::ids::SlotNumber;
 use crate::format::slot::SlotState;
 use crate::memory::Memory;
 use crate::segment::Segment;
@@ -27,7 +38,7 @@ pub(super) fn finish_moves(engine: &DiskEngine, candidate: &SegmentCandidate) ->
     Ok(())
 }
 
-/// Step 4's part for copies: those that count are put in force, all others are void for good.
+/// Puts the copies that count in force, and voids all others for good.
 pub(super) fn decide_copies(engine: &DiskEngine, candidate: &SegmentCandidate) {
     let guard = engine.epoch().pin();
     let segment = &*candidate.segment;
@@ -74,8 +85,8 @@ pub(super) fn decide_copies(engine: &DiskEngine, candidate: &SegmentCandidate) {
     }
 }
 
-/// Step 4's part for slots: nobody will ever decide about these any more. Below the durable end an
-/// undecided slot is damage, and stays to be named.
+/// Voids the slots that nobody will ever decide about any more. Below the durable end an undecided
+/// slot is damage, and stays to be named.
 pub(super) fn void_undecided<M: Memory>(segment: &Segment<M>, durable: u32, limit: u32) {
     let undecided = |state| matches!(state, SlotState::Empty | SlotState::Pending(..));
     let slots = segment
@@ -88,8 +99,8 @@ pub(super) fn void_undecided<M: Memory>(segment: &Segment<M>, durable: u32, limi
     }
 }
 
-/// The same for the members of a batch whose head is void: they would count if that were damaged
-/// some day. Their writer came to its end before it had voided them.
+/// Voids the members of a batch whose head is void: they would count if that were damaged some day.
+/// Their writer ended before it had voided them.
 pub(super) fn void_headless<M: Memory>(segment: &Segment<M>, limit: u32) {
     let (mut headless, mut void_head) = (Vec::new(), false);
     for (slot, state) in segment.directory().slots(limit) {
@@ -103,4 +114,23 @@ pub(super) fn void_headless<M: Memory>(segment: &Segment<M>, limit: u32) {
     for slot in headless {
         segment.directory().void(slot);
     }
+}
+
+/// Voids what does not hold above the durable end. It does not count now, and must not begin to
+/// once the next flush has moved the durable end: in a store that was killed it is damage, and
+/// reported.
+pub(super) fn void_unproven(candidate: &SegmentCandidate) {
+    let (found, damaged) = (&candidate.unproven, candidate.walked.unsound && candidate.each);
+    let unproven = if damaged { &scan::unproven(candidate, true) } else { found };
+    for slot in unproven {
+        candidate.segment.directory().void(SlotNumber(*slot));
+    }
+}
+
+/// Voids the conditional puts that a member of a batch has outdone [W9], and returns whether there
+/// were any. A segment that has a flaw is never written to.
+pub(super) fn void_outdone(candidate: &SegmentCandidate) -> bool {
+    let outdone = candidate.outdone.iter().filter(|_| candidate.flaw.is_none());
+    outdone.for_each(|slot| candidate.segment.directory().void(*slot));
+    !candidate.outdone.is_empty() && candidate.flaw.is_none()
 }

@@ -1,5 +1,6 @@
-//! Copies that compaction makes: whole and without force first, in force once the place they were
-//! copied from says so.
+//! The copy of one record that compaction makes: whole and without force first, in force once the
+//! place that it was copied from says so. `background/compaction/copy.rs` decides which records are
+//! copied. A backup copies whole segments instead: `segment/replica.rs`.
 
 use super::WriteRequest;
 use super::writer::{Reservation, Voided};

@@ -1,5 +1,10 @@
 //! The user tag, and where it is after its record was moved.
 //!
+//! Only the tag follows a move. A reader of embedding and content reads the copy that its index
+//! entry led to, which stays whole and mapped while it is pinned. So a move is made of four parts:
+//! `segment/copy.rs` fills a copy, `engine/relocate.rs` moves one record to it, this file moves the
+//! tag, and `background/compaction/copy.rs` does so for a group of segments.
+//!
 //! The tag is the one word of a frame that changes. Compaction moves a record and its tag like
 //! this, so that no update is lost and no updater waits:
 //!

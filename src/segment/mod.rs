@@ -9,7 +9,7 @@
 //! | slot words 1-3, frame | the owner of the reservation | before word 0 leaves EMPTY |
 //! | slot word 0 | owner, whoever meets it pending, whoever voids it | by compare-exchange |
 //! | frame | anyone | read only, after an Acquire load saw its slot or index entry |
-//! | control words of the header page | the module `life` alone | see there |
+//! | other control words of the header page | the module `life` | see there |
 
 mod checks;
 mod copy;

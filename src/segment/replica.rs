@@ -1,4 +1,6 @@
-//! Copying what a segment holds into another one with the same salt: for backups.
+//! Copying what a segment holds into another one with the same salt: for backups. Header, id,
+//! embedding and content are copied byte by byte, with their checksum. Only the words that the
+//! checksum leaves out are made anew: the tag, and those at the end of a conditional put.
 
 use super::{Mark, ReadAhead, Segment};
 use crate::concurrency::sync::Ordering;

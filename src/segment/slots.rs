@@ -1,4 +1,14 @@
-//! The directory: reading slots, and deciding them.
+//! The directory: reading slots, and deciding them. Every store of a void is here; others decide
+//! that a slot is void:
+//!
+//! - *Its writer*, which fails or panics: the drops of `Reservation` and `Pending`, and
+//!   `BatchReservation::commit` for the members of a batch (`segment/writer`).
+//! - *A flush* that does not wait any longer for a writer: `wait_or_void` in `durability/mod.rs`.
+//! - *Compaction* that gives up copies: `void_copies` in `background/compaction/copy.rs`.
+//! - *Recovery*, step 4: the list in `recovery/void.rs`. A salvage: `void_torn` in
+//!   `recovery/salvage.rs`.
+//! - *A backup*, in its own segments: a copy that is not in force (`Segment::replicate`), and a
+//!   damaged record that has given way to an older version (`Store::copy_into`).
 
 use super::Segment;
 use crate::concurrency::sync::{AtomicU64, Ordering};

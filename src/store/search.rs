@@ -8,7 +8,7 @@
 //! - *Only what is live comes in, at most once per id.* It was the id's live record at a moment
 //!   after the search began, and [`Top`] holds no id twice.
 //! - *No id that is live throughout is passed over.* Let v be its version when the search began. A
-//!   copy of v lies in a segment that is looked at ([`Pinned::segments`]), in a slot that was
+//!   copy of v lies in a segment that is scanned (`Log::in_use_at_once`), in a slot that was
 //!   decided before, and the pin keeps it readable even if it is moved meanwhile. If v is too far
 //!   to come in, the id is not among the nearest by a version that it had. If it would come in, the
 //!   index is asked: either v counts still, or a newer one does, and then that is offered *in place

@@ -128,7 +128,8 @@ impl Store {
     /// everything else; `f` may be called many times.
     ///
     /// Tags survive the death of the process. After power loss a tag may be an older one that it
-    /// had: tags are not flushed with the records. A new version of the id begins with 0 again.
+    /// had: tags are not flushed with the records. A new version of the id begins with tag 0, or as
+    /// [`NewRecord::tag`] and [`NewRecord::keep_tag`] say.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -99,6 +99,13 @@ impl Model {
         self.tags.get(&lsn).and_then(|tags| tags.last()).copied().unwrap_or(0)
     }
 
+    /// A version begins with this tag.
+    pub fn begin_tag(&mut self, lsn: Lsn, tag: u64) {
+        if tag != 0 {
+            self.tags.insert(lsn, vec![tag]);
+        }
+    }
+
     pub fn set_tag(&mut self, lsn: Lsn, tag: u64) {
         self.tags.entry(lsn).or_insert_with(|| vec![0]).push(tag);
     }
@@ -141,7 +148,7 @@ impl Model {
         let mut tags = BTreeMap::new();
         for (id, (version, tag)) in found {
             let had = self.tags.get(&version.lsn);
-            if *tag != 0 && !had.is_some_and(|had| had.contains(tag)) {
+            if !had.map_or(*tag == 0, |had| had.contains(tag)) {
                 let id = id.escape_ascii();
                 return Err(format!("{id} never had the tag {tag}, but {had:?}"));
             }

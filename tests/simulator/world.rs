@@ -171,10 +171,26 @@ impl World {
         self.model.promised(self.store().durable_lsn());
     }
 
+    /// Gives a record no tag, one of its own, or the one that its id has; and says which it gets.
+    fn tagged<'a>(&mut self, record: NewRecord<'a>, id: &[u8]) -> (NewRecord<'a>, u64) {
+        match self.dice.below(4) {
+            0 => {
+                let tag = self.dice.roll() >> (1 + self.dice.below(62));
+                (record.tag(tag), tag)
+            }
+            1 => {
+                let current = self.model.live(id, now());
+                let tag = current.map_or(0, |version| self.model.tag(version.lsn));
+                (record.keep_tag(), tag)
+            }
+            _ => (record, 0),
+        }
+    }
+
     pub fn put(&mut self) {
         let (id, number) = self.next();
         let (embedding, content) = (model::embedding(&id, number), model::content(&id, number));
-        let mut record = NewRecord::new(&id, &embedding, &content);
+        let (mut record, tag) = self.tagged(NewRecord::new(&id, &embedding, &content), &id);
         let mut expires = None;
         if self.profile.expiring && self.dice.one_in(4) {
             let time = [0, 1, 1_000, 1_000_000_000, 3_600_000_000_000][self.dice.below(5) as usize];
@@ -186,6 +202,7 @@ impl World {
             };
         }
         let lsn = self.store().put_record(record).expect("a put");
+        self.model.begin_tag(lsn, tag);
         let version = self.version(lsn, number, expires);
         self.noted(lsn, vec![(id, Some(version))]);
     }
@@ -223,8 +240,10 @@ impl World {
             _ => (Condition::Lsn(current.unwrap_or(self.model.given)), current.is_some()),
         };
         let (embedding, content) = (model::embedding(&id, number), model::content(&id, number));
-        match self.store().put_if(&id, &embedding, content, condition) {
+        let (record, tag) = self.tagged(NewRecord::new(&id, &embedding, &content), &id);
+        match self.store().put_record(record.only_if(condition)) {
             Ok(lsn) if holds => {
+                self.model.begin_tag(lsn, tag);
                 let version = self.version(lsn, number, None);
                 self.noted(lsn, vec![(id, Some(version))]);
             }
@@ -248,29 +267,37 @@ impl World {
     }
 
     pub fn batch(&mut self) {
-        let (mut batch, mut writes) = (Batch::new(), Vec::new());
+        let (mut batch, mut writes, mut tags) = (Batch::new(), Vec::new(), Vec::new());
         for _ in 0..1 + self.dice.below(6) {
             if self.dice.one_in(4) {
                 let id = self.any_id();
                 batch.remove(&id);
                 writes.push((id, None));
+                tags.push(0);
             } else {
                 let (id, number) = self.next();
-                batch.put(&id, &model::embedding(&id, number), model::content(&id, number));
+                let embedding = model::embedding(&id, number);
+                let content = model::content(&id, number);
+                let (record, tag) = self.tagged(NewRecord::new(&id, &embedding, &content), &id);
+                batch.put_record(record);
                 writes.push((id, Some(self.version(Lsn::default(), number, None))));
+                tags.push(tag);
             }
         }
         assert_eq!(batch.len(), writes.len());
         let last = self.store().write(batch).expect("a batch");
         // Only the last write of each id is written [W8].
         let ids: Vec<_> = writes.iter().map(|(id, _)| id.clone()).collect();
-        let mut later = 1..;
-        writes.retain(|(id, _)| later.next().is_some_and(|n| !ids[n..].contains(id)));
+        let is_last = |n: usize| !ids[n + 1..].contains(&ids[n]);
+        let (mut nth, mut nth_tag) = (0.., 0..);
+        writes.retain(|_| nth.next().is_some_and(is_last));
+        tags.retain(|_| nth_tag.next().is_some_and(is_last));
         // Its members are neighbours: nobody else writes.
         let first = last.as_u64() + 1 - writes.len() as u64;
-        for (lsn, (_, version)) in (first..).zip(&mut writes) {
+        for ((lsn, tag), (_, version)) in (first..).zip(tags).zip(&mut writes) {
             if let Some(version) = version {
                 version.lsn = stratalog::Lsn::from_u64(lsn);
+                self.model.begin_tag(version.lsn, tag);
             }
         }
         self.noted(last, writes);
@@ -286,8 +313,8 @@ impl World {
                 other => panic!("a tag with the top bit: {other:?}"),
             }
         }
-        let updated = self.store().update_tag(&id, |tag| (tag * 3 + by) >> 1).expect("a tag");
-        let expected = current.map(|lsn| (self.model.tag(lsn) * 3 + by) >> 1);
+        let updated = self.store().update_tag(&id, |tag| (tag / 2 * 3 + by) >> 1).expect("a tag");
+        let expected = current.map(|lsn| (self.model.tag(lsn) / 2 * 3 + by) >> 1);
         assert_eq!(updated, expected, "the tag of {}", id.escape_ascii());
         if let Some(lsn) = current {
             self.model.set_tag(lsn, expected.expect("it has one"));

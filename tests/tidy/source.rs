@@ -151,7 +151,7 @@ pub fn closing(code: &str, open: usize) -> usize {
 }
 
 /// The parts of `code` between commas that no bracket encloses, each with its offset.
-fn parts(code: &str) -> Vec<(usize, &str)> {
+pub fn parts(code: &str) -> Vec<(usize, &str)> {
     let (mut parts, mut start, mut at) = (Vec::new(), 0, 0);
     while at < code.len() {
         match code.as_bytes()[at] {
@@ -170,7 +170,7 @@ fn parts(code: &str) -> Vec<(usize, &str)> {
 
 /// Where the item ends that begins at `from`: with its body, or with its semicolon; and where
 /// that body begins.
-fn item_end(code: &str, from: usize) -> (Option<usize>, usize) {
+pub fn item_end(code: &str, from: usize) -> (Option<usize>, usize) {
     let mut at = from;
     while at < code.len() {
         match code.as_bytes()[at] {
@@ -311,11 +311,11 @@ fn path(code: &str, start: usize, mut full: String, found: &mut Vec<(usize, Stri
     }
 }
 
-fn word_end(code: &str, at: usize) -> usize {
+pub fn word_end(code: &str, at: usize) -> usize {
     code[at..].bytes().position(|byte| !is_word(byte)).map_or(code.len(), |len| at + len)
 }
 
-fn skip_space(code: &str, at: usize) -> usize {
+pub fn skip_space(code: &str, at: usize) -> usize {
     let rest = code.get(at..).unwrap_or_default();
     at + (rest.len() - rest.trim_start().len())
 }

@@ -93,7 +93,17 @@ fn result_of<T>(packet: &Packet<T>) -> Result<T> {
 #[derive(Clone, Debug)]
 pub struct Thread(TaskId);
 
+/// Tells threads apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ThreadId(TaskId);
+
 impl Thread {
+    /// Its identity.
+    #[must_use]
+    pub fn id(&self) -> ThreadId {
+        ThreadId(self.0)
+    }
+
     /// Wakes it, or has its next park return at once.
     pub fn unpark(&self) {
         if let Some(machine) = here() {

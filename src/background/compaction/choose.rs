@@ -1,6 +1,6 @@
-//! Which segments are worth emptying.
+//! Which segments are worth emptying, and when compaction pauses: the policy of removal.
 
-use super::{Compactor, DiskSegment};
+use super::{Compactor, DiskSegment, StoreCore};
 use crate::background::throttle::space_of;
 use crate::clock;
 use crate::concurrency::sync::unmodelled::Arc;
@@ -172,7 +172,7 @@ impl Compactor<'_> {
     }
 
     /// The next group that pays, if there is one: segments without anything live at once; the
-    /// others by their share of the dead, when it [pays](Compactor::pays).
+    /// others by their share of the dead, when that pays ([`Compactor::is_worthwhile`]).
     pub(super) fn choose_group(&self, pays: bool) -> Vec<Arc<DiskSegment>> {
         let measured = self.measure();
         let needed = self.choose_needed_again(&measured);
@@ -269,18 +269,13 @@ impl Compactor<'_> {
         let (live, dead) = self.totals();
         dead > live / 2 + self.capacity()
     }
+}
 
-    /// Sets how fast writers may be. `failed`: the last compaction could not do its work.
-    pub fn set_throttle(&self, failed: bool) {
-        self.core
-            .throttle
-            .set_in_background(space_of(&self.core.engine), failed || self.holds_back_too_much());
-    }
-
-    /// Returns whether so many emptied segments wait for readers to let go of them that emptying
-    /// more would only cost more space: a pin that stays holds back this much, and no more.
-    pub(super) fn holds_back_too_much(&self) -> bool {
-        let live = space_of(&self.core.engine).live / self.capacity().max(1);
-        self.core.engine.log().retired() > GROUP_MAX as u64 + live / 2
+impl StoreCore {
+    /// Returns whether so many emptied segments wait for readers to release them that emptying more
+    /// would only cost more space. So a pin that stays holds back this much, and no more.
+    pub(in crate::background) fn holds_back_too_much(&self) -> bool {
+        let space = space_of(&self.engine);
+        self.engine.log().retired() > GROUP_MAX as u64 + space.live / space.segment.max(1) / 2
     }
 }

@@ -19,8 +19,13 @@
 //! 7. *Retire*: when no reader can hold an address in a victim any more, it leaves the table, and
 //!    its mapping goes when nobody reads it.
 //!
-//! A process that dies before 6 leaves two copies of some records, and nothing lost; DESIGN.md 10
-//! says which of them counts.
+//! A process that dies before 6 leaves two copies of some records, and nothing lost; the
+//! table in DESIGN.md 15 says which of them counts.
+//!
+//! This is also the policy of removal: which segments are worth emptying is decided in `choose.rs`,
+//! `empty_group` empties them, `drop_groups` gives them up once `Flusher::cover` has shown that
+//! this is safe, and `LiveManifest::drop_segments` unlinks their files. An output in which no copy
+//! came into force is dropped by `Compactor::finish_one`.
 
 mod choose;
 mod copy;
@@ -59,7 +64,7 @@ const WAITING_MANY: usize = 4;
 /// How many sweeps a compaction by hand waits for, before the background is left to see to it.
 const SWEEPS: u64 = 10;
 /// How long, should there be none.
-const RECLAIM_MAX: Duration = Duration::from_secs(1);
+const SWEEP_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long it sleeps for its rate before it looks whether it is to stop.
 const STOP_POLL: Duration = Duration::from_millis(100);
 /// How long a compaction by hand waits for writers that are just at work in a segment that is full:
@@ -117,17 +122,9 @@ impl StoreCore {
         let _turn = lock(&self.compacting);
         let mut report = CompactionReport::default();
         let yields_to_manual = scope == Scope::Worthwhile;
-        let compactor = Compactor { yields_to_manual, ..Compactor::new(self, stop) };
+        let compactor = Compactor { core: self, stop, yields_to_manual };
         compactor.run(scope, &mut report, progress)?;
         Ok(report)
-    }
-}
-
-impl<'a> Compactor<'a> {
-    /// A compaction in the background.
-    #[must_use]
-    pub fn new(core: &'a StoreCore, stop: &'a AtomicBool) -> Self {
-        Self { core, stop, yields_to_manual: true }
     }
 }
 
@@ -230,7 +227,7 @@ impl Compactor<'_> {
             };
             if let Some(emptied) = emptied {
                 self.drop_groups(vec![emptied], outputs, report)?;
-                self.reclaim();
+                self.wait_for_sweeps();
                 left.append(&mut refused);
                 apart = false;
             }
@@ -248,7 +245,7 @@ impl Compactor<'_> {
     fn flush_outputs_to_free_space(&self, outputs: &mut Outputs) -> Result<(), Error> {
         if !outputs.is_empty() {
             self.finish_outputs(outputs)?;
-            self.reclaim();
+            self.wait_for_sweeps();
         }
         Ok(())
     }
@@ -262,16 +259,16 @@ impl Compactor<'_> {
         report: &mut CompactionReport,
     ) -> Result<(), Error> {
         while !self.is_stopped() && !self.is_manual_waiting() {
-            if self.holds_back_too_much() {
-                self.reclaim();
-                if self.holds_back_too_much() {
+            if self.core.holds_back_too_much() {
+                self.wait_for_sweeps();
+                if self.core.holds_back_too_much() {
                     return Ok(());
                 }
             }
             let durable = self.core.flusher.durable();
             let ready = waiting.iter().take_while(|group| group.needs <= durable).count();
             self.drop_groups(waiting.drain(..ready).collect(), outputs, report)?;
-            self.set_throttle(false);
+            self.core.set_throttle(false);
             let pays = self.is_worthwhile();
             let mut group = self.choose_group(pays);
             if group.is_empty() && waiting.is_empty() && !pays {
@@ -464,7 +461,7 @@ impl Compactor<'_> {
 
     /// Drops segments from the manifest, and lets the log go of them.
     fn drop_victims(&self, victims: &[Arc<DiskSegment>], covered: Covered) -> Result<(), Error> {
-        self.core.live_manifest.remove_segments(&self.core.engine, victims, covered)?;
+        self.core.live_manifest.drop_segments(&self.core.engine, victims, covered)?;
         for victim in victims {
             let guard = self.core.engine.epoch().pin();
             self.core.engine.log().retire_segment(&guard, Arc::clone(victim));
@@ -474,14 +471,18 @@ impl Compactor<'_> {
         Ok(())
     }
 
-    /// Has the room of emptied segments returned: the next group may need it. Waits for the thread
-    /// that takes them out of the table, and not for readers that stay.
-    fn reclaim(&self) {
+    /// Has the room of dropped segments returned, because the next group may need it: waits until
+    /// the background thread has taken them out of the table, for `SWEEP_WAIT_MAX` at most. Does
+    /// not wait for readers that stay.
+    fn wait_for_sweeps(&self) {
         let (log, epoch) = (self.core.engine.log(), self.core.engine.epoch());
         let (first, began) = (log.sweeps(), Instant::now());
         // Without a pin, the sweep after the first takes them out, and the one after that lets the
         // mappings go.
-        while log.sweeps() - first < SWEEPS && began.elapsed() < RECLAIM_MAX && !self.is_stopped() {
+        while log.sweeps() - first < SWEEPS
+            && began.elapsed() < SWEEP_WAIT_MAX
+            && !self.is_stopped()
+        {
             epoch.reclaim();
             if log.retired() == 0 && epoch.pending() == 0 {
                 return;

@@ -101,7 +101,11 @@ impl Directory {
     fn at(parent: BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> io::Result<Self> {
         let flags = DIRECTORY | OFlags::CLOEXEC;
         let fd = retry_on_intr(|| fs::openat(parent, name, flags, Mode::empty()))?;
-        Ok(Self { file: Arc::new(File::from(fd)), names_are_durable: Arc::default(), path })
+        Ok(Self::of_file(File::from(fd), path))
+    }
+
+    pub(super) fn of_file(file: File, path: PathBuf) -> Self {
+        Self { file: Arc::new(file), names_are_durable: Arc::default(), path }
     }
 
     /// Its path as the caller gave it, for messages only.
@@ -176,7 +180,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Removes a file, or finds it gone.
+    /// Removes a file, or finds it gone. Who calls it, and why: the list in `disk/fs/mod.rs`.
     pub fn remove_if_there(&self, name: &str) -> io::Result<()> {
         match retry_on_intr(|| fs::unlinkat(self.fd(), name, AtFlags::empty())) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -184,7 +188,8 @@ impl Directory {
         }
     }
 
-    /// Removes a segment's file and makes that durable.
+    /// Removes a segment's file and makes that durable: of a segment that was discarded. Those of
+    /// dropped segments are removed together, by `SegmentFiles::remove_files`.
     pub fn remove_segment(&self, name: &str) -> io::Result<()> {
         self.remove_if_there(name)?;
         self.sync()
@@ -484,15 +489,35 @@ mod tests {
         assert_eq!(fs::read(&copy).unwrap(), before);
     }
 
+    /// A directory of which no change can be synced: the kernel syncs nothing through such a
+    /// descriptor, and does all else.
+    fn unsynced(path: &Path) -> Directory {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).unwrap();
+        Directory::of_file(File::from(fd), path.to_owned())
+    }
+
+    /// A process that was killed after it had exchanged two manifests may have left the one that the
+    /// device calls `MANIFEST` under the other name [H2].
+    /// (mutation: manifest-names-unsettled)
+    #[test]
+    fn the_next_manifest_is_not_written_to_before_the_names_are_durable() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |name| File::open(dir.path().join(name)).unwrap();
+        Directory::open(dir.path()).unwrap().replace_manifest(b"first").unwrap();
+        // Open, so that no other file gets its number.
+        let next = open(NEXT_MANIFEST);
+        assert!(unsynced(dir.path()).replace_manifest(b"second").is_err());
+        let (now, next) = (open(MANIFEST).metadata().unwrap(), next.metadata().unwrap());
+        assert_ne!(now.ino(), next.ino(), "it was written to, and exchanged with the manifest");
+        assert!(!dir.path().join(NEXT_MANIFEST).exists());
+    }
+
     /// Each try to make a segment leaves a file otherwise, and the background tries for ever.
     #[test]
     fn a_new_file_whose_name_cannot_be_synced_is_removed_and_one_that_replaced_another_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        // The kernel syncs nothing through such a descriptor, and does all else.
-        let fd = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
-        let (file, path) = (Arc::new(File::from(fd)), dir.path().to_owned());
-        let directory = Directory { file, names_are_durable: Arc::default(), path };
+        let directory = unsynced(dir.path());
         for replaces in [false, true] {
             let (new, file) = NewSegmentFile::create(&directory, "it", 4096).unwrap();
             let named = if replaces { new.replace(&file) } else { new.finish(&file) };

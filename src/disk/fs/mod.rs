@@ -1,5 +1,20 @@
-//! Files and directories: names, creation, locking, syncing. The only module that calls the file
-//! system; everything that it makes is fsynced before it returns, the directory too.
+//! Files and directories: names, creation, locking, syncing. The only module that creates, renames
+//! and removes files. (Others read, write and map files that were opened here: `memory/mmap.rs`,
+//! `recovery/failed_flush.rs`. `background/page_cache.rs` reads limits of the system.)
+//!
+//! What it makes under a lasting name is fsynced before it returns, the directory too. The files
+//! that keep room back, and the one for the next manifest, are not: what is in them means nothing.
+//!
+//! A file is unlinked by [`Directory::remove_if_there`]. Its callers, each with its reason:
+//!
+//! - `SegmentFiles::remove_files`: segments that a manifest has dropped;
+//! - `SegmentFiles::discard`: a segment that was never used, through [`Directory::remove_segment`];
+//! - `recovery::tidy_up`: blank segments that an opening has judged;
+//! - [`NewSegmentFile::finish`] after an error, the drop of a [`NewSegmentFile`], and
+//!   [`Directory::remove_temporaries`]: unfinished files;
+//! - the drop of an `UnfinishedDirectory`: a backup that failed;
+//! - [`Directory::replace_manifest`]: temporary files, and a `MANIFEST.next` that may not be
+//!   written to.
 //!
 //! Each access to a store's files goes through one open descriptor of its directory,
 //! [`Directory`] [H1]. The next manifest is written in place only while the device is known to have

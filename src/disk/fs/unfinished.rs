@@ -37,6 +37,14 @@ pub fn begin_directory(target: &Path) -> Result<UnfinishedDirectory, Error> {
     let target_name = target.file_name().ok_or_else(taken)?.to_owned();
     create_directory(parent(target))?;
     let parent = Directory::open(parent(target)).at(parent(target))?;
+    begin_under(parent, target, target_name)
+}
+
+fn begin_under(
+    parent: Directory,
+    target: &Path,
+    target_name: OsString,
+) -> Result<UnfinishedDirectory, Error> {
     let mut name = target_name.clone();
     name.push(format!(".{:016x}{TEMPORARY_ENDING}", u64::from_le_bytes(random()?)));
     let made = retry_on_intr(|| fs::mkdirat(parent.fd(), &name, Mode::RWXU));
@@ -50,9 +58,11 @@ pub fn begin_directory(target: &Path) -> Result<UnfinishedDirectory, Error> {
             return Err(Error::io(target, error));
         }
     };
-    parent.sync().at(parent.path())?;
     let (target, finished) = (target_name, false);
-    Ok(UnfinishedDirectory { parent, name, target, directory, listing, finished })
+    // Before the sync: if that fails, dropping this removes the directory.
+    let new = UnfinishedDirectory { parent, name, target, directory, listing, finished };
+    new.parent.sync().at(new.parent.path())?;
+    Ok(new)
 }
 
 impl UnfinishedDirectory {
@@ -91,5 +101,24 @@ impl Drop for UnfinishedDirectory {
             names.iter().for_each(|name| drop(self.directory.remove_if_there(name)));
         }
         fs::unlinkat(self.parent.fd(), &self.name, AtFlags::REMOVEDIR).unwrap_or(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::OFlags;
+    use std::fs::{File, read_dir};
+
+    #[test]
+    fn a_directory_whose_temporary_name_cannot_be_synced_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // The kernel syncs nothing through such a descriptor, and does all else.
+        let fd = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+        let parent = Directory::of_file(File::from(fd), dir.path().to_owned());
+        let begun = begin_under(parent, &dir.path().join("copy"), "copy".into());
+        assert!(matches!(begun, Err(Error::Io { path, .. }) if path == dir.path()));
+        assert_eq!(read_dir(dir.path()).unwrap().count(), 0);
     }
 }

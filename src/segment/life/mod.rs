@@ -2,9 +2,12 @@
 //!
 //! Other modules rely on what somebody else has done with a segment: a flush on the writers, a
 //! compaction on the flush, an opening on the process before it. This module is the one place that
-//! says what has been done, and the only one that reads or writes the control words of the header
-//! page. Three facts, each moved by one compare-exchange or one monotone store, so that a thread
-//! may be stopped inside any transition and holds nobody up:
+//! says what has been done. It reads and writes the control words of the header page, with two
+//! exceptions: `segment/writer` reserves on the cursor, which it gets from here, and
+//! `recovery/failed_flush.rs` writes the note of a flush into a file that it copies.
+//!
+//! Three facts, each moved by one compare-exchange or one monotone store, so that a thread may be
+//! stopped inside any transition and holds nobody up:
 //!
 //! - *Writers*: preallocated, active, sealed, quiet. `Log` says which segment is active; the first
 //!   reservation that does not fit, or [`close`](Filling::close), seals; claims make it quiet.

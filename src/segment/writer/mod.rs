@@ -1,4 +1,5 @@
-//! Reserve, fill, decide: the only way bytes get into a segment.
+//! Reserve, fill, decide: the only way a record gets into a segment that others can see. (A backup
+//! fills a segment that nobody else has: `segment/replica.rs`.)
 //!
 //! A [`Reservation`] is the right to write one frame and to decide one slot. Its drop voids the
 //! slot, so a panic, or an early return, between reserve and commit leaves no doubt.

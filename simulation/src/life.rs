@@ -1,0 +1,450 @@
+//! One process: it opens the store, shows everything to the judge, and runs the workload.
+
+use crate::model::{Answer, End, Fate, Model, fate_of};
+use crate::plan::{Ending, Life, Operation, Plan};
+use simulated_machine::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use stratalog::{
+    Batch, Compaction, Condition, Durability, Error, Lsn, Metric, NewRecord, Options, Pinned,
+    Record, Recovery, Store, Verify,
+};
+
+/// Where the store is.
+pub const PATH: &str = "/store";
+/// A tag begins with its version's number.
+const TAG_SHIFT: u32 = 20;
+
+/// What the tasks of a process share with the harness. Never locked at a point.
+pub type Shared = Arc<Mutex<Model>>;
+
+pub fn lock(shared: &Shared) -> MutexGuard<'_, Model> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn name(id: usize) -> String {
+    format!("id-{id}")
+}
+
+fn content(write: usize, len: usize) -> Vec<u8> {
+    let mut content = (write as u64).to_le_bytes().to_vec();
+    content.resize(8 + len, write as u8);
+    content
+}
+
+fn embedding(write: usize, dimension: usize) -> Vec<f32> {
+    (0..dimension).map(|n| (write * 31 + n) as f32 + 1.0).collect()
+}
+
+fn options(plan: &Plan, life: &Life) -> Options {
+    let options = Options::new()
+        .dimension(plan.dimension)
+        .segment_size(plan.segment_bytes)
+        .durability(if life.is_synced { Durability::Synced } else { Durability::Buffered })
+        .flush_interval(life.flush_millis.map(Duration::from_millis))
+        .compaction(if life.is_automatic { Compaction::Auto } else { Compaction::Manual })
+        .recovery(if life.salvages { Recovery::Salvage } else { Recovery::Tolerant });
+    options.verify(match life.verify {
+        0 => Verify::FirstRead,
+        1 => Verify::EveryRead,
+        _ => Verify::Never,
+    })
+}
+
+/// The process's main.
+pub struct Process {
+    pub plan: Arc<Plan>,
+    pub life: usize,
+    pub model: Shared,
+    /// How the life before ended; none: there was none.
+    pub before: Option<End>,
+    /// An opening in an earlier life has returned.
+    pub exists: bool,
+    pub opened: Arc<Mutex<bool>>,
+}
+
+impl Process {
+    fn life(&self) -> &Life {
+        &self.plan.lives[self.life]
+    }
+
+    pub fn run(self) {
+        let store = match options(&self.plan, self.life()).open(PATH) {
+            Ok(store) => store,
+            Err(error) => return self.judge_refusal(&error),
+        };
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        let task = Task { process: &self, store: &store };
+        task.show(self.before.unwrap_or(End::Close));
+        let threads = &self.life().threads;
+        thread::scope(|scope| {
+            for operations in threads {
+                let task = Task { process: &self, store: &store };
+                scope.spawn(move || operations.iter().for_each(|it| task.perform(*it)));
+            }
+        });
+        let begun = lock(&self.model).tick();
+        if self.life().ending == Ending::Drop {
+            drop(store);
+        } else if let Err(error) = store.close() {
+            self.judge_error("close", &error);
+        } else {
+            lock(&self.model).all_durable_before(begun);
+        }
+    }
+
+    /// An opening may be refused only because of a fault.
+    fn judge_refusal(&self, error: &Error) {
+        self.judge_error("open", error);
+    }
+
+    fn judge_error(&self, what: &str, error: &Error) {
+        let faults = &self.life().faults;
+        let small = self.plan.settings.disk_bytes < 1 << 30;
+        let allowed = match error {
+            Error::StorageFull => faults.no_room > 0 || small,
+            Error::FlushFailed(_) => faults.flush_fails > 0,
+            Error::ResourceLimit { .. } => faults.no_descriptor > 0 || faults.no_mapping > 0,
+            Error::Io { .. } => {
+                faults.flush_fails > 0 || faults.no_descriptor > 0 || faults.no_thread > 0
+            }
+            _ => false,
+        };
+        if !allowed {
+            lock(&self.model).complain(format!("{what}: {error:?}"));
+        }
+    }
+}
+
+struct Task<'a> {
+    process: &'a Process,
+    store: &'a Store,
+}
+
+impl Task<'_> {
+    fn model(&self) -> MutexGuard<'_, Model> {
+        lock(&self.process.model)
+    }
+
+    fn answer_of(&self, record: &Record<'_>) -> Answer {
+        let bytes = record.content();
+        let value = bytes.first_chunk().map_or(usize::MAX, |b| u64::from_le_bytes(*b) as usize);
+        let mut model = self.model();
+        if let Some(len) = model.writes.get(value).map(|write| write.len)
+            && (bytes != content(value, len)
+                || record.embedding() != embedding(value, self.process.plan.dimension))
+        {
+            model.complain(format!("the bytes of write {value} are others than were put"));
+        }
+        Answer::Write(value, record.lsn())
+    }
+
+    fn read(&self, pinned: &Pinned<'_>, id: usize) -> Option<Answer> {
+        match pinned.get(name(id)) {
+            Ok(Some(record)) => Some(self.answer_of(&record)),
+            Ok(None) => Some(Answer::Nothing),
+            Err(error) => {
+                self.process.judge_error("get", &error);
+                None
+            }
+        }
+    }
+
+    /// Shows all ids to the judge, and holds everything that can be counted against each other.
+    fn show(&self, before: End) {
+        let pinned = self.store.pin();
+        let ids = 0..self.process.plan.ids;
+        let answers: Option<Vec<_>> = ids.map(|id| self.read(&pinned, id)).collect();
+        let Some(answers) = answers else { return };
+        let there = answers.iter().filter(|answer| **answer != Answer::Nothing).count();
+        let seen = pinned.iter().filter(Result::is_ok).count();
+        let hits = pinned.search(&vec![1.0; self.process.plan.dimension], 1000, Metric::L2);
+        let hits = hits.map_or(usize::MAX, |hits| hits.len());
+        let mut model = self.model();
+        // Records may expire in between.
+        let expires = model.writes.iter().any(|write| write.expires);
+        if !expires && (seen != there || hits != there || self.store.len() != there) {
+            let len = self.store.len();
+            model.complain(format!("get finds {there}, iter {seen}, search {hits}, len {len}"));
+        }
+        model.reopened(before, &answers);
+        let tail = self.store.stats().tail;
+        if tail <= model.highest && model.highest > Lsn::ZERO {
+            let highest = model.highest;
+            model.complain(format!("{tail} is given next after {highest}"));
+        }
+    }
+
+    fn perform(&self, operation: Operation) {
+        use Operation as Op;
+        match operation {
+            Op::Put { id, len } => self.put(id, len, false, |record, tag| record.tag(tag)),
+            Op::PutKeepingTag { id, len } => {
+                self.put(id, len, false, |record, _| record.keep_tag());
+            }
+            Op::PutExpiring { id, len, millis } => self.put(id, len, true, |record, tag| {
+                record.tag(tag).expires_in(Duration::from_millis(millis))
+            }),
+            Op::PutIf { id, len, condition } => self.put_if(id, len, condition),
+            Op::Remove { id } => self.remove(id),
+            Op::Batch { first, count, len } => self.batch(first, count, len),
+            Op::Get { id } => self.get(id),
+            Op::GetShared { id } => self.get_shared(id),
+            Op::Contains { id } => self.contains(id),
+            Op::UpdateTag { id } => self.update_tag(id),
+            Op::Iterate => self.iterate(),
+            Op::Search { count } => self.search(count),
+            Op::Sync => self.sync(),
+            Op::WaitDurable => self.wait_durable(),
+            Op::Compact => self.check("compact", self.store.compact().map(drop)),
+            Op::Backup => {}
+            Op::Verify => self.verify(),
+            Op::Stats => self.stats(),
+            Op::Sleep { millis } => thread::sleep(Duration::from_millis(millis)),
+        }
+    }
+
+    fn check(&self, what: &str, done: Result<(), Error>) {
+        if let Err(error) = done {
+            self.process.judge_error(what, &error);
+        }
+    }
+
+    fn end_write(&self, what: &str, write: usize, done: Result<Lsn, Error>) {
+        match done {
+            Ok(lsn) => self.model().end(write, lsn, self.process.life().is_synced),
+            Err(error) => {
+                self.model().end_without(write, fate_of(&error));
+                self.process.judge_error(what, &error);
+            }
+        }
+    }
+
+    fn put(
+        &self,
+        id: usize,
+        len: usize,
+        expires: bool,
+        with: impl for<'r> FnOnce(NewRecord<'r>, u64) -> NewRecord<'r>,
+    ) {
+        let write = self.model().begin(id, false, len, None);
+        let (name, content) = (name(id), content(write, len));
+        let embedding = embedding(write, self.process.plan.dimension);
+        let tag = (write as u64) << TAG_SHIFT;
+        let record = with(NewRecord::new(&name, &embedding, &content), tag);
+        self.model().writes[write].expires = expires;
+        self.end_write("put", write, self.store.put_record(record));
+    }
+
+    fn put_if(&self, id: usize, len: usize, condition: u8) {
+        let name = name(id);
+        let current = || match self.store.pin().get(&name) {
+            Ok(Some(record)) => Some(record.lsn()),
+            _ => None,
+        };
+        let condition = match condition {
+            0 => Condition::Absent,
+            1 => Condition::Present,
+            _ => Condition::Lsn(current().unwrap_or(Lsn::from_u64(1))),
+        };
+        let (write, begun) = {
+            let mut model = self.model();
+            (model.begin(id, false, len, None), model.begin_read(id))
+        };
+        let embedding = embedding(write, self.process.plan.dimension);
+        let done = self.store.put_if(&name, &embedding, content(write, len), condition);
+        match done {
+            Err(Error::ConditionFailed { current }) => {
+                let mut model = self.model();
+                model.end_without(write, Fate::Never);
+                model.judge_condition(id, begun, condition, Err(current));
+            }
+            Ok(lsn) => {
+                self.model().judge_condition(id, begun, condition, Ok(lsn));
+                self.end_write("put_if", write, Ok(lsn));
+            }
+            done => self.end_write("put_if", write, done),
+        }
+    }
+
+    fn remove(&self, id: usize) {
+        let (write, begun) = {
+            let mut model = self.model();
+            (model.begin(id, true, 0, None), model.begin_read(id))
+        };
+        match self.store.remove(name(id)) {
+            Ok(Some(lsn)) => self.end_write("remove", write, Ok(lsn)),
+            Ok(None) => {
+                let mut model = self.model();
+                model.end_without(write, Fate::Never);
+                model.end_read(id, begun, &Answer::Nothing);
+            }
+            Err(error) => self.end_write("remove", write, Err(error)),
+        }
+    }
+
+    fn batch(&self, first: usize, count: usize, len: usize) {
+        let (ids, mut batch) = (self.process.plan.ids, Batch::new());
+        let members: Vec<_> = {
+            let mut model = self.model();
+            let number = model.new_batch();
+            // Steps of two, so that ids repeat when there are few.
+            let member = |n: usize| {
+                let is_removal = n % 3 == 2;
+                (model.begin((first + n * 2) % ids, is_removal, len, Some(number)), is_removal)
+            };
+            (0..count).map(member).collect()
+        };
+        for (write, is_removal) in &members {
+            let id = self.model().writes[*write].id;
+            if *is_removal {
+                batch.remove(name(id));
+            } else {
+                let embedding = embedding(*write, self.process.plan.dimension);
+                batch.put(name(id), &embedding, content(*write, len));
+            }
+        }
+        let done = self.store.write(batch);
+        let mut model = self.model();
+        match done {
+            Ok(last) => {
+                // Only the last write of each id is written; the LSNs follow one another.
+                let id = |model: &Model, n: usize| model.writes[members[n].0].id;
+                let is_last =
+                    |n: usize| (n + 1..members.len()).all(|m| id(&model, m) != id(&model, n));
+                let (written, replaced): (Vec<_>, Vec<_>) =
+                    (0..members.len()).partition(|n| is_last(*n));
+                for n in replaced {
+                    model.end_without(members[n].0, Fate::Never);
+                }
+                for (n, member) in written.iter().rev().enumerate() {
+                    let lsn = Lsn::from_u64(last.as_u64() - n as u64);
+                    model.end(members[*member].0, lsn, self.process.life().is_synced);
+                }
+            }
+            Err(error) => {
+                for (write, _) in members {
+                    model.end_without(write, fate_of(&error));
+                }
+                drop(model);
+                self.process.judge_error("batch", &error);
+            }
+        }
+    }
+
+    fn get(&self, id: usize) {
+        let begun = self.model().begin_read(id);
+        if let Some(answer) = self.read(&self.store.pin(), id) {
+            self.model().end_read(id, begun, &answer);
+        }
+    }
+
+    fn get_shared(&self, id: usize) {
+        let begun = self.model().begin_read(id);
+        match self.store.get_shared(name(id)) {
+            Ok(Some(shared)) => {
+                // It stays as it is, whatever happens meanwhile.
+                let before = shared.content().to_vec();
+                thread::sleep(Duration::from_millis(1));
+                if shared.content() != before {
+                    self.model().complain(format!("a shared record of id {id} has changed"));
+                }
+                let value = before.first_chunk().map_or(0, |b| u64::from_le_bytes(*b) as usize);
+                self.model().end_read(id, begun, &Answer::Write(value, shared.lsn()));
+            }
+            Ok(None) => self.model().end_read(id, begun, &Answer::Nothing),
+            Err(error) => self.process.judge_error("get_shared", &error),
+        }
+    }
+
+    fn contains(&self, id: usize) {
+        let begun = self.model().begin_read(id);
+        if !self.store.contains(name(id)) {
+            self.model().end_read(id, begun, &Answer::Nothing);
+        }
+    }
+
+    fn update_tag(&self, id: usize) {
+        let begun = self.model().begin_read(id);
+        match self.store.update_tag(name(id), |tag| tag + 1) {
+            Ok(Some(_)) => {}
+            Ok(None) => self.model().end_read(id, begun, &Answer::Nothing),
+            Err(error) => self.process.judge_error("update_tag", &error),
+        }
+    }
+
+    fn iterate(&self) {
+        let ids = self.process.plan.ids;
+        let begun: Vec<_> = (0..ids).map(|id| self.model().begin_read(id)).collect();
+        let pinned = self.store.pin();
+        let mut seen = vec![0; ids];
+        for record in pinned.iter() {
+            let Ok(record) = record else { continue };
+            let answer = self.answer_of(&record);
+            let mut model = self.model();
+            if let Answer::Write(write, _) = answer
+                && let Some(id) = model.writes.get(write).map(|write| write.id)
+            {
+                seen[id] += 1;
+                model.end_read(id, begun[id], &answer);
+            }
+        }
+        if let Some(id) = seen.iter().position(|times| *times > 1) {
+            self.model().complain(format!("iter shows id {id} twice"));
+        }
+    }
+
+    fn search(&self, count: usize) {
+        let ids = self.process.plan.ids;
+        let begun: Vec<_> = (0..ids).map(|id| self.model().begin_read(id)).collect();
+        let pinned = self.store.pin();
+        let query = vec![1.0; self.process.plan.dimension];
+        match pinned.search(&query, count, Metric::L2) {
+            Ok(hits) => {
+                for hit in &hits {
+                    let answer = self.answer_of(&hit.record);
+                    let mut model = self.model();
+                    if let Answer::Write(write, _) = answer
+                        && let Some(id) = model.writes.get(write).map(|write| write.id)
+                    {
+                        model.end_read(id, begun[id], &answer);
+                    }
+                }
+            }
+            Err(error) => self.process.judge_error("search", &error),
+        }
+    }
+
+    fn sync(&self) {
+        let begun = self.model().tick();
+        match self.store.sync() {
+            Ok(()) => self.model().all_durable_before(begun),
+            Err(error) => self.process.judge_error("sync", &error),
+        }
+    }
+
+    fn wait_durable(&self) {
+        let last = self.model().highest;
+        match self.store.wait_durable(last) {
+            Ok(()) => self.model().durable_up_to(last),
+            Err(error) => self.process.judge_error("wait_durable", &error),
+        }
+    }
+
+    fn verify(&self) {
+        match self.store.verify() {
+            Ok(report) if report.is_clean() => {}
+            Ok(report) => self.model().complain(format!("verify: {:?}", report.damaged)),
+            Err(error) => self.process.judge_error("verify", &error),
+        }
+    }
+
+    fn stats(&self) {
+        let durable = self.store.durable_lsn();
+        self.model().durable_up_to(durable);
+        let stats = self.store.stats();
+        if stats.tail < self.store.durable_lsn().min(stats.tail) {
+            self.model().complain(format!("{stats:?}"));
+        }
+    }
+}

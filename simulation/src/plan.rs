@@ -1,0 +1,228 @@
+//! A plan: what one seed does. Drawn before anything runs, so that it can be shrunk.
+
+use simulated_machine::{Faults, Grain, Policy, Settings};
+
+/// One operation of the workload; numbers are drawn ids, sizes and choices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Put { id: usize, len: usize },
+    PutKeepingTag { id: usize, len: usize },
+    PutIf { id: usize, len: usize, condition: u8 },
+    PutExpiring { id: usize, len: usize, millis: u64 },
+    Remove { id: usize },
+    Batch { first: usize, count: usize, len: usize },
+    Get { id: usize },
+    GetShared { id: usize },
+    Contains { id: usize },
+    UpdateTag { id: usize },
+    Iterate,
+    Search { count: usize },
+    Sync,
+    WaitDurable,
+    Compact,
+    Backup,
+    Verify,
+    Stats,
+    Sleep { millis: u64 },
+}
+
+/// How a life ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All threads end, then the store is closed.
+    Close,
+    /// All threads end, then the store is dropped.
+    Drop,
+    /// The process is killed after so many points, if it has not ended by then.
+    Kill { after: u64 },
+    /// Power is lost after so many points.
+    PowerLoss { after: u64 },
+}
+
+/// One process and what it does.
+#[derive(Clone, Debug)]
+pub struct Life {
+    pub threads: Vec<Vec<Operation>>,
+    pub ending: Ending,
+    pub is_synced: bool,
+    pub is_automatic: bool,
+    pub verify: u8,
+    pub salvages: bool,
+    pub flush_millis: Option<u64>,
+    pub faults: Faults,
+    /// The boot id cannot be read.
+    pub hides_boot: bool,
+}
+
+/// All that a seed does.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub settings: Settings,
+    pub dimension: usize,
+    pub segment_bytes: u64,
+    pub ids: usize,
+    pub lives: Vec<Life>,
+}
+
+/// Which seeds are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Two threads and thirty operations, a restart in half of the seeds.
+    Minimum,
+    /// More of everything.
+    Large,
+    /// Every atomic access is a point; at most three threads and thirty operations.
+    Fine,
+}
+
+fn one_in(dice: &mut fastrand::Rng, n: u32) -> bool {
+    dice.u32(0..n) == 0
+}
+
+/// A chance that is often none.
+fn chance(dice: &mut fastrand::Rng, one_in_seeds: u32, often: u64, seldom: u64) -> u64 {
+    if one_in(dice, one_in_seeds) { dice.u64(often..seldom) } else { 0 }
+}
+
+impl Plan {
+    /// Draws the plan of a seed.
+    #[must_use]
+    pub fn draw(seed: u64, size: Size) -> Self {
+        let dice = &mut fastrand::Rng::with_seed(seed);
+        let segment_bytes = 16 << 10 << dice.u32(0..3);
+        let ids = if one_in(dice, 2) { dice.usize(2..5) } else { dice.usize(4..24) };
+        let policy = match dice.u32(0..3) {
+            0 => Policy::Priorities { changes: dice.u32(1..8), within: dice.u64(200..20_000) },
+            _ => Policy::Uniform { stays: 1 << dice.u32(0..6) },
+        };
+        let settings = Settings {
+            seed: dice.u64(..),
+            grain: if size == Size::Fine { Grain::Fine } else { Grain::Coarse },
+            policy,
+            stops_one_in: chance(dice, 3, 300, 5_000),
+            disk_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(6..30) } else { 1 << 30 },
+            unit_bytes: [64, 512, 4096][dice.usize(0..3)],
+            torn_units: one_in(dice, 4),
+            steps_max: 3_000_000,
+            ..Settings::default()
+        };
+        let lives = 1 + usize::from(one_in(dice, 2)) + usize::from(one_in(dice, 4));
+        let weights = Weights::draw(dice);
+        let lives = (0..lives)
+            .map(|_| Life::draw(dice, size, ids, segment_bytes, &weights))
+            .collect();
+        Self { settings, dimension: dice.usize(1..9), segment_bytes, ids, lives }
+    }
+}
+
+/// How often each kind of operation is drawn: a seed leaves some out.
+struct Weights([u32; 19]);
+
+const USUAL: [u32; 19] = [30, 4, 8, 4, 12, 6, 16, 2, 3, 6, 2, 2, 4, 3, 4, 1, 1, 1, 3];
+
+impl Weights {
+    fn draw(dice: &mut fastrand::Rng) -> Self {
+        let mut weights = USUAL;
+        for weight in weights.iter_mut().skip(1) {
+            match dice.u32(0..6) {
+                0 | 1 => *weight = 0,
+                2 => *weight *= 4,
+                _ => {}
+            }
+        }
+        Self(weights)
+    }
+
+    fn choose(&self, dice: &mut fastrand::Rng) -> usize {
+        let mut left = dice.u32(0..self.0.iter().sum());
+        for (n, weight) in self.0.iter().enumerate() {
+            match left.checked_sub(*weight) {
+                Some(less) => left = less,
+                None => return n,
+            }
+        }
+        0
+    }
+}
+
+impl Life {
+    fn draw(
+        dice: &mut fastrand::Rng,
+        size: Size,
+        ids: usize,
+        segment_bytes: u64,
+        weights: &Weights,
+    ) -> Self {
+        let threads = match size {
+            Size::Minimum => 2,
+            Size::Fine => dice.usize(2..4),
+            Size::Large => dice.usize(2..6),
+        };
+        let each = if size == Size::Large { dice.usize(10..60) } else { 15 };
+        let longest = (segment_bytes as usize / 8).min(if one_in(dice, 2) { 300 } else { 4000 });
+        let draw = |dice: &mut fastrand::Rng| Operation::draw(dice, ids, longest, weights);
+        let threads = (0..threads).map(|_| (0..each).map(|_| draw(dice)).collect()).collect();
+        let magnitude = dice.u32(6..14);
+        let after = dice.u64(1..1 << magnitude);
+        let ending = match dice.u32(0..8) {
+            0 | 1 => Ending::Close,
+            2 => Ending::Drop,
+            3 | 4 => Ending::Kill { after },
+            _ => Ending::PowerLoss { after },
+        };
+        Self {
+            threads,
+            ending,
+            is_synced: one_in(dice, 4),
+            is_automatic: one_in(dice, 2),
+            verify: dice.u8(0..3),
+            salvages: one_in(dice, 16),
+            flush_millis: if one_in(dice, 2) { Some(1 << dice.u32(0..11)) } else { None },
+            faults: Faults {
+                write_back: chance(dice, 2, 20, 500),
+                clock_jumps: chance(dice, 2, 50, 2000),
+                interrupted: chance(dice, 8, 20, 200),
+                no_room: chance(dice, 8, 10, 100),
+                flush_fails: chance(dice, 10, 10, 100),
+                no_descriptor: chance(dice, 16, 10, 100),
+                no_mapping: chance(dice, 16, 5, 50),
+                no_thread: chance(dice, 32, 5, 50),
+                read_fails: 0,
+                eviction: 0,
+            },
+            hides_boot: one_in(dice, 20),
+        }
+    }
+}
+
+impl Operation {
+    fn draw(
+        dice: &mut fastrand::Rng,
+        ids: usize,
+        longest: usize,
+        weights: &Weights,
+    ) -> Self {
+        let (id, len) = (dice.usize(0..ids), dice.usize(0..=longest));
+        match weights.choose(dice) {
+            0 => Self::Put { id, len },
+            1 => Self::PutKeepingTag { id, len },
+            2 => Self::PutIf { id, len, condition: dice.u8(0..4) },
+            3 => Self::PutExpiring { id, len, millis: dice.u64(0..2000) },
+            4 => Self::Remove { id },
+            5 => Self::Batch { first: id, count: dice.usize(1..6), len: len / 4 },
+            6 => Self::Get { id },
+            7 => Self::GetShared { id },
+            8 => Self::Contains { id },
+            9 => Self::UpdateTag { id },
+            10 => Self::Iterate,
+            11 => Self::Search { count: dice.usize(1..6) },
+            12 => Self::Sync,
+            13 => Self::WaitDurable,
+            14 => Self::Compact,
+            15 => Self::Backup,
+            16 => Self::Verify,
+            17 => Self::Stats,
+            _ => Self::Sleep { millis: dice.u64(0..1500) },
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Runs one plan.
+
+use crate::life::{Process, Shared, lock};
+use crate::model::{End, Model};
+use crate::plan::{Ending, Plan};
+use simulated_machine::{Faults, Machine, Outcome};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a run came to.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub steps: u64,
+    pub failure: Option<String>,
+    pub trace: Vec<String>,
+    pub counts: Vec<(&'static str, u64)>,
+}
+
+/// Runs a plan to its end, or to the first thing that is wrong.
+#[must_use]
+pub fn run(plan: &Plan) -> Report {
+    let machine = Machine::new(plan.settings.clone());
+    let failure = lives(&machine, plan);
+    let report = Report {
+        steps: machine.steps(),
+        failure,
+        trace: machine.trace(),
+        counts: machine.counts(),
+    };
+    machine.end();
+    report
+}
+
+fn lives(machine: &Rc<Machine>, plan: &Plan) -> Option<String> {
+    let model: Shared = Arc::new(Mutex::new(Model::new(plan.ids)));
+    let plan = Arc::new(plan.clone());
+    let (mut before, mut exists) = (None, false);
+    for life in 0..=plan.lives.len() {
+        // The last life only looks.
+        let mut last = plan.lives.last().cloned()?;
+        let is_last = life == plan.lives.len();
+        let plan = if is_last {
+            last.threads.clear();
+            last.ending = Ending::Close;
+            last.faults = Faults::default();
+            let mut quiet = (*plan).clone();
+            quiet.lives.push(last);
+            quiet.settings.disk_bytes = 1 << 30;
+            Arc::new(quiet)
+        } else {
+            Arc::clone(&plan)
+        };
+        let (faults, ending) = (plan.lives[life].faults, plan.lives[life].ending);
+        machine.set_faults(faults);
+        let opened = Arc::new(Mutex::new(false));
+        let process = Process {
+            plan: Arc::clone(&plan),
+            life,
+            model: Arc::clone(&model),
+            before,
+            exists,
+            opened: Arc::clone(&opened),
+        };
+        let id = match machine.start(move || process.run()) {
+            Ok(id) => id,
+            Err(error) => return Some(error.to_string()),
+        };
+        let points = match ending {
+            Ending::Kill { after } | Ending::PowerLoss { after } => after,
+            Ending::Close | Ending::Drop => u64::MAX,
+        };
+        let outcome = machine.run(id, points);
+        if let Some(complaint) = lock(&model).complaints.first() {
+            return Some(complaint.clone());
+        }
+        let end = match (outcome, ending) {
+            (Outcome::Ended, Ending::PowerLoss { .. }) | (Outcome::Interrupted, Ending::PowerLoss { .. }) => {
+                machine.lose_power();
+                End::PowerLoss
+            }
+            (Outcome::Interrupted, _) => {
+                machine.kill(id);
+                End::Kill
+            }
+            (Outcome::Ended, _) => End::Close,
+            (outcome, _) => return Some(format!("{outcome:?}")),
+        };
+        let was_opened = *opened.lock().unwrap_or_else(PoisonError::into_inner);
+        exists |= was_opened;
+        // An opening that did not return, or was refused, does not stand between two others; but
+        // power loss does.
+        if was_opened || end == End::PowerLoss || before.is_none() {
+            before = Some(worse(before.filter(|_| !was_opened), end));
+        }
+    }
+    None
+}
+
+/// What an opening has to expect after both.
+fn worse(one: Option<End>, other: End) -> End {
+    match (one, other) {
+        (Some(End::PowerLoss), _) | (_, End::PowerLoss) => End::PowerLoss,
+        (_, other) => other,
+    }
+}
