@@ -10,15 +10,21 @@
 //! - *Found, for the contract* (`store/new_record.rs`): `Batch::operations` (`store/batch.rs`). The
 //!   field that it needs in `Operation`, and in `Batch::add`, is forgotten most easily: a batch
 //!   keeps a copy of its own of each field.
-//! - *Not found here*: the flags, `FrameHeader::encode`, `FrameHeader::begin_sum`, [`FrameLayout`].
+//! - *Not found here*: the flags, the mask of known ones in `Outline::decode`, and
+//!   `FrameHeader::encode`. A field needs [`FrameLayout`], `FrameHeader::begin_sum` and
+//!   `Reservation::write_head` as well.
+//! - *Not found in compaction*: `Engine::copy_record` also decides what a record that becomes a
+//!   tombstone keeps.
 //! - *Not found elsewhere*: `SlotBody` (`format/slot.rs`), if recovery must know it without the
 //!   frame; `store/record.rs`; `cli/src/salvage.rs`; `fuzz/`; DESIGN.md 3.
 //! - *Feature bits*: an older program takes an unknown flag for damage, so a bit of `Features`
-//!   (`format/header.rs`) must forbid it to open the store. It is set where an identity is made,
+//!   (`format/header.rs`) must forbid it to open the store, and `Features::KNOWN_INCOMPATIBLE` (or
+//!   `KNOWN_READ_ONLY`) must name it here. It is set where an identity is made,
 //!   `SegmentFiles::identity`, and where a manifest is: in `ManifestMeta`, for a backup in
 //!   `SegmentFiles::of_backup`.
 //! - *Backups*: `segment/replica.rs` copies the header as it is. Only words that the checksum
 //!   leaves out concern it: the tag word, and words at the end of the frame.
+//! - *Tests* that make parts or headers: `loom-tests/`, `tests/seams.rs`, `tests/group_commit.rs`.
 
 use crate::format::checksum::{Salt, Salted};
 use crate::format::ids::{Lsn, SlotNumber, UNIT_BYTES, Units};

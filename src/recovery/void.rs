@@ -7,7 +7,9 @@
 //!   [`void_unproven`].
 //! - *Outdone* conditional puts [W9]: [`void_outdone`], found by `recovery/outdone.rs`.
 //! - *Copies* whose source does not say that the record was moved: [`decide_copies`], which puts
-//!   the others in force. [`finish_moves`] brings those into the index before.
+//!   the others in force. [`finish_moves`] brings those into the index before. It also voids a
+//!   committed copy that is damaged while its source is there, and all that is not whole above the
+//!   durable end of a segment for copies.
 //!
 //! A salvage voids more than one segment at a time: `salvage::void_torn`.
 

@@ -1,5 +1,5 @@
-//! The directory: reading slots, and deciding them. Every store of a void is here; others decide
-//! that a slot is void:
+//! The directory: reading slots, and deciding them. Every store of a void is here, except that
+//! a replica copies slots that are void already. Others decide that a slot is void:
 //!
 //! - *Its writer*, which fails or panics: the drops of `Reservation` and `Pending`, and
 //!   `BatchReservation::commit` for the members of a batch (`segment/writer`).

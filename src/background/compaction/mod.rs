@@ -9,10 +9,12 @@
 //!    decided, published and on the device.
 //! 2. *Copy* (`copy.rs`, `tombstones`) what the index says is current, with its LSN, to segments
 //!    for copies; without force. A tombstone goes along unless no other segment holds an older
-//!    version of its id; a record that has expired becomes one.
+//!    version of its id; a record that has expired becomes one. Each frame passes `copy_frame`
+//!    (`outputs.rs`), `Engine::copy_record` and `Reservation::copy`.
 //! 3. *Flush* the copies.
 //! 4. *Move* (`copy.rs`, `engine/relocate.rs`): for each record the tag, then the slot's word, then
-//!    the index entry. Who writes the id meanwhile wins; then the copy is dead.
+//!    the index entry, with which `Engine::redirect` leads readers to the copy. Who writes the id
+//!    meanwhile wins; then the copy is dead.
 //! 5. *Cover*: one more flush of the copies, now in force, and of what made the rest dead; so
 //!    nothing of the victims will be needed again. The next group is begun meanwhile.
 //! 6. *Drop*: one replacement of the manifest gives all victims up; then their files are removed.

@@ -497,8 +497,8 @@ mod tests {
         Directory::of_file(File::from(fd), path.to_owned())
     }
 
-    /// A process that was killed after it had exchanged two manifests may have left the one that the
-    /// device calls `MANIFEST` under the other name [H2].
+    /// A process that was killed after it had exchanged two manifests may have left the one that
+    /// the device calls `MANIFEST` under the other name [H2].
     /// (mutation: manifest-names-unsettled)
     #[test]
     fn the_next_manifest_is_not_written_to_before_the_names_are_durable() {

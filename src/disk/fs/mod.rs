@@ -9,12 +9,17 @@
 //!
 //! - `SegmentFiles::remove_files`: segments that a manifest has dropped;
 //! - `SegmentFiles::discard`: a segment that was never used, through [`Directory::remove_segment`];
+//!   `log/mod.rs` decides that;
 //! - `recovery::tidy_up`: blank segments that an opening has judged;
 //! - [`NewSegmentFile::finish`] after an error, the drop of a [`NewSegmentFile`], and
-//!   [`Directory::remove_temporaries`]: unfinished files;
+//!   [`Directory::remove_temporaries`]: unfinished files, and the spares of `SegmentFiles`, which
+//!   keep such a file;
 //! - the drop of an `UnfinishedDirectory`: a backup that failed;
 //! - [`Directory::replace_manifest`]: temporary files, and a `MANIFEST.next` that may not be
 //!   written to.
+//!
+//! A file also goes when another one takes its name: a segment after a failed flush
+//! ([`NewSegmentFile::replace`], called by `recovery/failed_flush.rs`), and the manifest.
 //!
 //! Each access to a store's files goes through one open descriptor of its directory,
 //! [`Directory`] [H1]. The next manifest is written in place only while the device is known to have
