@@ -2,8 +2,8 @@
 
 use crate::model::{Answer, End, Fate, Model, fate_of};
 use crate::plan::{Ending, Life, Operation, Plan};
-use simulated_machine::thread;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use simulated_machine::{note, thread};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 use stratalog::{
     Batch, Compaction, Condition, Durability, Error, Lsn, Metric, NewRecord, Options, Pinned,
@@ -19,7 +19,11 @@ const TAG_SHIFT: u32 = 20;
 pub type Shared = Arc<Mutex<Model>>;
 
 pub fn lock(shared: &Shared) -> MutexGuard<'_, Model> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+    match shared.try_lock() {
+        Ok(model) => model,
+        Err(TryLockError::Poisoned(error)) => error.into_inner(),
+        Err(TryLockError::WouldBlock) => unreachable!("the model was locked at a point"),
+    }
 }
 
 fn name(id: usize) -> String {
@@ -36,14 +40,14 @@ fn embedding(write: usize, dimension: usize) -> Vec<f32> {
     (0..dimension).map(|n| (write * 31 + n) as f32 + 1.0).collect()
 }
 
-fn options(plan: &Plan, life: &Life) -> Options {
+fn options(plan: &Plan, life: &Life, exists: bool) -> Options {
     let options = Options::new()
         .dimension(plan.dimension)
         .segment_size(plan.segment_bytes)
         .durability(if life.is_synced { Durability::Synced } else { Durability::Buffered })
         .flush_interval(life.flush_millis.map(Duration::from_millis))
         .compaction(if life.is_automatic { Compaction::Auto } else { Compaction::Manual })
-        .recovery(if life.salvages { Recovery::Salvage } else { Recovery::Tolerant });
+        .recovery(if life.salvages && exists { Recovery::Salvage } else { Recovery::Tolerant });
     options.verify(match life.verify {
         0 => Verify::FirstRead,
         1 => Verify::EveryRead,
@@ -60,7 +64,8 @@ pub struct Process {
     pub before: Option<End>,
     /// An opening in an earlier life has returned.
     pub exists: bool,
-    pub opened: Arc<Mutex<bool>>,
+    /// The judge has seen what this opening showed.
+    pub is_shown: Arc<Mutex<bool>>,
 }
 
 impl Process {
@@ -69,18 +74,22 @@ impl Process {
     }
 
     pub fn run(self) {
-        let store = match options(&self.plan, self.life()).open(PATH) {
+        let store = match options(&self.plan, self.life(), self.exists).open(PATH) {
             Ok(store) => store,
             Err(error) => return self.judge_refusal(&error),
         };
-        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = true;
         let task = Task { process: &self, store: &store };
         task.show(self.before.unwrap_or(End::Close));
+        *self.is_shown.lock().unwrap_or_else(PoisonError::into_inner) = true;
         let threads = &self.life().threads;
         thread::scope(|scope| {
             for operations in threads {
-                let task = Task { process: &self, store: &store };
-                scope.spawn(move || operations.iter().for_each(|it| task.perform(*it)));
+                let task = || Task { process: &self, store: &store };
+                // Until there can be one more thread.
+                while let Err(_refused) = thread::Builder::new().spawn_scoped(scope, {
+                    let task = task();
+                    move || operations.iter().for_each(|it| task.perform(*it))
+                }) {}
             }
         });
         let begun = lock(&self.model).tick();
@@ -160,15 +169,15 @@ impl Task<'_> {
         let seen = pinned.iter().filter(Result::is_ok).count();
         let hits = pinned.search(&vec![1.0; self.process.plan.dimension], 1000, Metric::L2);
         let hits = hits.map_or(usize::MAX, |hits| hits.len());
+        let (len, tail) = (self.store.len(), self.store.stats().tail);
         let mut model = self.model();
         // Records may expire in between.
         let expires = model.writes.iter().any(|write| write.expires);
-        if !expires && (seen != there || hits != there || self.store.len() != there) {
-            let len = self.store.len();
+        if !expires && (seen != there || hits != there || len != there) {
             model.complain(format!("get finds {there}, iter {seen}, search {hits}, len {len}"));
         }
-        model.reopened(before, &answers);
-        let tail = self.store.stats().tail;
+        let is_prefix = !self.process.life().salvages && !self.process.life().hides_boot;
+        model.reopened(before, is_prefix, &answers);
         if tail <= model.highest && model.highest > Lsn::ZERO {
             let highest = model.highest;
             model.complain(format!("{tail} is given next after {highest}"));
@@ -177,6 +186,7 @@ impl Task<'_> {
 
     fn perform(&self, operation: Operation) {
         use Operation as Op;
+        note(|| format!("{operation:?}"));
         match operation {
             Op::Put { id, len } => self.put(id, len, false, |record, tag| record.tag(tag)),
             Op::PutKeepingTag { id, len } => {
@@ -249,7 +259,7 @@ impl Task<'_> {
         };
         let (write, begun) = {
             let mut model = self.model();
-            (model.begin(id, false, len, None), model.begin_read(id))
+            (model.begin(id, false, len, None), model.tick())
         };
         let embedding = embedding(write, self.process.plan.dimension);
         let done = self.store.put_if(&name, &embedding, content(write, len), condition);
@@ -257,11 +267,7 @@ impl Task<'_> {
             Err(Error::ConditionFailed { current }) => {
                 let mut model = self.model();
                 model.end_without(write, Fate::Never);
-                model.judge_condition(id, begun, condition, Err(current));
-            }
-            Ok(lsn) => {
-                self.model().judge_condition(id, begun, condition, Ok(lsn));
-                self.end_write("put_if", write, Ok(lsn));
+                model.judge_condition(id, begun, condition, current);
             }
             done => self.end_write("put_if", write, done),
         }
@@ -270,14 +276,14 @@ impl Task<'_> {
     fn remove(&self, id: usize) {
         let (write, begun) = {
             let mut model = self.model();
-            (model.begin(id, true, 0, None), model.begin_read(id))
+            (model.begin(id, true, 0, None), model.tick())
         };
         match self.store.remove(name(id)) {
             Ok(Some(lsn)) => self.end_write("remove", write, Ok(lsn)),
             Ok(None) => {
                 let mut model = self.model();
                 model.end_without(write, Fate::Never);
-                model.end_read(id, begun, &Answer::Nothing);
+                model.end_read(id, begun, Answer::Nothing);
             }
             Err(error) => self.end_write("remove", write, Err(error)),
         }
@@ -308,18 +314,8 @@ impl Task<'_> {
         let mut model = self.model();
         match done {
             Ok(last) => {
-                // Only the last write of each id is written; the LSNs follow one another.
-                let id = |model: &Model, n: usize| model.writes[members[n].0].id;
-                let is_last =
-                    |n: usize| (n + 1..members.len()).all(|m| id(&model, m) != id(&model, n));
-                let (written, replaced): (Vec<_>, Vec<_>) =
-                    (0..members.len()).partition(|n| is_last(*n));
-                for n in replaced {
-                    model.end_without(members[n].0, Fate::Never);
-                }
-                for (n, member) in written.iter().rev().enumerate() {
-                    let lsn = Lsn::from_u64(last.as_u64() - n as u64);
-                    model.end(members[*member].0, lsn, self.process.life().is_synced);
+                for (write, _) in members {
+                    model.end_below(write, last, self.process.life().is_synced);
                 }
             }
             Err(error) => {
@@ -333,14 +329,14 @@ impl Task<'_> {
     }
 
     fn get(&self, id: usize) {
-        let begun = self.model().begin_read(id);
+        let begun = self.model().tick();
         if let Some(answer) = self.read(&self.store.pin(), id) {
-            self.model().end_read(id, begun, &answer);
+            self.model().end_read(id, begun, answer);
         }
     }
 
     fn get_shared(&self, id: usize) {
-        let begun = self.model().begin_read(id);
+        let begun = self.model().tick();
         match self.store.get_shared(name(id)) {
             Ok(Some(shared)) => {
                 // It stays as it is, whatever happens meanwhile.
@@ -350,32 +346,32 @@ impl Task<'_> {
                     self.model().complain(format!("a shared record of id {id} has changed"));
                 }
                 let value = before.first_chunk().map_or(0, |b| u64::from_le_bytes(*b) as usize);
-                self.model().end_read(id, begun, &Answer::Write(value, shared.lsn()));
+                self.model().end_read(id, begun, Answer::Write(value, shared.lsn()));
             }
-            Ok(None) => self.model().end_read(id, begun, &Answer::Nothing),
+            Ok(None) => self.model().end_read(id, begun, Answer::Nothing),
             Err(error) => self.process.judge_error("get_shared", &error),
         }
     }
 
     fn contains(&self, id: usize) {
-        let begun = self.model().begin_read(id);
+        let begun = self.model().tick();
         if !self.store.contains(name(id)) {
-            self.model().end_read(id, begun, &Answer::Nothing);
+            self.model().end_read(id, begun, Answer::Nothing);
         }
     }
 
     fn update_tag(&self, id: usize) {
-        let begun = self.model().begin_read(id);
+        let begun = self.model().tick();
         match self.store.update_tag(name(id), |tag| tag + 1) {
             Ok(Some(_)) => {}
-            Ok(None) => self.model().end_read(id, begun, &Answer::Nothing),
+            Ok(None) => self.model().end_read(id, begun, Answer::Nothing),
             Err(error) => self.process.judge_error("update_tag", &error),
         }
     }
 
     fn iterate(&self) {
         let ids = self.process.plan.ids;
-        let begun: Vec<_> = (0..ids).map(|id| self.model().begin_read(id)).collect();
+        let begun = self.model().tick();
         let pinned = self.store.pin();
         let mut seen = vec![0; ids];
         for record in pinned.iter() {
@@ -386,7 +382,7 @@ impl Task<'_> {
                 && let Some(id) = model.writes.get(write).map(|write| write.id)
             {
                 seen[id] += 1;
-                model.end_read(id, begun[id], &answer);
+                model.end_read(id, begun, answer);
             }
         }
         if let Some(id) = seen.iter().position(|times| *times > 1) {
@@ -396,7 +392,7 @@ impl Task<'_> {
 
     fn search(&self, count: usize) {
         let ids = self.process.plan.ids;
-        let begun: Vec<_> = (0..ids).map(|id| self.model().begin_read(id)).collect();
+        let begun = self.model().tick();
         let pinned = self.store.pin();
         let query = vec![1.0; self.process.plan.dimension];
         match pinned.search(&query, count, Metric::L2) {
@@ -407,7 +403,7 @@ impl Task<'_> {
                     if let Answer::Write(write, _) = answer
                         && let Some(id) = model.writes.get(write).map(|write| write.id)
                     {
-                        model.end_read(id, begun[id], &answer);
+                        model.end_read(id, begun, answer);
                     }
                 }
             }
@@ -424,7 +420,7 @@ impl Task<'_> {
     }
 
     fn wait_durable(&self) {
-        let last = self.model().highest;
+        let last = self.model().last;
         match self.store.wait_durable(last) {
             Ok(()) => self.model().durable_up_to(last),
             Err(error) => self.process.judge_error("wait_durable", &error),

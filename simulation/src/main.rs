@@ -4,26 +4,44 @@ mod life;
 mod model;
 mod plan;
 mod run;
+mod shrink;
+mod workers;
 
 use plan::{Plan, Size};
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const USAGE: &str = "\
-simulate [--seeds FIRST..END] [--seed N [--trace]] [--size minimum|large|fine]
-
-Runs each seed once and stops at the first that fails.";
+simulate [--seeds FIRST..END] [--hours H] [--size minimum|large|fine] [--workers N]
+    Runs seeds, and stops at the first that fails. N processes at a time; 0: in this one.
+simulate --seed N [--size ..] [--trace] [--shrink]
+    Runs one seed again. --trace prints each call and each answer. --shrink leaves out what the
+    failure does not need, and prints the trace of the rest.";
 
 struct Arguments {
-    seeds: std::ops::Range<u64>,
+    seeds: Range<u64>,
+    is_one: bool,
     trace: bool,
+    shrink: bool,
     size: Size,
+    workers: usize,
+    time: Option<Duration>,
 }
 
 fn arguments() -> Result<Arguments, lexopt::Error> {
     use lexopt::prelude::{Long, ValueExt};
     let mut parser = lexopt::Parser::from_env();
-    let mut found = Arguments { seeds: 0..1000, trace: false, size: Size::Minimum };
+    let mut found = Arguments {
+        seeds: 0..1000,
+        is_one: false,
+        trace: false,
+        shrink: false,
+        size: Size::Minimum,
+        workers: std::thread::available_parallelism().map_or(1, usize::from),
+        time: None,
+    };
     while let Some(argument) = parser.next()? {
         match argument {
             Long("seeds") => {
@@ -33,17 +51,19 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
             }
             Long("seed") => {
                 let seed = parser.value()?.parse()?;
-                found.seeds = seed..seed + 1;
+                (found.seeds, found.is_one) = (seed..seed + 1, true);
+            }
+            Long("hours") => {
+                let hours: f64 = parser.value()?.parse()?;
+                found.time = Some(Duration::try_from_secs_f64(hours * 3600.0).map_err(|_| "H")?);
             }
             Long("trace") => found.trace = true,
+            Long("shrink") => found.shrink = true,
             Long("size") => {
-                found.size = match parser.value()?.to_str() {
-                    Some("minimum") => Size::Minimum,
-                    Some("large") => Size::Large,
-                    Some("fine") => Size::Fine,
-                    _ => return Err("minimum, large or fine".into()),
-                };
+                let name: String = parser.value()?.parse()?;
+                found.size = Size::of_name(&name).ok_or("minimum, large or fine")?;
             }
+            Long("workers") => found.workers = parser.value()?.parse()?,
             other => return Err(other.unexpected()),
         }
     }
@@ -58,25 +78,81 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let (began, mut steps, mut runs) = (Instant::now(), 0, 0);
-    for seed in arguments.seeds {
-        let mut plan = Plan::draw(seed, arguments.size);
-        plan.settings.is_traced = arguments.trace;
-        let report = run::run(&plan);
-        steps += report.steps;
-        runs += 1;
-        for line in &report.trace {
-            println!("{line}");
-        }
-        if let Some(failure) = report.failure {
-            if arguments.trace {
-                println!("{plan:#?}");
-            }
+    if arguments.is_one {
+        run_one(&arguments)
+    } else if arguments.workers == 0 {
+        run_here(&arguments)
+    } else {
+        run_all(&arguments)
+    }
+}
+
+fn run_one(arguments: &Arguments) -> ExitCode {
+    let seed = arguments.seeds.start;
+    let mut plan = Plan::draw(seed, arguments.size);
+    if arguments.shrink
+        && let Some(smaller) = shrink::shrink(&plan)
+    {
+        plan = smaller;
+    }
+    plan.settings.is_traced = arguments.trace || arguments.shrink;
+    let report = run::run(&plan);
+    for line in &report.trace {
+        println!("{line}");
+    }
+    if plan.settings.is_traced {
+        println!("{plan:#?}");
+    }
+    match report.failure {
+        Some(failure) => {
             println!("seed {seed}: {failure}");
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
+        }
+        None => {
+            println!("seed {seed}: nothing is wrong, {} points", report.steps);
+            ExitCode::SUCCESS
         }
     }
-    let seconds = began.elapsed().as_secs_f64();
-    println!("{runs} runs, {steps} points, {seconds:.1} s, {:.0} a minute", runs as f64 / seconds * 60.0);
-    ExitCode::SUCCESS
+}
+
+fn run_here(arguments: &Arguments) -> ExitCode {
+    let mut counts = BTreeMap::<String, u64>::new();
+    let mut failed = false;
+    for seed in arguments.seeds.clone() {
+        let report = run::run(&Plan::draw(seed, arguments.size));
+        let all = report.counts.into_iter().chain([("seeds", 1), ("points", report.steps)]);
+        for (name, count) in all {
+            *counts.entry(name.to_owned()).or_default() += count;
+        }
+        if let Some(failure) = report.failure {
+            println!("seed {seed}: {failure}");
+            failed = true;
+            break;
+        }
+    }
+    workers::print_counts(&counts);
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn run_all(arguments: &Arguments) -> ExitCode {
+    let began = Instant::now();
+    let until = arguments.time.map(|time| began + time);
+    let done = workers::run(arguments.seeds.clone(), arguments.size, arguments.workers, until);
+    let total = match done {
+        Ok(total) => total,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    for (name, count) in &total.counts {
+        println!("{count:>14} {name}");
+    }
+    let (seconds, seeds) =
+        (began.elapsed().as_secs_f64(), total.counts.get("seeds").copied().unwrap_or(0));
+    println!("{seeds} seeds in {seconds:.0} s: {:.0} a minute", seeds as f64 / seconds * 60.0);
+    for failure in &total.failures {
+        print!("{failure}");
+    }
+    if total.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,15 +1,17 @@
 //! The judge: which answers are allowed, given what was asked and when.
 //!
 //! Every write has a value of its own, so an answer names the write that it comes from. Time is a
-//! counter of beginnings and ends of operations.
+//! counter of beginnings and ends of operations. Of two writes of one id one is *older* for certain
+//! if it had returned before the other began, or if its LSN is known to be lower.
 //!
-//! - *Reads.* An answer must come from a write of this id that had begun. No write with a higher
-//!   LSN may have returned before the read began, nor may an earlier read have shown one.
+//! - *Reads.* An answer must come from a write of this id that had begun. It may not be older than
+//!   a write that had returned before the read began, or that an earlier read has shown.
 //! - *Kill and close.* The same holds for reads after the next opening: all that returned is there,
 //!   and what had not returned may be.
 //! - *Power loss.* What was durable is there. Of the rest a prefix in LSN order is there.
 //! - *Batches* are there whole or not at all.
 
+use simulated_machine::note;
 use stratalog::{Condition, Error, Lsn};
 
 /// Number of an id.
@@ -22,11 +24,11 @@ pub type WriteId = usize;
 pub enum Fate {
     /// It has not returned.
     Pending,
-    /// It has.
-    Done(Lsn),
+    /// It has taken effect.
+    Done,
     /// It returned an error that lets it be found later.
     Uncertain,
-    /// It changed nothing, or was given up by power loss.
+    /// It changed nothing, or was replaced or given up before the last opening.
     Never,
 }
 
@@ -38,8 +40,12 @@ pub struct Write {
     pub begun: u64,
     pub ended: u64,
     pub fate: Fate,
-    /// The LSN under which it was seen.
-    pub seen: Option<Lsn>,
+    /// Its LSN, as far as anybody knows.
+    pub lsn: Option<Lsn>,
+    /// No LSN of it is above. Of a batch only the highest LSN is known.
+    pub at_most: Lsn,
+    /// When a read had first shown it.
+    pub shown: u64,
     pub batch: Option<usize>,
     /// It survives power loss.
     pub is_durable: bool,
@@ -50,21 +56,27 @@ pub struct Write {
 }
 
 impl Write {
-    /// Its LSN, as far as anybody knows.
-    fn lsn(&self) -> Option<Lsn> {
-        match self.fate {
-            Fate::Done(lsn) => Some(lsn),
-            _ => self.seen,
-        }
-    }
-
     fn may_be_seen(&self) -> bool {
         self.fate != Fate::Never
+    }
+
+    /// Returns whether it is older than another write for certain.
+    fn is_older(&self, other: &Self) -> bool {
+        let by_lsn = other.lsn.is_some_and(|lsn| match self.lsn {
+            Some(its) => its < lsn,
+            None => self.fate == Fate::Done && self.at_most < lsn,
+        });
+        self.ended < other.begun || by_lsn
+    }
+
+    /// Returns whether its LSN is at or below another for certain.
+    fn is_up_to(&self, lsn: Lsn) -> bool {
+        self.fate == Fate::Done && self.lsn.unwrap_or(self.at_most) <= lsn
     }
 }
 
 /// An answer to a read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The write with this value, under this LSN.
     Write(WriteId, Lsn),
@@ -84,27 +96,16 @@ pub enum End {
 pub struct Model {
     now: u64,
     pub writes: Vec<Write>,
-    /// For each id the highest LSN that a read has shown, or a write returned.
-    floors: Vec<Option<Lsn>>,
     /// No LSN up to here may be given again.
     pub highest: Lsn,
+    /// The highest LSN that this process has given or found.
+    pub last: Lsn,
     batches: usize,
     /// What is wrong; the first counts.
     pub complaints: Vec<String>,
 }
 
-/// When a read began, and what it may no longer miss.
-#[derive(Clone, Copy, Debug)]
-pub struct ReadBegun {
-    at: u64,
-    floor: Option<Lsn>,
-}
-
 impl Model {
-    pub fn new(ids: usize) -> Self {
-        Self { floors: vec![None; ids], ..Self::default() }
-    }
-
     pub fn tick(&mut self) -> u64 {
         self.now += 1;
         self.now
@@ -119,16 +120,24 @@ impl Model {
         self.batches
     }
 
+    fn of(&self, id: Id) -> impl Iterator<Item = &Write> {
+        self.writes.iter().filter(move |write| write.id == id)
+    }
+
     /// A write begins.
     pub fn begin(&mut self, id: Id, is_removal: bool, len: usize, batch: Option<usize>) -> WriteId {
         let begun = self.tick();
+        let write = self.writes.len();
+        note(|| format!("write {write} of id {id} begins, removal: {is_removal}, batch {batch:?}"));
         self.writes.push(Write {
             id,
             is_removal,
             begun,
             ended: u64::MAX,
             fate: Fate::Pending,
-            seen: None,
+            lsn: None,
+            at_most: Lsn::from_u64(u64::MAX),
+            shown: u64::MAX,
             batch,
             is_durable: false,
             expires: false,
@@ -139,93 +148,104 @@ impl Model {
 
     /// A write has returned this LSN.
     pub fn end(&mut self, write: WriteId, lsn: Lsn, is_durable: bool) {
-        let ended = self.tick();
-        let Write { id, begun, seen, .. } = self.writes[write];
-        if let Some(seen) = seen.filter(|seen| *seen != lsn) {
-            self.complain(format!("write {write} of id {id} returned {lsn}, it was seen as {seen}"));
+        let Write { id, begun, lsn: known, .. } = self.writes[write];
+        if let Some(known) = known.filter(|known| *known != lsn) {
+            self.complain(format!("write {write} of id {id} is {lsn}, it was seen as {known}"));
         }
-        let before = |other: &&Write| other.ended < begun && other.id == id;
-        let last = self.writes.iter().filter(before).filter_map(Write::lsn).max();
+        let before = |other: &&Write| other.ended < begun && other.lsn.is_some();
+        let last = self.of(id).filter(before).filter_map(|other| other.lsn).max();
         if last.is_some_and(|last| last >= lsn) {
             self.complain(format!("write {write} of id {id} got {lsn} after {last:?}"));
         }
-        let twice = self.writes.iter().position(|other| other.fate == Fate::Done(lsn));
-        if let Some(other) = twice {
-            self.complain(format!("writes {other} and {write} got the same LSN {lsn}"));
+        let twice = |(other, its): (usize, &Write)| other != write && its.lsn == Some(lsn);
+        if self.writes.iter().enumerate().any(twice) {
+            self.complain(format!("write {write} and another one got the same LSN {lsn}"));
         }
+        note(|| format!("write {write} of id {id} is {lsn}"));
+        self.writes[write].lsn = Some(lsn);
+        self.end_below(write, lsn, is_durable);
+    }
+
+    /// A member of a batch has returned, whose highest LSN this is.
+    pub fn end_below(&mut self, write: WriteId, highest: Lsn, is_durable: bool) {
+        let ended = self.tick();
         let write = &mut self.writes[write];
-        (write.ended, write.fate, write.is_durable) = (ended, Fate::Done(lsn), is_durable);
-        self.highest = self.highest.max(lsn);
-        self.floors[id] = self.floors[id].max(Some(lsn));
+        (write.ended, write.fate, write.at_most) = (ended, Fate::Done, highest);
+        write.is_durable |= is_durable;
+        self.highest = self.highest.max(highest);
+        self.last = self.last.max(highest);
     }
 
     /// A write has failed, or changed nothing.
     pub fn end_without(&mut self, write: WriteId, fate: Fate) {
         let ended = self.tick();
+        note(|| format!("write {write} of id {} is {fate:?}", self.writes[write].id));
         let write = &mut self.writes[write];
         (write.ended, write.fate) = (ended, fate);
-        if fate == Fate::Never
-            && let Some(seen) = write.seen
-        {
+        if fate == Fate::Never && write.shown < u64::MAX {
             let id = write.id;
-            self.complain(format!("a write of id {id} failed, but was seen as {seen}"));
+            self.complain(format!("a write of id {id} failed, but was seen"));
         }
     }
 
-    /// A read begins.
-    pub fn begin_read(&mut self, id: Id) -> ReadBegun {
-        ReadBegun { at: self.tick(), floor: self.floors[id] }
+    /// A read has ended that began at this moment.
+    pub fn end_read(&mut self, id: Id, begun: u64, answer: Answer) {
+        let must = |write: &Write| {
+            write.shown < begun || (write.ended < begun && write.fate == Fate::Done)
+        };
+        if let Some(what) = self.objection(id, answer, must) {
+            self.complain(what);
+        }
+        self.learn(answer);
     }
 
-    /// The write of the highest LSN that had returned, or was seen, when a read began.
-    fn floor_write(&self, id: Id, begun: ReadBegun) -> Option<&Write> {
-        let floor = begun.floor?;
-        self.writes.iter().find(|write| write.id == id && write.lsn() == Some(floor))
-    }
-
-    /// A read has ended.
-    pub fn end_read(&mut self, id: Id, begun: ReadBegun, answer: &Answer) {
-        self.tick();
-        match self.objection(id, begun, answer) {
-            Some(what) => self.complain(what),
-            None => {
-                if let Answer::Write(write, lsn) = *answer {
-                    self.writes[write].seen = Some(lsn);
-                    self.floors[id] = self.floors[id].max(Some(lsn));
-                    self.highest = self.highest.max(lsn);
-                }
-            }
+    fn learn(&mut self, answer: Answer) {
+        let now = self.tick();
+        note(|| format!("shown: {answer:?}"));
+        if let Answer::Write(write, lsn) = answer
+            && let Some(write) = self.writes.get_mut(write)
+        {
+            write.shown = write.shown.min(now);
+            write.lsn = Some(lsn);
+            self.highest = self.highest.max(lsn);
+            self.last = self.last.max(lsn);
         }
     }
 
-    fn objection(&self, id: Id, begun: ReadBegun, answer: &Answer) -> Option<String> {
-        match *answer {
+    /// What is wrong with an answer, if no write that `must` count may be missed.
+    fn objection(
+        &self,
+        id: Id,
+        answer: Answer,
+        must: impl Fn(&Write) -> bool,
+    ) -> Option<String> {
+        let must = |write: &&Write| write.may_be_seen() && must(write);
+        match answer {
             Answer::Write(write, lsn) => {
                 let Some(found) = self.writes.get(write).filter(|found| found.id == id) else {
                     return Some(format!("id {id} holds value {write}, which was never put there"));
                 };
                 if !found.may_be_seen() {
-                    return Some(format!("id {id} holds write {write}, which never took effect"));
+                    return Some(format!("id {id} holds write {write}, which is gone for good"));
                 }
-                if found.lsn().is_some_and(|known| known != lsn) {
-                    let known = found.lsn();
+                if found.lsn.is_some_and(|known| known != lsn) || found.at_most < lsn {
+                    let known = found.lsn;
                     return Some(format!("write {write} is seen as {lsn}, it was {known:?}"));
                 }
-                (begun.floor > Some(lsn)).then(|| {
-                    format!("id {id} shows write {write} ({lsn}) after {:?} was there", begun.floor)
-                })
+                let found = Write { lsn: Some(lsn), ..found.clone() };
+                let newer = self.of(id).filter(must).find(|other| found.is_older(other))?;
+                let newer = newer.lsn;
+                Some(format!("id {id} shows write {write} ({lsn}), although {newer:?} was there"))
             }
             Answer::Nothing => {
-                let floor = self.floor_write(id, begun)?;
-                if floor.is_removal || floor.expires {
-                    return None;
-                }
-                let hides = |write: &Write| {
-                    let later = write.lsn().is_none_or(|lsn| Some(lsn) > begun.floor);
-                    write.id == id && (write.is_removal || write.expires) && write.may_be_seen() && later
+                let ends = |write: &&Write| {
+                    (write.is_removal || write.expires) && write.may_be_seen()
                 };
-                let hidden = self.writes.iter().any(hides);
-                (!hidden).then(|| format!("id {id} is gone, its last write was {:?}", begun.floor))
+                let puts = self.of(id).filter(must).filter(|write| !ends(write));
+                let mut lost =
+                    puts.filter(|put| !self.of(id).filter(ends).any(|end| !end.is_older(put)));
+                let lsn = lost.next()?.lsn;
+                Some(format!("id {id} is gone, although {lsn:?} was there"))
             }
         }
     }
@@ -233,147 +253,113 @@ impl Model {
     /// All writes that returned before this moment are durable now.
     pub fn all_durable_before(&mut self, at: u64) {
         for write in self.writes.iter_mut().filter(|write| write.ended < at) {
-            write.is_durable |= matches!(write.fate, Fate::Done(_));
+            write.is_durable |= write.fate == Fate::Done;
         }
     }
 
     /// All writes up to an LSN are durable now.
     pub fn durable_up_to(&mut self, lsn: Lsn) {
-        for write in &mut self.writes {
-            write.is_durable |= matches!(write.fate, Fate::Done(its) if its <= lsn);
+        for write in self.writes.iter_mut().filter(|write| write.is_up_to(lsn)) {
+            write.is_durable = true;
         }
     }
 
-    /// Judges a conditional write that took effect under `lsn`, or did not because of `current`.
+    /// Judges a conditional write that did not take effect because of `current`.
     pub fn judge_condition(
         &mut self,
         id: Id,
-        begun: ReadBegun,
+        begun: u64,
         condition: Condition,
-        outcome: Result<Lsn, Option<Lsn>>,
+        current: Option<Lsn>,
     ) {
-        let current = match outcome {
-            Ok(_) => match condition {
-                Condition::Lsn(lsn) => Some(lsn),
-                _ => return,
-            },
-            Err(current) => current,
-        };
         let holds = match condition {
             Condition::Absent => current.is_none(),
             Condition::Present => current.is_some(),
             Condition::Lsn(lsn) => current == Some(lsn),
-            _ => return,
+            _ => false,
         };
-        if outcome.is_err() && holds {
+        if holds {
             self.complain(format!("id {id}: {condition:?} failed, but it holds of {current:?}"));
         }
-        if current.is_some() && begun.floor > current {
-            let floor = begun.floor;
-            self.complain(format!("id {id}: a condition saw {current:?} after {floor:?}"));
+        let newer = |write: &Write| {
+            let counts = write.fate == Fate::Done && write.ended < begun;
+            counts && current.is_some() && write.lsn > current
+        };
+        if self.of(id).any(newer) {
+            self.complain(format!("id {id}: a condition saw {current:?}, which is too old"));
         }
     }
 }
 
 /// Openings.
 impl Model {
-    /// What an opening showed of each id: judges it, and takes it for the present.
-    pub fn reopened(&mut self, end: End, answers: &[Answer]) {
-        self.tick();
-        match end {
-            End::Close | End::Kill => self.judge_kept(answers),
-            End::PowerLoss => self.judge_power_loss(answers),
-        }
-        self.judge_batches(answers);
-        for (id, answer) in answers.iter().enumerate() {
-            self.take_as_present(id, answer);
-        }
-    }
-
-    fn judge_kept(&mut self, answers: &[Answer]) {
-        for (id, answer) in answers.iter().enumerate() {
-            let begun = ReadBegun { at: self.now, floor: self.floors[id] };
-            if let Some(what) = self.objection(id, begun, answer) {
-                self.complain(format!("after a reopening: {what}"));
-            }
-        }
-    }
-
-    fn judge_power_loss(&mut self, answers: &[Answer]) {
+    /// An opening showed this of each id: judges it, and takes it for the present. After power loss
+    /// a salvage, and an opening under an unknown boot, need not show a prefix.
+    pub fn reopened(&mut self, end: End, is_prefix: bool, answers: &[Answer]) {
         let shown = |answer: &Answer| match answer {
             Answer::Write(_, lsn) => Some(*lsn),
             Answer::Nothing => None,
         };
         let last = answers.iter().filter_map(shown).max();
-        let mut found = Vec::new();
-        for (id, answer) in answers.iter().enumerate() {
-            let must = |write: &&Write| {
-                let Fate::Done(lsn) = write.fate else { return false };
-                write.id == id && (write.is_durable || Some(lsn) < last)
-            };
-            let floor = self.writes.iter().filter(must).filter_map(Write::lsn).max();
-            let begun = ReadBegun { at: self.now, floor };
-            if let Some(what) = self.objection(id, begun, answer) {
-                found.push(format!("after power loss, last {last:?}: {what}"));
-            }
-        }
+        let must = |write: &Write| {
+            let is_kept = write.fate == Fate::Done || write.shown < u64::MAX;
+            let before_last = is_prefix && last.is_some_and(|last| write.is_up_to(last));
+            is_kept && (end != End::PowerLoss || write.is_durable || before_last)
+        };
+        let objections = answers.iter().enumerate();
+        let objections = objections.filter_map(|(id, answer)| self.objection(id, *answer, must));
+        let mut found: Vec<_> =
+            objections.map(|what| format!("after {end:?}, last {last:?}: {what}")).collect();
         self.complaints.append(&mut found);
+        self.judge_batches(answers);
+        self.last = Lsn::ZERO;
+        for (id, answer) in answers.iter().enumerate() {
+            self.take_as_present(id, end, *answer);
+        }
     }
 
     /// Members of one batch are there together.
     fn judge_batches(&mut self, answers: &[Answer]) {
+        let shows = |n: usize, write: &Write| {
+            matches!(answers.get(write.id), Some(Answer::Write(shown, _)) if *shown == n)
+        };
+        let all = || self.writes.iter().enumerate();
         let mut found = Vec::new();
-        for batch in 1..=self.batches {
-            let members = || {
-                let all = self.writes.iter().enumerate();
-                all.filter(move |(_, write)| write.batch == Some(batch))
-            };
-            let undecided = members().any(|(_, write)| {
-                matches!(write.fate, Fate::Pending | Fate::Uncertain) || !write.is_durable
-            });
-            let shows = |(n, write): &(usize, &Write)| {
-                matches!(answers.get(write.id), Some(Answer::Write(shown, _)) if shown == n)
-            };
-            let Some((_, first)) = members().find(shows) else { continue };
-            if !undecided || first.fate == Fate::Never {
-                continue;
-            }
-            for (n, member) in members() {
-                // The last write of an id in a batch counts, and a later write may have replaced
-                // it.
-                let replaced = |(other, write): (usize, &Write)| {
-                    let later = write.lsn() > member.lsn() || write.lsn().is_none();
-                    write.id == member.id && other != n && later && write.may_be_seen()
+        for (_, one) in all().filter(|(n, write)| write.batch.is_some() && shows(*n, write)) {
+            let members = all().filter(|(_, other)| other.batch == one.batch && other.may_be_seen());
+            for (n, member) in members {
+                // A later write, in the batch or of another call, may have replaced it.
+                let replaces = |(other, write): (usize, &Write)| {
+                    let later = other > n && write.batch == member.batch;
+                    let may = write.batch != member.batch && !write.is_older(member);
+                    write.id == member.id && write.may_be_seen() && (later || may)
                 };
-                let is_there = shows(&(n, member)) || member.is_removal;
-                if !is_there && !self.writes.iter().enumerate().any(replaced) {
-                    found.push(format!("of batch {batch} id {} is missing", member.id));
+                if !shows(n, member) && !member.is_removal && !all().any(replaces) {
+                    found.push(format!("of batch {:?} id {} is missing", one.batch, member.id));
                 }
             }
         }
         self.complaints.append(&mut found);
     }
 
-    fn take_as_present(&mut self, id: Id, answer: &Answer) {
-        let shown = match *answer {
-            Answer::Write(write, lsn) => Some((write, lsn)),
-            Answer::Nothing => None,
-        };
-        for (n, write) in self.writes.iter_mut().enumerate().filter(|(_, write)| write.id == id) {
-            match shown {
-                Some((shown, lsn)) if shown == n => {
-                    (write.seen, write.fate) = (Some(lsn), Fate::Done(lsn));
-                    write.ended = write.ended.min(self.now);
-                }
-                _ => {
-                    // It was replaced, or is gone for good.
-                    write.fate = Fate::Never;
-                    write.seen = None;
-                }
-            }
-            self.highest = self.highest.max(write.lsn().unwrap_or_default());
+    fn take_as_present(&mut self, id: Id, end: End, answer: Answer) {
+        self.learn(answer);
+        if answer == Answer::Nothing && self.of(id).any(Write::may_be_seen) {
+            // Whichever removal it was: nothing older may show from now on.
+            let removal = self.begin(id, true, 0, None);
+            self.writes[removal].fate = Fate::Done;
+            self.writes[removal].ended = self.tick();
         }
-        self.floors[id] = shown.map(|(_, lsn)| lsn);
+        let now = self.now;
+        for (n, write) in self.writes.iter_mut().enumerate().filter(|(_, write)| write.id == id) {
+            if matches!(answer, Answer::Write(shown, _) if shown == n) {
+                (write.fate, write.ended) = (Fate::Done, write.ended.min(now));
+                write.at_most = write.lsn.unwrap_or(write.at_most);
+            } else if end == End::PowerLoss || write.fate != Fate::Done {
+                // What was replaced and is on the device may come back, until power is lost.
+                write.fate = Fate::Never;
+            }
+        }
     }
 }
 

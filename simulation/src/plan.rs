@@ -75,6 +75,23 @@ pub enum Size {
     Fine,
 }
 
+impl Size {
+    const ALL: [(&str, Self); 3] =
+        [("minimum", Self::Minimum), ("large", Self::Large), ("fine", Self::Fine)];
+
+    /// The size of this name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(its, _)| *its == name).map(|(_, size)| *size)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, size)| *size == self).map_or("", |(name, _)| name)
+    }
+}
+
 fn one_in(dice: &mut fastrand::Rng, n: u32) -> bool {
     dice.u32(0..n) == 0
 }

@@ -32,7 +32,7 @@ pub fn run(plan: &Plan) -> Report {
 }
 
 fn lives(machine: &Rc<Machine>, plan: &Plan) -> Option<String> {
-    let model: Shared = Arc::new(Mutex::new(Model::new(plan.ids)));
+    let model: Shared = Arc::new(Mutex::new(Model::default()));
     let plan = Arc::new(plan.clone());
     let (mut before, mut exists) = (None, false);
     for life in 0..=plan.lives.len() {
@@ -46,20 +46,21 @@ fn lives(machine: &Rc<Machine>, plan: &Plan) -> Option<String> {
             let mut quiet = (*plan).clone();
             quiet.lives.push(last);
             quiet.settings.disk_bytes = 1 << 30;
+            machine.with_disk(|disk| disk.resize(1 << 30));
             Arc::new(quiet)
         } else {
             Arc::clone(&plan)
         };
         let (faults, ending) = (plan.lives[life].faults, plan.lives[life].ending);
         machine.set_faults(faults);
-        let opened = Arc::new(Mutex::new(false));
+        let is_shown = Arc::new(Mutex::new(false));
         let process = Process {
             plan: Arc::clone(&plan),
             life,
             model: Arc::clone(&model),
             before,
             exists,
-            opened: Arc::clone(&opened),
+            is_shown: Arc::clone(&is_shown),
         };
         let id = match machine.start(move || process.run()) {
             Ok(id) => id,
@@ -85,12 +86,12 @@ fn lives(machine: &Rc<Machine>, plan: &Plan) -> Option<String> {
             (Outcome::Ended, _) => End::Close,
             (outcome, _) => return Some(format!("{outcome:?}")),
         };
-        let was_opened = *opened.lock().unwrap_or_else(PoisonError::into_inner);
-        exists |= was_opened;
-        // An opening that did not return, or was refused, does not stand between two others; but
-        // power loss does.
-        if was_opened || end == End::PowerLoss || before.is_none() {
-            before = Some(worse(before.filter(|_| !was_opened), end));
+        let was_shown = *is_shown.lock().unwrap_or_else(PoisonError::into_inner);
+        exists |= was_shown;
+        // An opening of which the judge saw nothing does not stand between two others; but power
+        // loss does.
+        if was_shown || end == End::PowerLoss || before.is_none() {
+            before = Some(worse(before.filter(|_| !was_shown), end));
         }
     }
     None

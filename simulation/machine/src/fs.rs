@@ -31,12 +31,16 @@ fn call<T>(name: &'static str, f: impl FnOnce(&Rc<Machine>) -> Outcome<T>) -> Ou
     done
 }
 
-/// The same, for calls of std, which goes on when it is interrupted.
+/// The same, for calls that no signal interrupts, and for those of std, which goes on when one does.
 fn std_call<T>(name: &'static str, f: impl Fn(&Rc<Machine>) -> Outcome<T>) -> io::Result<T> {
+    Ok(plain_call(name, f)?)
+}
+
+fn plain_call<T>(name: &'static str, f: impl Fn(&Rc<Machine>) -> Outcome<T>) -> Outcome<T> {
     loop {
         match call(name, &f) {
             Err(Errno::INTR) => {}
-            done => return Ok(done?),
+            done => return done,
         }
     }
 }
@@ -255,12 +259,13 @@ impl File {
 
     /// Locks it, if nobody has.
     pub fn try_lock(&self) -> Result<(), TryLockError> {
+        // It does not wait, so no signal interrupts it.
         let taken =
-            call("flock", |machine| Ok(machine.disk_mut().try_lock(self.0.ino, self.0.id)));
+            std_call("flock", |machine| Ok(machine.disk_mut().try_lock(self.0.ino, self.0.id)));
         match taken {
             Ok(true) => Ok(()),
             Ok(false) => Err(TryLockError::WouldBlock),
-            Err(errno) => Err(TryLockError::Error(errno.into())),
+            Err(error) => Err(TryLockError::Error(error)),
         }
     }
 
@@ -452,7 +457,7 @@ pub fn fallocate(file: &File, mode: FallocateFlags, at: u64, len: u64) -> Outcom
 
 /// Finds the next hole, or the next data.
 pub fn seek(file: &File, to: SeekFrom) -> Outcome<u64> {
-    call("lseek", |machine| {
+    plain_call("lseek", |machine| {
         let disk = machine.disk();
         match to {
             SeekFrom::Data(at) => disk.next_block(file.0.ino, at, true).ok_or(Errno::NXIO),

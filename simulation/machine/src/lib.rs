@@ -25,5 +25,5 @@ pub mod sync;
 pub mod thread;
 pub mod time;
 
-pub use machine::{Faults, Machine, Settings};
+pub use machine::{Faults, Machine, Settings, note};
 pub use scheduler::{Grain, Outcome, Point, Policy, ProcessId};

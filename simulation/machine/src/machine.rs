@@ -53,7 +53,7 @@ impl Default for Settings {
 
 /// Chances of faults, each one in so many calls; 0: never. The harness changes them while the
 /// machine runs.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     /// A flush of a file or directory fails, and its pages are clean afterwards.
     pub flush_fails: u64,
@@ -112,6 +112,13 @@ pub(crate) fn here() -> Option<Rc<Machine>> {
 pub(crate) fn calling() -> Rc<Machine> {
     #[expect(clippy::expect_used, reason = "a bug of the harness")]
     here().expect("a call of the simulated system outside of a simulation")
+}
+
+/// Adds a line to the trace of the machine that the calling task runs on.
+pub fn note(what: impl FnOnce() -> String) {
+    if let Some(machine) = here() {
+        machine.note(what);
+    }
 }
 
 impl Machine {
@@ -252,7 +259,12 @@ impl Machine {
     pub fn note(&self, what: impl FnOnce() -> String) {
         if self.settings.is_traced {
             let (step, task) = (self.steps(), self.scheduler().name_of_current());
-            self.trace.borrow_mut().push(format!("{step:>7} {task:<22} {}", what()));
+            let line = format!("{step:>7} {task:<22} {}", what());
+            // A run that hangs shows how far it came.
+            if std::env::var_os("SIMULATE_TRACE_NOW").is_some() {
+                eprintln!("{line}");
+            }
+            self.trace.borrow_mut().push(line);
         }
     }
 
@@ -301,6 +313,11 @@ impl Machine {
         if self.boot.get().is_some() {
             self.hide_boot(false);
         }
+    }
+
+    /// Calls back with the disk, which no task uses meanwhile.
+    pub fn with_disk<R>(&self, f: impl FnOnce(&mut Disk) -> R) -> R {
+        f(&mut self.disk_mut())
     }
 
     /// A point: here the kernel may do things by itself, and another task may go on.

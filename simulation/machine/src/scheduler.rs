@@ -315,7 +315,8 @@ impl Scheduler {
 
     fn next_deadline(&self) -> Option<u64> {
         let deadline = |task: &Task| match task.state {
-            State::Waiting { deadline, .. } => deadline,
+            // What is centuries ahead never comes.
+            State::Waiting { deadline, .. } => deadline.filter(|at| *at < u64::MAX / 2),
             _ => None,
         };
         self.tasks.iter().filter_map(deadline).min()
