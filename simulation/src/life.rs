@@ -1,6 +1,6 @@
 //! One process: it opens the store, shows everything to the judge, and runs the workload.
 
-use crate::model::{Answer, End, Fate, Model, fate_of};
+use crate::model::{Answer, End, Fate, Kept, Model, fate_of};
 use crate::plan::{Ending, Life, Operation, Plan};
 use simulated_machine::{note, thread};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -161,6 +161,7 @@ impl Task<'_> {
 
     /// Shows all ids to the judge, and holds everything that can be counted against each other.
     fn show(&self, before: End) {
+        note(|| format!("{:?}", self.store.recovery()));
         let pinned = self.store.pin();
         let ids = 0..self.process.plan.ids;
         let answers: Option<Vec<_>> = ids.map(|id| self.read(&pinned, id)).collect();
@@ -176,8 +177,12 @@ impl Task<'_> {
         if !expires && (seen != there || hits != there || len != there) {
             model.complain(format!("get finds {there}, iter {seen}, search {hits}, len {len}"));
         }
-        let is_prefix = !self.process.life().salvages && !self.process.life().hides_boot;
-        model.reopened(before, is_prefix, &answers);
+        let kept = match (self.process.life().salvages, self.process.life().hides_boot) {
+            (true, _) => Kept::Records,
+            (false, true) => Kept::Batches,
+            (false, false) => Kept::Prefix,
+        };
+        model.reopened(before, kept, &answers);
         if tail <= model.highest && model.highest > Lsn::ZERO {
             let highest = model.highest;
             model.complain(format!("{tail} is given next after {highest}"));
@@ -259,7 +264,9 @@ impl Task<'_> {
         };
         let (write, begun) = {
             let mut model = self.model();
-            (model.begin(id, false, len, None), model.tick())
+            let write = model.begin(id, false, len, None);
+            model.writes[write].is_conditional = true;
+            (write, model.tick())
         };
         let embedding = embedding(write, self.process.plan.dimension);
         let done = self.store.put_if(&name, &embedding, content(write, len), condition);
@@ -391,7 +398,6 @@ impl Task<'_> {
     }
 
     fn search(&self, count: usize) {
-        let ids = self.process.plan.ids;
         let begun = self.model().tick();
         let pinned = self.store.pin();
         let query = vec![1.0; self.process.plan.dimension];
@@ -422,7 +428,10 @@ impl Task<'_> {
     fn wait_durable(&self) {
         let last = self.model().last;
         match self.store.wait_durable(last) {
-            Ok(()) => self.model().durable_up_to(last),
+            Ok(()) => {
+                note(|| format!("durable up to {last}"));
+                self.model().durable_up_to(last);
+            }
             Err(error) => self.process.judge_error("wait_durable", &error),
         }
     }
@@ -430,6 +439,8 @@ impl Task<'_> {
     fn verify(&self) {
         match self.store.verify() {
             Ok(report) if report.is_clean() => {}
+            // It may have to leave a torn slot as it is.
+            Ok(_) if self.process.plan.lives.iter().any(|life| life.salvages) => {}
             Ok(report) => self.model().complain(format!("verify: {:?}", report.damaged)),
             Err(error) => self.process.judge_error("verify", &error),
         }

@@ -37,6 +37,8 @@ pub enum Fate {
 pub struct Write {
     pub id: Id,
     pub is_removal: bool,
+    /// It takes effect only if its condition holds; so does a removal that is not in a batch.
+    pub is_conditional: bool,
     pub begun: u64,
     pub ended: u64,
     pub fate: Fate,
@@ -61,8 +63,12 @@ impl Write {
     }
 
     /// Returns whether it is older than another write for certain.
-    fn is_older(&self, other: &Self) -> bool {
-        let by_lsn = other.lsn.is_some_and(|lsn| match self.lsn {
+    ///
+    /// At an opening a write counts under its first LSN, although it took effect after a conditional
+    /// one, with a higher LSN, that it raced with.
+    fn is_older(&self, other: &Self, at_opening: bool) -> bool {
+        let may_follow = at_opening && other.is_conditional;
+        let by_lsn = !may_follow && other.lsn.is_some_and(|lsn| match self.lsn {
             Some(its) => its < lsn,
             None => self.fate == Fate::Done && self.at_most < lsn,
         });
@@ -89,6 +95,17 @@ pub enum End {
     Close,
     Kill,
     PowerLoss,
+}
+
+/// What an opening promises of records that were not durable when power was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// A prefix in LSN order is there.
+    Prefix,
+    /// Each that proves itself is there, a batch only whole: under an unknown boot.
+    Batches,
+    /// Each that proves itself is there: in a salvage.
+    Records,
 }
 
 /// All that the workload did and saw.
@@ -132,6 +149,7 @@ impl Model {
         self.writes.push(Write {
             id,
             is_removal,
+            is_conditional: is_removal && batch.is_none(),
             begun,
             ended: u64::MAX,
             fate: Fate::Pending,
@@ -193,7 +211,7 @@ impl Model {
         let must = |write: &Write| {
             write.shown < begun || (write.ended < begun && write.fate == Fate::Done)
         };
-        if let Some(what) = self.objection(id, answer, must) {
+        if let Some(what) = self.objection(id, answer, false, must) {
             self.complain(what);
         }
         self.learn(answer);
@@ -217,6 +235,7 @@ impl Model {
         &self,
         id: Id,
         answer: Answer,
+        at_opening: bool,
         must: impl Fn(&Write) -> bool,
     ) -> Option<String> {
         let must = |write: &&Write| write.may_be_seen() && must(write);
@@ -228,12 +247,15 @@ impl Model {
                 if !found.may_be_seen() {
                     return Some(format!("id {id} holds write {write}, which is gone for good"));
                 }
-                if found.lsn.is_some_and(|known| known != lsn) || found.at_most < lsn {
+                // An opening may show the first LSN of a write that was appended again.
+                let is_first = |known: Lsn| at_opening && lsn < known;
+                let differs = |known: Lsn| known != lsn && !is_first(known);
+                if found.lsn.is_some_and(differs) || found.at_most < lsn {
                     let known = found.lsn;
                     return Some(format!("write {write} is seen as {lsn}, it was {known:?}"));
                 }
                 let found = Write { lsn: Some(lsn), ..found.clone() };
-                let newer = self.of(id).filter(must).find(|other| found.is_older(other))?;
+                let newer = self.of(id).filter(must).find(|other| found.is_older(other, at_opening))?;
                 let newer = newer.lsn;
                 Some(format!("id {id} shows write {write} ({lsn}), although {newer:?} was there"))
             }
@@ -243,7 +265,7 @@ impl Model {
                 };
                 let puts = self.of(id).filter(must).filter(|write| !ends(write));
                 let mut lost =
-                    puts.filter(|put| !self.of(id).filter(ends).any(|end| !end.is_older(put)));
+                    puts.filter(|put| !self.of(id).filter(ends).any(|end| !end.is_older(put, at_opening)));
                 let lsn = lost.next()?.lsn;
                 Some(format!("id {id} is gone, although {lsn:?} was there"))
             }
@@ -293,9 +315,8 @@ impl Model {
 
 /// Openings.
 impl Model {
-    /// An opening showed this of each id: judges it, and takes it for the present. After power loss
-    /// a salvage, and an opening under an unknown boot, need not show a prefix.
-    pub fn reopened(&mut self, end: End, is_prefix: bool, answers: &[Answer]) {
+    /// An opening showed this of each id: judges it, and takes it for the present.
+    pub fn reopened(&mut self, end: End, kept: Kept, answers: &[Answer]) {
         let shown = |answer: &Answer| match answer {
             Answer::Write(_, lsn) => Some(*lsn),
             Answer::Nothing => None,
@@ -303,15 +324,17 @@ impl Model {
         let last = answers.iter().filter_map(shown).max();
         let must = |write: &Write| {
             let is_kept = write.fate == Fate::Done || write.shown < u64::MAX;
-            let before_last = is_prefix && last.is_some_and(|last| write.is_up_to(last));
+            let before_last = kept == Kept::Prefix && last.is_some_and(|last| write.is_up_to(last));
             is_kept && (end != End::PowerLoss || write.is_durable || before_last)
         };
         let objections = answers.iter().enumerate();
-        let objections = objections.filter_map(|(id, answer)| self.objection(id, *answer, must));
+        let objections = objections.filter_map(|(id, answer)| self.objection(id, *answer, true, must));
         let mut found: Vec<_> =
             objections.map(|what| format!("after {end:?}, last {last:?}: {what}")).collect();
         self.complaints.append(&mut found);
-        self.judge_batches(answers);
+        if end != End::PowerLoss || kept != Kept::Records {
+            self.judge_batches(answers);
+        }
         self.last = Lsn::ZERO;
         for (id, answer) in answers.iter().enumerate() {
             self.take_as_present(id, end, *answer);
@@ -331,7 +354,7 @@ impl Model {
                 // A later write, in the batch or of another call, may have replaced it.
                 let replaces = |(other, write): (usize, &Write)| {
                     let later = other > n && write.batch == member.batch;
-                    let may = write.batch != member.batch && !write.is_older(member);
+                    let may = write.batch != member.batch && !write.is_older(member, true);
                     write.id == member.id && write.may_be_seen() && (later || may)
                 };
                 if !shows(n, member) && !member.is_removal && !all().any(replaces) {

@@ -112,6 +112,7 @@ impl OpenFile {
 
     pub(crate) fn sync(&self, name: &'static str) -> io::Result<()> {
         let done = call(name, |machine| {
+            machine.note(|| format!("{name} of {}", machine.disk().name_of(self.ino)));
             let fails = machine.meets(machine.faults().flush_fails, "flush fails");
             machine.disk_mut().sync(self.ino, fails);
             let failures = machine.disk().failures(self.ino);
@@ -325,6 +326,7 @@ pub fn openat(dir: BorrowedFd<'_>, name: impl Name, flags: OFlags, _mode: Mode) 
         {
             return Err(Errno::MFILE);
         }
+        machine.note(|| format!("openat {}", name.os().display()));
         let found = machine.disk().find(dir.ino(machine), name.os());
         let ino = match found {
             Some(_) if flags.contains(OFlags::EXCL) => return Err(Errno::EXIST),
@@ -392,6 +394,7 @@ pub fn renameat_with(
         if dir != other {
             return Err(Errno::XDEV);
         }
+        machine.note(|| format!("rename {} {}", from.os().display(), to.os().display()));
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         machine.disk_mut().rename(dir, from.os(), to.os(), exchange)
     })
@@ -400,6 +403,7 @@ pub fn renameat_with(
 /// Removes a name.
 pub fn unlinkat(dir: BorrowedFd<'_>, name: impl Name, flags: AtFlags) -> Outcome<()> {
     call("unlinkat", |machine| {
+        machine.note(|| format!("unlink {}", name.os().display()));
         let directory = flags.contains(AtFlags::REMOVEDIR);
         machine.disk_mut().unlink(dir.ino(machine), name.os(), directory)
     })

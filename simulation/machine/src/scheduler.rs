@@ -390,9 +390,6 @@ impl Scheduler {
         }
         let next = scheduler.choose(point != Point::Yield);
         drop(scheduler);
-        if let Point::Call(name) = point {
-            machine.note(|| name.to_owned());
-        }
         if next != Some(current) || machine.scheduler().is_interrupted() {
             machine.scheduler_mut().next = next;
             suspend();

@@ -453,7 +453,9 @@ impl Disk {
         }
     }
 
-    fn name_of(&self, ino: Ino) -> String {
+    /// A name of a file.
+    #[must_use]
+    pub fn name_of(&self, ino: Ino) -> String {
         let all = self.directories().flat_map(|directory| &directory.live);
         let name = all.filter(|(_, its)| **its == ino).map(|(name, _)| name).next();
         name.map_or_else(|| "a removed file".to_owned(), |name| name.to_string_lossy().into_owned())
