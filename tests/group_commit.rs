@@ -381,6 +381,42 @@ fn a_store_may_be_dropped_by_the_thread_that_flushes() {
     assert!(store.durable_lsn() >= late.lsn, "it was closed without a sync");
 }
 
+/// Which threads have woken a task.
+#[derive(Default)]
+struct Threads(std::sync::Mutex<Vec<String>>);
+impl Wake for Threads {
+    fn wake(self: Arc<Self>) {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        self.0.lock().unwrap().push(name);
+    }
+}
+
+/// The last of a store was dropped there, which gave its lock back; and then segments of it were
+/// dropped and its manifest was written, under whoever had opened it meanwhile.
+#[test]
+fn no_task_is_woken_by_the_thread_that_compacts_or_by_a_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new().dimension(2).segment_size(1 << 20).flush_interval(None);
+    let store = options.open(dir.path().join("s")).unwrap();
+    let wakes = Arc::new(Threads::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    let (mut futures, content) = (Vec::new(), [7; 8000]);
+    for n in 0..3000 {
+        let lsn = store.put(format!("{}", n % 500), &[0.0, 1.0], content).unwrap();
+        let mut future = Box::pin(store.wait_durable_async(lsn));
+        drop(future.as_mut().poll(&mut Context::from_waker(&waker)));
+        futures.push(future);
+        if n % 1000 == 0 {
+            store.backup(dir.path().join(format!("copy {n}"))).unwrap();
+        }
+        futures.drain(..futures.len().saturating_sub(100));
+    }
+    let names = wakes.0.lock().unwrap().clone();
+    let others: Vec<_> = names.iter().filter(|name| *name != "stratalog-flush").collect();
+    assert!(!names.is_empty() && others.is_empty(), "{others:?}");
+    store.close().unwrap();
+}
+
 /// It takes longer than a flush waits, so each of them voided it, as long as anybody asked for one.
 #[test]
 fn a_batch_that_takes_long_ends_beside_a_thread_that_asks_for_one_flush_after_the_other() {

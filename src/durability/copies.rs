@@ -5,6 +5,7 @@
 //! A segment is dropped only by a caller that shows a [`Covered`] [D9].
 
 use super::Flusher;
+use super::group_commit::{FlushScope, Wakes};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::format::header::Role;
@@ -33,7 +34,7 @@ impl Flusher {
         engine: &Engine<M, S, N>,
         needs: Lsn,
     ) -> Result<Covered, Error> {
-        self.wait(engine, needs)?;
+        self.group.wait(Some(needs), Wakes::Flusher, || self.flush_log(engine, FlushScope::All))?;
         let copies = {
             let guard = engine.epoch().pin();
             let copies = engine.log().table().unsettled(&guard);

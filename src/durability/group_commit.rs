@@ -125,6 +125,17 @@ fn wait_for_flush(
 struct Turn<'a> {
     group: &'a GroupCommit,
     number: u64,
+    wakes: Wakes,
+}
+
+/// Who wakes the tasks that a flush has served. A waker is the caller's code: it may drop the
+/// store, or call anything of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wakes {
+    /// The thread that flushed.
+    Here,
+    /// The flusher: the thread that flushed is at work on the store and holds locks of it.
+    Flusher,
 }
 
 impl Drop for Turn<'_> {
@@ -136,7 +147,7 @@ impl Drop for Turn<'_> {
         turns.ended = self.number;
         let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut turns.wakers)
             .into_iter()
-            .partition(|(_, lsn, _)| failed || *lsn <= durable);
+            .partition(|(_, lsn, _)| self.wakes == Wakes::Here && (failed || *lsn <= durable));
         turns.wakers = waiting;
         turns.crowd = turns.threads.len() + 1;
         let (served, waiting): (Vec<_>, Vec<_>) =
@@ -204,6 +215,7 @@ impl GroupCommit {
     pub(super) fn wait(
         &self,
         lsn: Option<Lsn>,
+        wakes: Wakes,
         flush: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
         let enough = || lsn.is_some_and(|lsn| self.durable() >= lsn);
@@ -222,7 +234,7 @@ impl GroupCommit {
             }
             if turns.may_begin() {
                 turns = self.gather(turns);
-                let turn = self.take_turn(&mut turns);
+                let turn = self.take_turn(&mut turns, wakes);
                 drop(turns);
                 let flushed = flush();
                 // It began after the call, and its end wakes who leads the next.
@@ -241,7 +253,7 @@ impl GroupCommit {
     }
 
     /// Calls `flush` in a turn that no other thread shares. No other flush begins before it
-    /// returns.
+    /// returns. Tasks are left to the flusher.
     pub(super) fn flush_alone<R>(
         &self,
         flush: impl FnOnce() -> Result<R, Error>,
@@ -251,7 +263,7 @@ impl GroupCommit {
             // No other flush serves it; it is woken to lead one.
             turns = wait_for_flush(turns, u64::MAX, None);
         }
-        let turn = self.take_turn(&mut turns);
+        let turn = self.take_turn(&mut turns, Wakes::Flusher);
         drop(turns);
         let result = flush();
         drop(turn);
@@ -273,19 +285,19 @@ impl GroupCommit {
         turns
     }
 
-    fn take_turn<'a>(&'a self, turns: &mut MutexGuard<'_, Turns>) -> Turn<'a> {
+    fn take_turn<'a>(&'a self, turns: &mut MutexGuard<'_, Turns>, wakes: Wakes) -> Turn<'a> {
         turns.flushing = true;
         turns.due = false;
         turns.full_due = false;
         turns.begun += 1;
-        Turn { group: self, number: turns.begun }
+        Turn { group: self, number: turns.begun, wakes }
     }
 
     /// The right to flush what is full: nobody is served by that flush but who waits for an LSN.
     fn take_turn_for_full<'a>(&'a self, turns: &mut MutexGuard<'_, Turns>) -> Turn<'a> {
         turns.flushing = true;
         turns.full_due = false;
-        Turn { group: self, number: turns.begun }
+        Turn { group: self, number: turns.begun, wakes: Wakes::Here }
     }
 
     /// Polls for an LSN to be durable. Only the flusher thread, which calls
@@ -366,7 +378,7 @@ impl GroupCommit {
             };
             if wanted && turns.may_begin() {
                 let (extent, turn) = if turns.calls_for_flusher() {
-                    (FlushScope::All, self.take_turn(&mut turns))
+                    (FlushScope::All, self.take_turn(&mut turns, Wakes::Here))
                 } else {
                     (FlushScope::Full, self.take_turn_for_full(&mut turns))
                 };

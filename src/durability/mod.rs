@@ -27,8 +27,8 @@ use crate::format::slot::SlotState;
 use crate::log::Source;
 use crate::memory::Memory;
 use crate::segment::{Mark, Segment};
-use group_commit::FlushScope;
 use crate::os::time::Instant;
+use group_commit::{FlushScope, Wakes};
 use std::time::Duration;
 
 /// How often a flush yields to the writers of a segment, all together, before it voids the slots
@@ -83,7 +83,7 @@ impl Flusher {
         &self,
         engine: &Engine<M, S, N>,
     ) -> Result<(), Error> {
-        self.group.wait(None, || self.flush_log(engine, FlushScope::All))
+        self.group.wait(None, Wakes::Here, || self.flush_log(engine, FlushScope::All))
     }
 
     /// Waits until a record that was committed before the call is durable.
@@ -92,7 +92,7 @@ impl Flusher {
         engine: &Engine<M, S, N>,
         lsn: Lsn,
     ) -> Result<(), Error> {
-        self.group.wait(Some(lsn), || self.flush_log(engine, FlushScope::All))
+        self.group.wait(Some(lsn), Wakes::Here, || self.flush_log(engine, FlushScope::All))
     }
 
     /// As [`Flusher::sync`], by a flush of its own; and calls `then` before another one begins,
@@ -103,6 +103,14 @@ impl Flusher {
         then: impl FnOnce() -> R,
     ) -> Result<R, Error> {
         self.group.flush_alone(|| self.flush_log(engine, FlushScope::All).map(|()| then()))
+    }
+
+    /// As [`Flusher::sync`], for the compactor, which wakes no tasks: one may drop the store.
+    pub fn sync_for_compaction<M: Memory, S: Source<M>, const N: usize>(
+        &self,
+        engine: &Engine<M, S, N>,
+    ) -> Result<(), Error> {
+        self.group.wait(None, Wakes::Flusher, || self.flush_log(engine, FlushScope::All))
     }
 
     /// The flusher thread: flushes for tasks, and every `interval`. Returns after

@@ -129,7 +129,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             };
             if won { Decision::Set(entry) } else { Decision::Keep }
         };
-        let (hash, room) = (KeyHash(body.key_hash), Room::Restoring);
+        // It was there once: tombstones that a rebuild had dropped may take any room here.
+        let (hash, room) = (KeyHash(body.key_hash), Room::Committed);
         let before = self.index.update_within(room, guard, hash, &keys, decide)?;
         let live = if won { self.count_restored(guard, segment, tomb, body, before) } else { 0 };
         Ok((won, live))
@@ -268,5 +269,46 @@ mod tests {
             let found = engine.get(&guard, KeyHash(7), b"a").ok().flatten();
             assert_eq!(found.map(|at| at.frame.content()), Some(&b"moved"[..]));
         }
+    }
+
+    /// Removals left room to other ids, and recovery keeps all tombstones until it has ended.
+    #[test]
+    fn ids_with_one_hash_find_room_however_many_there_were() {
+        const IDS: u32 = 400;
+        let geometry =
+            Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
+        let log = Log::new(Heap, geometry, Sequence(1));
+        let engine = Engine::<_, _, 7>::new(log, Shape::default());
+        for n in 0..IDS {
+            let id = n.to_le_bytes();
+            let record = WriteRequest::new(RecordParts {
+                kind: Kind::Put,
+                writing: WriteMode::Blind,
+                id: &id,
+                key_hash: 7,
+                embedding: &[0; 4],
+                content: b"",
+                created_ns: 1,
+                expires_ns: 0,
+                tag: 0,
+            });
+            engine.put(&record).unwrap();
+        }
+        // Room for 7 of them and 112 more.
+        let shape = Shape { buckets: 1, split_at: 20, overflow_blocks: 1, initial_depth: 0 };
+        let engine = Engine::<_, _, 7>::new(engine.into_log(), shape);
+        engine.index().set_keep_tombstones(true);
+        let guard = engine.epoch().pin();
+        for segment in engine.log().in_use(&guard) {
+            for (_, state) in segment.directory().slots(segment.filling().slots_end()) {
+                if let SlotState::Committed(kind, body) = state {
+                    engine.restore(segment, kind, body).unwrap();
+                }
+            }
+        }
+        assert_eq!(engine.live(), u64::from(IDS));
+        engine.index().set_keep_tombstones(false);
+        let found = engine.get(&guard, KeyHash(7), &(IDS - 1).to_le_bytes());
+        assert!(matches!(found, Ok(Some(_))));
     }
 }

@@ -99,11 +99,8 @@ pub struct Index<const SLOTS: usize = 7> {
 pub enum Room {
     /// What the shape allows.
     Bounded,
-    /// Twice that, for who brings back what was once there: in another order, and in an index of
-    /// another size, it may take more.
-    Restoring,
-    /// As much as it takes: the record counts already. To be
-    /// [asked for before](Index::make_room_for).
+    /// As much as it takes: the record counts already. A put [asks before](Index::make_room_for);
+    /// recovery cannot, and has all tombstones to put in besides.
     Committed,
 }
 
@@ -251,10 +248,7 @@ impl<const SLOTS: usize> Index<SLOTS> {
         mut decide: impl FnMut(Found) -> Decision,
     ) -> Result<Option<Entry>, Exhausted> {
         let spot = self.layout.spot(hash);
-        let mut blocks_max = match room {
-            Room::Restoring => self.overflow_blocks.saturating_mul(2),
-            Room::Bounded | Room::Committed => self.overflow_blocks,
-        };
+        let mut blocks_max = self.overflow_blocks;
         loop {
             let chunk = self.current_chunk(guard, spot);
             match self.attempt(chunk, spot, blocks_max, resolve, &mut decide) {

@@ -23,6 +23,17 @@ pub(super) fn end_of<M: Memory>(segment: &Segment<M>) -> u32 {
         return sealed.min(segment.geometry().capacity().slots_max());
     }
     let cursor = segment.filling().slots_end();
+    let (end, walked) = walk_stored(segment, cursor);
+    end.max(cursor.min(walked))
+}
+
+/// One past the last slot that holds something.
+fn end_of_stored<M: Memory>(segment: &Segment<M>) -> u32 {
+    walk_stored(segment, segment.filling().slots_end()).0
+}
+
+/// The same, and how far it has looked: at least to the cursor.
+fn walk_stored<M: Memory>(segment: &Segment<M>, cursor: u32) -> (u32, u32) {
     let (mut end, mut blank) = (0, 0);
     let mut slots = segment.directory().slots(u32::MAX);
     while blank < BLANK_SLOTS || slots.mark().slot < cursor {
@@ -35,8 +46,7 @@ pub(super) fn end_of<M: Memory>(segment: &Segment<M>) -> u32 {
         blank = 0;
         end = slot.0 + 1;
     }
-    let walked = slots.mark().slot;
-    end.max(cursor.min(walked))
+    (end, slots.mark().slot)
 }
 
 /// Step 2. Counts what a cut costs as torn.
@@ -60,8 +70,9 @@ pub(super) fn limit(
         return;
     }
     let mut cutting = false;
-    let open_ended = open_ended(candidates);
-    for (candidate, open_ended) in candidates.iter_mut().zip(open_ended) {
+    let ends = ends(candidates);
+    for (candidate, end) in candidates.iter_mut().zip(ends) {
+        let open_ended = end == SegmentEnd::Open;
         let wholly_durable = candidate.trusted >= candidate.limit;
         if candidate.flaw.is_some() || mode == Recovery::Salvage {
             // Damage, not power loss: the header's words mean nothing. Every record is checked, and
@@ -74,6 +85,13 @@ pub(super) fn limit(
             continue;
         }
         if candidate.holds_copies() {
+            continue;
+        }
+        if end == SegmentEnd::Durable && !candidate.inherited.is_of_boot(boot) {
+            // The cursor of a full segment counts slots that were never granted. Without a seal
+            // nothing else tells them from slots that were lost; here none was.
+            candidate.limit = end_of_stored(&candidate.segment).min(candidate.limit);
+            candidate.trusted = candidate.limit;
             continue;
         }
         if candidate.inherited.is_of_boot(boot) && !cutting || wholly_durable && !open_ended {
@@ -179,23 +197,37 @@ fn torn(candidate: &SegmentCandidate) -> Vec<u32> {
     above.filter(is_torn).map(|(slot, _)| slot.0).collect()
 }
 
-/// Of each segment, whether power loss may have taken its end without a trace: it has no seal,
-/// though another one took over from it. If a younger one is known to have been flushed, it was
-/// wholly durable before that [D5] [D8], and its seal was lost or is damaged.
-fn open_ended(candidates: &[SegmentCandidate]) -> Vec<bool> {
+/// What the segments after it tell of the end of a segment of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SegmentEnd {
+    /// Nothing: it has a seal, or is the last one with records.
+    Told,
+    /// It has no seal, though another one took over from it: power loss may have taken its end
+    /// without a trace.
+    Open,
+    /// It has no seal, but a younger one is known to have been flushed. So it was wholly durable
+    /// before that [D5] [D8], and its seal was lost or is damaged.
+    Durable,
+}
+
+fn ends(candidates: &[SegmentCandidate]) -> Vec<SegmentEnd> {
     let (mut younger, mut durable) = (false, false);
     let mut found: Vec<_> = candidates
         .iter()
         .rev()
         .map(|candidate| {
             if candidate.holds_copies() {
-                return false;
+                return SegmentEnd::Told;
             }
-            let open_ended = !candidate.inherited.sealed && younger && !durable;
+            let end = match (candidate.inherited.sealed, durable) {
+                (false, true) => SegmentEnd::Durable,
+                (false, false) if younger => SegmentEnd::Open,
+                _ => SegmentEnd::Told,
+            };
             younger |= candidate.limit > 0;
             let begun = candidate.inherited.predecessor.is_some_and(|(_, confirmed)| confirmed);
             durable |= candidate.inherited.durable_end > 0 || begun;
-            open_ended
+            end
         })
         .collect();
     found.reverse();

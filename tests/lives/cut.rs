@@ -70,6 +70,35 @@ fn what_was_cut_off_written_again_and_removed_is_in_no_file_after_compact_and_cl
     }
 }
 
+/// The reservation that finds a segment full counts in its cursor, and so does the one that closes
+/// it early. A process was killed between that and the seal; the next one sealed the segment, and
+/// flushed only younger ones, for this one had nothing left to flush. After power loss the cursor
+/// that the device had counted a slot too many, and all that was durable behind it was cut off.
+/// Found by the simulation, seed 93457. (mutation: full-cursor-cuts)
+#[test]
+fn a_full_segment_without_a_seal_cuts_nothing_that_was_flushed_after_it() {
+    const ALL: usize = 250;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, image) = (dir.path().join("s"), dir.path().join("image"));
+    let store = options().open(&path).unwrap();
+    put_all(&store, 0..ALL);
+    store.sync().unwrap();
+    assert_eq!(store.stats().segments, 2);
+    killed(&store, &image);
+    drop(store);
+    for segment in segments(&image) {
+        edit(&segment, BOOT_AT, &[7; 16]);
+    }
+    let first = segments(&image).remove(0);
+    edit(&first, SEALED_AT, &[0; 8]);
+    for _ in 0..2 {
+        let store = options().open(&image).unwrap();
+        assert!((0..ALL).all(|n| has(&store, n)));
+        assert!(store.recovery().is_clean() && store.recovery().torn == 0);
+        assert!(store.verify().unwrap().is_clean());
+    }
+}
+
 /// What a kill leaves looked like power loss where a bit of the boot id was damaged: all that lay
 /// behind a slot which nobody had decided about was cut off, and overwritten.
 /// (mutation: boot-id-by-the-bit)

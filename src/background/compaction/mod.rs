@@ -279,7 +279,7 @@ impl Compactor<'_> {
             if group.is_empty() || waiting.len() >= WAITING_MAX {
                 // So that what waits can be given up, and every segment that is full is on the
                 // device and may be emptied.
-                self.core.flusher.sync(&self.core.engine)?;
+                self.core.flusher.sync_for_compaction(&self.core.engine)?;
                 self.drop_groups(waiting.drain(..).collect(), outputs, report)?;
                 group = self.choose_group(self.is_worthwhile());
             }
@@ -349,7 +349,7 @@ impl Compactor<'_> {
     /// Brings every segment that is full to the device, and waits until nobody is at work there:
     /// a batch that publishes its members, say.
     fn quiesce_full(&self) -> Result<(), Error> {
-        self.core.flusher.sync(&self.core.engine)?;
+        self.core.flusher.sync_for_compaction(&self.core.engine)?;
         let busy = |segment: &DiskSegment| {
             segment.filling().is_full()
                 && !segment.filling().is_quiet()
