@@ -311,6 +311,10 @@ fn what_is_printed_where_the_standard_streams_are_closed_goes_into_no_file_of_a_
             unsafe { libc::close(number) };
         }
         let store = options().open(&path).unwrap();
+        for number in 0..3 {
+            let file = std::fs::read_link(format!("/proc/self/fd/{number}")).unwrap();
+            assert_eq!(file, Path::new("/dev/null"), "descriptor {number}");
+        }
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(Ordering::Acquire) {

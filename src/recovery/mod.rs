@@ -6,7 +6,7 @@
 //!    with the salt that the manifest keeps. One whose last flush failed, or was cut short, is
 //!    confirmed on the device or copied to a new file before anything is promised
 //!    (`failed_flush.rs`).
-//! 2. *Limit*: which slots of each segment count. After a process kill every committed one does.
+//! 2. *Limit* (`limit.rs`): which slots of each segment count. After a process kill every committed one does.
 //!    After power loss (the boot id differs and the segment was not wholly durable): all below the
 //!    durable end, then the valid prefix in LSN order; the first slot above a durable end that does
 //!    not hold cuts its segment there and all younger segments at their durable ends.
@@ -17,6 +17,7 @@
 
 mod collect;
 mod failed_flush;
+mod limit;
 mod outdone;
 mod salvage;
 mod scan;
@@ -159,7 +160,7 @@ pub fn recover(
     report.corrupt += basis.damage.len() as u64;
     damage.extend_from_slice(&basis.damage);
     damage.iter().for_each(|damage| report.lose(damage.clone()));
-    scan::limit(&mut candidates, files.boot_id(), mode, &mut report);
+    limit::limit(&mut candidates, files.boot_id(), mode, &mut report);
 
     let geometry = Geometry {
         segment_bytes: manifest.segment_bytes as usize,
@@ -335,7 +336,7 @@ fn build_index(
     let before = report.clone();
     let mut engine = make_index(log, candidates, report)?;
     let found = report.clone();
-    let each = mode != Recovery::Salvage && scan::has_lost_its_cache(candidates);
+    let each = mode != Recovery::Salvage && limit::has_lost_its_cache(candidates);
     if each {
         *report = RecoveryReport { counted: Counted::Each, ..before.clone() };
         engine = make_index_again(engine, candidates, report)?;

@@ -14,7 +14,8 @@
 //! A salvage voids more than one segment at a time: `salvage::void_torn`.
 
 use super::SegmentCandidate;
-use super::scan::{self, check};
+use super::limit;
+use super::scan::check;
 use crate::disk::DiskEngine;
 use crate::error::Error;
 use crate::format::ids::SlotNumber;
@@ -123,7 +124,7 @@ pub(super) fn void_headless<M: Memory>(segment: &Segment<M>, limit: u32) {
 /// reported.
 pub(super) fn void_unproven(candidate: &SegmentCandidate) {
     let (found, damaged) = (&candidate.unproven, candidate.walked.unsound && candidate.each);
-    let unproven = if damaged { &scan::unproven(candidate, true) } else { found };
+    let unproven = if damaged { &limit::unproven(candidate, true) } else { found };
     for slot in unproven {
         candidate.segment.directory().void(SlotNumber(*slot));
     }
