@@ -219,3 +219,17 @@ fn a_failed_flush_wakes_tasks_too() {
     let flusher = |w: &World| w.durability.run(&w.engine, None);
     explore(make, [task, flusher], |w| assert_eq!(w.flushes(), 1));
 }
+
+/// The compactor wakes no task: what its flush has made durable is left to the flusher, whether it
+/// slept, or had the task's call for a flush of its own.
+#[test]
+fn a_task_that_a_flush_for_compaction_covers_is_woken_by_the_flusher() {
+    let task = |w: &World| {
+        assert!(w.block_on(w.first).is_ok());
+        w.check_acknowledged(w.first);
+        w.durability.group().stop();
+    };
+    let compactor = |w: &World| assert!(w.durability.sync_for_compaction(&w.engine).is_ok());
+    let flusher = |w: &World| w.durability.run(&w.engine, None);
+    explore(World::new, [task, compactor, flusher], |w| w.check_acknowledged(w.first));
+}

@@ -10,7 +10,8 @@ use loom_tests::{
     recovered_without, tombstone,
 };
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
 use stratalog::Lsn;
 use stratalog::internals::format::frame::WriteMode;
 use stratalog::internals::format::ids::{SlotNumber, TableIndex};
@@ -31,8 +32,8 @@ struct World {
     victim: Arc<HeapSegment>,
     outputs: [Arc<HeapSegment>; 2],
     first: Lsn,
-    /// An update of the tag has returned. No step of its own: it belongs to the update.
-    is_updated: AtomicBool,
+    /// An update of the tag has returned, and whoever sees that sees the update.
+    is_updated: loom::sync::atomic::AtomicBool,
 }
 
 impl World {
@@ -49,7 +50,13 @@ impl World {
         let output = || engine.log().make_for_copies(&guard).expect("room");
         let outputs = [output(), output()];
         drop(guard);
-        Self { engine, victim, outputs, first, is_updated: AtomicBool::new(false) }
+        Self {
+            engine,
+            victim,
+            outputs,
+            first,
+            is_updated: loom::sync::atomic::AtomicBool::new(false),
+        }
     }
 
     /// What a compaction does with a group of one segment. Whether nothing leads into it any more,
@@ -90,7 +97,7 @@ impl World {
         let found = self.engine.get(&guard, KeyHash(hash(A)), A);
         let at = found.expect("undamaged").expect("it is there all the time");
         at.segment.tags().update_tag(&at.frame, |tag| tag + 1).expect("a small tag");
-        self.is_updated.store(true, SeqCst);
+        self.is_updated.store(true, Release);
     }
 
     /// The tag, through the index and through the frame that the record had at first.
@@ -367,7 +374,7 @@ fn a_reader_of_the_tag_never_sees_it_gone() {
 #[test]
 fn a_copy_in_force_has_its_tag() {
     let recovery = |w: &World| {
-        let (copy, is_updated) = (&w.outputs[0], w.is_updated.load(SeqCst));
+        let (copy, is_updated) = (&w.outputs[0], w.is_updated.load(Acquire));
         if let SlotState::Committed(..) = copy.directory().slot(SlotNumber(0)) {
             let frame = copy.committed_frame(SlotNumber(0)).expect("it is whole");
             let tag = copy.tags().tag(&frame);

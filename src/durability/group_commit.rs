@@ -243,11 +243,15 @@ impl GroupCommit {
             }
             turns = wait_for_flush(turns, ticket, lsn);
         };
-        // It may have been woken to lead and found itself served: then somebody else has to.
+        // It may have been woken to lead, and found itself served, or that a flush has failed: then
+        // somebody else has to.
         let leader = if turns.may_begin() { turns.leader() } else { None };
+        let for_flusher = leader.is_none() && turns.may_begin() && turns.has_work();
         drop(turns);
         if let Some(leader) = leader {
             leader.notify_one();
+        } else if for_flusher {
+            self.flusher.notify_one();
         }
         served
     }
@@ -411,5 +415,73 @@ impl GroupCommit {
         let wakers = std::mem::take(&mut turns.wakers);
         drop(turns);
         wake_all(wakers);
+    }
+}
+
+#[cfg(all(test, not(stratalog_loom)))]
+mod tests {
+    use super::*;
+    use crate::format::ids::{Sequence, SlotNumber};
+    use std::sync::mpsc;
+    use std::task::Wake;
+    use std::thread;
+
+    /// Enough for a thread to come to its next lock.
+    const MOMENT: Duration = Duration::from_millis(300);
+
+    struct Tells(mpsc::Sender<()>);
+
+    impl Wake for Tells {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.send(()).unwrap_or(());
+        }
+    }
+
+    /// A flush of copies fails, which is no turn, when a flush has ended well and a thread is about
+    /// to lead the next one: that thread gave up, and nobody flushed for the tasks that waited.
+    #[test]
+    fn a_leader_that_gives_up_leaves_the_tasks_to_the_flusher() {
+        let group = &GroupCommit::default();
+        let (tells, woken) = mpsc::channel();
+        let waker = Waker::from(std::sync::Arc::new(Tells(tells)));
+        let (begun, begins) = mpsc::channel();
+        let (end, ends) = mpsc::channel();
+        thread::scope(|scope| {
+            let (flushed, flushes) = mpsc::channel();
+            scope.spawn(move || {
+                group.run(None, |_| {
+                    flushed.send(()).unwrap_or(());
+                    group.check()
+                });
+            });
+            group.ask();
+            flushes.recv().unwrap();
+            scope.spawn(move || {
+                let flush = || {
+                    begun.send(()).unwrap();
+                    ends.recv().unwrap();
+                    Ok(())
+                };
+                group.wait(None, Wakes::Here, flush).unwrap();
+            });
+            begins.recv().unwrap();
+            let leader = scope.spawn(|| group.wait(None, Wakes::Here, || Ok(())));
+            while lock(&group.turns).threads.is_empty() {
+                thread::yield_now();
+            }
+            let (lsn, mut slot) = (Lsn::new(Sequence(1), SlotNumber(0)), None);
+            let polled = group.poll(lsn, &mut Context::from_waker(&waker), &mut slot);
+            assert!(polled.is_pending());
+            // The end of the flush has seen no failure, and waits for the lock.
+            let turns = lock(&group.turns);
+            end.send(()).unwrap();
+            thread::sleep(MOMENT);
+            group.fail(&std::io::Error::other("the device is gone"));
+            drop(turns);
+            assert!(leader.join().unwrap().is_err());
+            let told = woken.recv_timeout(Duration::from_secs(5));
+            group.stop();
+            assert!(told.is_ok(), "nobody woke the task");
+        });
     }
 }
