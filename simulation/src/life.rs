@@ -3,7 +3,10 @@
 use crate::model::{Answer, End, Fate, Kept, Model, fate_of};
 use crate::plan::{Ending, Life, Operation, Plan};
 use simulated_machine::{note, thread};
+use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use stratalog::{
     Batch, Compaction, Condition, Durability, Error, Lsn, Metric, NewRecord, Options, Pinned,
@@ -177,7 +180,10 @@ impl Task<'_> {
         if !expires && (seen != there || hits != there || len != there) {
             model.complain(format!("get finds {there}, iter {seen}, search {hits}, len {len}"));
         }
-        let kept = match (self.process.life().salvages, self.process.life().hides_boot) {
+        // What a process wrote that could not tell its boot is not known to be of this one.
+        let hides =
+            self.process.plan.lives.iter().take(self.process.life + 1).any(|l| l.hides_boot);
+        let kept = match (self.process.life().salvages, hides) {
             (true, _) => Kept::Records,
             (false, true) => Kept::Batches,
             (false, false) => Kept::Prefix,
@@ -212,7 +218,9 @@ impl Task<'_> {
             Op::Sync => self.sync(),
             Op::WaitDurable => self.wait_durable(),
             Op::Compact => self.check("compact", self.store.compact().map(drop)),
-            Op::Backup => {}
+            Op::Backup => self.back_up(),
+            Op::WaitAsync => self.wait_async(),
+            Op::Hold { id, millis } => self.hold(id, millis),
             Op::Verify => self.verify(),
             Op::Stats => self.stats(),
             Op::Sleep { millis } => thread::sleep(Duration::from_millis(millis)),
@@ -436,11 +444,101 @@ impl Task<'_> {
         }
     }
 
+    /// A future that is polled by hand: its waker unparks this thread.
+    fn wait_async(&self) {
+        struct Unpark(thread::Thread);
+        impl Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let last = self.model().last;
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut future = pin!(self.store.wait_durable_async(last));
+        let done = loop {
+            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(done) => break done,
+                Poll::Pending => thread::park(),
+            }
+        };
+        match done {
+            Ok(()) => self.model().durable_up_to(last),
+            Err(error) => self.process.judge_error("wait_durable_async", &error),
+        }
+    }
+
+    /// A record stays as it is under a pin, whatever becomes of its id.
+    fn hold(&self, id: usize, millis: u64) {
+        let pinned = self.store.pin();
+        if let Ok(Some(record)) = pinned.get(name(id)) {
+            let before = record.to_owned();
+            thread::sleep(Duration::from_millis(millis));
+            let same = record.content() == before.content && record.embedding() == before.embedding;
+            if !same || record.id() != before.id || record.lsn() != before.lsn {
+                self.model().complain(format!("a record of id {id} has changed under a pin"));
+            }
+        }
+    }
+
+    /// Takes a backup, opens it, compares it, and goes on with it.
+    fn back_up(&self) {
+        let begun = self.model().tick();
+        let path = format!("/copy-{begun}");
+        match self.store.backup(&path) {
+            Ok(lsn) => {
+                note(|| format!("a backup as of {lsn}"));
+                if let Err(error) = self.judge_copy(&path, begun, lsn) {
+                    self.process.judge_error("copy", &error);
+                }
+            }
+            Err(error) => self.process.judge_error("backup", &error),
+        }
+    }
+
+    fn judge_copy(&self, path: &str, begun: u64, lsn: Lsn) -> Result<(), Error> {
+        let plan = &self.process.plan;
+        let options = Options::new().flush_interval(None).compaction(Compaction::Manual);
+        let copy = options.open(path)?;
+        let read = || -> Result<Vec<Answer>, Error> {
+            let pinned = copy.pin();
+            let ids = 0..plan.ids;
+            ids.map(|id| {
+                let found = pinned.get(name(id))?;
+                Ok(found.map_or(Answer::Nothing, |record| self.answer_of(&record)))
+            })
+            .collect()
+        };
+        let before = read()?;
+        self.model().judge_copy(begun, lsn, &before);
+        let next = copy.put("extra", &embedding(0, plan.dimension), "extra")?;
+        if next <= lsn {
+            self.model().complain(format!("a backup as of {lsn} goes on with {next}"));
+        }
+        copy.compact()?;
+        let expires = self.model().writes.iter().any(|write| write.expires);
+        if read()? != before && !expires {
+            self.model().complain("compaction has changed a backup".to_owned());
+        }
+        let again = format!("{path}-again");
+        copy.backup(&again)?;
+        copy.close()?;
+        let again = Options::new().read_only(true).open(again)?;
+        let is_clean = again.verify()?.is_clean() || self.has_salvaged();
+        if !again.contains("extra") || !is_clean {
+            self.model().complain("a backup of a backup is not as it was".to_owned());
+        }
+        again.close()
+    }
+
+    /// A salvage may have to leave a torn slot as it is.
+    fn has_salvaged(&self) -> bool {
+        self.process.plan.lives.iter().any(|life| life.salvages)
+    }
+
     fn verify(&self) {
         match self.store.verify() {
             Ok(report) if report.is_clean() => {}
-            // It may have to leave a torn slot as it is.
-            Ok(_) if self.process.plan.lives.iter().any(|life| life.salvages) => {}
+            Ok(_) if self.has_salvaged() => {}
             Ok(report) => self.model().complain(format!("verify: {:?}", report.damaged)),
             Err(error) => self.process.judge_error("verify", &error),
         }

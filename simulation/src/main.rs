@@ -47,7 +47,8 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
             Long("seeds") => {
                 let text: String = parser.value()?.parse()?;
                 let (first, end) = text.split_once("..").ok_or("FIRST..END")?;
-                found.seeds = first.parse().map_err(|_| "FIRST")?..end.parse().map_err(|_| "END")?;
+                found.seeds =
+                    first.parse().map_err(|_| "FIRST")?..end.parse().map_err(|_| "END")?;
             }
             Long("seed") => {
                 let seed = parser.value()?.parse()?;

@@ -68,10 +68,11 @@ impl Write {
     /// one, with a higher LSN, that it raced with.
     fn is_older(&self, other: &Self, at_opening: bool) -> bool {
         let may_follow = at_opening && other.is_conditional;
-        let by_lsn = !may_follow && other.lsn.is_some_and(|lsn| match self.lsn {
-            Some(its) => its < lsn,
-            None => self.fate == Fate::Done && self.at_most < lsn,
-        });
+        let by_lsn = !may_follow
+            && other.lsn.is_some_and(|lsn| match self.lsn {
+                Some(its) => its < lsn,
+                None => self.fate == Fate::Done && self.at_most < lsn,
+            });
         self.ended < other.begun || by_lsn
     }
 
@@ -255,17 +256,18 @@ impl Model {
                     return Some(format!("write {write} is seen as {lsn}, it was {known:?}"));
                 }
                 let found = Write { lsn: Some(lsn), ..found.clone() };
-                let newer = self.of(id).filter(must).find(|other| found.is_older(other, at_opening))?;
+                let newer =
+                    self.of(id).filter(must).find(|other| found.is_older(other, at_opening))?;
                 let newer = newer.lsn;
                 Some(format!("id {id} shows write {write} ({lsn}), although {newer:?} was there"))
             }
             Answer::Nothing => {
-                let ends = |write: &&Write| {
-                    (write.is_removal || write.expires) && write.may_be_seen()
-                };
+                let ends =
+                    |write: &&Write| (write.is_removal || write.expires) && write.may_be_seen();
                 let puts = self.of(id).filter(must).filter(|write| !ends(write));
-                let mut lost =
-                    puts.filter(|put| !self.of(id).filter(ends).any(|end| !end.is_older(put, at_opening)));
+                let mut lost = puts.filter(|put| {
+                    !self.of(id).filter(ends).any(|end| !end.is_older(put, at_opening))
+                });
                 let lsn = lost.next()?.lsn;
                 Some(format!("id {id} is gone, although {lsn:?} was there"))
             }
@@ -328,7 +330,8 @@ impl Model {
             is_kept && (end != End::PowerLoss || write.is_durable || before_last)
         };
         let objections = answers.iter().enumerate();
-        let objections = objections.filter_map(|(id, answer)| self.objection(id, *answer, true, must));
+        let objections =
+            objections.filter_map(|(id, answer)| self.objection(id, *answer, true, must));
         let mut found: Vec<_> =
             objections.map(|what| format!("after {end:?}, last {last:?}: {what}")).collect();
         self.complaints.append(&mut found);
@@ -341,15 +344,30 @@ impl Model {
         }
     }
 
+    /// Judges a backup as of an LSN, which began at this moment.
+    pub fn judge_copy(&mut self, begun: u64, lsn: Lsn, answers: &[Answer]) {
+        let must = |write: &Write| {
+            write.fate == Fate::Done && (write.ended < begun || write.is_up_to(lsn))
+        };
+        for (id, answer) in answers.iter().enumerate() {
+            if let Some(what) = self.objection(id, *answer, true, must) {
+                self.complain(format!("a backup as of {lsn}: {what}"));
+            }
+            if matches!(answer, Answer::Write(_, its) if *its > lsn) {
+                self.complain(format!("a backup as of {lsn} has {answer:?}"));
+            }
+        }
+        self.judge_batches(answers);
+    }
+
     /// Members of one batch are there together.
     fn judge_batches(&mut self, answers: &[Answer]) {
-        let shows = |n: usize, write: &Write| {
-            matches!(answers.get(write.id), Some(Answer::Write(shown, _)) if *shown == n)
-        };
+        let shows = |n: usize, write: &Write| matches!(answers.get(write.id), Some(Answer::Write(shown, _)) if *shown == n);
         let all = || self.writes.iter().enumerate();
         let mut found = Vec::new();
         for (_, one) in all().filter(|(n, write)| write.batch.is_some() && shows(*n, write)) {
-            let members = all().filter(|(_, other)| other.batch == one.batch && other.may_be_seen());
+            let members =
+                all().filter(|(_, other)| other.batch == one.batch && other.may_be_seen());
             for (n, member) in members {
                 // A later write, in the batch or of another call, may have replaced it.
                 let replaces = |(other, write): (usize, &Write)| {

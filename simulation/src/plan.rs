@@ -24,6 +24,8 @@ pub enum Operation {
     Verify,
     Stats,
     Sleep { millis: u64 },
+    WaitAsync,
+    Hold { id: usize, millis: u64 },
 }
 
 /// How a life ends.
@@ -125,17 +127,16 @@ impl Plan {
         };
         let lives = 1 + usize::from(one_in(dice, 2)) + usize::from(one_in(dice, 4));
         let weights = Weights::draw(dice);
-        let lives = (0..lives)
-            .map(|_| Life::draw(dice, size, ids, segment_bytes, &weights))
-            .collect();
+        let lives =
+            (0..lives).map(|_| Life::draw(dice, size, ids, segment_bytes, &weights)).collect();
         Self { settings, dimension: dice.usize(1..9), segment_bytes, ids, lives }
     }
 }
 
 /// How often each kind of operation is drawn: a seed leaves some out.
-struct Weights([u32; 19]);
+struct Weights([u32; 21]);
 
-const USUAL: [u32; 19] = [30, 4, 8, 4, 12, 6, 16, 2, 3, 6, 2, 2, 4, 3, 4, 1, 1, 1, 3];
+const USUAL: [u32; 21] = [30, 4, 8, 4, 12, 6, 16, 2, 3, 6, 2, 2, 4, 3, 4, 1, 1, 1, 3, 2, 2];
 
 impl Weights {
     fn draw(dice: &mut fastrand::Rng) -> Self {
@@ -213,12 +214,7 @@ impl Life {
 }
 
 impl Operation {
-    fn draw(
-        dice: &mut fastrand::Rng,
-        ids: usize,
-        longest: usize,
-        weights: &Weights,
-    ) -> Self {
+    fn draw(dice: &mut fastrand::Rng, ids: usize, longest: usize, weights: &Weights) -> Self {
         let (id, len) = (dice.usize(0..ids), dice.usize(0..=longest));
         match weights.choose(dice) {
             0 => Self::Put { id, len },
@@ -239,7 +235,9 @@ impl Operation {
             15 => Self::Backup,
             16 => Self::Verify,
             17 => Self::Stats,
-            _ => Self::Sleep { millis: dice.u64(0..1500) },
+            18 => Self::Sleep { millis: dice.u64(0..1500) },
+            19 => Self::WaitAsync,
+            _ => Self::Hold { id, millis: dice.u64(0..100) },
         }
     }
 }

@@ -35,16 +35,15 @@ fn lives(machine: &Rc<Machine>, plan: &Plan) -> Option<String> {
     let model: Shared = Arc::new(Mutex::new(Model::default()));
     let plan = Arc::new(plan.clone());
     let (mut before, mut exists) = (None, false);
-    for life in 0..=plan.lives.len() {
-        // The last life only looks.
+    // The last two lives only look: what the first of them shows, the second does.
+    for life in 0..plan.lives.len() + 2 {
         let mut last = plan.lives.last().cloned()?;
-        let is_last = life == plan.lives.len();
-        let plan = if is_last {
+        let plan = if life >= plan.lives.len() {
             last.threads.clear();
             last.ending = Ending::Close;
             last.faults = Faults::default();
             let mut quiet = (*plan).clone();
-            quiet.lives.push(last);
+            quiet.lives.resize(life + 1, last);
             quiet.settings.disk_bytes = 1 << 30;
             machine.with_disk(|disk| disk.resize(1 << 30));
             Arc::new(quiet)
@@ -53,6 +52,7 @@ fn lives(machine: &Rc<Machine>, plan: &Plan) -> Option<String> {
         };
         let (faults, ending) = (plan.lives[life].faults, plan.lives[life].ending);
         machine.set_faults(faults);
+        machine.tell_boot(!plan.lives[life].hides_boot);
         let is_shown = Arc::new(Mutex::new(false));
         let process = Process {
             plan: Arc::clone(&plan),
@@ -75,7 +75,8 @@ fn lives(machine: &Rc<Machine>, plan: &Plan) -> Option<String> {
             return Some(complaint.clone());
         }
         let end = match (outcome, ending) {
-            (Outcome::Ended, Ending::PowerLoss { .. }) | (Outcome::Interrupted, Ending::PowerLoss { .. }) => {
+            (Outcome::Ended, Ending::PowerLoss { .. })
+            | (Outcome::Interrupted, Ending::PowerLoss { .. }) => {
                 machine.lose_power();
                 End::PowerLoss
             }
@@ -83,7 +84,15 @@ fn lives(machine: &Rc<Machine>, plan: &Plan) -> Option<String> {
                 machine.kill(id);
                 End::Kill
             }
-            (Outcome::Ended, _) => End::Close,
+            (Outcome::Ended, _) => {
+                let (open, mapped) =
+                    machine.with_disk(|disk| (disk.open_files(id), disk.mappings(id)));
+                if open > 0 || mapped > 0 {
+                    let names = machine.with_disk(|disk| disk.names_mapped(id));
+                    return Some(format!("after close {open} files are open, mapped: {names:?}"));
+                }
+                End::Close
+            }
             (outcome, _) => return Some(format!("{outcome:?}")),
         };
         let was_shown = *is_shown.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,10 +18,10 @@ pub use store_core::StoreCore;
 use crate::concurrency::sync::unmodelled::{Arc, AtomicBool, Ordering, thread};
 use crate::error::{At, Error};
 use crate::options::Compaction;
+use crate::os::time::Instant;
 use crate::recovery::{self, Leftovers};
 use compaction::Scope;
 use preallocation::{GrowthRate, Preallocator};
-use crate::os::time::Instant;
 use std::time::Duration;
 
 /// How long it sleeps when nobody notifies it.

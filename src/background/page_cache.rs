@@ -8,8 +8,8 @@
 use crate::concurrency::epoch::Guard;
 use crate::disk::DiskEngine;
 use crate::memory::Memory;
-use std::path::{Path, PathBuf};
 use crate::os::{self, time::Instant};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The store is too large once it takes more than so many eighths of the memory: the program, the

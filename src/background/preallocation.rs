@@ -18,8 +18,8 @@ use crate::error::{At, Error};
 use crate::format::ids::Sequence;
 use crate::log::PREALLOCATED_MAX;
 use crate::memory::{Folios, Memory, MmapMemory};
-use crate::segment::Segment;
 use crate::os::time::Instant;
+use crate::segment::Segment;
 use std::time::Duration;
 
 /// Large pages are made so many bytes at a time, which is one of them.

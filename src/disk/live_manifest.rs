@@ -15,8 +15,8 @@ use crate::format::ids::Sequence;
 use crate::format::manifest::Manifest;
 use crate::log::Source;
 use crate::memory::MmapMemory;
-use crate::segment::Segment;
 use crate::os::time::Instant;
+use crate::segment::Segment;
 use std::time::Duration;
 
 /// The engine of a store on disk.

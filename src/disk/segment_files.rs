@@ -11,11 +11,11 @@ use crate::format::ids::Sequence;
 use crate::format::manifest::{Manifest, ManifestMeta};
 use crate::log::{Purpose, Source};
 use crate::memory::{FOLIO_BYTES, Folios, Memory, MmapMemory};
+use crate::os::fs::File;
+use crate::os::time::Instant;
 use crate::segment::Segment;
 use crossbeam_utils::atomic::AtomicCell;
-use crate::os::fs::File;
 use std::path::PathBuf;
-use crate::os::time::Instant;
 use std::time::Duration;
 
 /// A disk with room for fewer segments than this is nearly full.

@@ -26,8 +26,8 @@ use crate::format::ids::{Lsn, SlotNumber};
 use crate::format::slot::SlotState;
 use crate::log::Source;
 use crate::memory::Memory;
-use crate::segment::{Mark, Segment};
 use crate::os::time::Instant;
+use crate::segment::{Mark, Segment};
 use group_commit::{FlushScope, Wakes};
 use std::time::Duration;
 

@@ -6,8 +6,8 @@
 #![expect(unsafe_code, reason = "a mapping is raw memory")]
 
 use super::{Memory, stream};
-use crate::concurrency::sync::{AtomicU64, control_point};
 use crate::concurrency::sync::unmodelled::{AtomicU64 as Counter, Mutex, Ordering, PoisonError};
+use crate::concurrency::sync::{AtomicU64, control_point};
 use crate::error::Error;
 use crate::os::fs::File;
 use crate::os::map::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};

@@ -4,8 +4,8 @@
 #[cfg(not(stratalog_loom))]
 pub mod fs {
     pub use rustix::fs::{
-        CWD, Dir, Stat, fallocate, fstatvfs, mkdirat, openat,
-        renameat, renameat_with, seek, statat, unlinkat,
+        CWD, Dir, Stat, fallocate, fstatvfs, mkdirat, openat, renameat, renameat_with, seek,
+        statat, unlinkat,
     };
     pub use std::fs::{File, TryLockError, metadata, read_to_string};
     pub use std::os::fd::{AsFd, BorrowedFd};

@@ -20,8 +20,8 @@ use crate::format::checksum::Salt;
 use crate::format::header::{DIRECTORY_AT, FLUSH_AT, FlushNote, Role, encode_flush};
 use crate::format::ids::SlotNumber;
 use crate::memory::{Memory, MmapMemory};
-use crate::segment::{Mark, Segment};
 use crate::os::fs::{File, FileExt};
+use crate::segment::{Mark, Segment};
 
 /// What is copied or compared at a time, and what reads past the page cache are aligned to.
 const BLOCK_BYTES: usize = 1 << 20;

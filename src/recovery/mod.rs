@@ -39,11 +39,11 @@ use crate::index::Shape;
 use crate::log::{Log, Source};
 use crate::memory::{FOLIO_BYTES, Memory, MmapMemory};
 use crate::options::Recovery;
+use crate::os::time::Instant;
 use crate::report::{Counted, Damage, RecoveryReport};
 use crate::segment::{Geometry, Inherited, Mark, Segment};
 use std::collections::BTreeSet;
 use std::ops::Range;
-use crate::os::time::Instant;
 
 /// What opening made of a directory.
 #[derive(Debug)]

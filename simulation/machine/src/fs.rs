@@ -530,7 +530,8 @@ impl Dir {
         let machine = calling();
         machine.point(Point::Call("getdents"));
         let names = machine.disk().names(self.ino);
-        let names = names.into_iter().filter_map(|name| CString::new(name.into_encoded_bytes()).ok());
+        let names =
+            names.into_iter().filter_map(|name| CString::new(name.into_encoded_bytes()).ok());
         self.names = names.collect::<Vec<_>>().into_iter();
     }
 }

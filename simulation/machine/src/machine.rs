@@ -91,7 +91,9 @@ pub struct Machine {
     /// What the time of day is ahead of the clock; it can be set back.
     day_ahead: Cell<u64>,
     /// Identifies the boot; `None` where the kernel does not tell.
-    boot: Cell<Option<u128>>,
+    boot: Cell<u128>,
+    /// The kernel tells it.
+    tells_boot: Cell<bool>,
     trace: RefCell<Vec<String>>,
 }
 
@@ -126,7 +128,7 @@ impl Machine {
     #[must_use]
     pub fn new(settings: Settings) -> Rc<Self> {
         let mut dice = fastrand::Rng::with_seed(settings.seed);
-        let boot = Some(dice.u128(..) | 1);
+        let boot = dice.u128(..) | 1;
         let scheduler = Scheduler::new(&settings);
         let machine = Rc::new(Self {
             disk: RefCell::new(Disk::new(&settings)),
@@ -137,6 +139,7 @@ impl Machine {
             clock: Cell::new(0),
             day_ahead: Cell::new(0),
             boot: Cell::new(boot),
+            tells_boot: Cell::new(true),
             trace: RefCell::default(),
             settings,
         });
@@ -240,13 +243,12 @@ impl Machine {
     /// The boot, as the kernel tells it.
     #[must_use]
     pub fn boot(&self) -> Option<u128> {
-        self.boot.get()
+        self.tells_boot.get().then(|| self.boot.get())
     }
 
-    /// Has the kernel tell the boot, or not tell it.
-    pub fn hide_boot(&self, hidden: bool) {
-        let boot = if hidden { None } else { Some(self.dice().u128(..) | 1) };
-        self.boot.set(boot);
+    /// Has the kernel tell the boot, or not.
+    pub fn tell_boot(&self, tells: bool) {
+        self.tells_boot.set(tells);
     }
 
     /// Points so far.
@@ -310,9 +312,8 @@ impl Machine {
         }
         self.note(|| "power loss".to_owned());
         self.disk_mut().lose_power(&mut self.dice());
-        if self.boot.get().is_some() {
-            self.hide_boot(false);
-        }
+        let boot = self.dice().u128(..) | 1;
+        self.boot.set(boot);
     }
 
     /// Calls back with the disk, which no task uses meanwhile.

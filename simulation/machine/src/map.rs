@@ -35,8 +35,9 @@ impl MmapOptions {
         machine.point(Point::Call("mmap"));
         let most = machine.settings().mappings_max;
         let faulty = machine.meets(machine.faults().no_mapping, "no mapping");
+        let most = if faulty { 0 } else { most };
         let mapped = machine.disk_mut().map(file.open(), self.len, most);
-        let (id, base) = mapped.filter(|_| !faulty).ok_or(Errno::NOMEM)?;
+        let (id, base) = mapped.ok_or(Errno::NOMEM)?;
         Ok(MmapRaw(Kind::File { id, base, len: self.len, file: Arc::clone(file.open_file()) }))
     }
 
@@ -75,7 +76,12 @@ pub struct MmapRaw(Kind);
 #[derive(Debug)]
 enum Kind {
     /// The address of the file's bytes, which stay where they are while a mapping is there.
-    File { id: u64, base: usize, len: usize, file: Arc<crate::fs::OpenFile> },
+    File {
+        id: u64,
+        base: usize,
+        len: usize,
+        file: Arc<crate::fs::OpenFile>,
+    },
     Anonymous(memmap2::MmapRaw),
 }
 

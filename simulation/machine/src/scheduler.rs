@@ -75,7 +75,10 @@ pub enum Outcome {
 enum State {
     Runnable,
     /// Until somebody wakes who waits for this, or the deadline.
-    Waiting { on: usize, deadline: Option<u64> },
+    Waiting {
+        on: usize,
+        deadline: Option<u64>,
+    },
     Ended,
 }
 

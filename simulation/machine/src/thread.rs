@@ -307,7 +307,10 @@ impl<T: 'static> LocalKey<T> {
     }
 
     /// Calls `f` with this thread's value.
-    pub fn try_with<R>(&'static self, f: impl FnOnce(&T) -> R) -> std::result::Result<R, AccessError> {
+    pub fn try_with<R>(
+        &'static self,
+        f: impl FnOnce(&T) -> R,
+    ) -> std::result::Result<R, AccessError> {
         let machine = here().ok_or(AccessError)?;
         let key = std::ptr::from_ref(self).addr();
         let found = machine.scheduler().local(key);

@@ -46,12 +46,12 @@ use crate::format::ids::Lsn;
 use crate::format::slot::Kind;
 use crate::log::Source;
 use crate::memory::MmapMemory;
+use crate::os::time::Instant;
 use crate::report::CompactionReport;
 use crate::segment::Segment;
 use outputs::{Copied, Outputs};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use crate::os::time::Instant;
 use std::time::Duration;
 use tombstones::TombstoneCandidate;
 

@@ -284,9 +284,8 @@ impl Directory {
         // Relaxed, here and below: the lock of the manifest lets one thread at a time in here.
         self.names_are_durable.store(false, Ordering::Relaxed);
         let (here, exchange) = (self.fd(), RenameFlags::EXCHANGE);
-        let exchanged = retry_on_intr(|| {
-            fs::renameat_with(here, NEXT_MANIFEST, here, MANIFEST, exchange)
-        });
+        let exchanged =
+            retry_on_intr(|| fs::renameat_with(here, NEXT_MANIFEST, here, MANIFEST, exchange));
         if exchanged.is_err() {
             return Ok(false);
         }

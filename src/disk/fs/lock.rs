@@ -2,9 +2,9 @@
 
 use super::{Directory, LOCK, no_regular_file, start_of};
 use crate::error::{At, Error};
-use rustix::fs::OFlags;
 use crate::os::fs::{File, MetadataExt, TryLockError};
 use crate::os::process;
+use rustix::fs::OFlags;
 use std::io::Write;
 use std::path::PathBuf;
 

@@ -77,8 +77,7 @@ impl UnfinishedDirectory {
         let target = self.parent.path().join(&self.target);
         self.directory.sync().at(&target)?;
         let parent = self.parent.fd();
-        let renamed =
-            retry_on_intr(|| fs::renameat(parent, &self.name, parent, &self.target));
+        let renamed = retry_on_intr(|| fs::renameat(parent, &self.name, parent, &self.target));
         let renamed = renamed.map_err(|errno| match io::Error::from(errno) {
             error if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 io::ErrorKind::AlreadyExists.into()

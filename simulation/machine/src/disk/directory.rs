@@ -98,9 +98,9 @@ impl Directory {
     fn keep_some(&mut self, in_order: bool, dice: &mut fastrand::Rng) {
         let mut left: Vec<Change> = Vec::new();
         for change in std::mem::take(&mut self.pending) {
-            let waits = left.iter().any(|earlier| {
-                in_order || change.names().iter().any(|name| earlier.touches(name))
-            });
+            let waits = left
+                .iter()
+                .any(|earlier| in_order || change.names().iter().any(|name| earlier.touches(name)));
             if waits || dice.bool() {
                 left.push(change);
             } else {

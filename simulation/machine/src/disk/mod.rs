@@ -288,6 +288,13 @@ impl Disk {
         self.mapped.values().filter(|mapped| mapped.process == process).count() as u64
     }
 
+    /// The files that a process has mapped.
+    #[must_use]
+    pub fn names_mapped(&self, process: ProcessId) -> Vec<String> {
+        let mapped = self.mapped.values().filter(|mapped| mapped.process == process);
+        mapped.map(|mapped| self.name_of(mapped.ino)).collect()
+    }
+
     pub(crate) fn try_lock(&mut self, ino: Ino, id: OpenId) -> bool {
         let Some(inode) = self.inode_mut(ino) else { return false };
         *inode.lock.get_or_insert(id) == id

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Shows what the simulation finds: each patch of loom-tests/mutants/ that is named here, or on the
+# command line, breaks one thing in a copy of the tree, and seeds are run until one fails.
+#
+#   simulation/mutants.sh [name]...
+#
+# SEEDS (default 100000) is where it gives up, SIZE (default minimum) what is drawn.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+seeds=${SEEDS:-100000}
+size=${SIZE:-minimum}
+builds=$(mkdir -p "${CARGO_TARGET_DIR:-$root/target}/simulated-mutants" &&
+    cd "${CARGO_TARGET_DIR:-$root/target}/simulated-mutants" && pwd)
+exec 9>"$builds/lock"
+flock 9
+tree=$builds/tree
+
+names=("$@")
+if ((${#names[@]} == 0)); then
+    mapfile -t names < <(sed -e 's/#.*//' -e '/^ *$/d' simulation/mutants.txt | awk '{ print $1 }')
+fi
+
+missed=0
+printf '%-36s %10s %8s  %s\n' mutant seed seconds failure
+for name in "${names[@]}"; do
+    rm -rf "$tree"
+    mkdir -p "$tree"
+    git ls-files --cached --others --exclude-standard -z |
+        while IFS= read -r -d '' file; do
+            if [[ -f $file ]]; then printf '%s\0' "$file"; fi
+        done | xargs -0 cp --parents --target-directory="$tree"
+    if ! patch -p1 --fuzz=0 -s -d "$tree" <"loom-tests/mutants/$name.patch" ||
+        ! (cd "$tree" && CARGO_TARGET_DIR=$builds/target \
+            cargo build -q --release -p stratalog-simulation) >"$builds/log" 2>&1; then
+        printf '%-36s %10s %8s  %s\n' "$name" - - "does not apply or build"
+        missed=1
+        continue
+    fi
+    began=$SECONDS
+    if "$builds/target/release/simulate" --seeds "0..$seeds" --size "$size" >"$builds/log" 2>&1
+    then
+        printf '%-36s %10s %8s  %s\n' "$name" - $((SECONDS - began)) "NOT FOUND"
+        missed=1
+    else
+        said=$(grep -m1 '^seed ' "$builds/log" || tail -n1 "$builds/log")
+        seed=${said%%:*}
+        printf '%-36s %10s %8s  %.90s\n' "$name" "${seed#seed }" $((SECONDS - began)) "${said#*: }"
+    fi
+done
+exit "$missed"
