@@ -6,10 +6,10 @@
 //!    with the salt that the manifest keeps. One whose last flush failed, or was cut short, is
 //!    confirmed on the device or copied to a new file before anything is promised
 //!    (`failed_flush.rs`).
-//! 2. *Limit* (`limit.rs`): which slots of each segment count. After a process kill every committed one does.
-//!    After power loss (the boot id differs and the segment was not wholly durable): all below the
-//!    durable end, then the valid prefix in LSN order; the first slot above a durable end that does
-//!    not hold cuts its segment there and all younger segments at their durable ends.
+//! 2. *Limit* (`limit.rs`): which slots of each segment count. After a process kill every committed
+//!    one does. After power loss (the boot id differs and the segment was not wholly durable): all
+//!    below the durable end, then the valid prefix in LSN order; the first slot above a durable end
+//!    that does not hold cuts its segment there and all younger segments at their durable ends.
 //! 3. *Scan*, in parallel over segments: below the durable end a slot is trusted and its frame
 //!    checked at first read; above it the frame's checksum is checked now. Highest LSN wins.
 //! 4. *Decide*: what was left undecided is voided, a cut segment is sealed so that nothing beyond
