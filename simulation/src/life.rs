@@ -2,7 +2,7 @@
 
 use crate::model::{Answer, End, Fate, Kept, Model, fate_of};
 use crate::plan::{Ending, Life, Operation, Plan};
-use simulated_machine::{note, thread};
+use simulated_machine::{note, process, thread};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -14,7 +14,7 @@ use stratalog::{
 };
 
 /// Where the store is.
-pub const PATH: &str = "/store";
+pub const PATH: &str = "store";
 /// A tag begins with its version's number.
 const TAG_SHIFT: u32 = 20;
 
@@ -113,10 +113,18 @@ impl Process {
     fn judge_error(&self, what: &str, error: &Error) {
         let faults = &self.life().faults;
         let small = self.plan.settings.disk_bytes < 1 << 30;
+        let few = self.plan.settings.open_files_max < 1024;
+        let damaged = self.plan.lives.iter().take(self.life + 1).any(|life| life.is_damaged);
         let allowed = match error {
             Error::StorageFull => faults.no_room > 0 || small,
             Error::FlushFailed(_) => faults.flush_fails > 0,
-            Error::ResourceLimit { .. } => faults.no_descriptor > 0 || faults.no_mapping > 0,
+            Error::ResourceLimit { .. } => few || faults.no_descriptor > 0 || faults.no_mapping > 0,
+            // Where nothing is verified, a damaged LSN may have been shown.
+            Error::UnknownLsn(_) => damaged,
+            // A backup keeps a torn record that a salvage has left.
+            Error::Corrupt { .. } => {
+                damaged || (what == "copy" && self.plan.lives.iter().any(|life| life.salvages))
+            }
             Error::Io { .. } => {
                 faults.flush_fails > 0 || faults.no_descriptor > 0 || faults.no_thread > 0
             }
@@ -138,11 +146,18 @@ impl Task<'_> {
         lock(&self.process.model)
     }
 
+    /// Damage may show where nothing is verified.
+    fn is_verified(&self) -> bool {
+        !self.model().is_damaged || self.process.life().verify < 2
+    }
+
     fn answer_of(&self, record: &Record<'_>) -> Answer {
         let bytes = record.content();
         let value = bytes.first_chunk().map_or(usize::MAX, |b| u64::from_le_bytes(*b) as usize);
         let mut model = self.model();
+        let is_verified = !model.is_damaged || self.process.life().verify < 2;
         if let Some(len) = model.writes.get(value).map(|write| write.len)
+            && is_verified
             && (bytes != content(value, len)
                 || record.embedding() != embedding(value, self.process.plan.dimension))
         {
@@ -176,7 +191,7 @@ impl Task<'_> {
         let (len, tail) = (self.store.len(), self.store.stats().tail);
         let mut model = self.model();
         // Records may expire in between.
-        let expires = model.writes.iter().any(|write| write.expires);
+        let expires = model.writes.iter().any(|write| write.expires) || model.is_damaged;
         if !expires && (seen != there || hits != there || len != there) {
             model.complain(format!("get finds {there}, iter {seen}, search {hits}, len {len}"));
         }
@@ -189,7 +204,12 @@ impl Task<'_> {
             (false, false) => Kept::Prefix,
         };
         model.reopened(before, kept, &answers);
-        if tail <= model.highest && model.highest > Lsn::ZERO {
+        let (open, most) = (process::open_files(), self.process.plan.settings.open_files_max);
+        // The directory, the lock, and what calls under way have open.
+        if open > 10 + (most / 8).clamp(2, 64) {
+            model.complain(format!("{open} files are open, of at most {most}"));
+        }
+        if !model.is_damaged && tail <= model.highest && model.highest > Lsn::ZERO {
             let highest = model.highest;
             model.complain(format!("{tail} is given next after {highest}"));
         }
@@ -221,6 +241,9 @@ impl Task<'_> {
             Op::Backup => self.back_up(),
             Op::WaitAsync => self.wait_async(),
             Op::Hold { id, millis } => self.hold(id, millis),
+            Op::ChangeDirectory { away } => {
+                process::set_working_directory(if away { "/elsewhere" } else { "/" });
+            }
             Op::Verify => self.verify(),
             Op::Stats => self.stats(),
             Op::Sleep { millis } => thread::sleep(Duration::from_millis(millis)),
@@ -400,7 +423,9 @@ impl Task<'_> {
                 model.end_read(id, begun, answer);
             }
         }
-        if let Some(id) = seen.iter().position(|times| *times > 1) {
+        if let Some(id) = seen.iter().position(|times| *times > 1)
+            && self.is_verified()
+        {
             self.model().complain(format!("iter shows id {id} twice"));
         }
     }
@@ -516,14 +541,14 @@ impl Task<'_> {
         }
         copy.compact()?;
         let expires = self.model().writes.iter().any(|write| write.expires);
-        if read()? != before && !expires {
+        if read()? != before && !expires && !self.model().is_damaged {
             self.model().complain("compaction has changed a backup".to_owned());
         }
         let again = format!("{path}-again");
         copy.backup(&again)?;
         copy.close()?;
         let again = Options::new().read_only(true).open(again)?;
-        let is_clean = again.verify()?.is_clean() || self.has_salvaged();
+        let is_clean = again.verify()?.is_clean() || self.has_salvaged() || self.model().is_damaged;
         if !again.contains("extra") || !is_clean {
             self.model().complain("a backup of a backup is not as it was".to_owned());
         }
@@ -538,7 +563,7 @@ impl Task<'_> {
     fn verify(&self) {
         match self.store.verify() {
             Ok(report) if report.is_clean() => {}
-            Ok(_) if self.has_salvaged() => {}
+            Ok(_) if self.has_salvaged() || self.model().is_damaged => {}
             Ok(report) => self.model().complain(format!("verify: {:?}", report.damaged)),
             Err(error) => self.process.judge_error("verify", &error),
         }

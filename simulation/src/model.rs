@@ -118,6 +118,8 @@ pub struct Model {
     pub highest: Lsn,
     /// The highest LSN that this process has given or found.
     pub last: Lsn,
+    /// The device has damaged something: ids may be missing or older, but never others.
+    pub is_damaged: bool,
     batches: usize,
     /// What is wrong; the first counts.
     pub complaints: Vec<String>,
@@ -168,16 +170,16 @@ impl Model {
     /// A write has returned this LSN.
     pub fn end(&mut self, write: WriteId, lsn: Lsn, is_durable: bool) {
         let Write { id, begun, lsn: known, .. } = self.writes[write];
-        if let Some(known) = known.filter(|known| *known != lsn) {
+        if let Some(known) = known.filter(|known| *known != lsn && !self.is_damaged) {
             self.complain(format!("write {write} of id {id} is {lsn}, it was seen as {known}"));
         }
         let before = |other: &&Write| other.ended < begun && other.lsn.is_some();
         let last = self.of(id).filter(before).filter_map(|other| other.lsn).max();
-        if last.is_some_and(|last| last >= lsn) {
+        if !self.is_damaged && last.is_some_and(|last| last >= lsn) {
             self.complain(format!("write {write} of id {id} got {lsn} after {last:?}"));
         }
         let twice = |(other, its): (usize, &Write)| other != write && its.lsn == Some(lsn);
-        if self.writes.iter().enumerate().any(twice) {
+        if !self.is_damaged && self.writes.iter().enumerate().any(twice) {
             self.complain(format!("write {write} and another one got the same LSN {lsn}"));
         }
         note(|| format!("write {write} of id {id} is {lsn}"));
@@ -242,9 +244,15 @@ impl Model {
         let must = |write: &&Write| write.may_be_seen() && must(write);
         match answer {
             Answer::Write(write, lsn) => {
+                if self.is_damaged && self.writes.get(write).is_none_or(|found| found.id != id) {
+                    return None;
+                }
                 let Some(found) = self.writes.get(write).filter(|found| found.id == id) else {
                     return Some(format!("id {id} holds value {write}, which was never put there"));
                 };
+                if self.is_damaged {
+                    return None;
+                }
                 if !found.may_be_seen() {
                     return Some(format!("id {id} holds write {write}, which is gone for good"));
                 }
@@ -261,6 +269,7 @@ impl Model {
                 let newer = newer.lsn;
                 Some(format!("id {id} shows write {write} ({lsn}), although {newer:?} was there"))
             }
+            Answer::Nothing if self.is_damaged => None,
             Answer::Nothing => {
                 let ends =
                     |write: &&Write| (write.is_removal || write.expires) && write.may_be_seen();
@@ -302,6 +311,9 @@ impl Model {
             Condition::Lsn(lsn) => current == Some(lsn),
             _ => false,
         };
+        if self.is_damaged {
+            return;
+        }
         if holds {
             self.complain(format!("id {id}: {condition:?} failed, but it holds of {current:?}"));
         }
@@ -353,7 +365,7 @@ impl Model {
             if let Some(what) = self.objection(id, *answer, true, must) {
                 self.complain(format!("a backup as of {lsn}: {what}"));
             }
-            if matches!(answer, Answer::Write(_, its) if *its > lsn) {
+            if !self.is_damaged && matches!(answer, Answer::Write(_, its) if *its > lsn) {
                 self.complain(format!("a backup as of {lsn} has {answer:?}"));
             }
         }
@@ -362,6 +374,9 @@ impl Model {
 
     /// Members of one batch are there together.
     fn judge_batches(&mut self, answers: &[Answer]) {
+        if self.is_damaged {
+            return;
+        }
         let shows = |n: usize, write: &Write| matches!(answers.get(write.id), Some(Answer::Write(shown, _)) if *shown == n);
         let all = || self.writes.iter().enumerate();
         let mut found = Vec::new();

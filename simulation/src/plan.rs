@@ -26,6 +26,7 @@ pub enum Operation {
     Sleep { millis: u64 },
     WaitAsync,
     Hold { id: usize, millis: u64 },
+    ChangeDirectory { away: bool },
 }
 
 /// How a life ends.
@@ -52,6 +53,8 @@ pub struct Life {
     pub salvages: bool,
     pub flush_millis: Option<u64>,
     pub faults: Faults,
+    /// Before it begins, the device damages a segment.
+    pub is_damaged: bool,
     /// The boot id cannot be read.
     pub hides_boot: bool,
 }
@@ -120,6 +123,7 @@ impl Plan {
             policy,
             stops_one_in: chance(dice, 3, 300, 5_000),
             disk_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(6..30) } else { 1 << 30 },
+            open_files_max: if one_in(dice, 6) { dice.u64(16..64) } else { 1024 },
             unit_bytes: [64, 512, 4096][dice.usize(0..3)],
             torn_units: one_in(dice, 4),
             steps_max: 3_000_000,
@@ -134,9 +138,9 @@ impl Plan {
 }
 
 /// How often each kind of operation is drawn: a seed leaves some out.
-struct Weights([u32; 21]);
+struct Weights([u32; 22]);
 
-const USUAL: [u32; 21] = [30, 4, 8, 4, 12, 6, 16, 2, 3, 6, 2, 2, 4, 3, 4, 1, 1, 1, 3, 2, 2];
+const USUAL: [u32; 22] = [30, 4, 8, 4, 12, 6, 16, 2, 3, 6, 2, 2, 4, 3, 4, 1, 1, 1, 3, 2, 2, 1];
 
 impl Weights {
     fn draw(dice: &mut fastrand::Rng) -> Self {
@@ -208,6 +212,7 @@ impl Life {
                 read_fails: 0,
                 eviction: 0,
             },
+            is_damaged: one_in(dice, 24),
             hides_boot: one_in(dice, 20),
         }
     }
@@ -237,7 +242,8 @@ impl Operation {
             17 => Self::Stats,
             18 => Self::Sleep { millis: dice.u64(0..1500) },
             19 => Self::WaitAsync,
-            _ => Self::Hold { id, millis: dice.u64(0..100) },
+            20 => Self::Hold { id, millis: dice.u64(0..100) },
+            _ => Self::ChangeDirectory { away: dice.bool() },
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Runs one plan.
 
-use crate::life::{Process, Shared, lock};
+use crate::life::{PATH, Process, Shared, lock};
 use crate::model::{End, Model};
 use crate::plan::{Ending, Plan};
 use simulated_machine::{Faults, Machine, Outcome};
@@ -36,7 +36,9 @@ fn lives(machine: &Rc<Machine>, plan: &Plan) -> Option<String> {
     let plan = Arc::new(plan.clone());
     let (mut before, mut exists) = (None, false);
     // The last two lives only look: what the first of them shows, the second does.
-    for life in 0..plan.lives.len() + 2 {
+    let given = plan.lives.len();
+    machine.with_disk(|disk| disk.make_directory("elsewhere"));
+    for life in 0..given + 2 {
         let mut last = plan.lives.last().cloned()?;
         let plan = if life >= plan.lives.len() {
             last.threads.clear();
@@ -52,7 +54,19 @@ fn lives(machine: &Rc<Machine>, plan: &Plan) -> Option<String> {
         };
         let (faults, ending) = (plan.lives[life].faults, plan.lives[life].ending);
         machine.set_faults(faults);
+        if plan.lives[life].is_damaged && life < given {
+            let mut dice = fastrand::Rng::with_seed(plan.settings.seed ^ life as u64);
+            let where_ = machine.with_disk(|disk| disk.damage_one(PATH, ".seg", &mut dice));
+            if let Some(where_) = where_ {
+                machine.note(|| format!("damage: {where_}"));
+                machine.count("damage");
+                lock(&model).is_damaged = true;
+            }
+        }
         machine.tell_boot(!plan.lives[life].hides_boot);
+        if let Some(violation) = machine.with_disk(|disk| disk.violations.pop()) {
+            return Some(violation);
+        }
         let is_shown = Arc::new(Mutex::new(false));
         let process = Process {
             plan: Arc::clone(&plan),

@@ -12,6 +12,22 @@ pub fn id() -> u32 {
     here().map_or(0, |machine| machine.scheduler().process() as u32)
 }
 
+/// Goes to another directory.
+pub fn set_working_directory(path: &str) {
+    let machine = calling();
+    let process = machine.scheduler().process();
+    machine.disk_mut().set_working_directory(process, path.as_ref());
+}
+
+/// How many files it has open.
+#[must_use]
+pub fn open_files() -> u64 {
+    let machine = calling();
+    let process = machine.scheduler().process();
+    let open = machine.disk().open_files(process);
+    open
+}
+
 /// Returns the program that it runs.
 pub fn program() -> io::Result<PathBuf> {
     Ok(PathBuf::from("/simulation"))

@@ -193,6 +193,14 @@ impl Disk {
         Some(ino)
     }
 
+    /// Makes a directory, which the device has at once.
+    pub fn make_directory(&mut self, path: &str) {
+        self.create(ROOT, path.as_ref(), true);
+        if let Some(root) = self.directory_mut(ROOT) {
+            root.sync();
+        }
+    }
+
     /// Gives a name to another file, too, as a hard link.
     pub fn link(&mut self, ino: Ino, directory: Ino, name: OsString) {
         if let Some(directory) = self.directory_mut(directory) {
@@ -523,6 +531,22 @@ impl Disk {
         self.mapped.clear();
         self.working.clear();
         self.collect();
+    }
+
+    /// Damages a file whose name ends so, in the directory at a path. Says what and where.
+    pub fn damage_one(
+        &mut self,
+        directory: &str,
+        ending: &str,
+        dice: &mut fastrand::Rng,
+    ) -> Option<String> {
+        let directory = self.find(ROOT, directory.as_ref())?;
+        let named = self.directory(directory)?.live.iter();
+        let named = named.filter(|(name, _)| name.to_string_lossy().ends_with(ending));
+        let files: Vec<_> = named.map(|(_, ino)| *ino).collect();
+        let ino = *dice.choice(&files)?;
+        let at = self.damage(ino, dice)?;
+        Some(format!("{} at {at}", self.name_of(ino)))
     }
 
     /// Damages a unit of a file, as a device may: flips a bit, or has it hold another unit's bytes.
