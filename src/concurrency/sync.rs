@@ -25,10 +25,6 @@ mod imp {
     pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
     pub(crate) use std::thread::yield_now;
     pub(crate) use std::thread_local;
-
-    /// Before a control word of a segment is accessed. Here it is nothing.
-    #[inline(always)]
-    pub(crate) fn control_point() {}
 }
 
 #[cfg(stratalog_shuttle)]
@@ -88,6 +84,21 @@ mod tracker {
             self.0.with_mut(|_| ());
         }
     }
+}
+
+/// Where the simulation may switch tasks at any grain: before a control word of a segment is
+/// accessed, say. In other builds it is nothing.
+#[cfg(not(stratalog_simulation))]
+#[inline(always)]
+pub(crate) fn control_point() {}
+
+/// The same atomics, for the words of the log, of a segment's life and of flushes: there the
+/// simulation may switch tasks at any grain.
+pub(crate) mod control {
+    #[cfg(not(stratalog_simulation))]
+    pub(crate) use super::imp::{AtomicU32, AtomicU64};
+    #[cfg(stratalog_simulation)]
+    pub(crate) use simulated_machine::sync::control::{AtomicU32, AtomicU64};
 }
 
 pub(crate) use imp::*;

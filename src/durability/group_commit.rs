@@ -14,8 +14,9 @@
 //!
 //! D4: `durable` is stored before anybody is woken, and only grows.
 
+use crate::concurrency::sync::control::AtomicU64;
 use crate::concurrency::sync::unmodelled::{Arc, OnceLock, PoisonError};
-use crate::concurrency::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, yield_now};
+use crate::concurrency::sync::{Condvar, Mutex, MutexGuard, Ordering, lock, yield_now};
 use crate::error::Error;
 use crate::format::ids::Lsn;
 use std::panic::{AssertUnwindSafe, catch_unwind};

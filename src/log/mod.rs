@@ -26,8 +26,9 @@ pub use append::Appended;
 pub use table::SegmentTable;
 
 use crate::concurrency::epoch::{Epoch, Guard};
+use crate::concurrency::sync::Ordering;
+use crate::concurrency::sync::control::AtomicU64;
 use crate::concurrency::sync::unmodelled::Arc;
-use crate::concurrency::sync::{AtomicU64, Ordering};
 use crate::error::Error;
 use crate::format::header::Role;
 use crate::format::ids::{Address, AddressLayout, Lsn, Sequence, SlotNumber, TableIndex, Units};

@@ -16,8 +16,9 @@
 
 use crate::concurrency::epoch::Guard;
 use crate::concurrency::growable_array::GrowableArray;
+use crate::concurrency::sync::control::{AtomicU32, AtomicU64};
 use crate::concurrency::sync::unmodelled::Arc;
-use crate::concurrency::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::concurrency::sync::{AtomicPtr, Ordering, control_point};
 use crate::format::ids::TableIndex;
 use crate::segment::Segment;
 
@@ -113,6 +114,7 @@ impl<M: crate::memory::Memory> SegmentTable<M> {
     pub fn remove(&self, guard: &Guard, segment: &Segment<M>) -> bool {
         let index = segment.table_index();
         let Some(entry) = self.entries.get(index.0 as usize) else { return false };
+        control_point();
         let is = std::ptr::from_ref(segment).cast_mut();
         // Acquire: pairs with the Release in `insert`. The exchange makes this thread the only one
         // that takes this segment out [T1]. Relaxed on failure: nothing is read.

@@ -14,6 +14,7 @@
 //!   them to the second; power loss keeps any mixture.
 //! - A *process* is killed by not running its tasks any more. Nothing of it is dropped.
 
+mod atomics;
 pub mod disk;
 pub mod fs;
 pub mod limits;

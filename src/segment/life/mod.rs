@@ -27,7 +27,7 @@ pub use filling::Filling;
 pub use reclamation::{Reclaiming, Reclamation};
 
 use super::{Mark, Segment};
-use crate::concurrency::sync::{AtomicU32, AtomicU64};
+use crate::concurrency::sync::control::{AtomicU32, AtomicU64};
 use crate::format::header::UNKNOWN_BOOT;
 use crate::format::ids::{Sequence, UNIT_BYTES, Units};
 

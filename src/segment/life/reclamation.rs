@@ -1,6 +1,7 @@
 //! Compaction: the reclaiming state, the quarantine, and the running totals.
 
-use crate::concurrency::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::concurrency::sync::Ordering;
+use crate::concurrency::sync::control::{AtomicU32, AtomicU64};
 
 /// How far compaction has come with a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
