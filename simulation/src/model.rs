@@ -37,7 +37,7 @@ pub enum Fate {
 pub struct Write {
     pub id: Id,
     pub is_removal: bool,
-    /// It takes effect only if its condition holds; so does a removal that is not in a batch.
+    /// A put that races with it may be appended again: a conditional write, or a removal.
     pub is_conditional: bool,
     pub begun: u64,
     pub ended: u64,
@@ -62,17 +62,16 @@ impl Write {
         self.fate != Fate::Never
     }
 
+    fn overlaps(&self, other: &Self) -> bool {
+        self.begun < other.ended && other.begun < self.ended
+    }
+
     /// Returns whether it is older than another write for certain.
-    ///
-    /// At an opening a write counts under its first LSN, although it took effect after a conditional
-    /// one, with a higher LSN, that it raced with.
-    fn is_older(&self, other: &Self, at_opening: bool) -> bool {
-        let may_follow = at_opening && other.is_conditional;
-        let by_lsn = !may_follow
-            && other.lsn.is_some_and(|lsn| match self.lsn {
-                Some(its) => its < lsn,
-                None => self.fate == Fate::Done && self.at_most < lsn,
-            });
+    fn is_older(&self, other: &Self) -> bool {
+        let by_lsn = other.lsn.is_some_and(|lsn| match self.lsn {
+            Some(its) => its < lsn,
+            None => self.fate == Fate::Done && self.at_most < lsn,
+        });
         self.ended < other.begun || by_lsn
     }
 
@@ -144,6 +143,17 @@ impl Model {
         self.writes.iter().filter(move |write| write.id == id)
     }
 
+    /// Returns whether a write is older than another for certain, as an opening shows them. A write
+    /// that raced with a conditional one may have been appended again, and counts there under its
+    /// first LSN.
+    fn is_older_at_opening(&self, one: &Write, other: &Write) -> bool {
+        let races = |write: &Write| {
+            let races = |rival: &Write| rival.is_conditional && rival.overlaps(write);
+            write.is_conditional || self.of(write.id).any(races)
+        };
+        one.ended < other.begun || (one.is_older(other) && !races(one) && !races(other))
+    }
+
     /// A write begins.
     pub fn begin(&mut self, id: Id, is_removal: bool, len: usize, batch: Option<usize>) -> WriteId {
         let begun = self.tick();
@@ -152,7 +162,7 @@ impl Model {
         self.writes.push(Write {
             id,
             is_removal,
-            is_conditional: is_removal && batch.is_none(),
+            is_conditional: is_removal,
             begun,
             ended: u64::MAX,
             fate: Fate::Pending,
@@ -242,6 +252,9 @@ impl Model {
         must: impl Fn(&Write) -> bool,
     ) -> Option<String> {
         let must = |write: &&Write| write.may_be_seen() && must(write);
+        let older = |one: &Write, other: &Write| {
+            if at_opening { self.is_older_at_opening(one, other) } else { one.is_older(other) }
+        };
         match answer {
             Answer::Write(write, lsn) => {
                 if self.is_damaged && self.writes.get(write).is_none_or(|found| found.id != id) {
@@ -264,8 +277,7 @@ impl Model {
                     return Some(format!("write {write} is seen as {lsn}, it was {known:?}"));
                 }
                 let found = Write { lsn: Some(lsn), ..found.clone() };
-                let newer =
-                    self.of(id).filter(must).find(|other| found.is_older(other, at_opening))?;
+                let newer = self.of(id).filter(must).find(|other| older(&found, other))?;
                 let newer = newer.lsn;
                 Some(format!("id {id} shows write {write} ({lsn}), although {newer:?} was there"))
             }
@@ -275,7 +287,7 @@ impl Model {
                     |write: &&Write| (write.is_removal || write.expires) && write.may_be_seen();
                 let puts = self.of(id).filter(must).filter(|write| !ends(write));
                 let mut lost = puts.filter(|put| {
-                    !self.of(id).filter(ends).any(|end| !end.is_older(put, at_opening))
+                    !self.of(id).filter(ends).any(|end| !older(end, put))
                 });
                 let lsn = lost.next()?.lsn;
                 Some(format!("id {id} is gone, although {lsn:?} was there"))
@@ -387,11 +399,16 @@ impl Model {
                 // A later write, in the batch or of another call, may have replaced it.
                 let replaces = |(other, write): (usize, &Write)| {
                     let later = other > n && write.batch == member.batch;
-                    let may = write.batch != member.batch && !write.is_older(member, true);
+                    let may =
+                        write.batch != member.batch && !self.is_older_at_opening(write, member);
                     write.id == member.id && write.may_be_seen() && (later || may)
                 };
                 if !shows(n, member) && !member.is_removal && !all().any(replaces) {
-                    found.push(format!("of batch {:?} id {} is missing", one.batch, member.id));
+                    let others: Vec<_> = self.of(member.id).collect();
+                    found.push(format!(
+                        "of batch {:?} id {} is missing: {others:?}",
+                        one.batch, member.id
+                    ));
                 }
             }
         }
