@@ -17,8 +17,7 @@ const COLUMNS: usize = 100;
 /// The library's modules, lowest layer first: a module names its own layer and those below it.
 /// A new file under `src/` needs a place here.
 const LAYERS: &[&[&str]] = &[
-    &["os"],
-    &["clock", "concurrency"],
+    &["clock", "concurrency", "os"],
     &["format"],
     &["error"],
     &["options", "report"],
@@ -53,6 +52,12 @@ const UNSAFE_FILES: &[&str] = &[
     "src/segment/payload.rs",
     // Fills a memory that nobody else has.
     "fuzz/src/parsers.rs",
+    // The simulated machine: control words in mappings, memmap2's signatures, coroutines that a
+    // kill leaves as they are, and threads that borrow.
+    "simulation/machine/src/atomics.rs",
+    "simulation/machine/src/map.rs",
+    "simulation/machine/src/scheduler.rs",
+    "simulation/machine/src/thread.rs",
     // Memories that watch, or fail, and hand everything else on.
     "loom-tests/src/watched.rs",
     // `fork` is a matter of the C library.

@@ -286,9 +286,8 @@ impl Model {
                 let ends =
                     |write: &&Write| (write.is_removal || write.expires) && write.may_be_seen();
                 let puts = self.of(id).filter(must).filter(|write| !ends(write));
-                let mut lost = puts.filter(|put| {
-                    !self.of(id).filter(ends).any(|end| !older(end, put))
-                });
+                let mut lost =
+                    puts.filter(|put| !self.of(id).filter(ends).any(|end| !older(end, put)));
                 let lsn = lost.next()?.lsn;
                 Some(format!("id {id} is gone, although {lsn:?} was there"))
             }
@@ -389,7 +388,10 @@ impl Model {
         if self.is_damaged {
             return;
         }
-        let shows = |n: usize, write: &Write| matches!(answers.get(write.id), Some(Answer::Write(shown, _)) if *shown == n);
+        let shows = |n: usize, write: &Write| match answers.get(write.id) {
+            Some(Answer::Write(shown, _)) => *shown == n,
+            _ => false,
+        };
         let all = || self.writes.iter().enumerate();
         let mut found = Vec::new();
         for (_, one) in all().filter(|(n, write)| write.batch.is_some() && shows(*n, write)) {

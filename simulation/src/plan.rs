@@ -30,9 +30,10 @@ pub enum Operation {
 }
 
 /// How a life ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ending {
     /// All threads end, then the store is closed.
+    #[default]
     Close,
     /// All threads end, then the store is dropped.
     Drop,
@@ -43,7 +44,7 @@ pub enum Ending {
 }
 
 /// One process and what it does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Life {
     pub threads: Vec<Vec<Operation>>,
     pub ending: Ending,

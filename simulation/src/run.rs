@@ -1,11 +1,16 @@
 //! Runs one plan.
 
 use crate::life::{PATH, Process, Shared, lock};
-use crate::model::{End, Model};
-use crate::plan::{Ending, Plan};
-use simulated_machine::{Faults, Machine, Outcome};
+use crate::model::End;
+use crate::plan::{Ending, Life, Plan};
+use simulated_machine::{Faults, Machine, Outcome, ProcessId};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Lives after those of the plan, which only look: what the first shows, the second shows, too.
+const LOOKS: usize = 2;
+/// Bytes of a disk that is never full.
+const ROOMY: u64 = 1 << 30;
 
 /// What a run came to.
 #[derive(Debug, Default)]
@@ -20,7 +25,9 @@ pub struct Report {
 #[must_use]
 pub fn run(plan: &Plan) -> Report {
     let machine = Machine::new(plan.settings.clone());
-    let failure = lives(&machine, plan);
+    let mut run = Run { machine, model: Shared::default(), before: None, exists: false };
+    let failure = run.lives(plan).err();
+    let machine = run.machine;
     let report = Report {
         steps: machine.steps(),
         failure,
@@ -31,99 +38,111 @@ pub fn run(plan: &Plan) -> Report {
     report
 }
 
-fn lives(machine: &Rc<Machine>, plan: &Plan) -> Option<String> {
-    let model: Shared = Arc::new(Mutex::new(Model::default()));
-    let plan = Arc::new(plan.clone());
-    let (mut before, mut exists) = (None, false);
-    // The last two lives only look: what the first of them shows, the second does.
-    let given = plan.lives.len();
-    machine.with_disk(|disk| disk.make_directory("elsewhere"));
-    for life in 0..given + 2 {
-        let mut last = plan.lives.last().cloned()?;
-        let plan = if life >= plan.lives.len() {
-            last.threads.clear();
-            last.ending = Ending::Close;
-            last.faults = Faults::default();
-            let mut quiet = (*plan).clone();
-            quiet.lives.resize(life + 1, last);
-            quiet.settings.disk_bytes = 1 << 30;
-            machine.with_disk(|disk| disk.resize(1 << 30));
-            Arc::new(quiet)
-        } else {
-            Arc::clone(&plan)
-        };
-        let (faults, ending) = (plan.lives[life].faults, plan.lives[life].ending);
-        machine.set_faults(faults);
-        if plan.lives[life].is_damaged && life < given {
-            let mut dice = fastrand::Rng::with_seed(plan.settings.seed ^ life as u64);
-            let where_ = machine.with_disk(|disk| disk.damage_one(PATH, ".seg", &mut dice));
-            if let Some(where_) = where_ {
-                machine.note(|| format!("damage: {where_}"));
-                machine.count("damage");
-                lock(&model).is_damaged = true;
-            }
+struct Run {
+    machine: Rc<Machine>,
+    model: Shared,
+    /// How the life before ended, as far as an opening has to expect it.
+    before: Option<End>,
+    /// An opening has returned.
+    exists: bool,
+}
+
+impl Run {
+    fn lives(&mut self, plan: &Plan) -> Result<(), String> {
+        self.machine.with_disk(|disk| disk.make_directory("elsewhere"));
+        for life in 0..plan.lives.len() {
+            self.live(&Arc::new(plan.clone()), life)?;
         }
-        machine.tell_boot(!plan.lives[life].hides_boot);
-        if let Some(violation) = machine.with_disk(|disk| disk.violations.pop()) {
-            return Some(violation);
+        let mut quiet = plan.clone();
+        quiet.settings.disk_bytes = ROOMY;
+        let last = plan.lives.last().map_or_else(Life::default, Life::only_looking);
+        for _ in 0..LOOKS {
+            self.machine.with_disk(|disk| disk.resize(ROOMY));
+            quiet.lives.push(last.clone());
+            self.live(&Arc::new(quiet.clone()), quiet.lives.len() - 1)?;
+        }
+        Ok(())
+    }
+
+    fn live(&mut self, plan: &Arc<Plan>, number: usize) -> Result<(), String> {
+        let life = &plan.lives[number];
+        self.machine.set_faults(life.faults);
+        self.machine.tell_boot(!life.hides_boot);
+        if life.is_damaged {
+            self.damage(plan.settings.seed ^ number as u64);
         }
         let is_shown = Arc::new(Mutex::new(false));
         let process = Process {
-            plan: Arc::clone(&plan),
-            life,
-            model: Arc::clone(&model),
-            before,
-            exists,
+            plan: Arc::clone(plan),
+            life: number,
+            model: Arc::clone(&self.model),
+            before: self.before,
+            exists: self.exists,
             is_shown: Arc::clone(&is_shown),
         };
-        let id = match machine.start(move || process.run()) {
-            Ok(id) => id,
-            Err(error) => return Some(error.to_string()),
-        };
-        let points = match ending {
+        let id = self.machine.start(move || process.run()).map_err(|error| error.to_string())?;
+        let points = match life.ending {
             Ending::Kill { after } | Ending::PowerLoss { after } => after,
             Ending::Close | Ending::Drop => u64::MAX,
         };
-        let outcome = machine.run(id, points);
-        if let Some(complaint) = lock(&model).complaints.first() {
-            return Some(complaint.clone());
+        let outcome = self.machine.run(id, points);
+        if let Some(complaint) = lock(&self.model).complaints.first() {
+            return Err(complaint.clone());
         }
-        let end = match (outcome, ending) {
-            (Outcome::Ended, Ending::PowerLoss { .. })
-            | (Outcome::Interrupted, Ending::PowerLoss { .. }) => {
-                machine.lose_power();
-                End::PowerLoss
-            }
-            (Outcome::Interrupted, _) => {
-                machine.kill(id);
-                End::Kill
-            }
-            (Outcome::Ended, _) => {
-                let (open, mapped) =
-                    machine.with_disk(|disk| (disk.open_files(id), disk.mappings(id)));
-                if open > 0 || mapped > 0 {
-                    let names = machine.with_disk(|disk| disk.names_mapped(id));
-                    return Some(format!("after close {open} files are open, mapped: {names:?}"));
-                }
-                End::Close
-            }
-            (outcome, _) => return Some(format!("{outcome:?}")),
-        };
-        let was_shown = *is_shown.lock().unwrap_or_else(PoisonError::into_inner);
-        exists |= was_shown;
+        let end = self.end(id, outcome, life.ending)?;
+        let is_shown = *is_shown.lock().unwrap_or_else(PoisonError::into_inner);
+        self.exists |= is_shown;
         // An opening of which the judge saw nothing does not stand between two others; but power
         // loss does.
-        if was_shown || end == End::PowerLoss || before.is_none() {
-            before = Some(worse(before.filter(|_| !was_shown), end));
+        if is_shown {
+            self.before = Some(end);
+        } else if end == End::PowerLoss || self.before.is_none() {
+            self.before = Some(end);
+        }
+        Ok(())
+    }
+
+    fn damage(&self, seed: u64) {
+        let mut dice = fastrand::Rng::with_seed(seed);
+        if let Some(place) = self.machine.with_disk(|disk| disk.damage_one(PATH, ".seg", &mut dice))
+        {
+            self.machine.note(|| format!("damage: {place}"));
+            self.machine.count("damage");
+            lock(&self.model).is_damaged = true;
         }
     }
-    None
+
+    /// Brings a life to its end, and looks at what the process has left behind.
+    fn end(&self, id: ProcessId, outcome: Outcome, ending: Ending) -> Result<End, String> {
+        if let Some(violation) = self.machine.with_disk(|disk| disk.violations.pop()) {
+            return Err(violation);
+        }
+        match (outcome, ending) {
+            (Outcome::Ended | Outcome::Interrupted, Ending::PowerLoss { .. }) => {
+                self.machine.lose_power();
+                Ok(End::PowerLoss)
+            }
+            (Outcome::Interrupted, _) => {
+                self.machine.kill(id);
+                Ok(End::Kill)
+            }
+            (Outcome::Ended, _) => {
+                let open = self.machine.with_disk(|disk| disk.open_files(id));
+                let mapped = self.machine.with_disk(|disk| disk.names_mapped(id));
+                if open > 0 || !mapped.is_empty() {
+                    return Err(format!("after close {open} files are open, mapped: {mapped:?}"));
+                }
+                Ok(End::Close)
+            }
+            (outcome, _) => Err(format!("{outcome:?}")),
+        }
+    }
 }
 
-/// What an opening has to expect after both.
-fn worse(one: Option<End>, other: End) -> End {
-    match (one, other) {
-        (Some(End::PowerLoss), _) | (_, End::PowerLoss) => End::PowerLoss,
-        (_, other) => other,
+impl Life {
+    /// A life of the same options that opens the store, and closes it.
+    fn only_looking(&self) -> Self {
+        let (ending, faults) = (Ending::Close, Faults::default());
+        Self { threads: Vec::new(), ending, faults, is_damaged: false, ..self.clone() }
     }
 }

@@ -55,9 +55,10 @@ pub struct MmapMemory {
 }
 
 /// How many descriptors the memories of this process may keep ([`kept_descriptors`]): a small part
-/// of those that the process may have. The others are flushed by `msync`. Nothing is lost by that: a mapping keeps
-/// the open file description that it was made from, and `msync` reports write-back errors from
-/// the same place in it as `fdatasync` on a descriptor would (`mm/msync.c`, `vfs_fsync_range`).
+/// of those that the process may have. The others are flushed by `msync`. Nothing is lost by that:
+/// a mapping keeps the open file description that it was made from, and `msync` reports write-back
+/// errors from the same place in it as `fdatasync` on a descriptor would (`mm/msync.c`,
+/// `vfs_fsync_range`).
 const DESCRIPTORS_MAX: u64 = 64;
 const DESCRIPTORS_MIN: u64 = 2;
 const PART_OF_LIMIT: u64 = 8;

@@ -61,9 +61,9 @@ pub mod time {
 pub mod process {
     pub use std::process::id;
 
+    use crate::concurrency::sync::unmodelled::AtomicU64;
     use std::io;
     use std::path::PathBuf;
-    use std::sync::atomic::AtomicU64;
 
     /// Returns the program that this process runs.
     pub fn program() -> io::Result<PathBuf> {

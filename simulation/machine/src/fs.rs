@@ -31,7 +31,8 @@ fn call<T>(name: &'static str, f: impl FnOnce(&Rc<Machine>) -> Outcome<T>) -> Ou
     done
 }
 
-/// The same, for calls that no signal interrupts, and for those of std, which goes on when one does.
+/// The same, for calls that no signal interrupts, and for those of std, which goes on when one
+/// does.
 fn std_call<T>(name: &'static str, f: impl Fn(&Rc<Machine>) -> Outcome<T>) -> io::Result<T> {
     Ok(plain_call(name, f)?)
 }
