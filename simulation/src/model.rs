@@ -419,6 +419,10 @@ impl Model {
 
     fn take_as_present(&mut self, id: Id, end: End, answer: Answer) {
         self.learn(answer);
+        let ends = |write: &Write| write.may_be_seen() && (write.is_removal || write.expires);
+        // What may have been committed, and replaced, may come back until power is lost: what
+        // replaced it may not be on the device.
+        let is_replaced = answer != Answer::Nothing || self.of(id).any(ends);
         if answer == Answer::Nothing && self.of(id).any(Write::may_be_seen) {
             // Whichever removal it was: nothing older may show from now on.
             let removal = self.begin(id, true, 0, None);
@@ -430,9 +434,10 @@ impl Model {
             if matches!(answer, Answer::Write(shown, _) if shown == n) {
                 (write.fate, write.ended) = (Fate::Done, write.ended.min(now));
                 write.at_most = write.lsn.unwrap_or(write.at_most);
-            } else if end == End::PowerLoss || write.fate != Fate::Done {
-                // What was replaced and is on the device may come back, until power is lost.
+            } else if end == End::PowerLoss || (write.fate != Fate::Done && !is_replaced) {
                 write.fate = Fate::Never;
+            } else if write.fate == Fate::Pending {
+                (write.fate, write.ended) = (Fate::Uncertain, now);
             }
         }
     }

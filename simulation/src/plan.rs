@@ -112,7 +112,7 @@ impl Plan {
     #[must_use]
     pub fn draw(seed: u64, size: Size) -> Self {
         let dice = &mut fastrand::Rng::with_seed(seed);
-        let segment_bytes = 16 << 10 << dice.u32(0..3);
+        let segment_bytes = 16 << 10 << [0, 0, 1, 2][dice.usize(0..4)];
         let ids = if one_in(dice, 2) { dice.usize(2..5) } else { dice.usize(4..24) };
         let policy = match dice.u32(0..3) {
             0 => Policy::Priorities { changes: dice.u32(1..8), within: dice.u64(200..20_000) },
@@ -141,7 +141,7 @@ impl Plan {
 /// How often each kind of operation is drawn: a seed leaves some out.
 struct Weights([u32; 22]);
 
-const USUAL: [u32; 22] = [30, 4, 8, 4, 12, 6, 16, 2, 3, 6, 2, 2, 4, 3, 4, 1, 1, 1, 3, 2, 2, 1];
+const USUAL: [u32; 22] = [30, 4, 8, 4, 12, 6, 10, 2, 2, 6, 2, 2, 4, 3, 8, 1, 1, 1, 3, 2, 2, 1];
 
 impl Weights {
     fn draw(dice: &mut fastrand::Rng) -> Self {
@@ -182,7 +182,13 @@ impl Life {
             Size::Large => dice.usize(2..6),
         };
         let each = if size == Size::Large { dice.usize(10..60) } else { 15 };
-        let longest = (segment_bytes as usize / 8).min(if one_in(dice, 2) { 300 } else { 4000 });
+        // Few records fit a segment, or many.
+        let longest = match dice.u32(0..4) {
+            0 => 300,
+            1 => segment_bytes as usize / 8,
+            2 => segment_bytes as usize / 4,
+            _ => segment_bytes as usize / 3,
+        };
         let draw = |dice: &mut fastrand::Rng| Operation::draw(dice, ids, longest, weights);
         let threads = (0..threads).map(|_| (0..each).map(|_| draw(dice)).collect()).collect();
         let magnitude = dice.u32(6..14);
