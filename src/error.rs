@@ -216,6 +216,6 @@ impl<T> At<T> for std::io::Result<T> {
 }
 
 fn number_in(path: &str) -> u64 {
-    let text = os::fs::read_to_string(path).ok();
+    let text = os::process::kernel_file(path).ok();
     text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }

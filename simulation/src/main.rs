@@ -47,8 +47,7 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
             Long("seeds") => {
                 let text: String = parser.value()?.parse()?;
                 let (first, end) = text.split_once("..").ok_or("FIRST..END")?;
-                found.seeds =
-                    first.parse().map_err(|_| "FIRST")?..end.parse().map_err(|_| "END")?;
+                found.seeds = number(first)?..number(end)?;
             }
             Long("seed") => {
                 let seed = parser.value()?.parse()?;
@@ -56,7 +55,8 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
             }
             Long("hours") => {
                 let hours: f64 = parser.value()?.parse()?;
-                found.time = Some(Duration::try_from_secs_f64(hours * 3600.0).map_err(|_| "H")?);
+                found.time =
+                    Some(Duration::try_from_secs_f64(hours * 3600.0).map_err(|e| e.to_string())?);
             }
             Long("trace") => found.trace = true,
             Long("shrink") => found.shrink = true,
@@ -69,6 +69,10 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
         }
     }
     Ok(found)
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|error| format!("{text}: {error}"))
 }
 
 fn main() -> ExitCode {

@@ -94,9 +94,7 @@ impl Run {
         self.exists |= is_shown;
         // An opening of which the judge saw nothing does not stand between two others; but power
         // loss does.
-        if is_shown {
-            self.before = Some(end);
-        } else if end == End::PowerLoss || self.before.is_none() {
+        if is_shown || end == End::PowerLoss || self.before.is_none() {
             self.before = Some(end);
         }
         Ok(())

@@ -15,6 +15,9 @@ const SEEDS: u64 = 1000;
 /// A line that a worker ends with: what happened how often.
 const COUNT: &str = "count ";
 
+/// What happened how often.
+type Counts = Vec<(String, u64)>;
+
 /// What all workers came to.
 #[derive(Debug, Default)]
 pub struct Total {
@@ -75,7 +78,7 @@ fn run_part(
     program: &std::path::Path,
     part: Range<u64>,
     size: Size,
-) -> io::Result<(Vec<(String, u64)>, Option<String>)> {
+) -> io::Result<(Counts, Option<String>)> {
     let mut worker = Command::new(program)
         .args(["--workers", "0", "--size", size.name()])
         .args(["--seeds", &format!("{}..{}", part.start, part.end)])

@@ -78,7 +78,7 @@ struct Limits {
 
 impl Limits {
     fn of_this_process() -> Self {
-        let read = |path| os::fs::read_to_string(path);
+        let read = |path| os::process::kernel_file(path);
         match (read("/proc/self/cgroup"), read("/proc/self/mountinfo")) {
             (Ok(groups), Ok(mounts)) => Self { files: limit_files(&groups, &mounts) },
             // Without `/proc` only what the machine has is left to ask for, if that.
@@ -88,8 +88,8 @@ impl Limits {
 
     /// The lowest limit there is; that of the machine at least.
     fn bytes(&self) -> u64 {
-        let machine = os::fs::read_to_string("/proc/meminfo").ok();
-        let read = |path: &PathBuf| os::fs::read_to_string(path).ok()?.trim().parse().ok();
+        let machine = os::process::kernel_file("/proc/meminfo").ok();
+        let read = |path: &PathBuf| os::process::kernel_file(path).ok()?.trim().parse().ok();
         let groups = self.files.iter().filter_map(read);
         // Where nothing is known nothing is too large.
         groups.chain(machine.as_deref().and_then(total_bytes)).min().unwrap_or(u64::MAX)

@@ -278,7 +278,7 @@ mod real {
 
     thread_local! {
         #[cfg_attr(
-            not(stratalog_loom),
+            not(any(stratalog_loom, stratalog_simulation)),
             expect(clippy::missing_const_for_thread_local, reason = "loom's has no const form")
         )]
         static HANDLES: RefCell<Vec<Handle>> = RefCell::new(Vec::new());

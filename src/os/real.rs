@@ -4,18 +4,31 @@
 #[cfg(not(stratalog_loom))]
 pub mod fs {
     pub use rustix::fs::{
-        CWD, Dir, Stat, fallocate, fstatvfs, mkdirat, openat, renameat, renameat_with, seek,
-        statat, unlinkat,
+        CWD, Dir, Stat, fallocate, fstatvfs, mkdirat, renameat, renameat_with, seek, statat,
+        unlinkat,
     };
-    pub use std::fs::{File, TryLockError, metadata, read_to_string};
+    pub use std::fs::{File, TryLockError, metadata};
     pub use std::os::fd::{AsFd, BorrowedFd};
     pub use std::os::unix::fs::{FileExt, MetadataExt};
 
+    use rustix::fs::{Mode, OFlags};
+    use rustix::io::Errno;
+    use rustix::path::Arg;
     use std::fs::DirBuilder;
     use std::io;
     use std::os::fd::{AsRawFd, RawFd};
     use std::os::unix::fs::DirBuilderExt;
     use std::path::Path;
+
+    /// Opens a file or directory.
+    pub fn openat(
+        dir: BorrowedFd<'_>,
+        name: impl Arg,
+        flags: OFlags,
+        mode: Mode,
+    ) -> Result<File, Errno> {
+        rustix::fs::openat(dir, name, flags, mode).map(File::from)
+    }
 
     /// Makes a directory that only its owner may read.
     pub fn create_private_directory(path: &Path) -> io::Result<()> {
@@ -63,11 +76,16 @@ pub mod process {
 
     use crate::concurrency::sync::unmodelled::AtomicU64;
     use std::io;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     /// Returns the program that this process runs.
     pub fn program() -> io::Result<PathBuf> {
         std::env::current_exe()
+    }
+
+    /// Reads a file that the kernel makes.
+    pub fn kernel_file(path: impl AsRef<Path>) -> io::Result<String> {
+        std::fs::read_to_string(path)
     }
 
     /// Returns how many descriptors this process may have.

@@ -480,15 +480,6 @@ pub fn metadata(path: &Path) -> io::Result<Metadata> {
     })
 }
 
-/// Reads a file that the kernel makes.
-pub fn read_to_string(path: impl AsRef<Path>) -> io::Result<String> {
-    let machine = calling();
-    match (path.as_ref().to_str(), machine.boot()) {
-        (Some("/proc/sys/kernel/random/boot_id"), Some(boot)) => Ok(format!("{boot:032x}")),
-        _ => Err(io::ErrorKind::NotFound.into()),
-    }
-}
-
 /// They are never closed here.
 pub fn fill_standard_streams() {}
 

@@ -4,7 +4,7 @@
 //! so that its sources build against either. [`Machine`] is the harness's side: it starts
 //! processes, decides who runs, loses power, and shows what is on the disk.
 //!
-//! - A *task* is a coroutine ([`scheduler`]). All tasks run on one thread of the real machine, one
+//! - A *task* is a coroutine. All tasks run on one thread of the real machine, one
 //!   at a time, and switch only at *points*: calls of this crate. So what lies between two points
 //!   is one step, and memory is sequentially consistent.
 //! - The *clock* stands still while a task runs. It advances a little with each point, and to the

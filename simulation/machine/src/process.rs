@@ -2,7 +2,7 @@
 
 use crate::machine::{calling, here};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -24,8 +24,7 @@ pub fn set_working_directory(path: &str) {
 pub fn open_files() -> u64 {
     let machine = calling();
     let process = machine.scheduler().process();
-    let open = machine.disk().open_files(process);
-    open
+    machine.disk().open_files(process)
 }
 
 /// Returns the program that it runs.
@@ -49,4 +48,13 @@ pub fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
 #[must_use]
 pub fn kept_descriptors() -> Arc<AtomicU64> {
     here().map_or_else(Arc::default, |machine| machine.scheduler().kept_descriptors())
+}
+
+/// Reads a file that the kernel makes.
+pub fn kernel_file(path: impl AsRef<Path>) -> io::Result<String> {
+    let machine = calling();
+    match (path.as_ref().to_str(), machine.boot()) {
+        (Some("/proc/sys/kernel/random/boot_id"), Some(boot)) => Ok(format!("{boot:032x}")),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    }
 }

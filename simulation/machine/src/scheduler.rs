@@ -380,10 +380,11 @@ impl Scheduler {
         scheduler.steps += 1;
         machine.advance(TICK);
         let jumps = machine.faults().clock_jumps;
-        if jumps > 0 && scheduler.dice.u64(0..jumps) == 0 {
-            if let Some(at) = scheduler.next_deadline() {
-                machine.set_now(at);
-            }
+        if jumps > 0
+            && scheduler.dice.u64(0..jumps) == 0
+            && let Some(at) = scheduler.next_deadline()
+        {
+            machine.set_now(at);
         }
         scheduler.wake_overdue(machine.now());
         let one_in = scheduler.stops_one_in;

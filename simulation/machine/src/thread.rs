@@ -319,7 +319,7 @@ impl<T: 'static> LocalKey<T> {
             machine.scheduler_mut().set_local(key, Rc::clone(&made));
             made
         });
-        let value = value.downcast::<T>().map_err(|_| AccessError)?;
+        let value = value.downcast::<T>().map_err(|_other| AccessError)?;
         Ok(f(&value))
     }
 }

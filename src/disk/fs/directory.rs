@@ -100,8 +100,8 @@ impl Directory {
 
     fn at(parent: BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> io::Result<Self> {
         let flags = DIRECTORY | OFlags::CLOEXEC;
-        let fd = retry_on_intr(|| fs::openat(parent, name, flags, Mode::empty()))?;
-        Ok(Self::of_file(File::from(fd), path))
+        let file = retry_on_intr(|| fs::openat(parent, name, flags, Mode::empty()))?;
+        Ok(Self::of_file(file, path))
     }
 
     pub(super) fn of_file(file: File, path: PathBuf) -> Self {
@@ -121,8 +121,7 @@ impl Directory {
     /// Opens a file. Creation gives its owner alone the right to read and write it.
     pub(super) fn open_at(&self, name: &str, flags: OFlags) -> io::Result<File> {
         let (flags, mode) = (flags | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
-        let fd = retry_on_intr(|| fs::openat(self.fd(), name, flags, mode))?;
-        Ok(File::from(fd))
+        Ok(retry_on_intr(|| fs::openat(self.fd(), name, flags, mode))?)
     }
 
     /// Opens a regular file. Follows no symbolic link and does not wait.

@@ -39,7 +39,7 @@ use crate::error::{At, Error};
 use crate::format::checksum::Salt;
 use crate::format::header::{SegmentId, StoreId, UNKNOWN_BOOT};
 use crate::format::ids::Sequence;
-use crate::os::fs::{self, File, MetadataExt};
+use crate::os::fs::{File, MetadataExt};
 use crate::os::process;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -137,7 +137,7 @@ fn start_of(file: File, len: u64) -> io::Result<Vec<u8>> {
 /// Zeros where the kernel does not tell it: they equal no boot id, themselves included.
 pub fn boot_id() -> [u64; 2] {
     let text =
-        fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| String::new());
+        process::kernel_file("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| String::new());
     let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     match (hex.len(), u128::from_str_radix(&hex, 16)) {
         (32, Ok(id)) => [(id >> 64) as u64, id as u64],
