@@ -1,10 +1,11 @@
 //! One process: it opens the store, shows everything to the judge, and runs the workload.
 
-use crate::model::{Answer, End, Fate, Kept, Model, fate_of};
+use crate::model::{Answer, End, Fate, Kept, Model, TagOf, fate_of};
 use crate::plan::{Ending, Life, Operation, Plan};
 use simulated_machine::{note, process, thread};
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -152,7 +153,7 @@ impl Task<'_> {
     }
 
     fn answer_of(&self, record: &Record<'_>) -> Answer {
-        let bytes = record.content();
+        let (bytes, tag) = (record.content(), record.tag());
         let value = bytes.first_chunk().map_or(usize::MAX, |b| u64::from_le_bytes(*b) as usize);
         let mut model = self.model();
         let is_verified = !model.is_damaged || self.process.life().verify < 2;
@@ -162,6 +163,17 @@ impl Task<'_> {
                 || record.embedding() != embedding(value, self.process.plan.dimension))
         {
             model.complain(format!("the bytes of write {value} are others than were put"));
+        }
+        if is_verified && !model.is_damaged {
+            let begins = tag >> TAG_SHIFT;
+            let holds = model.writes.get(value).is_none_or(|write| match write.tag {
+                TagOf::Write => begins == value as u64,
+                TagOf::Nothing => begins == 0,
+                TagOf::Predecessor => true,
+            });
+            if !holds {
+                model.complain(format!("write {value} has tag {tag:#x}"));
+            }
         }
         Answer::Write(value, record.lsn())
     }
@@ -204,10 +216,10 @@ impl Task<'_> {
             (false, false) => Kept::Prefix,
         };
         model.reopened(before, kept, &answers);
-        let (open, most) = (process::open_files(), self.process.plan.settings.open_files_max);
-        // The directory, the lock, and what calls under way have open.
-        if open > 10 + (most / 8).clamp(2, 64) {
-            model.complain(format!("{open} files are open, of at most {most}"));
+        let most = self.process.plan.settings.open_files_max;
+        let kept = process::kept_descriptors().load(Ordering::Relaxed);
+        if kept > (most / 8).clamp(2, 64) {
+            model.complain(format!("{kept} descriptors are kept, of at most {most}"));
         }
         if !model.is_damaged && tail <= model.highest && model.highest > Lsn::ZERO {
             let highest = model.highest;
@@ -219,13 +231,17 @@ impl Task<'_> {
         use Operation as Op;
         note(|| format!("{operation:?}"));
         match operation {
-            Op::Put { id, len } => self.put(id, len, false, |record, tag| record.tag(tag)),
-            Op::PutKeepingTag { id, len } => {
-                self.put(id, len, false, |record, _| record.keep_tag());
+            Op::Put { id, len } => {
+                self.put(id, len, (false, TagOf::Write), |record, tag| record.tag(tag))
             }
-            Op::PutExpiring { id, len, millis } => self.put(id, len, true, |record, tag| {
-                record.tag(tag).expires_in(Duration::from_millis(millis))
-            }),
+            Op::PutKeepingTag { id, len } => {
+                self.put(id, len, (false, TagOf::Predecessor), |record, _| record.keep_tag());
+            }
+            Op::PutExpiring { id, len, millis } => {
+                self.put(id, len, (true, TagOf::Write), |record, tag| {
+                    record.tag(tag).expires_in(Duration::from_millis(millis))
+                })
+            }
             Op::PutIf { id, len, condition } => self.put_if(id, len, condition),
             Op::Remove { id } => self.remove(id),
             Op::Batch { first, count, len } => self.batch(first, count, len),
@@ -270,7 +286,7 @@ impl Task<'_> {
         &self,
         id: usize,
         len: usize,
-        expires: bool,
+        (expires, tag_of): (bool, TagOf),
         with: impl for<'r> FnOnce(NewRecord<'r>, u64) -> NewRecord<'r>,
     ) {
         let write = self.model().begin(id, false, len, None);
@@ -278,7 +294,11 @@ impl Task<'_> {
         let embedding = embedding(write, self.process.plan.dimension);
         let tag = (write as u64) << TAG_SHIFT;
         let record = with(NewRecord::new(&name, &embedding, &content), tag);
-        self.model().writes[write].expires = expires;
+        {
+            let mut model = self.model();
+            model.writes[write].expires = expires;
+            model.writes[write].tag = tag_of;
+        }
         self.end_write("put", write, self.store.put_record(record));
     }
 
@@ -339,6 +359,13 @@ impl Task<'_> {
             };
             (0..count).map(member).collect()
         };
+        // Only the last write of each id is made.
+        let id_of = |n: usize| self.model().writes[members[n].0].id;
+        let is_last = |n: &usize| (n + 1..members.len()).all(|later| id_of(later) != id_of(*n));
+        let (made, superseded): (Vec<_>, Vec<_>) = (0..members.len()).partition(is_last);
+        for n in superseded {
+            self.model().end_without(members[n].0, Fate::Never);
+        }
         for (write, is_removal) in &members {
             let id = self.model().writes[*write].id;
             if *is_removal {
@@ -352,13 +379,13 @@ impl Task<'_> {
         let mut model = self.model();
         match done {
             Ok(last) => {
-                for (write, _) in members {
-                    model.end_below(write, last, self.process.life().is_synced);
+                for n in made {
+                    model.end_below(members[n].0, last, self.process.life().is_synced);
                 }
             }
             Err(error) => {
-                for (write, _) in members {
-                    model.end_without(write, fate_of(&error));
+                for n in made {
+                    model.end_without(members[n].0, fate_of(&error));
                 }
                 drop(model);
                 self.process.judge_error("batch", &error);
@@ -546,6 +573,12 @@ impl Task<'_> {
         }
         let again = format!("{path}-again");
         copy.backup(&again)?;
+        (0..plan.ids).try_for_each(|id| copy.remove(name(id)).map(drop))?;
+        copy.compact()?;
+        let stats = copy.stats();
+        if stats.dead_bytes > 0 && !self.has_salvaged() && !self.model().is_damaged {
+            self.model().complain(format!("a backup keeps garbage: {stats:?}"));
+        }
         copy.close()?;
         let again = Options::new().read_only(true).open(again)?;
         let is_clean = again.verify()?.is_clean() || self.has_salvaged() || self.model().is_damaged;

@@ -32,6 +32,17 @@ pub enum Fate {
     Never,
 }
 
+/// Where the tag of a version begins. Updates count upwards from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagOf {
+    /// At the number of its write, shifted.
+    Write,
+    /// At 0.
+    Nothing,
+    /// At that of the version before.
+    Predecessor,
+}
+
 /// A put or a removal.
 #[derive(Clone, Debug)]
 pub struct Write {
@@ -49,6 +60,7 @@ pub struct Write {
     /// When a read had first shown it.
     pub shown: u64,
     pub batch: Option<usize>,
+    pub tag: TagOf,
     /// It survives power loss.
     pub is_durable: bool,
     /// It expires, or may.
@@ -170,6 +182,7 @@ impl Model {
             at_most: Lsn::from_u64(u64::MAX),
             shown: u64::MAX,
             batch,
+            tag: TagOf::Nothing,
             is_durable: false,
             expires: false,
             len,

@@ -130,8 +130,10 @@ impl Plan {
             steps_max: 3_000_000,
             ..Settings::default()
         };
+        let churns = one_in(dice, 4);
         let lives = 1 + usize::from(one_in(dice, 2)) + usize::from(one_in(dice, 4));
-        let weights = Weights::draw(dice);
+        let lives = if churns { 3 } else { lives };
+        let weights = Weights::draw(dice, churns);
         let lives =
             (0..lives).map(|_| Life::draw(dice, size, ids, segment_bytes, &weights)).collect();
         Self { settings, dimension: dice.usize(1..9), segment_bytes, ids, lives }
@@ -143,8 +145,14 @@ struct Weights([u32; 22]);
 
 const USUAL: [u32; 22] = [30, 4, 8, 4, 12, 6, 10, 2, 2, 6, 2, 2, 4, 3, 8, 1, 1, 1, 3, 2, 2, 1];
 
+/// Overwriting and compacting, and little else.
+const CHURN: [u32; 22] = [30, 0, 0, 0, 6, 0, 2, 0, 0, 0, 0, 0, 3, 0, 12, 0, 0, 0, 3, 0, 0, 0];
+
 impl Weights {
-    fn draw(dice: &mut fastrand::Rng) -> Self {
+    fn draw(dice: &mut fastrand::Rng, churns: bool) -> Self {
+        if churns {
+            return Self(CHURN);
+        }
         let mut weights = USUAL;
         for weight in weights.iter_mut().skip(1) {
             match dice.u32(0..6) {

@@ -59,7 +59,8 @@ pub unsafe trait Memory: Send + Sync + 'static {
 
     /// Copies whole lines to `at`, a multiple of 64, past the caches if that can be done. Nothing
     /// may be published before [`Memory::end_stream`] was called for the range. Control words in
-    /// it must never have been stored to: they are zero, and are given as zeros.
+    /// it must never have been stored to: they are zero. What is given for one is its first value,
+    /// which the caller also stores to it, after [`Memory::end_stream`].
     ///
     /// # Safety
     ///

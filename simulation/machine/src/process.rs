@@ -19,14 +19,6 @@ pub fn set_working_directory(path: &str) {
     machine.disk_mut().set_working_directory(process, path.as_ref());
 }
 
-/// How many files it has open.
-#[must_use]
-pub fn open_files() -> u64 {
-    let machine = calling();
-    let process = machine.scheduler().process();
-    machine.disk().open_files(process)
-}
-
 /// Returns the program that it runs.
 pub fn program() -> io::Result<PathBuf> {
     Ok(PathBuf::from("/simulation"))

@@ -8,7 +8,7 @@ use super::cursor::{self, Grant, Reserved};
 use super::line_buffer::LineBuffer;
 use super::{Segment, WriteRequest};
 use crate::concurrency::sync::Ordering;
-use crate::format::frame::{FrameHeader, FrameLayout, FramePlace, TAG_BYTES, WriteMode, units_of};
+use crate::format::frame::{FrameHeader, FrameLayout, FramePlace, WriteMode, units_of};
 use crate::format::ids::{Address, Lsn, SlotNumber, Units};
 use crate::format::slot::{self, EMPTY_WORD, Kind, SlotBody, WriteOrigin};
 use crate::memory::Memory;
@@ -140,7 +140,7 @@ impl<'s, M: Memory> Reservation<'s, M> {
         }
         lines.end();
         header.checksum = sum.finish();
-        self.write_head(&header, record.id);
+        self.write_head(&header, record);
         meanwhile();
         if M::STREAMS_FROM <= self.len.bytes() {
             // [W5]: before the slot is decided, and the index knows of it.
@@ -170,18 +170,19 @@ impl<'s, M: Memory> Reservation<'s, M> {
         body
     }
 
-    /// Writes tag, header, expiry and id. The tag is written as 0, because its word is a control
-    /// word, which may be stored to only once the lines have reached memory.
-    fn write_head(&self, header: &FrameHeader, id: &[u8]) {
+    /// Writes tag, header, expiry and id. The tag's word is a control word, which may be stored to
+    /// only once the lines have reached memory; they bring its first value along, so that the
+    /// device never has a record without it.
+    fn write_head(&self, header: &FrameHeader, record: &WriteRequest<'_>) {
         let mut lines = LineBuffer::new(0, |at, lines| {
             self.segment.write_lines((self.offset, self.len), at, lines)
         });
-        lines.add(&[0; TAG_BYTES]);
+        lines.add(&record.tag.to_le_bytes());
         lines.add(&header.encode());
         if header.expires() {
             lines.add(&header.expires_ns.to_le_bytes());
         }
-        lines.add(id);
+        lines.add(record.id);
         lines.end();
     }
 
