@@ -1,5 +1,7 @@
 //! One process: it opens the store, shows everything to the judge, and runs the workload.
 
+mod backup;
+
 use crate::model::{Answer, End, Fate, Kept, Model, TagOf, fate_of};
 use crate::plan::{Ending, Life, Operation, Plan};
 use simulated_machine::{note, process, thread};
@@ -530,62 +532,6 @@ impl Task<'_> {
                 self.model().complain(format!("a record of id {id} has changed under a pin"));
             }
         }
-    }
-
-    /// Takes a backup, opens it, compares it, and goes on with it.
-    fn back_up(&self) {
-        let begun = self.model().tick();
-        let path = format!("/copy-{begun}");
-        match self.store.backup(&path) {
-            Ok(lsn) => {
-                note(|| format!("a backup as of {lsn}"));
-                if let Err(error) = self.judge_copy(&path, begun, lsn) {
-                    self.process.judge_error("copy", &error);
-                }
-            }
-            Err(error) => self.process.judge_error("backup", &error),
-        }
-    }
-
-    fn judge_copy(&self, path: &str, begun: u64, lsn: Lsn) -> Result<(), Error> {
-        let plan = &self.process.plan;
-        let options = Options::new().flush_interval(None).compaction(Compaction::Manual);
-        let copy = options.open(path)?;
-        let read = || -> Result<Vec<Answer>, Error> {
-            let pinned = copy.pin();
-            let ids = 0..plan.ids;
-            ids.map(|id| {
-                let found = pinned.get(name(id))?;
-                Ok(found.map_or(Answer::Nothing, |record| self.answer_of(&record)))
-            })
-            .collect()
-        };
-        let before = read()?;
-        self.model().judge_copy(begun, lsn, &before);
-        let next = copy.put("extra", &embedding(0, plan.dimension), "extra")?;
-        if next <= lsn {
-            self.model().complain(format!("a backup as of {lsn} goes on with {next}"));
-        }
-        copy.compact()?;
-        let expires = self.model().writes.iter().any(|write| write.expires);
-        if read()? != before && !expires && !self.model().is_damaged {
-            self.model().complain("compaction has changed a backup".to_owned());
-        }
-        let again = format!("{path}-again");
-        copy.backup(&again)?;
-        (0..plan.ids).try_for_each(|id| copy.remove(name(id)).map(drop))?;
-        copy.compact()?;
-        let stats = copy.stats();
-        if stats.dead_bytes > 0 && !self.has_salvaged() && !self.model().is_damaged {
-            self.model().complain(format!("a backup keeps garbage: {stats:?}"));
-        }
-        copy.close()?;
-        let again = Options::new().read_only(true).open(again)?;
-        let is_clean = again.verify()?.is_clean() || self.has_salvaged() || self.model().is_damaged;
-        if !again.contains("extra") || !is_clean {
-            self.model().complain("a backup of a backup is not as it was".to_owned());
-        }
-        again.close()
     }
 
     /// A salvage may have to leave a torn slot as it is.
