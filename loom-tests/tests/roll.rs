@@ -3,6 +3,7 @@
 //!
 //! mutation: roll-store (the active segment is replaced by a store instead of a compare-exchange)
 //! mutation: predecessor-noted-late (a segment can be used before it says which one it follows)
+//! mutation: flush-asks-late (which segments are in use is asked after the walk)
 //! mutation: table-removes-by-index (whatever is at the place is taken out of the table)
 #![cfg(stratalog_loom)]
 
@@ -79,6 +80,34 @@ fn a_preallocated_segment_is_used_or_discarded() {
         engine.log().discard_preallocated(&guard);
         let used = engine.log().in_use(&guard).count();
         assert_eq!((used, engine.log().table().iter(&guard).count()), (3, 3));
+    });
+}
+
+/// A flush that brings a segment to the device, and not an older one, would have recovery believe
+/// that the older one is there, too [D7]. Two preallocated segments come into use one after the
+/// other. Found by the simulation, seed 13349.
+#[test]
+fn a_flush_misses_no_segment_that_is_older_than_one_of_its_own() {
+    loom::model(|| {
+        // One put a segment.
+        let engine = engine(512);
+        engine.put(&put(b"x", b"0000")).unwrap();
+        for _ in 0..2 {
+            engine.log().preallocate(engine.epoch(), |_| Ok(true)).unwrap();
+        }
+        let flush = {
+            let engine = Arc::clone(&engine);
+            loom::thread::spawn(move || {
+                let guard = engine.epoch().pin();
+                let found: Vec<_> =
+                    engine.log().to_flush(&guard).iter().map(|s| s.sequence().0).collect();
+                let all: Vec<_> = (1..=found.len() as u64).collect();
+                assert_eq!(found, all, "one is missing");
+            })
+        };
+        engine.put(&put(b"a", b"1111")).unwrap();
+        engine.put(&put(b"b", b"2222")).unwrap();
+        flush.join().unwrap();
     });
 }
 

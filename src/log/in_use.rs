@@ -47,10 +47,12 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             let before = self.active.load(Ordering::Acquire);
             let active = self.segment_of_word(guard, before).map(Segment::table_index);
             let mut segments = self.counted(guard, read());
+            // Within the walk as well: were two preallocated segments asked one after the other
+            // while both come into use, only the second would be among those in use.
+            segments.retain(|segment| self.is_in_use(segment, active));
             // Release, and a write: who sees a segment active that was installed after this has
             // the walk behind it, so the walk has not met what it writes there.
             if self.active.fetch_or(0, Ordering::Release) == before {
-                segments.retain(|segment| self.is_in_use(segment, active));
                 segments.sort_by_key(|segment| segment.sequence());
                 return segments;
             }
