@@ -88,8 +88,6 @@ pub struct Machine {
     disk: RefCell<Disk>,
     /// Nanoseconds since the machine was made.
     clock: Cell<u64>,
-    /// What the time of day is ahead of the clock; it can be set back.
-    day_ahead: Cell<u64>,
     /// Identifies the boot; `None` where the kernel does not tell.
     boot: Cell<u128>,
     /// The kernel tells it.
@@ -137,7 +135,6 @@ impl Machine {
             counts: RefCell::default(),
             dice: RefCell::new(dice),
             clock: Cell::new(0),
-            day_ahead: Cell::new(0),
             boot: Cell::new(boot),
             tells_boot: Cell::new(true),
             trace: RefCell::default(),
@@ -226,18 +223,9 @@ impl Machine {
         self.clock.set(self.clock.get().max(now));
     }
 
-    pub(crate) fn time_of_day(&self) -> u64 {
-        self.clock.get().saturating_add(self.day_ahead.get())
-    }
-
     /// Lets time pass in which nobody runs.
     pub fn advance(&self, nanoseconds: u64) {
         self.clock.set(self.clock.get().saturating_add(nanoseconds));
-    }
-
-    /// Sets the time of day so much ahead of the clock. It may go back.
-    pub fn set_time_of_day(&self, ahead: u64) {
-        self.day_ahead.set(ahead);
     }
 
     /// The boot, as the kernel tells it.

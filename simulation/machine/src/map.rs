@@ -23,7 +23,7 @@ impl MmapOptions {
         Self::default()
     }
 
-    /// So many bytes.
+    /// Sets the number of bytes to map.
     pub fn len(&mut self, len: usize) -> &mut Self {
         self.len = len;
         self

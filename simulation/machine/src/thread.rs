@@ -132,12 +132,6 @@ impl<T> JoinHandle<T> {
         wait_for_end(self.thread.0);
         result_of(&self.packet)
     }
-
-    /// Returns whether it has ended.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        calling().scheduler().has_ended(self.thread.0)
-    }
 }
 
 /// How to make a thread.
@@ -176,7 +170,8 @@ impl Builder {
     ) -> io::Result<ScopedJoinHandle<'scope, T>> {
         let (task, packet) = spawn_named(self.name, f)?;
         scope.threads.borrow_mut().push(task);
-        Ok(ScopedJoinHandle { thread: Thread(task), packet, scope: PhantomData })
+        let handle = JoinHandle { thread: Thread(task), packet };
+        Ok(ScopedJoinHandle { handle, scope: PhantomData })
     }
 }
 
@@ -216,8 +211,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
 /// The right to wait for a thread of a scope.
 #[derive(Debug)]
 pub struct ScopedJoinHandle<'scope, T> {
-    thread: Thread,
-    packet: Packet<T>,
+    handle: JoinHandle<T>,
     scope: PhantomData<&'scope ()>,
 }
 
@@ -225,13 +219,12 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// The thread.
     #[must_use]
     pub fn thread(&self) -> &Thread {
-        &self.thread
+        self.handle.thread()
     }
 
     /// Waits until it has ended.
     pub fn join(self) -> Result<T> {
-        wait_for_end(self.thread.0);
-        result_of(&self.packet)
+        self.handle.join()
     }
 }
 

@@ -54,7 +54,7 @@ impl Sub for Instant {
 /// Returns the time of day.
 #[must_use]
 pub fn now() -> SystemTime {
-    let since = here().map_or(0, |machine| machine.time_of_day());
+    let since = here().map_or(0, |machine| machine.now());
     SystemTime::UNIX_EPOCH + Duration::from_secs(BEGINNING) + Duration::from_nanos(since)
 }
 

@@ -201,13 +201,6 @@ impl Disk {
         }
     }
 
-    /// Gives a name to another file, too, as a hard link.
-    pub fn link(&mut self, ino: Ino, directory: Ino, name: OsString) {
-        if let Some(directory) = self.directory_mut(directory) {
-            directory.link(name, ino);
-        }
-    }
-
     pub(crate) fn rename(
         &mut self,
         from: Ino,
@@ -382,15 +375,9 @@ impl Disk {
         (self.pages, self.pages.saturating_sub(taken))
     }
 
-    /// Has the disk have so many blocks.
+    /// Gives the disk a size in bytes.
     pub fn resize(&mut self, bytes: u64) {
         self.pages = bytes / PAGE as u64;
-    }
-
-    /// Bytes allocated to all files.
-    #[must_use]
-    pub fn allocated(&self) -> u64 {
-        self.files().map(|(_, file)| file.allocated()).sum()
     }
 
     /// Gives a part of a file its blocks, or none of them.
@@ -502,16 +489,6 @@ impl Disk {
             && let Some(file) = self.file_mut(ino)
         {
             file.evict();
-        }
-    }
-
-    /// The page cache is lost: what was not written back is gone, and so is what the kernel only
-    /// took for written.
-    pub fn lose_page_cache(&mut self) {
-        for file in self.inodes.iter_mut().flatten() {
-            if let Content::File(file) = &mut file.content {
-                file.lose_page_cache();
-            }
         }
     }
 
