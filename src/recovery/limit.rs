@@ -137,8 +137,8 @@ pub(super) fn unproven(candidate: &SegmentCandidate, singles: bool) -> Vec<u32> 
     unproven
 }
 
-/// Records above the durable end of which power loss has left no more than the slot: nothing was
-/// promised of them, so in a salvage they hide nothing that was.
+/// Slots above the durable end of which power loss has left no more than a part, or whose records
+/// it has taken: nothing was promised of them, so in a salvage they hide nothing that was.
 fn torn(candidate: &SegmentCandidate) -> Vec<u32> {
     let segment = &*candidate.segment;
     // A durable end that is damaged does not say what was promised.
@@ -148,6 +148,7 @@ fn torn(candidate: &SegmentCandidate) -> Vec<u32> {
     }
     let is_torn = |(slot, state): &(SlotNumber, SlotState)| match state {
         SlotState::Committed(kind, body) => scan::check_once(segment, *slot, *kind, *body).is_err(),
+        SlotState::Invalid => true,
         _ => false,
     };
     let above = segment

@@ -2,7 +2,7 @@
 //! it stores the void whatever the slot says.
 //!
 //! - *Undecided* slots, whose writers are gone: [`void_undecided`].
-//! - *Members* of a batch whose head is void: [`void_headless`].
+//! - *Members* of a batch whose head is void or lost: [`void_headless`].
 //! - *Unproven* slots above the durable end, whose frames or batches are not whole:
 //!   [`void_unproven`].
 //! - *Outdone* conditional puts [W9]: [`void_outdone`], found by `recovery/outdone.rs`.
@@ -102,19 +102,14 @@ pub(super) fn void_undecided<M: Memory>(segment: &Segment<M>, durable: u32, limi
     }
 }
 
-/// Voids the members of a batch whose head is void: they would count if that were damaged some day.
-/// Their writer ended before it had voided them.
+/// Voids the members of a batch whose head is void, or lost above the durable end: a walk does not
+/// meet it, so they read as void. They would count, or be damage, once the durable end is beyond
+/// them.
 pub(super) fn void_headless<M: Memory>(segment: &Segment<M>, limit: u32) {
-    let (mut headless, mut void_head) = (Vec::new(), false);
-    for (slot, state) in segment.directory().slots(limit) {
-        let is_member = state == SlotState::Void && segment.directory().is_member(slot);
-        if !is_member {
-            void_head = state == SlotState::Void;
-        } else if void_head {
-            headless.push(slot);
-        }
-    }
-    for slot in headless {
+    let headless = |slot, state| state == SlotState::Void && segment.directory().is_member(slot);
+    let slots = segment.directory().slots(limit).filter(|(slot, state)| headless(*slot, *state));
+    let slots: Vec<_> = slots.collect();
+    for (slot, _) in slots {
         segment.directory().void(slot);
     }
 }

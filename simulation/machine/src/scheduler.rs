@@ -130,6 +130,12 @@ pub struct Scheduler {
     processes: Vec<(ProcessId, Arc<AtomicU64>)>,
     made: ProcessId,
     panicked: Option<String>,
+    /// No deadline is earlier.
+    earliest: u64,
+    /// Tasks that can run, while one of them is chosen.
+    able: Vec<TaskId>,
+    /// All tasks before this one have ended.
+    first: TaskId,
 }
 
 impl std::fmt::Debug for Scheduler {
@@ -162,6 +168,9 @@ impl Scheduler {
             processes: Vec::new(),
             made: 0,
             panicked: None,
+            earliest: u64::MAX,
+            able: Vec::new(),
+            first: 0,
         }
     }
 
@@ -308,12 +317,16 @@ impl Scheduler {
     }
 
     fn wake_overdue(&mut self, now: u64) {
-        for task in &mut self.tasks {
+        if now < self.earliest {
+            return;
+        }
+        for task in &mut self.tasks[self.first..] {
             if matches!(task.state, State::Waiting { deadline: Some(at), .. } if at <= now) {
                 task.state = State::Runnable;
                 task.timed_out = true;
             }
         }
+        self.earliest = self.next_deadline().unwrap_or(u64::MAX);
     }
 
     fn next_deadline(&self) -> Option<u64> {
@@ -322,20 +335,27 @@ impl Scheduler {
             State::Waiting { deadline, .. } => deadline.filter(|at| *at < u64::MAX / 2),
             _ => None,
         };
-        self.tasks.iter().filter_map(deadline).min()
+        self.tasks[self.first..].iter().filter_map(deadline).min()
     }
 
     /// Chooses who runs next; `None`: nobody can.
     fn choose(&mut self, may_stay: bool) -> Option<TaskId> {
-        let able: Vec<_> = (0..self.tasks.len()).filter(|&id| self.can_run(id)).collect();
-        let current = self.current.filter(|id| able.contains(id));
-        match self.policy {
-            Policy::Uniform { stays } => {
-                if may_stay && current.is_some() && self.dice.u32(0..stays.max(1)) != 0 {
-                    return current;
-                }
-                self.dice.choice(&able).copied()
-            }
+        let current = self.current.filter(|&id| self.can_run(id));
+        if let Policy::Uniform { stays } = self.policy
+            && may_stay
+            && current.is_some()
+            && self.dice.u32(0..stays.max(1)) != 0
+        {
+            return current;
+        }
+        let mut able = std::mem::take(&mut self.able);
+        able.clear();
+        while self.tasks.get(self.first).is_some_and(|task| task.state == State::Ended) {
+            self.first += 1;
+        }
+        able.extend((self.first..self.tasks.len()).filter(|&id| self.can_run(id)));
+        let chosen = match self.policy {
+            Policy::Uniform { .. } => self.dice.choice(&able).copied(),
             Policy::Priorities { .. } => {
                 if let Some(id) = current.filter(|_| self.changes.contains(&self.steps)) {
                     self.lowest -= 1;
@@ -345,7 +365,9 @@ impl Scheduler {
                 let best = others.max_by_key(|&id| self.tasks[id].priority);
                 best.or(current)
             }
-        }
+        };
+        self.able = able;
+        chosen
     }
 }
 
@@ -414,6 +436,7 @@ impl Scheduler {
             let Some(current) = scheduler.current else { return true };
             scheduler.steps += 1;
             scheduler.tasks[current].state = State::Waiting { on, deadline };
+            scheduler.earliest = scheduler.earliest.min(deadline.unwrap_or(u64::MAX));
             current
         };
         suspend();

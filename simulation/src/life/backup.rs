@@ -50,12 +50,12 @@ impl Task<'_> {
         (0..plan.ids).try_for_each(|id| copy.remove(name(id)).map(drop))?;
         copy.compact()?;
         let stats = copy.stats();
-        if stats.dead_bytes > 0 && !self.has_salvaged() && !self.model().is_damaged {
+        if stats.dead_bytes > 0 && !self.model().is_damaged {
             self.model().complain(format!("a backup keeps garbage: {stats:?}"));
         }
         copy.close()?;
         let again = Options::new().read_only(true).open(again)?;
-        let is_clean = again.verify()?.is_clean() || self.has_salvaged() || self.model().is_damaged;
+        let is_clean = again.verify()?.is_clean() || self.model().is_damaged;
         if !again.contains("extra") || !is_clean {
             self.model().complain("a backup of a backup is not as it was".to_owned());
         }

@@ -124,10 +124,7 @@ impl Process {
             Error::ResourceLimit { .. } => few || faults.no_descriptor > 0 || faults.no_mapping > 0,
             // Where nothing is verified, a damaged LSN may have been shown.
             Error::UnknownLsn(_) => damaged,
-            // A backup keeps a torn record that a salvage has left.
-            Error::Corrupt { .. } => {
-                damaged || (what == "copy" && self.plan.lives.iter().any(|life| life.salvages))
-            }
+            Error::Corrupt { .. } => damaged,
             Error::Io { .. } => {
                 faults.flush_fails > 0 || faults.no_descriptor > 0 || faults.no_thread > 0
             }
@@ -534,15 +531,10 @@ impl Task<'_> {
         }
     }
 
-    /// A salvage may have to leave a torn slot as it is.
-    fn has_salvaged(&self) -> bool {
-        self.process.plan.lives.iter().any(|life| life.salvages)
-    }
-
     fn verify(&self) {
         match self.store.verify() {
             Ok(report) if report.is_clean() => {}
-            Ok(_) if self.has_salvaged() || self.model().is_damaged => {}
+            Ok(_) if self.model().is_damaged => {}
             Ok(report) => self.model().complain(format!("verify: {:?}", report.damaged)),
             Err(error) => self.process.judge_error("verify", &error),
         }
