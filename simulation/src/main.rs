@@ -2,6 +2,7 @@
 
 mod life;
 mod model;
+mod neighbour;
 mod plan;
 mod run;
 mod shrink;

@@ -121,7 +121,7 @@ pub enum Kept {
 }
 
 /// All that the workload did and saw.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Model {
     now: u64,
     pub writes: Vec<Write>,
@@ -132,11 +132,41 @@ pub struct Model {
     /// The device has damaged something: ids may be missing or older, but never others.
     pub is_damaged: bool,
     batches: usize,
+    /// Where the store is.
+    pub path: &'static str,
+    /// Somebody sets the time of day: what has expired may come back.
+    pub sets_clock: bool,
     /// What is wrong; the first counts.
     pub complaints: Vec<String>,
 }
 
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            now: 0,
+            writes: Vec::new(),
+            highest: Lsn::ZERO,
+            last: Lsn::ZERO,
+            is_damaged: false,
+            batches: 0,
+            path: PATHS[0],
+            sets_clock: false,
+            complaints: Vec::new(),
+        }
+    }
+}
+
+/// Where the store may be.
+const PATHS: [&str; 2] = ["store", "moved"];
+
 impl Model {
+    /// The store's directory gets another name: which one it had, and which one it gets.
+    pub fn move_directory(&mut self) -> (&'static str, &'static str) {
+        let from = self.path;
+        self.path = if from == PATHS[0] { PATHS[1] } else { PATHS[0] };
+        (from, self.path)
+    }
+
     pub fn tick(&mut self) -> u64 {
         self.now += 1;
         self.now
@@ -268,6 +298,9 @@ impl Model {
         let older = |one: &Write, other: &Write| {
             if at_opening { self.is_older_at_opening(one, other) } else { one.is_older(other) }
         };
+        if self.sets_clock && self.of(id).any(|write| write.expires) {
+            return None;
+        }
         match answer {
             Answer::Write(write, lsn) => {
                 if self.is_damaged && self.writes.get(write).is_none_or(|found| found.id != id) {

@@ -2,6 +2,9 @@
 
 use simulated_machine::{Faults, Grain, Policy, Settings};
 
+/// Bytes of a disk that is never full.
+pub const ROOMY: u64 = 1 << 30;
+
 /// One operation of the workload; numbers are drawn ids, sizes and choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -27,6 +30,7 @@ pub enum Operation {
     WaitAsync,
     Hold { id: usize, millis: u64 },
     ChangeDirectory { away: bool },
+    MoveDirectory,
 }
 
 /// How a life ends.
@@ -48,6 +52,8 @@ pub enum Ending {
 pub struct Life {
     pub threads: Vec<Vec<Operation>>,
     pub ending: Ending,
+    /// The points after which it ends are counted from its first operation, not from its beginning.
+    pub ends_late: bool,
     pub is_synced: bool,
     pub is_automatic: bool,
     pub verify: u8,
@@ -58,6 +64,8 @@ pub struct Life {
     pub is_damaged: bool,
     /// The boot id cannot be read.
     pub hides_boot: bool,
+    /// Before it begins, the store's files are replaced by sparse copies.
+    pub is_sparse: bool,
 }
 
 /// All that a seed does.
@@ -67,6 +75,8 @@ pub struct Plan {
     pub dimension: usize,
     pub segment_bytes: u64,
     pub ids: usize,
+    /// There is another store of the same name in another directory.
+    pub has_neighbour: bool,
     pub lives: Vec<Life>,
 }
 
@@ -123,30 +133,35 @@ impl Plan {
             grain: if size == Size::Fine { Grain::Fine } else { Grain::Coarse },
             policy,
             stops_one_in: chance(dice, 3, 300, 5_000),
-            disk_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(6..30) } else { 1 << 30 },
+            disk_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(6..30) } else { ROOMY },
             open_files_max: if one_in(dice, 6) { dice.u64(16..64) } else { 1024 },
             unit_bytes: [64, 512, 4096][dice.usize(0..3)],
             torn_units: one_in(dice, 4),
             steps_max: 3_000_000,
             ..Settings::default()
         };
-        let churns = one_in(dice, 4);
+        let churns = one_in(dice, 3);
         let lives = 1 + usize::from(one_in(dice, 2)) + usize::from(one_in(dice, 4));
         let lives = if churns { 3 } else { lives };
         let weights = Weights::draw(dice, churns);
         let lives =
             (0..lives).map(|_| Life::draw(dice, size, ids, segment_bytes, &weights)).collect();
-        Self { settings, dimension: dice.usize(1..9), segment_bytes, ids, lives }
+        let dimension = dice.usize(1..9);
+        Self { settings, dimension, segment_bytes, ids, has_neighbour: one_in(dice, 8), lives }
     }
 }
 
 /// How often each kind of operation is drawn: a seed leaves some out.
-struct Weights([u32; 22]);
+struct Weights([u32; KINDS]);
 
-const USUAL: [u32; 22] = [30, 4, 8, 4, 12, 6, 10, 2, 2, 6, 2, 2, 4, 3, 8, 1, 1, 1, 3, 2, 2, 1];
+/// Kinds of operations.
+const KINDS: usize = 23;
+
+const USUAL: [u32; KINDS] =
+    [30, 4, 8, 4, 12, 6, 10, 2, 2, 6, 2, 2, 4, 3, 8, 1, 1, 2, 3, 2, 2, 1, 1];
 
 /// Overwriting and compacting, and little else.
-const CHURN: [u32; 22] = [30, 0, 0, 0, 6, 0, 2, 0, 0, 0, 0, 0, 3, 0, 12, 0, 0, 0, 3, 0, 0, 0];
+const CHURN: [u32; KINDS] = [30, 2, 0, 0, 6, 0, 2, 0, 0, 3, 0, 0, 3, 0, 12, 1, 0, 2, 2, 0, 0, 0, 0];
 
 impl Weights {
     fn draw(dice: &mut fastrand::Rng, churns: bool) -> Self {
@@ -177,6 +192,13 @@ impl Weights {
 }
 
 impl Life {
+    /// Returns whether calls of the system may fail for lack of something, or of the device.
+    pub fn has_failing_calls(&self) -> bool {
+        let faults = &self.faults;
+        let lacks = [faults.no_room, faults.no_descriptor, faults.no_mapping, faults.no_thread];
+        faults.flush_fails + faults.read_fails + lacks.iter().sum::<u64>() > 0
+    }
+
     fn draw(
         dice: &mut fastrand::Rng,
         size: Size,
@@ -210,6 +232,7 @@ impl Life {
         Self {
             threads,
             ending,
+            ends_late: dice.bool(),
             is_synced: one_in(dice, 4),
             is_automatic: one_in(dice, 2),
             verify: dice.u8(0..3),
@@ -224,11 +247,14 @@ impl Life {
                 no_descriptor: chance(dice, 16, 10, 100),
                 no_mapping: chance(dice, 16, 5, 50),
                 no_thread: chance(dice, 32, 5, 50),
-                read_fails: 0,
-                eviction: 0,
+                read_fails: chance(dice, 48, 10, 100),
+                clock_set: chance(dice, 12, 100, 2000),
+                // The device may have lost what a flush could not write.
+                eviction: chance(dice, 24, 20, 500),
             },
             is_damaged: one_in(dice, 24),
             hides_boot: one_in(dice, 20),
+            is_sparse: one_in(dice, 16),
         }
     }
 }
@@ -255,10 +281,14 @@ impl Operation {
             15 => Self::Backup,
             16 => Self::Verify,
             17 => Self::Stats,
-            18 => Self::Sleep { millis: dice.u64(0..1500) },
+            18 => {
+                let magnitude = dice.u32(1..11);
+                Self::Sleep { millis: dice.u64(0..1 << magnitude) }
+            }
             19 => Self::WaitAsync,
             20 => Self::Hold { id, millis: dice.u64(0..100) },
-            _ => Self::ChangeDirectory { away: dice.bool() },
+            21 => Self::ChangeDirectory { away: dice.bool() },
+            _ => Self::MoveDirectory,
         }
     }
 }

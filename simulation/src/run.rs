@@ -1,16 +1,15 @@
 //! Runs one plan.
 
-use crate::life::{PATH, Process, Shared, lock};
+use crate::life::{Process, Shared, lock};
 use crate::model::End;
-use crate::plan::{Ending, Life, Plan};
+use crate::neighbour;
+use crate::plan::{Ending, Life, Plan, ROOMY};
 use simulated_machine::{Faults, Machine, Outcome, ProcessId};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Lives after those of the plan, which only look: what the first shows, the second shows, too.
 const LOOKS: usize = 2;
-/// Bytes of a disk that is never full.
-const ROOMY: u64 = 1 << 30;
 
 /// What a run came to.
 #[derive(Debug, Default)]
@@ -50,6 +49,10 @@ struct Run {
 impl Run {
     fn lives(&mut self, plan: &Plan) -> Result<(), String> {
         self.machine.with_disk(|disk| disk.make_directory("elsewhere"));
+        lock(&self.model).sets_clock = plan.lives.iter().any(|life| life.faults.clock_set > 0);
+        if plan.has_neighbour {
+            self.run_to_end(neighbour::make)?;
+        }
         for life in 0..plan.lives.len() {
             self.live(&Arc::new(plan.clone()), life)?;
         }
@@ -61,13 +64,38 @@ impl Run {
             quiet.lives.push(last.clone());
             self.live(&Arc::new(quiet.clone()), quiet.lives.len() - 1)?;
         }
-        Ok(())
+        if plan.has_neighbour { self.run_to_end(neighbour::look) } else { Ok(()) }
+    }
+
+    /// Runs a process that has nothing to do with the store.
+    fn run_to_end(&self, main: fn() -> Result<(), stratalog::Error>) -> Result<(), String> {
+        let done = Arc::new(Mutex::new(None));
+        let its = Arc::clone(&done);
+        self.machine.set_faults(Faults::default());
+        let main = move || *its.lock().unwrap_or_else(PoisonError::into_inner) = Some(main());
+        let id = self.machine.start(main).map_err(|error| error.to_string())?;
+        let outcome = self.machine.run(id, u64::MAX);
+        let done = done.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match done {
+            Some(Ok(())) => Ok(()),
+            done => Err(format!("the neighbour: {outcome:?} {done:?}")),
+        }
     }
 
     fn live(&mut self, plan: &Arc<Plan>, number: usize) -> Result<(), String> {
         let life = &plan.lives[number];
         self.machine.set_faults(life.faults);
         self.machine.tell_boot(!life.hides_boot);
+        if life.is_sparse {
+            let path = lock(&self.model).path;
+            self.machine.with_disk(|disk| disk.make_sparse(path));
+        }
+        // What a flush could not write is in the page cache alone.
+        let fails = |life: &Life| life.faults.flush_fails > 0;
+        let has_failed = plan.lives[..=number].iter().any(fails);
+        if life.faults.read_fails > 0 || life.faults.eviction > 0 && has_failed {
+            lock(&self.model).is_damaged = true;
+        }
         if life.is_damaged {
             self.damage(plan.settings.seed ^ number as u64);
         }
@@ -81,11 +109,20 @@ impl Run {
             is_shown: Arc::clone(&is_shown),
         };
         let id = self.machine.start(move || process.run()).map_err(|error| error.to_string())?;
+        let began = self.machine.steps();
         let points = match life.ending {
             Ending::Kill { after } | Ending::PowerLoss { after } => after,
             Ending::Close | Ending::Drop => u64::MAX,
         };
-        let outcome = self.machine.run(id, points);
+        let mut outcome = self.machine.run(id, if life.ends_late { u64::MAX } else { points });
+        if outcome == Outcome::Paused {
+            let points = if life.ends_late {
+                points
+            } else {
+                points.saturating_sub(self.machine.steps() - began)
+            };
+            outcome = self.machine.run(id, points);
+        }
         if let Some(complaint) = lock(&self.model).complaints.first() {
             return Err(complaint.clone());
         }
@@ -102,7 +139,8 @@ impl Run {
 
     fn damage(&self, seed: u64) {
         let mut dice = fastrand::Rng::with_seed(seed);
-        if let Some(place) = self.machine.with_disk(|disk| disk.damage_one(PATH, ".seg", &mut dice))
+        let path = lock(&self.model).path;
+        if let Some(place) = self.machine.with_disk(|disk| disk.damage_one(path, ".seg", &mut dice))
         {
             self.machine.note(|| format!("damage: {place}"));
             self.machine.count("damage");
@@ -141,6 +179,7 @@ impl Life {
     /// A life of the same options that opens the store, and closes it.
     fn only_looking(&self) -> Self {
         let (ending, faults) = (Ending::Close, Faults::default());
-        Self { threads: Vec::new(), ending, faults, is_damaged: false, ..self.clone() }
+        let (is_damaged, is_sparse) = (false, false);
+        Self { threads: Vec::new(), ending, faults, is_damaged, is_sparse, ..self.clone() }
     }
 }

@@ -138,12 +138,17 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
     }
 
     pub(super) fn is_in_use(&self, segment: &Segment<M>, active: Option<TableIndex>) -> bool {
-        let begun = segment.role() == Role::Copies
-            || segment.filling().is_full() && segment.checks().is_created_here()
-            || segment.filling().slots_end() > 0
+        let begun = has_begun(segment)
             // Its file may be put back: it goes on being named, and reported until then.
             || segment.reclamation().is_quarantined()
             || Some(segment.table_index()) == active;
         begun && !segment.reclamation().is_dropped()
     }
+}
+
+/// Returns whether it was ever more than preallocated. A settled one never changes that.
+pub(super) fn has_begun<M: Memory>(segment: &Segment<M>) -> bool {
+    segment.role() == Role::Copies
+        || segment.filling().is_full() && segment.checks().is_created_here()
+        || segment.filling().slots_end() > 0
 }

@@ -6,6 +6,7 @@
 //! of their own. Everything here is a statistic: nothing is decided by it that a later, exact look
 //! would not decide again.
 
+use super::in_use::has_begun;
 use super::{Log, Source};
 use crate::concurrency::epoch::Guard;
 use crate::concurrency::sync::unmodelled::{AtomicU64, Ordering};
@@ -152,7 +153,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let settled = &self.totals.settled;
         add(&settled.begun, 1);
         if segment.reclamation().claim_addition(disk_bytes) {
-            add(&settled.segments, 1);
+            add(&settled.segments, u64::from(has_begun(segment)));
             add(&settled.frame_bytes, segment.filling().frame_bytes());
             add(&settled.held_bytes, held_bytes(segment));
             add(&settled.disk_bytes, disk_bytes);
@@ -167,7 +168,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         let settled = &totals.settled;
         add(&settled.begun, 1);
         if let Some(disk_bytes) = segment.reclamation().claim_subtraction() {
-            sub(&settled.segments, 1);
+            sub(&settled.segments, u64::from(has_begun(segment)));
             sub(&settled.frame_bytes, segment.filling().frame_bytes());
             sub(&settled.held_bytes, held_bytes(segment));
             sub(&settled.disk_bytes, disk_bytes);

@@ -73,6 +73,8 @@ pub struct Faults {
     pub write_back: u64,
     /// At a point, the clock jumps to the next deadline.
     pub clock_jumps: u64,
+    /// At a point, somebody sets the time of day to another one, up to an hour away.
+    pub clock_set: u64,
     /// At a point, a clean page that the device has otherwise is read anew.
     pub eviction: u64,
 }
@@ -88,6 +90,8 @@ pub struct Machine {
     disk: RefCell<Disk>,
     /// Nanoseconds since the machine was made.
     clock: Cell<u64>,
+    /// Nanoseconds by which the time of day is ahead of that, or behind.
+    set_by: Cell<i64>,
     /// Identifies the boot; `None` where the kernel does not tell.
     boot: Cell<u128>,
     /// The kernel tells it.
@@ -135,6 +139,7 @@ impl Machine {
             counts: RefCell::default(),
             dice: RefCell::new(dice),
             clock: Cell::new(0),
+            set_by: Cell::new(0),
             boot: Cell::new(boot),
             tells_boot: Cell::new(true),
             trace: RefCell::default(),
@@ -217,6 +222,11 @@ impl Machine {
     #[must_use]
     pub fn now(&self) -> u64 {
         self.clock.get()
+    }
+
+    /// Nanoseconds by which the time of day is ahead of the clock, or behind.
+    pub(crate) fn set_by(&self) -> i64 {
+        self.set_by.get()
     }
 
     pub(crate) fn set_now(&self, now: u64) {
@@ -317,6 +327,10 @@ impl Machine {
         }
         if self.meets(faults.eviction, "eviction") {
             self.disk_mut().evict(&mut self.dice());
+        }
+        if self.meets(faults.clock_set, "clock set") {
+            let magnitude = 1 << self.dice().u32(20..42);
+            self.set_by.set(self.dice().i64(-magnitude..magnitude));
         }
         Scheduler::point(self, point);
     }

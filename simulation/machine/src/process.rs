@@ -1,6 +1,8 @@
 //! The calling process.
 
 use crate::machine::{calling, here};
+use crate::scheduler::Scheduler;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +19,52 @@ pub fn set_working_directory(path: &str) {
     let machine = calling();
     let process = machine.scheduler().process();
     machine.disk_mut().set_working_directory(process, path.as_ref());
+}
+
+/// Gives a directory another name, as another process may, and makes that durable.
+pub fn move_directory(from: &str, to: &str) {
+    let machine = calling();
+    machine.disk_mut().move_directory(from, to);
+}
+
+/// Has [`Machine::run`](crate::Machine::run) return, which goes on when it is called again.
+pub fn pause() {
+    Scheduler::pause(&calling());
+}
+
+/// Nobody is stopped for long any more.
+pub fn end_stops() {
+    calling().scheduler_mut().end_stops();
+}
+
+/// Returns how often the calling task has waited: for a lock, a condition, or time.
+#[must_use]
+pub fn waits() -> u64 {
+    calling().scheduler().waits()
+}
+
+/// Returns how many files it has open.
+#[must_use]
+pub fn open_files() -> u64 {
+    let machine = calling();
+    let process = machine.scheduler().process();
+    machine.disk().open_files(process)
+}
+
+/// Returns how many files it has mapped, and how many of those have no name any more.
+#[must_use]
+pub fn mapped_files() -> (usize, usize) {
+    let machine = calling();
+    let process = machine.scheduler().process();
+    machine.disk().mapped_files(process)
+}
+
+/// Returns the names in a directory.
+#[must_use]
+pub fn names_in(path: &str) -> Vec<OsString> {
+    let machine = calling();
+    let directory = machine.disk().find(0, path.as_ref());
+    directory.map_or_else(Vec::new, |directory| machine.disk().names(directory))
 }
 
 /// Returns the program that it runs.

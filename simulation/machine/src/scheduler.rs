@@ -63,6 +63,8 @@ pub enum Outcome {
     Ended,
     /// The points that it was given are over.
     Interrupted,
+    /// A task of it asked the harness to look, with [`pause`](crate::process::pause).
+    Paused,
     /// No task can ever go on.
     Deadlock(String),
     /// The machine's limit of points is reached.
@@ -95,6 +97,8 @@ struct Task {
     /// Runs no more before this point, unless nobody else can.
     stopped_until: u64,
     priority: u64,
+    /// How often it has waited.
+    waits: u64,
     stack: Option<Stack>,
     locals: Vec<(usize, Rc<dyn Any>)>,
 }
@@ -136,6 +140,8 @@ pub struct Scheduler {
     able: Vec<TaskId>,
     /// All tasks before this one have ended.
     first: TaskId,
+    /// The harness is to look.
+    is_paused: bool,
 }
 
 impl std::fmt::Debug for Scheduler {
@@ -171,6 +177,7 @@ impl Scheduler {
             earliest: u64::MAX,
             able: Vec::new(),
             first: 0,
+            is_paused: false,
         }
     }
 
@@ -230,6 +237,7 @@ impl Scheduler {
             is_unparked: false,
             stopped_until: 0,
             priority,
+            waits: 0,
             stack: Some(stack),
             locals: Vec::new(),
         });
@@ -423,7 +431,27 @@ impl Scheduler {
     }
 
     fn is_interrupted(&self) -> bool {
-        self.steps >= self.steps_max || self.panicked.is_some()
+        self.steps >= self.steps_max || self.panicked.is_some() || self.is_paused
+    }
+
+    /// Returns to the harness.
+    pub(crate) fn pause(machine: &Rc<Machine>) {
+        let mut scheduler = machine.scheduler_mut();
+        scheduler.is_paused = true;
+        scheduler.next = scheduler.current;
+        drop(scheduler);
+        suspend();
+    }
+
+    /// Who is stopped for long goes on, and nobody else is stopped.
+    pub(crate) fn end_stops(&mut self) {
+        self.stops_one_in = 0;
+        self.tasks.iter_mut().for_each(|task| task.stopped_until = 0);
+    }
+
+    /// How often the current task has waited.
+    pub(crate) fn waits(&self) -> u64 {
+        self.current.map_or(0, |id| self.tasks[id].waits)
     }
 
     /// Has the current task wait. Returns whether the deadline ended it.
@@ -436,6 +464,7 @@ impl Scheduler {
             let Some(current) = scheduler.current else { return true };
             scheduler.steps += 1;
             scheduler.tasks[current].state = State::Waiting { on, deadline };
+            scheduler.tasks[current].waits += 1;
             scheduler.earliest = scheduler.earliest.min(deadline.unwrap_or(u64::MAX));
             current
         };
@@ -468,6 +497,9 @@ impl Scheduler {
                 let its = |task: &Task| task.process == process && task.state != State::Ended;
                 if !scheduler.tasks.iter().any(its) {
                     return Outcome::Ended;
+                }
+                if std::mem::take(&mut scheduler.is_paused) {
+                    return Outcome::Paused;
                 }
                 if scheduler.steps >= last {
                     return Outcome::Interrupted;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 /// Seconds from 1970 to the beginning of every simulation.
 const BEGINNING: u64 = 1_700_000_000;
+const NANOSECONDS: u64 = 1_000_000_000;
 
 /// A moment of the simulated clock, as `std::time::Instant` is one of the real clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,8 +55,9 @@ impl Sub for Instant {
 /// Returns the time of day.
 #[must_use]
 pub fn now() -> SystemTime {
-    let since = here().map_or(0, |machine| machine.now());
-    SystemTime::UNIX_EPOCH + Duration::from_secs(BEGINNING) + Duration::from_nanos(since)
+    let (since, by) = here().map_or((0, 0), |machine| (machine.now(), machine.set_by()));
+    let since = since.saturating_add(BEGINNING * NANOSECONDS).saturating_add_signed(by);
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(since)
 }
 
 pub(crate) fn nanoseconds(duration: Duration) -> u64 {

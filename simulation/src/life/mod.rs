@@ -1,13 +1,13 @@
 //! One process: it opens the store, shows everything to the judge, and runs the workload.
 
 mod backup;
+mod checks;
 
-use crate::model::{Answer, End, Fate, Kept, Model, TagOf, fate_of};
-use crate::plan::{Ending, Life, Operation, Plan};
+use crate::model::{Answer, End, Fate, Model, TagOf, fate_of};
+use crate::plan::{Ending, Life, Operation, Plan, ROOMY};
 use simulated_machine::{note, process, thread};
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -16,8 +16,6 @@ use stratalog::{
     Record, Recovery, Store, Verify,
 };
 
-/// Where the store is.
-pub const PATH: &str = "store";
 /// A tag begins with its version's number.
 const TAG_SHIFT: u32 = 20;
 
@@ -80,13 +78,15 @@ impl Process {
     }
 
     pub fn run(self) {
-        let store = match options(&self.plan, self.life(), self.exists).open(PATH) {
+        let path = lock(&self.model).path;
+        let store = match options(&self.plan, self.life(), self.exists).open(path) {
             Ok(store) => store,
             Err(error) => return self.judge_refusal(&error),
         };
         let task = Task { process: &self, store: &store };
         task.show(self.before.unwrap_or(End::Close));
         *self.is_shown.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        process::pause();
         let threads = &self.life().threads;
         thread::scope(|scope| {
             for operations in threads {
@@ -98,6 +98,7 @@ impl Process {
                 }) {}
             }
         });
+        Task { process: &self, store: &store }.recount();
         let begun = lock(&self.model).tick();
         if self.life().ending == Ending::Drop {
             drop(store);
@@ -115,9 +116,9 @@ impl Process {
 
     fn judge_error(&self, what: &str, error: &Error) {
         let faults = &self.life().faults;
-        let small = self.plan.settings.disk_bytes < 1 << 30;
+        let small = self.plan.settings.disk_bytes < ROOMY;
         let few = self.plan.settings.open_files_max < 1024;
-        let damaged = self.plan.lives.iter().take(self.life + 1).any(|life| life.is_damaged);
+        let damaged = lock(&self.model).is_damaged;
         let allowed = match error {
             Error::StorageFull => faults.no_room > 0 || small,
             Error::FlushFailed(_) => faults.flush_fails > 0,
@@ -126,7 +127,10 @@ impl Process {
             Error::UnknownLsn(_) => damaged,
             Error::Corrupt { .. } => damaged,
             Error::Io { .. } => {
-                faults.flush_fails > 0 || faults.no_descriptor > 0 || faults.no_thread > 0
+                faults.flush_fails > 0
+                    || faults.no_descriptor > 0
+                    || faults.no_thread > 0
+                    || faults.read_fails > 0
             }
             _ => false,
         };
@@ -188,44 +192,6 @@ impl Task<'_> {
         }
     }
 
-    /// Shows all ids to the judge, and holds everything that can be counted against each other.
-    fn show(&self, before: End) {
-        note(|| format!("{:?}", self.store.recovery()));
-        let pinned = self.store.pin();
-        let ids = 0..self.process.plan.ids;
-        let answers: Option<Vec<_>> = ids.map(|id| self.read(&pinned, id)).collect();
-        let Some(answers) = answers else { return };
-        let there = answers.iter().filter(|answer| **answer != Answer::Nothing).count();
-        let seen = pinned.iter().filter(Result::is_ok).count();
-        let hits = pinned.search(&vec![1.0; self.process.plan.dimension], 1000, Metric::L2);
-        let hits = hits.map_or(usize::MAX, |hits| hits.len());
-        let (len, tail) = (self.store.len(), self.store.stats().tail);
-        let mut model = self.model();
-        // Records may expire in between.
-        let expires = model.writes.iter().any(|write| write.expires) || model.is_damaged;
-        if !expires && (seen != there || hits != there || len != there) {
-            model.complain(format!("get finds {there}, iter {seen}, search {hits}, len {len}"));
-        }
-        // What a process wrote that could not tell its boot is not known to be of this one.
-        let hides =
-            self.process.plan.lives.iter().take(self.process.life + 1).any(|l| l.hides_boot);
-        let kept = match (self.process.life().salvages, hides) {
-            (true, _) => Kept::Records,
-            (false, true) => Kept::Batches,
-            (false, false) => Kept::Prefix,
-        };
-        model.reopened(before, kept, &answers);
-        let most = self.process.plan.settings.open_files_max;
-        let kept = process::kept_descriptors().load(Ordering::Relaxed);
-        if kept > (most / 8).clamp(2, 64) {
-            model.complain(format!("{kept} descriptors are kept, of at most {most}"));
-        }
-        if !model.is_damaged && tail <= model.highest && model.highest > Lsn::ZERO {
-            let highest = model.highest;
-            model.complain(format!("{tail} is given next after {highest}"));
-        }
-    }
-
     fn perform(&self, operation: Operation) {
         use Operation as Op;
         note(|| format!("{operation:?}"));
@@ -258,6 +224,10 @@ impl Task<'_> {
             Op::Hold { id, millis } => self.hold(id, millis),
             Op::ChangeDirectory { away } => {
                 process::set_working_directory(if away { "/elsewhere" } else { "/" });
+            }
+            Op::MoveDirectory => {
+                let (from, to) = self.model().move_directory();
+                process::move_directory(from, to);
             }
             Op::Verify => self.verify(),
             Op::Stats => self.stats(),
@@ -392,9 +362,15 @@ impl Task<'_> {
         }
     }
 
+    /// A read waits for nobody, whoever is stopped.
     fn get(&self, id: usize) {
         let begun = self.model().tick();
-        if let Some(answer) = self.read(&self.store.pin(), id) {
+        let waited = process::waits();
+        let answer = self.read(&self.store.pin(), id);
+        if process::waits() > waited {
+            self.model().complain(format!("a get of id {id} has waited"));
+        }
+        if let Some(answer) = answer {
             self.model().end_read(id, begun, answer);
         }
     }
@@ -528,24 +504,6 @@ impl Task<'_> {
             if !same || record.id() != before.id || record.lsn() != before.lsn {
                 self.model().complain(format!("a record of id {id} has changed under a pin"));
             }
-        }
-    }
-
-    fn verify(&self) {
-        match self.store.verify() {
-            Ok(report) if report.is_clean() => {}
-            Ok(_) if self.model().is_damaged => {}
-            Ok(report) => self.model().complain(format!("verify: {:?}", report.damaged)),
-            Err(error) => self.process.judge_error("verify", &error),
-        }
-    }
-
-    fn stats(&self) {
-        let durable = self.store.durable_lsn();
-        self.model().durable_up_to(durable);
-        let stats = self.store.stats();
-        if stats.tail < self.store.durable_lsn().min(stats.tail) {
-            self.model().complain(format!("{stats:?}"));
         }
     }
 }

@@ -281,6 +281,13 @@ impl FileContent {
         }
     }
 
+    /// As a sparse copy: pages of zeros have no blocks. Nothing is lost.
+    pub(super) fn make_sparse(&mut self) {
+        for n in 0..self.live.len() {
+            self.blocks[n] &= self.live[n].bytes().iter().any(|byte| *byte != 0);
+        }
+    }
+
     /// Damages a unit that is not empty; says where.
     pub(super) fn damage(&mut self, unit: usize, dice: &mut fastrand::Rng) -> Option<u64> {
         let holds = |at: &usize| self.device[*at..*at + unit].iter().any(|byte| *byte != 0);

@@ -201,6 +201,15 @@ impl Disk {
         }
     }
 
+    /// Gives a directory another name, which the device has at once.
+    pub fn move_directory(&mut self, from: &str, to: &str) {
+        if self.rename(ROOT, from.as_ref(), to.as_ref(), false).is_ok()
+            && let Some(root) = self.directory_mut(ROOT)
+        {
+            root.sync();
+        }
+    }
+
     pub(crate) fn rename(
         &mut self,
         from: Ino,
@@ -294,6 +303,17 @@ impl Disk {
     pub fn names_mapped(&self, process: ProcessId) -> Vec<String> {
         let mapped = self.mapped.values().filter(|mapped| mapped.process == process);
         mapped.map(|mapped| self.name_of(mapped.ino)).collect()
+    }
+
+    /// How many files a process has mapped, and how many of those have no name any more.
+    #[must_use]
+    pub fn mapped_files(&self, process: ProcessId) -> (usize, usize) {
+        let mapped = self.mapped.values().filter(|mapped| mapped.process == process);
+        let mut mapped: Vec<_> = mapped.map(|mapped| mapped.ino).collect();
+        mapped.sort_unstable();
+        mapped.dedup();
+        let removed = mapped.iter().filter(|ino| self.about(**ino).names == 0).count();
+        (mapped.len(), removed)
     }
 
     pub(crate) fn try_lock(&mut self, ino: Ino, id: OpenId) -> bool {
@@ -508,6 +528,19 @@ impl Disk {
         self.mapped.clear();
         self.working.clear();
         self.collect();
+    }
+
+    /// Replaces the files of a directory by sparse copies: what is zero has no blocks.
+    pub fn make_sparse(&mut self, directory: &str) {
+        let Some(directory) = self.find(ROOT, directory.as_ref()) else { return };
+        let files: Vec<_> = self
+            .directory(directory)
+            .map_or_else(Vec::new, |its| its.live.values().copied().collect());
+        for ino in files {
+            if let Some(file) = self.file_mut(ino) {
+                file.make_sparse();
+            }
+        }
     }
 
     /// Damages a file whose name ends so, in the directory at a path. Says what and where.

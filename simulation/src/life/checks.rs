@@ -1,0 +1,145 @@
+//! What is compared when nobody else is at work, and bounds that always hold.
+
+use super::Task;
+use crate::model::{Answer, End, Kept};
+use simulated_machine::{note, process, thread};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use stratalog::{Lsn, Metric, SegmentRole, SegmentState, SegmentStats};
+
+/// Preallocated segments, and one that is being made.
+const AHEAD: usize = 4;
+/// Files besides segments that a store has open for a moment, and backups of it.
+const OPEN_FILES: u64 = 64 + 32;
+/// Segments that take copies at the same time.
+const OUTPUTS: usize = 4;
+/// How long what the background does may take.
+const SETTLING: Duration = Duration::from_secs(3);
+const NAP: Duration = Duration::from_millis(20);
+
+impl Task<'_> {
+    /// Shows all ids to the judge, and holds everything that can be counted against each other.
+    pub(super) fn show(&self, before: End) {
+        note(|| format!("{:?}", self.store.recovery()));
+        let pinned = self.store.pin();
+        let ids = 0..self.process.plan.ids;
+        let answers: Option<Vec<_>> = ids.map(|id| self.read(&pinned, id)).collect();
+        let Some(answers) = answers else { return };
+        let there = answers.iter().filter(|answer| **answer != Answer::Nothing).count();
+        let seen = pinned.iter().filter(Result::is_ok).count();
+        let hits = pinned.search(&vec![1.0; self.process.plan.dimension], 1000, Metric::L2);
+        let hits = hits.map_or(usize::MAX, |hits| hits.len());
+        let (len, tail) = (self.store.len(), self.store.stats().tail);
+        let mut model = self.model();
+        // Records may expire in between.
+        let expires = model.writes.iter().any(|write| write.expires) || model.is_damaged;
+        if !expires && (seen != there || hits != there || len != there) {
+            model.complain(format!("get finds {there}, iter {seen}, search {hits}, len {len}"));
+        }
+        // What a process wrote that could not tell its boot is not known to be of this one.
+        let hides =
+            self.process.plan.lives.iter().take(self.process.life + 1).any(|l| l.hides_boot);
+        let kept = match (self.process.life().salvages, hides) {
+            (true, _) => Kept::Records,
+            (false, true) => Kept::Batches,
+            (false, false) => Kept::Prefix,
+        };
+        model.reopened(before, kept, &answers);
+        let most = self.process.plan.settings.open_files_max;
+        let kept = process::kept_descriptors().load(Ordering::Relaxed);
+        if kept > (most / 8).clamp(2, 64) {
+            model.complain(format!("{kept} descriptors are kept, of at most {most}"));
+        }
+        if !model.is_damaged && tail <= model.highest && model.highest > Lsn::ZERO {
+            let highest = model.highest;
+            model.complain(format!("{tail} is given next after {highest}"));
+        }
+    }
+
+    /// The segments that are in use.
+    fn segments_in_use(&self) -> Vec<SegmentStats> {
+        let mut segments = self.store.segments();
+        segments.retain(|segment| segment.state != SegmentState::Retained);
+        segments
+    }
+
+    /// Bounds of what a process holds, and the totals of an opening.
+    pub(super) fn stats(&self) {
+        let durable = self.store.durable_lsn();
+        self.model().durable_up_to(durable);
+        let stats = self.store.stats();
+        if stats.durable < durable {
+            self.model().complain(format!("durable up to {durable} before {stats:?}"));
+        }
+        let in_use = self.segments_in_use();
+        let is_output = |segment: &&SegmentStats| {
+            segment.role == SegmentRole::Copies && segment.state == SegmentState::Active
+        };
+        let outputs = in_use.iter().filter(is_output).count();
+        if outputs > OUTPUTS {
+            self.model().complain(format!("{outputs} segments take copies"));
+        }
+        let open = process::open_files();
+        if open > OPEN_FILES {
+            self.model().complain(format!("{open} files are open"));
+        }
+    }
+
+    /// When the workload has ended: before long the totals equal a recount, the directory has the
+    /// files of the segments in use, and what was removed is not mapped any more.
+    pub(super) fn recount(&self) {
+        process::end_stops();
+        let mut left = SETTLING;
+        while let Some(what) = self.disagreement() {
+            let Some(less) = left.checked_sub(NAP) else { return self.model().complain(what) };
+            thread::sleep(NAP);
+            left = less;
+        }
+    }
+
+    fn disagreement(&self) -> Option<String> {
+        let stats = self.store.stats();
+        let in_use = self.segments_in_use();
+        let records = self.store.pin().iter().filter(Result::is_ok).count() as u64;
+        let live: u64 = in_use.iter().map(|segment| segment.live_bytes).sum();
+        let (expires, path, is_damaged) = {
+            let model = self.model();
+            let expires = model.writes.iter().any(|write| write.expires);
+            (expires, model.path, model.is_damaged)
+        };
+        if stats.live_records != records && !expires && !is_damaged {
+            return Some(format!("{records} records are there: {stats:?}"));
+        }
+        let differs = live != stats.live_bytes && !is_damaged;
+        if differs || in_use.len() as u64 != stats.segments {
+            return Some(format!("{live} bytes in {in_use:?} are live: {stats:?}"));
+        }
+        let files = process::names_in(path);
+        let has = |segment: &SegmentStats| {
+            segment.path.file_name().is_some_and(|name| files.iter().any(|its| its == name))
+        };
+        if let Some(lacking) = in_use.iter().find(|segment| !has(segment)) {
+            return Some(format!("no file of {lacking:?} is there"));
+        }
+        let segments = files.iter().filter(|name| name.to_string_lossy().contains(".seg")).count();
+        // After a fault or power loss, and in a salvage, files that nobody needs stay until the next
+        // opening.
+        let life = self.process.life();
+        let is_rebooted = self.process.before == Some(End::PowerLoss);
+        let is_tidy = !life.salvages && !life.has_failing_calls() && !is_rebooted;
+        if segments > in_use.len() + AHEAD && is_tidy && !is_damaged {
+            return Some(format!("files of {} segments: {files:?}", in_use.len()));
+        }
+        let (mapped, removed) = process::mapped_files();
+        (removed > 0).then(|| format!("of {mapped} mapped files {removed} were removed: {stats:?}"))
+    }
+
+    pub(super) fn verify(&self) {
+        match self.store.verify() {
+            Ok(report) if report.is_clean() => {}
+            Ok(_) if self.model().is_damaged => {}
+            Ok(report) => self.model().complain(format!("verify: {:?}", report.damaged)),
+            Err(error) => self.process.judge_error("verify", &error),
+        }
+    }
+}
