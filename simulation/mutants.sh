@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Shows what the simulation finds: each patch of loom-tests/mutants/ that is named here, or on the
-# command line, breaks one thing in a copy of the tree, and seeds are run until one fails.
+# Shows what the simulation finds: each patch that simulation/mutants.txt or the command line names
+# breaks the engine in a copy of the tree, and seeds are run until one fails. Patches lie in
+# simulation/mutants/ and loom-tests/mutants/.
 #
 #   simulation/mutants.sh [name]...
 #
@@ -30,7 +31,9 @@ for name in "${names[@]}"; do
         while IFS= read -r -d '' file; do
             if [[ -f $file ]]; then printf '%s\0' "$file"; fi
         done | xargs -0 cp --parents --target-directory="$tree"
-    if ! patch -p1 --fuzz=0 -s -d "$tree" <"loom-tests/mutants/$name.patch" ||
+    patch=simulation/mutants/$name.patch
+    [[ -f $patch ]] || patch=loom-tests/mutants/$name.patch
+    if ! patch -p1 --fuzz=0 -s -d "$tree" <"$patch" ||
         ! (cd "$tree" && CARGO_TARGET_DIR=$builds/target \
             cargo build -q --release -p stratalog-simulation) >"$builds/log" 2>&1; then
         printf '%-36s %10s %8s  %s\n' "$name" - - "does not apply or build"

@@ -32,9 +32,15 @@ pub fn pause() {
     Scheduler::pause(&calling());
 }
 
-/// Nobody is stopped for long any more.
-pub fn end_stops() {
-    calling().scheduler_mut().end_stops();
+/// Returns what each task does, for a message.
+#[must_use]
+pub fn picture() -> String {
+    calling().scheduler().picture()
+}
+
+/// Until there is another process, nobody is stopped or overtaken for long.
+pub fn be_fair() {
+    calling().scheduler_mut().be_fair();
 }
 
 /// Returns how often the calling task has waited: for a lock, a condition, or time.

@@ -142,6 +142,8 @@ pub struct Scheduler {
     first: TaskId,
     /// The harness is to look.
     is_paused: bool,
+    /// Whoever can run does so before long.
+    is_fair: bool,
 }
 
 impl std::fmt::Debug for Scheduler {
@@ -178,6 +180,7 @@ impl Scheduler {
             able: Vec::new(),
             first: 0,
             is_paused: false,
+            is_fair: false,
         }
     }
 
@@ -191,6 +194,7 @@ impl Scheduler {
 
     pub(crate) fn new_process(&mut self) -> ProcessId {
         self.made += 1;
+        self.is_fair = false;
         self.processes.push((self.made, Arc::default()));
         self.made
     }
@@ -349,7 +353,8 @@ impl Scheduler {
     /// Chooses who runs next; `None`: nobody can.
     fn choose(&mut self, may_stay: bool) -> Option<TaskId> {
         let current = self.current.filter(|&id| self.can_run(id));
-        if let Policy::Uniform { stays } = self.policy
+        let policy = if self.is_fair { Policy::Uniform { stays: 8 } } else { self.policy };
+        if let Policy::Uniform { stays } = policy
             && may_stay
             && current.is_some()
             && self.dice.u32(0..stays.max(1)) != 0
@@ -362,7 +367,7 @@ impl Scheduler {
             self.first += 1;
         }
         able.extend((self.first..self.tasks.len()).filter(|&id| self.can_run(id)));
-        let chosen = match self.policy {
+        let chosen = match policy {
             Policy::Uniform { .. } => self.dice.choice(&able).copied(),
             Policy::Priorities { .. } => {
                 if let Some(id) = current.filter(|_| self.changes.contains(&self.steps)) {
@@ -411,6 +416,7 @@ impl Scheduler {
         machine.advance(TICK);
         let jumps = machine.faults().clock_jumps;
         if jumps > 0
+            && !scheduler.is_fair
             && scheduler.dice.u64(0..jumps) == 0
             && let Some(at) = scheduler.next_deadline()
         {
@@ -418,7 +424,7 @@ impl Scheduler {
         }
         scheduler.wake_overdue(machine.now());
         let one_in = scheduler.stops_one_in;
-        if one_in > 0 && scheduler.dice.u64(0..one_in) == 0 {
+        if one_in > 0 && !scheduler.is_fair && scheduler.dice.u64(0..one_in) == 0 {
             let until = scheduler.steps + scheduler.dice.u64(1..STOP_MAX);
             scheduler.tasks[current].stopped_until = until;
         }
@@ -443,9 +449,9 @@ impl Scheduler {
         suspend();
     }
 
-    /// Who is stopped for long goes on, and nobody else is stopped.
-    pub(crate) fn end_stops(&mut self) {
-        self.stops_one_in = 0;
+    /// Until there is another process, nobody is stopped or overtaken for long.
+    pub(crate) fn be_fair(&mut self) {
+        self.is_fair = true;
         self.tasks.iter_mut().for_each(|task| task.stopped_until = 0);
     }
 
@@ -553,7 +559,7 @@ impl Scheduler {
     }
 
     /// What each task does, for messages.
-    fn picture(&self) -> String {
+    pub(crate) fn picture(&self) -> String {
         let tasks = self.tasks.iter().enumerate().filter(|(_, task)| task.state != State::Ended);
         let line = |(id, task): (usize, &Task)| {
             format!("{}.{id} {}: {:?}", task.process, task.name, task.state)

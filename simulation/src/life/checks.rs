@@ -88,10 +88,13 @@ impl Task<'_> {
     /// When the workload has ended: before long the totals equal a recount, the directory has the
     /// files of the segments in use, and what was removed is not mapped any more.
     pub(super) fn recount(&self) {
-        process::end_stops();
+        process::be_fair();
         let mut left = SETTLING;
         while let Some(what) = self.disagreement() {
-            let Some(less) = left.checked_sub(NAP) else { return self.model().complain(what) };
+            let Some(less) = left.checked_sub(NAP) else {
+                let tasks = process::picture();
+                return self.model().complain(format!("{what}; tasks: {tasks}"));
+            };
             thread::sleep(NAP);
             left = less;
         }
