@@ -118,7 +118,8 @@ pub enum Error {
     )]
     Forked,
     /// The file system has no room for another segment. Nothing acknowledged is lost; writes work
-    /// again once there is room.
+    /// again once there is room. A put or batch that had been committed, and had to be appended
+    /// again, fails with this one whatever keeps it from a segment: it may be found later.
     #[error(
         "no space left for another segment; nothing acknowledged is lost, and writes work \
              again once there is room"

@@ -189,11 +189,14 @@ impl Model {
     /// that raced with a conditional one may have been appended again, and counts there under its
     /// first LSN.
     fn is_older_at_opening(&self, one: &Write, other: &Write) -> bool {
-        let races = |write: &Write| {
-            let races = |rival: &Write| rival.is_conditional && rival.overlaps(write);
-            write.is_conditional || self.of(write.id).any(races)
-        };
-        one.ended < other.begun || (one.is_older(other) && !races(one) && !races(other))
+        let older = || one.is_older(other) && !self.races(one) && !self.races(other);
+        one.ended < other.begun || older()
+    }
+
+    /// Returns whether it may have been appended again, because of a conditional write.
+    fn races(&self, write: &Write) -> bool {
+        let races = |rival: &Write| rival.is_conditional && rival.overlaps(write);
+        write.is_conditional || self.of(write.id).any(races)
     }
 
     /// A write begins.
@@ -405,7 +408,7 @@ impl Model {
             objections.map(|what| format!("after {end:?}, last {last:?}: {what}")).collect();
         self.complaints.append(&mut found);
         if end != End::PowerLoss || kept != Kept::Records {
-            self.judge_batches(answers);
+            self.judge_batches(kept, answers);
         }
         self.last = Lsn::ZERO;
         for (id, answer) in answers.iter().enumerate() {
@@ -426,11 +429,11 @@ impl Model {
                 self.complain(format!("a backup as of {lsn} has {answer:?}"));
             }
         }
-        self.judge_batches(answers);
+        self.judge_batches(Kept::Prefix, answers);
     }
 
-    /// Members of one batch are there together.
-    fn judge_batches(&mut self, answers: &[Answer]) {
+    /// Members of one batch are there together. One that was appended again is a record of its own.
+    fn judge_batches(&mut self, kept: Kept, answers: &[Answer]) {
         if self.is_damaged {
             return;
         }
@@ -440,7 +443,10 @@ impl Model {
         };
         let all = || self.writes.iter().enumerate();
         let mut found = Vec::new();
-        for (_, one) in all().filter(|(n, write)| write.batch.is_some() && shows(*n, write)) {
+        let counts = |write: &Write| {
+            write.batch.is_some() && (kept == Kept::Prefix || !self.races(write))
+        };
+        for (_, one) in all().filter(|(n, write)| counts(write) && shows(*n, write)) {
             let members =
                 all().filter(|(_, other)| other.batch == one.batch && other.may_be_seen());
             for (n, member) in members {

@@ -137,7 +137,7 @@ impl Plan {
             open_files_max: if one_in(dice, 6) { dice.u64(16..64) } else { 1024 },
             unit_bytes: [64, 512, 4096][dice.usize(0..3)],
             torn_units: one_in(dice, 4),
-            steps_max: 3_000_000,
+            steps_max: if size == Size::Large { 30_000_000 } else { 3_000_000 },
             ..Settings::default()
         };
         let churns = one_in(dice, 3);

@@ -7,7 +7,7 @@
 
 use super::Engine;
 use super::retries::CallRetries;
-use super::write::{PublishOutcome, note_expiry};
+use super::write::{PublishOutcome, note_expiry, once_committed};
 use crate::concurrency::epoch::Guard;
 use crate::concurrency::sync::Ordering;
 use crate::error::Error;
@@ -114,7 +114,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             // Whatever room there is: an error now comes too late.
             let purpose = Purpose::FreeRoom;
             let reservation = self.log.reserve_batch(&guard, &frames, purpose);
-            let reservation = reservation.inspect_err(|_| self.give_up(newest))?;
+            let reservation = reservation.inspect_err(|_| self.give_up(newest));
+            let reservation = reservation.map_err(once_committed)?;
             let Ok(written) = reservation.commit(std::slice::from_ref(record)) else {
                 retries.add_one();
                 continue;

@@ -160,6 +160,10 @@ fn a_voided_insert_does_not_restore_the_entry_of_a_tombstone() {
     assert_eq!(assert_memory_is_log(&engine), 0);
 }
 
+fn lack_of_mappings() -> Error {
+    Error::io("here".as_ref(), std::io::Error::from(std::io::ErrorKind::OutOfMemory))
+}
+
 /// One segment and no more. Called when half of it is reserved, it writes the id 1, conditionally.
 #[derive(Clone, Default)]
 struct One(std::sync::Arc<std::sync::OnceLock<std::sync::Weak<Engine<HeapMemory, One, 7>>>>);
@@ -171,7 +175,7 @@ impl Source<HeapMemory> for One {
         role: Role,
         purpose: Purpose,
     ) -> Result<Segment<HeapMemory>, Error> {
-        if s == Sequence(1) { Heap.create(s, role, purpose) } else { Err(Error::StorageFull) }
+        if s == Sequence(1) { Heap.create(s, role, purpose) } else { Err(lack_of_mappings()) }
     }
     fn discard(&self, _: &Segment<HeapMemory>) {}
     fn wake(&self) {

@@ -60,7 +60,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
             }
             // A new id goes behind all that share its bucket: two lines, half of the time.
             let hint = || self.index.prefetch_behind(&guard, KeyHash(record.key_hash));
-            let Ok(appended) = self.log.append(&guard, record, purpose, hint)? else {
+            let appended = self.log.append(&guard, record, purpose, hint);
+            let appended = if first { appended } else { appended.map_err(once_committed) };
+            let Ok(appended) = appended? else {
                 retries.add_one();
                 continue;
             };
@@ -322,6 +324,12 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         let seen = at.and_then(|at| at.segment.seen(&at.frame));
         seen.unwrap_or_else(|| self.lsn_of(guard, entry))
     }
+}
+
+/// Why a write fails that was committed, and could not be appended again: of this error callers know
+/// that it may be found later. Of a limit, or a device, they would believe that nothing happened.
+pub(super) fn once_committed(error: Error) -> Error {
+    if matches!(error, Error::FlushFailed(_)) { error } else { Error::StorageFull }
 }
 
 fn pending_entry<M: Memory>(record: &WriteRequest<'_>, pending: &Pending<'_, M>) -> Entry {

@@ -34,6 +34,7 @@ use crate::concurrency::epoch::Guard;
 use crate::concurrency::sync::unmodelled::Arc;
 use crate::concurrency::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::memory::prefetch;
+use crate::os::limits::CHUNK_BUCKETS;
 use chunk::{Chunk, Link, Meter, Short, load, store};
 use directory::ChunkDirectory;
 use entry::{HashLayout, Spot, Word};
@@ -64,7 +65,8 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { buckets: 256, split_at: 11 * 256, overflow_blocks: 64, initial_depth: 0 }
+        let (buckets, split_at) = (CHUNK_BUCKETS, 11 * CHUNK_BUCKETS);
+        Self { buckets, split_at, overflow_blocks: 64, initial_depth: 0 }
     }
 }
 

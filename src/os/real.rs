@@ -113,4 +113,6 @@ pub mod limits {
     /// The page cache keeps a file in folios of up to this many bytes, each at a multiple of its
     /// size (`MAX_PAGECACHE_ORDER` in Linux, where a page has 4 KiB).
     pub const FOLIO_BYTES: usize = 2 << 20;
+    /// First buckets of a chunk of the index, a power of two.
+    pub const CHUNK_BUCKETS: usize = 256;
 }

@@ -120,7 +120,8 @@ impl Process {
         let few = self.plan.settings.open_files_max < 1024;
         let damaged = lock(&self.model).is_damaged;
         let allowed = match error {
-            Error::StorageFull => faults.no_room > 0 || small,
+            // Of a limit, too, where a write had to be appended again.
+            Error::StorageFull => self.life().has_failing_calls() || small || few,
             Error::FlushFailed(_) => faults.flush_fails > 0,
             Error::ResourceLimit { .. } => few || faults.no_descriptor > 0 || faults.no_mapping > 0,
             // Where nothing is verified, a damaged LSN may have been shown.
@@ -221,7 +222,7 @@ impl Task<'_> {
             Op::Search { count } => self.search(count),
             Op::Sync => self.sync(),
             Op::WaitDurable => self.wait_durable(),
-            Op::Compact => self.check("compact", self.store.compact().map(drop)),
+            Op::Compact => self.compact(),
             Op::Backup => self.back_up(),
             Op::WaitAsync => self.wait_async(),
             Op::Hold { id, millis } => self.hold(id, millis),
