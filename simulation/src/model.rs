@@ -61,6 +61,8 @@ pub struct Write {
     pub shown: u64,
     pub batch: Option<usize>,
     pub tag: TagOf,
+    /// Its tag was this once, and only grows; power loss may bring an older one back.
+    pub tag_was: u64,
     /// It survives power loss.
     pub is_durable: bool,
     /// It expires, or may.
@@ -216,11 +218,31 @@ impl Model {
             shown: u64::MAX,
             batch,
             tag: TagOf::Nothing,
+            tag_was: 0,
             is_durable: false,
             expires: false,
             len,
         });
         self.writes.len() - 1
+    }
+
+    /// The tag of each write, as far as anybody knows.
+    pub fn tags(&self) -> Vec<u64> {
+        self.writes.iter().map(|write| write.tag_was).collect()
+    }
+
+    /// The tag of a write was this. (Where other writes of the id keep it, it may be one of theirs.)
+    pub fn note_tag(&mut self, write: WriteId, tag: u64) {
+        let Some(id) = self.writes.get(write).map(|write| write.id) else { return };
+        if !self.of(id).any(|write| write.tag == TagOf::Predecessor) {
+            let was = &mut self.writes[write].tag_was;
+            *was = tag.max(*was);
+        }
+    }
+
+    /// Power loss may have taken what became of tags.
+    pub fn forget_tags(&mut self) {
+        self.writes.iter_mut().for_each(|write| write.tag_was = 0);
     }
 
     /// A write has returned this LSN.
@@ -443,9 +465,8 @@ impl Model {
         };
         let all = || self.writes.iter().enumerate();
         let mut found = Vec::new();
-        let counts = |write: &Write| {
-            write.batch.is_some() && (kept == Kept::Prefix || !self.races(write))
-        };
+        let counts =
+            |write: &Write| write.batch.is_some() && (kept == Kept::Prefix || !self.races(write));
         for (_, one) in all().filter(|(n, write)| counts(write) && shows(*n, write)) {
             let members =
                 all().filter(|(_, other)| other.batch == one.batch && other.may_be_seen());

@@ -24,7 +24,8 @@ pub struct Report {
 #[must_use]
 pub fn run(plan: &Plan) -> Report {
     let machine = Machine::new(plan.settings.clone());
-    let mut run = Run { machine, model: Shared::default(), before: None, exists: false };
+    let mut run =
+        Run { machine, model: Shared::default(), before: None, exists: false, has_salvaged: false };
     let failure = run.lives(plan).err();
     let machine = run.machine;
     let report = Report {
@@ -44,6 +45,8 @@ struct Run {
     before: Option<End>,
     /// An opening has returned.
     exists: bool,
+    /// A salvage has begun since, and was not shown.
+    has_salvaged: bool,
 }
 
 impl Run {
@@ -104,6 +107,7 @@ impl Run {
             plan: Arc::clone(plan),
             life: number,
             model: Arc::clone(&self.model),
+            has_salvaged: self.has_salvaged || life.salvages,
             before: self.before,
             exists: self.exists,
             is_shown: Arc::clone(&is_shown),
@@ -129,6 +133,7 @@ impl Run {
         let end = self.end(id, outcome, life.ending)?;
         let is_shown = *is_shown.lock().unwrap_or_else(PoisonError::into_inner);
         self.exists |= is_shown;
+        self.has_salvaged = !is_shown && (self.has_salvaged || life.salvages);
         // An opening of which the judge saw nothing does not stand between two others; but power
         // loss does.
         if is_shown || end == End::PowerLoss || self.before.is_none() {

@@ -4,17 +4,18 @@ use super::{Task, embedding, name};
 use crate::model::Answer;
 use crate::plan::ROOMY;
 use simulated_machine::note;
-use stratalog::{Compaction, Error, Lsn, Options};
+use stratalog::{Compaction, Error, Lsn, Options, Record};
 
 impl Task<'_> {
     /// Takes a backup, opens it, compares it, and goes on with it.
     pub(super) fn back_up(&self) {
         let begun = self.model().tick();
+        let tags = self.model().tags();
         let path = format!("/copy-{begun}");
         match self.store.backup(&path) {
             Ok(lsn) => {
                 note(|| format!("a backup as of {lsn}"));
-                if let Err(error) = self.judge_copy(&path, begun, lsn) {
+                if let Err(error) = self.judge_copy(&path, (begun, lsn, &tags)) {
                     self.process.judge_error("copy", &error);
                 }
             }
@@ -22,7 +23,7 @@ impl Task<'_> {
         }
     }
 
-    fn judge_copy(&self, path: &str, begun: u64, lsn: Lsn) -> Result<(), Error> {
+    fn judge_copy(&self, path: &str, (begun, lsn, tags): (u64, Lsn, &[u64])) -> Result<(), Error> {
         let plan = &self.process.plan;
         let options = Options::new().flush_interval(None).compaction(Compaction::Manual);
         let copy = options.open(path)?;
@@ -31,7 +32,11 @@ impl Task<'_> {
             let ids = 0..plan.ids;
             ids.map(|id| {
                 let found = pinned.get(name(id))?;
-                Ok(found.map_or(Answer::Nothing, |record| self.answer_of(&record)))
+                let answer = |record: Record<'_>| {
+                    let tag = record.tag();
+                    self.answer_since((&record, tag), tags)
+                };
+                Ok(found.map_or(Answer::Nothing, answer))
             })
             .collect()
         };

@@ -21,6 +21,9 @@ impl Task<'_> {
     /// Shows all ids to the judge, and holds everything that can be counted against each other.
     pub(super) fn show(&self, before: End) {
         note(|| format!("{:?}", self.store.recovery()));
+        if before == End::PowerLoss {
+            self.model().forget_tags();
+        }
         let pinned = self.store.pin();
         let ids = 0..self.process.plan.ids;
         let answers: Option<Vec<_>> = ids.map(|id| self.read(&pinned, id)).collect();
@@ -39,7 +42,7 @@ impl Task<'_> {
         // What a process wrote that could not tell its boot is not known to be of this one.
         let hides =
             self.process.plan.lives.iter().take(self.process.life + 1).any(|l| l.hides_boot);
-        let kept = match (self.process.life().salvages, hides) {
+        let kept = match (self.process.has_salvaged, hides) {
             (true, _) => Kept::Records,
             (false, true) => Kept::Batches,
             (false, false) => Kept::Prefix,

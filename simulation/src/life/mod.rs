@@ -3,7 +3,7 @@
 mod backup;
 mod checks;
 
-use crate::model::{Answer, End, Fate, Model, TagOf, fate_of};
+use crate::model::{Answer, End, Fate, Model, TagOf, WriteId, fate_of};
 use crate::plan::{Ending, Life, Operation, Plan, ROOMY};
 use simulated_machine::{note, process, thread};
 use std::future::Future;
@@ -16,7 +16,7 @@ use stratalog::{
     Record, Recovery, Store, Verify,
 };
 
-/// A tag begins with its version's number.
+/// A tag begins with its version's number and one.
 const TAG_SHIFT: u32 = 20;
 
 /// What the tasks of a process share with the harness. Never locked at a point.
@@ -64,6 +64,8 @@ pub struct Process {
     pub plan: Arc<Plan>,
     pub life: usize,
     pub model: Shared,
+    /// It salvages, or a life has begun to since the last opening that was shown.
+    pub has_salvaged: bool,
     /// How the life before ended; none: there was none.
     pub before: Option<End>,
     /// An opening in an earlier life has returned.
@@ -156,8 +158,20 @@ impl Task<'_> {
         !self.model().is_damaged || self.process.life().verify < 2
     }
 
+    /// The write that a record comes from, once everything in it is as that has put it.
     fn answer_of(&self, record: &Record<'_>) -> Answer {
-        let (bytes, tag) = (record.content(), record.tag());
+        let tags = self.model().tags();
+        let tag = record.tag();
+        let answer = self.answer_since((record, tag), &tags);
+        if let Answer::Write(value, _) = answer {
+            self.model().note_tag(value, tag);
+        }
+        answer
+    }
+
+    /// The same, for a tag that was read after tags were so.
+    fn answer_since(&self, (record, tag): (&Record<'_>, u64), tags: &[u64]) -> Answer {
+        let bytes = record.content();
         let value = bytes.first_chunk().map_or(usize::MAX, |b| u64::from_le_bytes(*b) as usize);
         let mut model = self.model();
         let is_verified = !model.is_damaged || self.process.life().verify < 2;
@@ -173,13 +187,15 @@ impl Task<'_> {
             let holds = model.writes.get(value).is_none_or(|write| match write.tag {
                 // No checksum holds it: of a unit that was half written it may be the other half.
                 TagOf::Write => {
-                    begins == value as u64 || tag == 0 && self.process.plan.settings.torn_units
+                    begins == value as u64 + 1 || tag == 0 && self.process.plan.settings.torn_units
                 }
                 TagOf::Nothing => begins == 0,
                 TagOf::Predecessor => true,
             });
-            if !holds {
-                model.complain(format!("write {value} has tag {tag:#x}"));
+            let was = tags.get(value).copied().unwrap_or(0);
+            let is_older = tag < was && model.writes[value].tag == TagOf::Write;
+            if !holds || is_older {
+                model.complain(format!("write {value} has tag {tag:#x}, it was {was:#x}"));
             }
         }
         Answer::Write(value, record.lsn())
@@ -265,7 +281,7 @@ impl Task<'_> {
         let write = self.model().begin(id, false, len, None);
         let (name, content) = (name(id), content(write, len));
         let embedding = embedding(write, self.process.plan.dimension);
-        let tag = (write as u64) << TAG_SHIFT;
+        let tag = (write as u64 + 1) << TAG_SHIFT;
         let record = with(NewRecord::new(&name, &embedding, &content), tag);
         {
             let mut model = self.model();
@@ -407,7 +423,10 @@ impl Task<'_> {
     fn update_tag(&self, id: usize) {
         let begun = self.model().tick();
         match self.store.update_tag(name(id), |tag| tag + 1) {
-            Ok(Some(_)) => {}
+            Ok(Some(tag)) => {
+                let write = (tag >> TAG_SHIFT).checked_sub(1);
+                write.inspect(|write| self.model().note_tag(*write as WriteId, tag));
+            }
             Ok(None) => self.model().end_read(id, begun, Answer::Nothing),
             Err(error) => self.process.judge_error("update_tag", &error),
         }
