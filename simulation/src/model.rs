@@ -503,11 +503,17 @@ impl Model {
             self.writes[removal].ended = self.tick();
         }
         let now = self.now;
+        // A conditional write that a member of a batch has outdone is void for good.
+        let outdone =
+            |write: &Write| matches!(answer, Answer::Write(_, lsn) if write.lsn > Some(lsn));
         for (n, write) in self.writes.iter_mut().enumerate().filter(|(_, write)| write.id == id) {
             if matches!(answer, Answer::Write(shown, _) if shown == n) {
                 (write.fate, write.ended) = (Fate::Done, write.ended.min(now));
                 write.at_most = write.lsn.unwrap_or(write.at_most);
-            } else if end == End::PowerLoss || (write.fate != Fate::Done && !is_replaced) {
+            } else if end == End::PowerLoss
+                || outdone(write)
+                || (write.fate != Fate::Done && !is_replaced)
+            {
                 write.fate = Fate::Never;
             } else if write.fate == Fate::Pending {
                 (write.fate, write.ended) = (Fate::Uncertain, now);

@@ -132,7 +132,7 @@ impl Plan {
             seed: dice.u64(..),
             grain: if size == Size::Fine { Grain::Fine } else { Grain::Coarse },
             policy,
-            stops_one_in: chance(dice, 3, 300, 5_000),
+            stops_one_in: chance(dice, 3, 100, 5_000),
             disk_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(6..30) } else { ROOMY },
             open_files_max: if one_in(dice, 6) { dice.u64(16..64) } else { 1024 },
             unit_bytes: [64, 512, 4096][dice.usize(0..3)],
@@ -140,10 +140,11 @@ impl Plan {
             steps_max: if size == Size::Large { 30_000_000 } else { 3_000_000 },
             ..Settings::default()
         };
-        let churns = one_in(dice, 3);
+        let profile = dice.usize(0..6);
+        let churns = profile < 2;
         let lives = 1 + usize::from(one_in(dice, 2)) + usize::from(one_in(dice, 4));
         let lives = if churns { 3 } else { lives };
-        let weights = Weights::draw(dice, churns);
+        let weights = Weights::draw(dice, profile);
         let lives =
             (0..lives).map(|_| Life::draw(dice, size, ids, segment_bytes, &weights)).collect();
         let dimension = dice.usize(1..9);
@@ -163,10 +164,16 @@ const USUAL: [u32; KINDS] =
 /// Overwriting and compacting, and little else.
 const CHURN: [u32; KINDS] = [30, 2, 0, 0, 6, 0, 2, 0, 0, 3, 0, 0, 3, 0, 12, 1, 0, 2, 2, 0, 0, 0, 0];
 
+/// Conditional writes and removals of the same ids, and what compaction makes of them.
+const CONTEST: [u32; KINDS] =
+    [8, 0, 20, 2, 20, 4, 6, 0, 2, 2, 4, 0, 8, 4, 14, 1, 0, 1, 4, 0, 0, 0, 0];
+
 impl Weights {
-    fn draw(dice: &mut fastrand::Rng, churns: bool) -> Self {
-        if churns {
-            return Self(CHURN);
+    fn draw(dice: &mut fastrand::Rng, profile: usize) -> Self {
+        match profile {
+            0 | 1 => return Self(CHURN),
+            2 => return Self(CONTEST),
+            _ => {}
         }
         let mut weights = USUAL;
         for weight in weights.iter_mut().skip(1) {
@@ -274,7 +281,7 @@ impl Operation {
             8 => Self::Contains { id },
             9 => Self::UpdateTag { id },
             10 => Self::Iterate,
-            11 => Self::Search { count: dice.usize(1..6) },
+            11 => Self::Search { count: dice.usize(1..12) },
             12 => Self::Sync,
             13 => Self::WaitDurable,
             14 => Self::Compact,

@@ -91,7 +91,7 @@ impl<T: AsRef<OsStr> + ?Sized> Name for T {
     }
 }
 
-/// An open file description.
+/// An open file description. Descriptors and mappings share it.
 #[derive(Debug)]
 pub struct OpenFile {
     id: OpenId,
@@ -104,8 +104,7 @@ pub struct OpenFile {
 
 impl OpenFile {
     fn new(machine: &Machine, ino: Ino, flags: OFlags) -> Arc<Self> {
-        let process = machine.scheduler().process();
-        let id = machine.disk_mut().open(ino, process);
+        let id = machine.disk_mut().new_number();
         let told = AtomicU64::new(machine.disk().failures(ino));
         let is_direct = flags.contains(OFlags::DIRECT);
         Arc::new(Self { id, ino, position: AtomicU64::new(0), told, is_direct })
@@ -131,14 +130,44 @@ impl OpenFile {
 impl Drop for OpenFile {
     fn drop(&mut self) {
         if let Some(machine) = here() {
-            machine.disk_mut().close(self.id);
+            machine.disk_mut().unlock(self.ino, self.id);
+        }
+    }
+}
+
+/// A descriptor.
+#[derive(Debug)]
+struct Descriptor(OpenId);
+
+impl Descriptor {
+    /// A further one of the calling process, before it is known of what; there may be too many.
+    fn new(machine: &Machine) -> Outcome<Self> {
+        let (most, process) = (machine.settings().open_files_max, machine.scheduler().process());
+        if machine.disk().open_files(process) >= most
+            || machine.meets(machine.faults().no_descriptor, "no descriptor")
+        {
+            return Err(Errno::MFILE);
+        }
+        Ok(Self(machine.disk_mut().open(process)))
+    }
+
+    fn of(self, machine: &Machine, ino: Ino) -> Self {
+        machine.disk_mut().set_open(self.0, ino);
+        self
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        if let Some(machine) = here() {
+            machine.disk_mut().close(self.0);
         }
     }
 }
 
 /// An open file.
 #[derive(Debug)]
-pub struct File(Arc<OpenFile>);
+pub struct File(Arc<OpenFile>, #[expect(dead_code, reason = "is closed by its drop")] Descriptor);
 
 /// What is known of a file.
 #[derive(Clone, Copy, Debug)]
@@ -256,14 +285,16 @@ impl File {
 
     /// Another descriptor of the same description.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self(Arc::clone(&self.0)))
+        let machine = calling();
+        let descriptor = Descriptor::new(&machine)?.of(&machine, self.0.ino);
+        Ok(Self(Arc::clone(&self.0), descriptor))
     }
 
     /// Locks it, if nobody has.
     pub fn try_lock(&self) -> Result<(), TryLockError> {
         // It does not wait, so no signal interrupts it.
-        let taken =
-            std_call("flock", |machine| Ok(machine.disk_mut().try_lock(self.0.ino, self.0.id)));
+        let lock = (self.0.id, calling().scheduler().process());
+        let taken = std_call("flock", |machine| Ok(machine.disk_mut().try_lock(self.0.ino, lock)));
         match taken {
             Ok(true) => Ok(()),
             Ok(false) => Err(TryLockError::WouldBlock),
@@ -321,12 +352,7 @@ impl Write for File {
 /// Opens a file or directory.
 pub fn openat(dir: BorrowedFd<'_>, name: impl Name, flags: OFlags, _mode: Mode) -> Outcome<File> {
     call("openat", |machine| {
-        let (most, process) = (machine.settings().open_files_max, machine.scheduler().process());
-        if machine.disk().open_files(process) >= most
-            || machine.meets(machine.faults().no_descriptor, "no descriptor")
-        {
-            return Err(Errno::MFILE);
-        }
+        let descriptor = Descriptor::new(machine)?;
         machine.note(|| format!("openat {}", name.os().display()));
         let found = machine.disk().find(dir.ino(machine), name.os());
         let ino = match found {
@@ -347,7 +373,7 @@ pub fn openat(dir: BorrowedFd<'_>, name: impl Name, flags: OFlags, _mode: Mode) 
         if flags.intersects(OFlags::WRONLY | OFlags::RDWR) && is_directory {
             return Err(Errno::ISDIR);
         }
-        Ok(File(OpenFile::new(machine, ino, flags)))
+        Ok(File(OpenFile::new(machine, ino, flags), descriptor.of(machine, ino)))
     })
 }
 
@@ -486,6 +512,7 @@ pub fn fill_standard_streams() {}
 /// A listing of a directory.
 #[derive(Debug)]
 pub struct Dir {
+    _descriptor: Descriptor,
     ino: Ino,
     names: std::vec::IntoIter<CString>,
 }
@@ -506,14 +533,9 @@ impl Dir {
     /// Begins a listing.
     pub fn read_from(dir: BorrowedFd<'_>) -> Outcome<Self> {
         call("openat", |machine| {
-            let most = machine.settings().open_files_max;
-            let process = machine.scheduler().process();
-            if machine.disk().open_files(process) >= most
-                || machine.meets(machine.faults().no_descriptor, "no descriptor")
-            {
-                return Err(Errno::MFILE);
-            }
-            Ok(Self { ino: dir.ino(machine), names: Vec::new().into_iter() })
+            let ino = dir.ino(machine);
+            let descriptor = Descriptor::new(machine)?.of(machine, ino);
+            Ok(Self { ino, names: Vec::new().into_iter(), _descriptor: descriptor })
         })
     }
 

@@ -35,8 +35,9 @@ impl MmapOptions {
         machine.point(Point::Call("mmap"));
         let most = machine.settings().mappings_max;
         let faulty = machine.meets(machine.faults().no_mapping, "no mapping");
+        let process = machine.scheduler().process();
         let most = if faulty { 0 } else { most };
-        let mapped = machine.disk_mut().map(file.open(), self.len, most);
+        let mapped = machine.disk_mut().map((file.open(), process), self.len, most);
         let (id, base) = mapped.ok_or(Errno::NOMEM)?;
         Ok(MmapRaw(Kind::File { id, base, len: self.len, file: Arc::clone(file.open_file()) }))
     }

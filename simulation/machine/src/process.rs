@@ -57,6 +57,14 @@ pub fn open_files() -> u64 {
     machine.disk().open_files(process)
 }
 
+/// Returns the names of the files that it has open.
+#[must_use]
+pub fn names_open() -> Vec<String> {
+    let machine = calling();
+    let process = machine.scheduler().process();
+    machine.disk().names_open(process)
+}
+
 /// Returns how many files it has mapped, and how many of those have no name any more.
 #[must_use]
 pub fn mapped_files() -> (usize, usize) {

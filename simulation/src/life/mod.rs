@@ -432,26 +432,39 @@ impl Task<'_> {
         }
     }
 
+    /// An id that is there all the time is met once.
     fn iterate(&self) {
-        let ids = self.process.plan.ids;
         let begun = self.model().tick();
         let pinned = self.store.pin();
-        let mut seen = vec![0; ids];
+        let mut answers = Vec::new();
         for record in pinned.iter() {
-            let Ok(record) = record else { continue };
-            let answer = self.answer_of(&record);
-            let mut model = self.model();
-            if let Answer::Write(write, _) = answer
+            match record {
+                Ok(record) => answers.push(self.answer_of(&record)),
+                Err(error) => return self.process.judge_error("iter", &error),
+            }
+        }
+        self.judge_all("iter", begun, &answers);
+    }
+
+    /// Judges the answers of a walk over all records.
+    fn judge_all(&self, what: &str, begun: u64, answers: &[Answer]) {
+        let is_verified = self.is_verified();
+        let mut seen = vec![0; self.process.plan.ids];
+        let mut model = self.model();
+        for answer in answers {
+            if let Answer::Write(write, _) = *answer
                 && let Some(id) = model.writes.get(write).map(|write| write.id)
             {
                 seen[id] += 1;
-                model.end_read(id, begun, answer);
+                model.end_read(id, begun, *answer);
             }
         }
-        if let Some(id) = seen.iter().position(|times| *times > 1)
-            && self.is_verified()
-        {
-            self.model().complain(format!("iter shows id {id} twice"));
+        for (id, times) in seen.into_iter().enumerate() {
+            if times == 0 {
+                model.end_read(id, begun, Answer::Nothing);
+            } else if times > 1 && is_verified {
+                model.complain(format!("{what} shows id {id} twice"));
+            }
         }
     }
 
@@ -461,9 +474,12 @@ impl Task<'_> {
         let query = vec![1.0; self.process.plan.dimension];
         match pinned.search(&query, count, Metric::L2) {
             Ok(hits) => {
-                for hit in &hits {
-                    let answer = self.answer_of(&hit.record);
-                    let mut model = self.model();
+                let answers: Vec<_> = hits.iter().map(|hit| self.answer_of(&hit.record)).collect();
+                if hits.len() < count {
+                    return self.judge_all("search", begun, &answers);
+                }
+                let mut model = self.model();
+                for answer in answers {
                     if let Answer::Write(write, _) = answer
                         && let Some(id) = model.writes.get(write).map(|write| write.id)
                     {

@@ -54,7 +54,7 @@ struct Inode {
     content: Content,
     /// Write-backs that failed.
     failures: u64,
-    lock: Option<OpenId>,
+    lock: Option<(OpenId, ProcessId)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -274,22 +274,40 @@ impl Disk {
 
 /// Descriptors, locks and mappings.
 impl Disk {
-    pub(crate) fn open(&mut self, ino: Ino, process: ProcessId) -> OpenId {
+    pub(crate) fn new_number(&mut self) -> OpenId {
         self.made += 1;
-        self.open.insert(self.made, (ino, process));
         self.made
     }
 
-    pub(crate) fn close(&mut self, id: OpenId) {
-        if let Some((ino, _)) = self.open.remove(&id) {
-            self.unlock(ino, id);
+    /// A descriptor of nothing yet.
+    pub(crate) fn open(&mut self, process: ProcessId) -> OpenId {
+        let id = self.new_number();
+        self.open.insert(id, (ROOT, process));
+        id
+    }
+
+    /// What a descriptor is of.
+    pub(crate) fn set_open(&mut self, id: OpenId, ino: Ino) {
+        if let Some(open) = self.open.get_mut(&id) {
+            open.0 = ino;
         }
+    }
+
+    pub(crate) fn close(&mut self, id: OpenId) {
+        self.open.remove(&id);
     }
 
     /// How many files a process has open.
     #[must_use]
     pub fn open_files(&self, process: ProcessId) -> u64 {
         self.open.values().filter(|(_, its)| *its == process).count() as u64
+    }
+
+    /// The names of the files that a process has open.
+    #[must_use]
+    pub fn names_open(&self, process: ProcessId) -> Vec<String> {
+        let open = self.open.values().filter(|(_, its)| *its == process);
+        open.map(|(ino, _)| self.name_of(*ino)).collect()
     }
 
     /// How many mappings a process has.
@@ -316,32 +334,35 @@ impl Disk {
         (mapped.len(), removed)
     }
 
-    pub(crate) fn try_lock(&mut self, ino: Ino, id: OpenId) -> bool {
+    pub(crate) fn try_lock(&mut self, ino: Ino, lock: (OpenId, ProcessId)) -> bool {
         let Some(inode) = self.inode_mut(ino) else { return false };
-        *inode.lock.get_or_insert(id) == id
+        *inode.lock.get_or_insert(lock) == lock
     }
 
     pub(crate) fn unlock(&mut self, ino: Ino, id: OpenId) {
         if let Some(inode) = self.inode_mut(ino)
-            && inode.lock == Some(id)
+            && inode.lock.is_some_and(|(its, _)| its == id)
         {
             inode.lock = None;
         }
     }
 
     pub(crate) fn forget_process(&mut self, process: ProcessId) {
-        let gone: Vec<_> = self.open.iter().filter(|(_, (_, its))| *its == process).collect();
-        let gone: Vec<_> = gone.into_iter().map(|(id, _)| *id).collect();
-        for id in gone {
-            self.close(id);
+        self.open.retain(|_, (_, its)| *its != process);
+        for inode in self.inodes.iter_mut().flatten() {
+            inode.lock.take_if(|(_, its)| *its == process);
         }
         self.mapped.retain(|_, mapped| mapped.process != process);
         self.working.remove(&process);
     }
 
     /// Number and address of a new mapping; `None`: there can be no more.
-    pub(crate) fn map(&mut self, open: Ino, len: usize, most: u64) -> Option<(u64, usize)> {
-        let process = self.open.values().find(|(ino, _)| *ino == open)?.1;
+    pub(crate) fn map(
+        &mut self,
+        (open, process): (Ino, ProcessId),
+        len: usize,
+        most: u64,
+    ) -> Option<(u64, usize)> {
         if self.mappings(process) >= most {
             return None;
         }
