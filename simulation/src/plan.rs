@@ -66,6 +66,8 @@ pub struct Life {
     pub hides_boot: bool,
     /// Before it begins, the store's files are replaced by sparse copies.
     pub is_sparse: bool,
+    /// When all is quiet it compacts, and no garbage may be left.
+    pub tidies: bool,
 }
 
 /// All that a seed does.
@@ -262,6 +264,7 @@ impl Life {
             is_damaged: one_in(dice, 24),
             hides_boot: one_in(dice, 20),
             is_sparse: one_in(dice, 16),
+            tidies: one_in(dice, 3),
         }
     }
 }

@@ -184,7 +184,7 @@ impl Life {
     /// A life of the same options that opens the store, and closes it.
     fn only_looking(&self) -> Self {
         let (ending, faults) = (Ending::Close, Faults::default());
-        let (is_damaged, is_sparse) = (false, false);
-        Self { threads: Vec::new(), ending, faults, is_damaged, is_sparse, ..self.clone() }
+        let (is_damaged, is_sparse, tidies) = (false, false, false);
+        Self { threads: Vec::new(), ending, faults, is_damaged, is_sparse, tidies, ..self.clone() }
     }
 }

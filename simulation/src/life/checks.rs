@@ -2,6 +2,7 @@
 
 use super::Task;
 use crate::model::{Answer, End, Kept};
+use crate::plan::ROOMY;
 use simulated_machine::{note, process, thread};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -109,6 +110,29 @@ impl Task<'_> {
             };
             thread::sleep(NAP);
             left = less;
+        }
+    }
+
+    /// When the workload has ended, a compaction leaves no garbage but where something is damaged,
+    /// or where records are written to.
+    pub(super) fn tidy(&self) {
+        if let Err(error) = self.store.compact() {
+            return self.process.judge_error("compact", &error);
+        }
+        let life = self.process.life();
+        let plan = &self.process.plan;
+        if life.has_failing_calls() || plan.settings.disk_bytes < ROOMY {
+            return;
+        }
+        let is_garbage = |segment: &&SegmentStats| {
+            segment.state == SegmentState::Sealed && segment.dead_bytes > segment.needed_bytes
+        };
+        let in_use = self.segments_in_use();
+        let garbage: Vec<_> = in_use.iter().filter(is_garbage).collect();
+        let damages = plan.lives.iter().take(self.process.life + 1);
+        let damages = damages.filter(|life| life.is_damaged).count();
+        if garbage.len() > damages {
+            self.model().complain(format!("after a compaction there is garbage in {garbage:?}"));
         }
     }
 

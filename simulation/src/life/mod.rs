@@ -100,7 +100,10 @@ impl Process {
                 }) {}
             }
         });
-        Task { process: &self, store: &store }.recount();
+        task.recount();
+        if self.life().tidies {
+            task.tidy();
+        }
         let begun = lock(&self.model).tick();
         if self.life().ending == Ending::Drop {
             drop(store);
