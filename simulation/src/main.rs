@@ -9,6 +9,7 @@ mod shrink;
 mod workers;
 
 use plan::{Plan, Size};
+use shrink::Cut;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::process::ExitCode;
@@ -17,15 +18,19 @@ use std::time::{Duration, Instant};
 const USAGE: &str = "\
 simulate [--seeds FIRST..END] [--hours H] [--size minimum|large|fine] [--workers N]
     Runs seeds, and stops at the first that fails. N processes at a time; 0: in this one.
-simulate --seed N [--size ..] [--trace] [--shrink]
+simulate --seed N [--size ..] [--trace] [--shrink | --cuts ..]
     Runs one seed again. --trace prints each call and each answer. --shrink leaves out what the
-    failure does not need, and prints the trace of the rest.";
+    failure does not need, prints the trace of the rest, and the cuts that lead to it again.";
 
 struct Arguments {
     seeds: Range<u64>,
     is_one: bool,
     trace: bool,
     shrink: bool,
+    cuts: Vec<Cut>,
+    /// What a process of a shrinking one is to try: from which candidate, and the kind of failure.
+    try_from: Option<usize>,
+    kind: String,
     size: Size,
     workers: usize,
     time: Option<Duration>,
@@ -39,6 +44,9 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
         is_one: false,
         trace: false,
         shrink: false,
+        cuts: Vec::new(),
+        try_from: None,
+        kind: String::new(),
         size: Size::Minimum,
         workers: std::thread::available_parallelism().map_or(1, usize::from),
         time: None,
@@ -61,6 +69,12 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
             }
             Long("trace") => found.trace = true,
             Long("shrink") => found.shrink = true,
+            Long("cuts") => {
+                let text: String = parser.value()?.parse()?;
+                found.cuts = shrink::cuts_of(&text).ok_or("N:N,N:N,..")?;
+            }
+            Long("try-from") => found.try_from = Some(parser.value()?.parse()?),
+            Long("kind") => found.kind = parser.value()?.parse()?,
             Long("size") => {
                 let name: String = parser.value()?.parse()?;
                 found.size = Size::of_name(&name).ok_or("minimum, large or fine")?;
@@ -94,12 +108,23 @@ fn main() -> ExitCode {
 }
 
 fn run_one(arguments: &Arguments) -> ExitCode {
-    let seed = arguments.seeds.start;
-    let mut plan = Plan::draw(seed, arguments.size);
+    let (seed, size) = (arguments.seeds.start, arguments.size);
+    let mut plan = shrink::apply(&Plan::draw(seed, size), &arguments.cuts);
+    if let Some(from) = arguments.try_from {
+        let cut = shrink::try_some(&plan, from, &arguments.kind);
+        println!("{}", shrink::text_of(cut.as_slice()));
+        return ExitCode::SUCCESS;
+    }
     if arguments.shrink
-        && let Some(smaller) = shrink::shrink(&plan)
+        && let Some(failure) = run::run(&plan).failure
     {
-        plan = smaller;
+        match shrink::shrink(seed, size, &failure) {
+            Ok(cuts) => {
+                plan = shrink::apply(&plan, &cuts);
+                println!("--cuts {}", shrink::text_of(&cuts));
+            }
+            Err(error) => eprintln!("{error}"),
+        }
     }
     plan.settings.is_traced = arguments.trace || arguments.shrink;
     let report = run::run(&plan);

@@ -1,32 +1,84 @@
-//! Makes a plan that fails smaller, as long as it fails.
+//! Makes a plan that fails smaller, as long as it fails: cut by cut, each in a process of its own,
+//! since a simulated kill leaks memory.
 
-use crate::plan::{Ending, Plan};
+use crate::plan::{Ending, Plan, Size};
 use crate::run::run;
 use simulated_machine::Faults;
+use std::ops::Range;
+use std::process::Command;
 
 /// How often each smaller plan is tried, with other schedules.
 const TRIES: u64 = 20;
+/// Candidates that one process tries.
+const CANDIDATES: usize = 20;
 
-/// Returns a smaller plan that fails, if this one does.
-#[must_use]
-pub fn shrink(plan: &Plan) -> Option<Plan> {
-    let kind = kind_of(&run(plan).failure?);
-    let mut best = plan.clone();
-    loop {
-        let smaller = candidates(&best).into_iter().find_map(|candidate| fails(&candidate, &kind));
-        match smaller {
-            Some(smaller) => best = smaller,
-            None => return Some(best),
-        }
-    }
+/// One step of shrinking: the number of the candidate that is taken, and of the schedule.
+pub type Cut = (usize, u64);
+
+/// Cuts as text, `3:0,17:2`.
+pub fn text_of(cuts: &[Cut]) -> String {
+    cuts.iter().map(|(n, schedule)| format!("{n}:{schedule}")).collect::<Vec<_>>().join(",")
 }
 
-/// The plan with a schedule under which it fails, if one of a few does.
-fn fails(plan: &Plan, kind: &str) -> Option<Plan> {
-    (0..TRIES).find_map(|n| {
-        let mut plan = plan.clone();
-        plan.settings.seed = plan.settings.seed.wrapping_add(n);
-        run(&plan).failure.filter(|failure| kind_of(failure) == kind).map(|_| plan)
+/// Cuts from text.
+pub fn cuts_of(text: &str) -> Option<Vec<Cut>> {
+    let cut = |part: &str| {
+        let (n, schedule) = part.split_once(':')?;
+        Some((n.parse().ok()?, schedule.parse().ok()?))
+    };
+    text.split(',').filter(|part| !part.is_empty()).map(cut).collect()
+}
+
+/// The plan that is left after these cuts.
+#[must_use]
+pub fn apply(plan: &Plan, cuts: &[Cut]) -> Plan {
+    let cut = |plan: Plan, (n, schedule): &Cut| match candidates(&plan).into_iter().nth(*n) {
+        Some(smaller) => with_schedule(smaller, *schedule),
+        None => plan,
+    };
+    cuts.iter().fold(plan.clone(), cut)
+}
+
+fn with_schedule(mut plan: Plan, n: u64) -> Plan {
+    plan.settings.seed = plan.settings.seed.wrapping_add(n);
+    plan
+}
+
+/// Finds cuts after which a seed still fails in the same way.
+pub fn shrink(seed: u64, size: Size, failure: &str) -> std::io::Result<Vec<Cut>> {
+    let program = std::env::current_exe()?;
+    let (plan, kind) = (Plan::draw(seed, size), kind_of(failure));
+    let mut cuts = Vec::new();
+    let mut from = 0;
+    while from < candidates(&apply(&plan, &cuts)).len() {
+        let worker = Command::new(&program)
+            .args(["--seed", &seed.to_string(), "--size", size.name()])
+            .args(["--cuts", &text_of(&cuts), "--try-from", &from.to_string()])
+            .args(["--kind", &kind])
+            .output()?;
+        let found = cuts_of(String::from_utf8_lossy(&worker.stdout).trim());
+        match found.and_then(|found| found.first().copied()) {
+            Some(cut) => {
+                cuts.push(cut);
+                from = 0;
+            }
+            None => from += CANDIDATES,
+        }
+    }
+    Ok(cuts)
+}
+
+/// What a process of [`shrink`] does: the first of a few candidates that fails in this way.
+#[must_use]
+pub fn try_some(plan: &Plan, from: usize, kind: &str) -> Option<Cut> {
+    let some: Range<usize> = from..from + CANDIDATES;
+    let candidates = candidates(plan).into_iter().enumerate().filter(|(n, _)| some.contains(n));
+    candidates.into_iter().find_map(|(n, candidate)| {
+        let fails = |schedule: &u64| {
+            let report = run(&with_schedule(candidate.clone(), *schedule));
+            report.failure.is_some_and(|failure| kind_of(&failure) == kind)
+        };
+        Some((n, (0..TRIES).find(fails)?))
     })
 }
 
