@@ -5,6 +5,8 @@ mod model;
 mod neighbour;
 mod plan;
 mod run;
+#[cfg(test)]
+mod scenarios;
 mod shrink;
 mod workers;
 

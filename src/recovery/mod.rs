@@ -435,11 +435,19 @@ fn make_writable(
     let last = candidates.iter().rfind(|candidate| !candidate.holds_copies());
     let files = engine.log().source();
     let active = last.filter(|last| goes_on(last) && files.allocate_holes(last.segment.id()));
-    // The youngest first: were an older one sealed at its cut before what is younger, then an
-    // opening after a crash in between would see no cut, and what lies beyond would count again.
-    for candidate in candidates.iter().rev() {
+    let make = |candidate: &SegmentCandidate| {
         let goes_on = active.is_some_and(|active| std::ptr::eq(active, candidate));
-        make_segment_writable(engine, flusher, candidate, goes_on)?;
+        make_segment_writable(engine, flusher, candidate, goes_on)
+    };
+    if candidates.iter().any(|candidate| candidate.each) && !candidates.iter().any(|c| c.cut) {
+        // The oldest first: the durable end of a younger one tells the next opening that all of
+        // what is older is on the device [D5].
+        candidates.iter().try_for_each(make)?;
+    } else {
+        // The youngest first, which keep their durable ends: were an older one sealed at its cut
+        // before what is younger, then an opening after a crash in between would see no cut, and
+        // what lies beyond would count again.
+        candidates.iter().rev().try_for_each(make)?;
     }
     if let (Some(tail), Some(active)) = (tail, active) {
         engine.log().set_active(tail);

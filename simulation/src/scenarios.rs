@@ -1,0 +1,43 @@
+//! Plans made by hand, each run under many schedules: what was found once is found again.
+
+use crate::plan::{Ending, Life, Operation, Plan, ROOMY};
+use crate::run::run;
+use simulated_machine::{Faults, Policy, Settings};
+
+/// The failures of a plan under so many schedules, the first of them.
+fn failure(plan: &Plan, schedules: u64) -> Option<String> {
+    (0..schedules).find_map(|seed| {
+        let mut plan = plan.clone();
+        plan.settings.seed = seed;
+        plan.settings.policy = Policy::Uniform { stays: 1 << (seed % 6) };
+        run(&plan).failure.map(|failure| format!("schedule {seed}: {failure}"))
+    })
+}
+
+fn plan(lives: Vec<Life>) -> Plan {
+    let settings = Settings { disk_bytes: ROOMY, steps_max: 3_000_000, ..Settings::default() };
+    let (dimension, segment_bytes, has_neighbour) = (2, 16 << 10, false);
+    Plan { settings, dimension, segment_bytes, ids: 4, has_neighbour, lives }
+}
+
+fn life(operations: &[Operation], ending: Ending) -> Life {
+    Life { threads: vec![operations.to_vec()], ending, ..Life::default() }
+}
+
+/// An opening that could not tell the boot flushed a younger segment before an older one, and
+/// failed in between; the next one took the younger one's durable end for a proof of the older.
+#[test]
+fn an_opening_without_a_boot_id_that_fails_leaves_no_proof_of_what_it_has_not_seen_to() {
+    let put = |id| Operation::Put { id, len: 4000 };
+    let writes = [put(0), Operation::Sync, put(1), put(2), put(3), put(0), put(1)];
+    for after in (300..700).step_by(50) {
+        let first = life(&writes, Ending::PowerLoss { after });
+        let second = Life {
+            hides_boot: true,
+            faults: Faults { flush_fails: 2, ..Faults::default() },
+            ..life(&[], Ending::Close)
+        };
+        let lives = vec![first, second, life(&[], Ending::Close)];
+        assert_eq!(failure(&plan(lives), 200), None, "power loss after {after} points");
+    }
+}
