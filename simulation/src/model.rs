@@ -12,6 +12,7 @@
 //! - *Batches* are there whole or not at all.
 
 use simulated_machine::note;
+use simulated_machine::time::Instant;
 use stratalog::{Condition, Error, Lsn};
 
 /// Number of an id.
@@ -67,6 +68,10 @@ pub struct Write {
     pub is_durable: bool,
     /// It expires, or may.
     pub expires: bool,
+    /// Not before then.
+    pub expires_at: Option<Instant>,
+    /// When it had returned, by the clock.
+    pub ended_at: Option<Instant>,
     /// Bytes of the content.
     pub len: usize,
 }
@@ -201,6 +206,17 @@ impl Model {
         write.is_conditional || self.of(write.id).any(races)
     }
 
+    /// Returns whether the id may have been without a version because this one had expired: not if
+    /// a newer one was there before, which does not expire.
+    fn may_have_expired(&self, write: &Write) -> bool {
+        let in_time = |next: &Write| next.ended_at.is_some_and(|at| Some(at) < write.expires_at);
+        let takes_over = |next: &Write| {
+            let stays = !next.expires && !next.is_removal && next.fate == Fate::Done;
+            stays && in_time(next) && write.is_older(next)
+        };
+        !self.of(write.id).any(takes_over)
+    }
+
     /// A write begins.
     pub fn begin(&mut self, id: Id, is_removal: bool, len: usize, batch: Option<usize>) -> WriteId {
         let begun = self.tick();
@@ -221,6 +237,8 @@ impl Model {
             tag_was: 0,
             is_durable: false,
             expires: false,
+            expires_at: None,
+            ended_at: None,
             len,
         });
         self.writes.len() - 1
@@ -270,6 +288,7 @@ impl Model {
         let ended = self.tick();
         let write = &mut self.writes[write];
         (write.ended, write.fate, write.at_most) = (ended, Fate::Done, highest);
+        write.ended_at = Some(Instant::now());
         write.is_durable |= is_durable;
         self.highest = self.highest.max(highest);
         self.last = self.last.max(highest);
@@ -354,8 +373,11 @@ impl Model {
             }
             Answer::Nothing if self.is_damaged => None,
             Answer::Nothing => {
-                let ends =
-                    |write: &&Write| (write.is_removal || write.expires) && write.may_be_seen();
+                let ends = |write: &&Write| {
+                    // After power loss what took over may be gone.
+                    let expired = write.expires && (at_opening || self.may_have_expired(write));
+                    (write.is_removal || expired) && write.may_be_seen()
+                };
                 let puts = self.of(id).filter(must).filter(|write| !ends(write));
                 let mut lost =
                     puts.filter(|put| !self.of(id).filter(ends).any(|end| !older(end, put)));

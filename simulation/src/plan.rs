@@ -136,6 +136,7 @@ impl Plan {
             policy,
             stops_one_in: chance(dice, 3, 100, 5_000),
             disk_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(6..30) } else { ROOMY },
+            memory_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(2..40) } else { 0 },
             open_files_max: if one_in(dice, 6) { dice.u64(16..64) } else { 1024 },
             unit_bytes: [64, 512, 4096][dice.usize(0..3)],
             torn_units: one_in(dice, 4),
@@ -168,7 +169,7 @@ const CHURN: [u32; KINDS] = [30, 2, 0, 0, 6, 0, 2, 0, 0, 3, 0, 0, 3, 0, 12, 1, 0
 
 /// Conditional writes and removals of the same ids, and what compaction makes of them.
 const CONTEST: [u32; KINDS] =
-    [8, 0, 20, 2, 20, 4, 6, 0, 2, 2, 4, 0, 8, 4, 14, 1, 0, 1, 4, 0, 0, 0, 0];
+    [12, 0, 20, 6, 20, 4, 6, 0, 2, 2, 8, 2, 8, 4, 14, 1, 0, 1, 4, 0, 0, 0, 0];
 
 impl Weights {
     fn draw(dice: &mut fastrand::Rng, profile: usize) -> Self {
@@ -272,11 +273,12 @@ impl Life {
 impl Operation {
     fn draw(dice: &mut fastrand::Rng, ids: usize, longest: usize, weights: &Weights) -> Self {
         let (id, len) = (dice.usize(0..ids), dice.usize(0..=longest));
+        let magnitude = dice.u32(1..12);
         match weights.choose(dice) {
             0 => Self::Put { id, len },
             1 => Self::PutKeepingTag { id, len },
             2 => Self::PutIf { id, len, condition: dice.u8(0..4) },
-            3 => Self::PutExpiring { id, len, millis: dice.u64(0..2000) },
+            3 => Self::PutExpiring { id, len, millis: dice.u64(0..1 << magnitude) },
             4 => Self::Remove { id },
             5 => Self::Batch { first: id, count: dice.usize(1..6), len: len / 4 },
             6 => Self::Get { id },
@@ -291,10 +293,7 @@ impl Operation {
             15 => Self::Backup,
             16 => Self::Verify,
             17 => Self::Stats,
-            18 => {
-                let magnitude = dice.u32(1..11);
-                Self::Sleep { millis: dice.u64(0..1 << magnitude) }
-            }
+            18 => Self::Sleep { millis: dice.u64(0..1 << magnitude) },
             19 => Self::WaitAsync,
             20 => Self::Hold { id, millis: dice.u64(0..100) },
             21 => Self::ChangeDirectory { away: dice.bool() },

@@ -80,6 +80,22 @@ impl Walk {
         }
     }
 
+    /// The next entry, whatever it is.
+    #[cfg(stratalog_simulation)]
+    pub fn next_of_all<const SLOTS: usize>(
+        &mut self,
+        index: &Index<SLOTS>,
+        guard: &Guard,
+    ) -> Option<Entry> {
+        while self.is_at_rest() {
+            if !self.read_on(index, guard, &mut |_| ()) {
+                return None;
+            }
+        }
+        self.done += 1;
+        self.words.get(self.done - 1).map(|word| word.entry())
+    }
+
     /// The entry that will probably be given out next, unless a bucket has to be read for it.
     #[must_use]
     #[inline]

@@ -19,6 +19,8 @@ pub struct Settings {
     pub stops_one_in: u64,
     /// Bytes of the disk.
     pub disk_bytes: u64,
+    /// Bytes of memory, which a control group limits to half of them; 0: the kernel does not tell.
+    pub memory_bytes: u64,
     /// Descriptors of a process.
     pub open_files_max: u64,
     /// Mappings of a process.
@@ -41,6 +43,7 @@ impl Default for Settings {
             policy: Policy::Uniform { stays: 4 },
             stops_one_in: 0,
             disk_bytes: 1 << 30,
+            memory_bytes: 0,
             open_files_max: 1024,
             mappings_max: 65_530,
             unit_bytes: 512,

@@ -172,6 +172,9 @@ impl Task<'_> {
         if segments > in_use.len() + AHEAD && is_tidy && !is_damaged {
             return Some(format!("files of {} segments: {files:?}", in_use.len()));
         }
+        if !self.store.leads_to_segments() {
+            return Some("the index leads to a segment that is gone".to_owned());
+        }
         let (mapped, removed) = process::mapped_files();
         (removed > 0).then(|| format!("of {mapped} mapped files {removed} were removed: {stats:?}"))
     }

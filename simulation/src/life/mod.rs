@@ -5,6 +5,7 @@ mod checks;
 
 use crate::model::{Answer, End, Fate, Model, TagOf, WriteId, fate_of};
 use crate::plan::{Ending, Life, Operation, Plan, ROOMY};
+use simulated_machine::time::Instant;
 use simulated_machine::{note, process, thread};
 use std::future::Future;
 use std::pin::pin;
@@ -220,13 +221,13 @@ impl Task<'_> {
         note(|| format!("{operation:?}"));
         match operation {
             Op::Put { id, len } => {
-                self.put(id, len, (false, TagOf::Write), |record, tag| record.tag(tag))
+                self.put(id, len, (None, TagOf::Write), |record, tag| record.tag(tag))
             }
             Op::PutKeepingTag { id, len } => {
-                self.put(id, len, (false, TagOf::Predecessor), |record, _| record.keep_tag());
+                self.put(id, len, (None, TagOf::Predecessor), |record, _| record.keep_tag());
             }
             Op::PutExpiring { id, len, millis } => {
-                self.put(id, len, (true, TagOf::Write), |record, tag| {
+                self.put(id, len, (Some(millis), TagOf::Write), |record, tag| {
                     record.tag(tag).expires_in(Duration::from_millis(millis))
                 })
             }
@@ -278,7 +279,7 @@ impl Task<'_> {
         &self,
         id: usize,
         len: usize,
-        (expires, tag_of): (bool, TagOf),
+        (expires, tag_of): (Option<u64>, TagOf),
         with: impl for<'r> FnOnce(NewRecord<'r>, u64) -> NewRecord<'r>,
     ) {
         let write = self.model().begin(id, false, len, None);
@@ -288,7 +289,9 @@ impl Task<'_> {
         let record = with(NewRecord::new(&name, &embedding, &content), tag);
         {
             let mut model = self.model();
-            model.writes[write].expires = expires;
+            model.writes[write].expires = expires.is_some();
+            let millis = Duration::from_millis(expires.unwrap_or(0));
+            model.writes[write].expires_at = Instant::now().checked_add(millis);
             model.writes[write].tag = tag_of;
         }
         self.end_write("put", write, self.store.put_record(record));
