@@ -41,3 +41,20 @@ fn an_opening_without_a_boot_id_that_fails_leaves_no_proof_of_what_it_has_not_se
         assert_eq!(failure(&plan(lives), 200), None, "power loss after {after} points");
     }
 }
+
+/// Of a batch of which power loss had taken the head, a salvage left the members; they were damage
+/// to the next opening, which hid what was there before them.
+#[test]
+fn a_salvage_leaves_nothing_of_a_batch_without_a_head() {
+    let put = |id| Operation::Put { id, len: 500 };
+    let batch = |first| Operation::Batch { first, count: 5, len: 300 };
+    let before = [put(0), put(2), put(4), put(6), put(8), Operation::Sync];
+    let writes = [&before[..], &[batch(0), batch(2), batch(0), batch(2)]].concat();
+    for after in (250..850).step_by(50) {
+        let first = life(&writes, Ending::PowerLoss { after });
+        let second = Life { salvages: true, ..life(&[], Ending::Close) };
+        let mut plan = plan(vec![first, second, life(&[], Ending::Close)]);
+        (plan.settings.torn_units, plan.ids) = (true, 12);
+        assert_eq!(failure(&plan, 200), None, "power loss after {after} points");
+    }
+}
