@@ -5,12 +5,11 @@
 #
 #   simulation/mutants.sh [name]...
 #
-# SEEDS (default 100000) is where it gives up, SIZE (default minimum) what is drawn.
+# SEEDS (default 100000) is where it gives up.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 seeds=${SEEDS:-100000}
-size=${SIZE:-minimum}
 builds=$(mkdir -p "${CARGO_TARGET_DIR:-$root/target}/simulated-mutants" &&
     cd "${CARGO_TARGET_DIR:-$root/target}/simulated-mutants" && pwd)
 exec 9>"$builds/lock"
@@ -40,8 +39,9 @@ for name in "${names[@]}"; do
         missed=1
         continue
     fi
+    size=$(awk -v name="$name" '$1 == name { print $2 }' simulation/mutants.txt)
     began=$SECONDS
-    if "$builds/target/release/simulate" --seeds "0..$seeds" --size "$size" >"$builds/log" 2>&1
+    if "$builds/target/release/simulate" --seeds "0..$seeds" --size "${size:-minimum}" >"$builds/log" 2>&1
     then
         printf '%-36s %10s %8s  %s\n' "$name" - $((SECONDS - began)) "NOT FOUND"
         missed=1

@@ -65,7 +65,6 @@ const UNSAFE_FILES: &[&str] = &[
     "tests/group_commit.rs",
     // Stand in for libc.
     "tests/power_loss/witness.rs",
-    "tests/simulator/witness.rs",
     // Signals are a matter of the C library.
     "tests/stopped/signal.rs",
 ];

@@ -70,6 +70,8 @@ pub struct Write {
     pub expires: bool,
     /// Not before then.
     pub expires_at: Option<Instant>,
+    /// It has by then.
+    pub expired_at: Option<Instant>,
     /// When it had returned, by the clock.
     pub ended_at: Option<Instant>,
     /// Bytes of the content.
@@ -131,6 +133,8 @@ pub enum Kept {
 #[derive(Debug)]
 pub struct Model {
     now: u64,
+    /// When each tick was.
+    times: Vec<Instant>,
     pub writes: Vec<Write>,
     /// No LSN up to here may be given again.
     pub highest: Lsn,
@@ -151,6 +155,7 @@ impl Default for Model {
     fn default() -> Self {
         Self {
             now: 0,
+            times: Vec::new(),
             writes: Vec::new(),
             highest: Lsn::ZERO,
             last: Lsn::ZERO,
@@ -176,6 +181,7 @@ impl Model {
 
     pub fn tick(&mut self) -> u64 {
         self.now += 1;
+        self.times.push(Instant::now());
         self.now
     }
 
@@ -238,6 +244,7 @@ impl Model {
             is_durable: false,
             expires: false,
             expires_at: None,
+            expired_at: None,
             ended_at: None,
             len,
         });
@@ -314,7 +321,18 @@ impl Model {
         if let Some(what) = self.objection(id, answer, false, must) {
             self.complain(what);
         }
+        self.judge_expiry(begun, answer);
         self.learn(answer);
+    }
+
+    /// What had expired when a read began is not shown.
+    pub fn judge_expiry(&mut self, begun: u64, answer: Answer) {
+        let Answer::Write(write, _) = answer else { return };
+        let expired_at = self.writes.get(write).and_then(|write| write.expired_at);
+        let begun = self.times.get((begun as usize).saturating_sub(1)).copied();
+        if expired_at.is_some() && expired_at < begun && !self.sets_clock && !self.is_damaged {
+            self.complain(format!("write {write} had expired at {expired_at:?}: {begun:?}"));
+        }
     }
 
     fn learn(&mut self, answer: Answer) {

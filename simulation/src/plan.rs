@@ -130,11 +130,14 @@ impl Plan {
             0 => Policy::Priorities { changes: dice.u32(1..8), within: dice.u64(200..20_000) },
             _ => Policy::Uniform { stays: 1 << dice.u32(0..6) },
         };
+        let profile = dice.usize(0..6);
+        let contests = profile == 2;
+        let stops = if contests { 1 } else { 3 };
         let settings = Settings {
             seed: dice.u64(..),
             grain: if size == Size::Fine { Grain::Fine } else { Grain::Coarse },
             policy,
-            stops_one_in: chance(dice, 3, 100, 5_000),
+            stops_one_in: chance(dice, stops, 100, 3_000),
             disk_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(6..30) } else { ROOMY },
             memory_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(2..40) } else { 0 },
             open_files_max: if one_in(dice, 6) { dice.u64(16..64) } else { 1024 },
@@ -143,7 +146,6 @@ impl Plan {
             steps_max: if size == Size::Large { 30_000_000 } else { 3_000_000 },
             ..Settings::default()
         };
-        let profile = dice.usize(0..6);
         let churns = profile < 2;
         let lives = 1 + usize::from(one_in(dice, 2)) + usize::from(one_in(dice, 4));
         let lives = if churns { 3 } else { lives };
@@ -165,11 +167,11 @@ const USUAL: [u32; KINDS] =
     [30, 4, 8, 4, 12, 6, 10, 2, 2, 6, 2, 2, 4, 3, 8, 1, 1, 2, 3, 2, 2, 1, 1];
 
 /// Overwriting and compacting, and little else.
-const CHURN: [u32; KINDS] = [30, 2, 0, 0, 6, 0, 2, 0, 0, 3, 0, 0, 3, 0, 12, 1, 0, 2, 2, 0, 0, 0, 0];
+const CHURN: [u32; KINDS] = [30, 2, 0, 0, 6, 0, 2, 0, 0, 3, 0, 0, 3, 0, 12, 2, 0, 2, 2, 0, 0, 0, 0];
 
 /// Conditional writes and removals of the same ids, and what compaction makes of them.
 const CONTEST: [u32; KINDS] =
-    [12, 0, 20, 6, 20, 4, 6, 0, 2, 2, 8, 2, 8, 4, 14, 1, 0, 1, 4, 0, 0, 0, 0];
+    [14, 0, 20, 6, 22, 4, 6, 0, 2, 2, 8, 2, 8, 2, 16, 5, 0, 1, 3, 0, 0, 0, 0];
 
 impl Weights {
     fn draw(dice: &mut fastrand::Rng, profile: usize) -> Self {

@@ -6,7 +6,7 @@ use crate::plan::ROOMY;
 use simulated_machine::{note, process, thread};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use stratalog::{Lsn, Metric, SegmentRole, SegmentState, SegmentStats};
+use stratalog::{Error, Lsn, Metric, SegmentRole, SegmentState, SegmentStats};
 
 /// Preallocated segments, and one that is being made.
 const AHEAD: usize = 4;
@@ -25,6 +25,7 @@ impl Task<'_> {
         if before == End::PowerLoss {
             self.model().forget_tags();
         }
+        let begun = self.model().tick();
         let pinned = self.store.pin();
         let ids = 0..self.process.plan.ids;
         let answers: Option<Vec<_>> = ids.map(|id| self.read(&pinned, id)).collect();
@@ -48,6 +49,7 @@ impl Task<'_> {
             (false, true) => Kept::Batches,
             (false, false) => Kept::Prefix,
         };
+        answers.iter().for_each(|answer| model.judge_expiry(begun, *answer));
         model.reopened(before, kept, &answers);
         let most = self.process.plan.settings.open_files_max;
         let kept = process::kept_descriptors().load(Ordering::Relaxed);
@@ -119,6 +121,7 @@ impl Task<'_> {
     /// or where records are written to.
     pub(super) fn tidy(&self) {
         if let Err(error) = self.store.compact() {
+            self.judge_full(&error);
             return self.process.judge_error("compact", &error);
         }
         let life = self.process.life();
@@ -136,6 +139,23 @@ impl Task<'_> {
         // Where a record is damaged its copy may be, too, or what it hides.
         if garbage.len() > 2 * damages {
             self.model().complain(format!("after a compaction there is garbage in {garbage:?}"));
+        }
+    }
+
+    /// On a disk without room, what is dead as a whole goes all the same.
+    fn judge_full(&self, error: &Error) {
+        let dead = |segment: &&SegmentStats| {
+            segment.state == SegmentState::Sealed
+                && segment.live_bytes + segment.needed_bytes == 0
+                && segment.dead_bytes > 0
+        };
+        let in_use = self.segments_in_use();
+        if matches!(error, Error::StorageFull)
+            && !self.process.life().has_failing_calls()
+            && !self.model().is_damaged
+            && let Some(dead) = in_use.iter().find(dead)
+        {
+            self.model().complain(format!("no room, and yet there is {dead:?}"));
         }
     }
 

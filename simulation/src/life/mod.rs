@@ -294,7 +294,12 @@ impl Task<'_> {
             model.writes[write].expires_at = Instant::now().checked_add(millis);
             model.writes[write].tag = tag_of;
         }
-        self.end_write("put", write, self.store.put_record(record));
+        let done = self.store.put_record(record);
+        if let Some(millis) = expires {
+            let expired_at = Instant::now().checked_add(Duration::from_millis(millis));
+            self.model().writes[write].expired_at = expired_at;
+        }
+        self.end_write("put", write, done);
     }
 
     fn put_if(&self, id: usize, len: usize, condition: u8) {
