@@ -145,6 +145,8 @@ pub struct Model {
     batches: usize,
     /// Where the store is.
     pub path: &'static str,
+    /// Backups that are open: their files have the names of the store's.
+    pub copies: usize,
     /// Somebody sets the time of day: what has expired may come back.
     pub sets_clock: bool,
     /// What is wrong; the first counts.
@@ -162,6 +164,7 @@ impl Default for Model {
             is_damaged: false,
             batches: 0,
             path: PATHS[0],
+            copies: 0,
             sets_clock: false,
             complaints: Vec::new(),
         }
@@ -472,7 +475,7 @@ impl Model {
         if end != End::PowerLoss || kept != Kept::Records {
             self.judge_batches(kept, answers);
         }
-        self.last = Lsn::ZERO;
+        (self.last, self.copies) = (Lsn::ZERO, 0);
         for (id, answer) in answers.iter().enumerate() {
             self.take_as_present(id, end, *answer);
         }

@@ -15,9 +15,10 @@ impl Task<'_> {
         match self.store.backup(&path) {
             Ok(lsn) => {
                 note(|| format!("a backup as of {lsn}"));
-                if let Err(error) = self.judge_copy(&path, (begun, lsn, &tags)) {
-                    self.process.judge_error("copy", &error);
-                }
+                self.model().copies += 1;
+                let judged = self.judge_copy(&path, (begun, lsn, &tags));
+                self.model().copies -= 1;
+                self.check("copy", judged);
             }
             Err(error) => self.process.judge_error("backup", &error),
         }
