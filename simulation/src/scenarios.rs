@@ -58,3 +58,16 @@ fn a_salvage_leaves_nothing_of_a_batch_without_a_head() {
         assert_eq!(failure(&plan, 200), None, "power loss after {after} points");
     }
 }
+
+/// A flush while a put was at work left a frame whose tag was still 0.
+#[test]
+fn power_loss_shows_no_tag_that_a_version_never_had() {
+    let puts: Vec<_> = (0..20).map(|n| Operation::Put { id: n % 4, len: 60 }).collect();
+    for after in (200..500).step_by(50) {
+        let mut first = life(&puts, Ending::PowerLoss { after });
+        first.threads.push(vec![Operation::Sync; 20]);
+        first.faults.write_back = 20;
+        let lives = vec![first, life(&[], Ending::Close)];
+        assert_eq!(failure(&plan(lives), 200), None, "power loss after {after} points");
+    }
+}
