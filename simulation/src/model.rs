@@ -259,7 +259,8 @@ impl Model {
         self.writes.iter().map(|write| write.tag_was).collect()
     }
 
-    /// The tag of a write was this. (Where other writes of the id keep it, it may be one of theirs.)
+    /// The tag of a write was this. (Where other writes of the id keep it, it may be one of
+    /// theirs.)
     pub fn note_tag(&mut self, write: WriteId, tag: u64) {
         let Some(id) = self.writes.get(write).map(|write| write.id) else { return };
         if !self.of(id).any(|write| write.tag == TagOf::Predecessor) {

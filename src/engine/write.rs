@@ -252,8 +252,20 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     fn current(&self, guard: &Guard, record: &WriteRequest<'_>) -> Option<Entry> {
         let key = Key::of(record);
         let keys = self.keys(guard, key);
-        let entry = self.index.get(guard, key.hash, |entry| keys.same_key(entry))?;
-        self.live_entry(guard, entry)
+        let find = || self.index.get(guard, key.hash, |entry| keys.same_key(entry));
+        let mut entry = find()?;
+        loop {
+            let live = self.live_entry(guard, entry);
+            if live.is_some() {
+                return live;
+            }
+            // It may have been replaced before its time was over.
+            let now = find()?;
+            if now == entry {
+                return None;
+            }
+            entry = now;
+        }
     }
 
     fn refused(&self, guard: &Guard, current: Option<Entry>) -> Refused {
@@ -280,14 +292,15 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 }
             };
             let live = counts.filter(|entry| self.is_live(guard, *entry));
-            outcome = if !accept(guard, live) {
-                ConditionalOutcome::Refused(live)
-            } else if newer {
+            // What has expired may have been replaced before: `current` can tell, when it is asked
+            // again.
+            let may_be_old = counts.is_some_and(|entry| !entry.tomb) && live.is_none();
+            outcome = match accept(guard, live) {
                 // [W7] A tombstone's entry is not restored: compaction may give up its record
                 // while this write is undecided.
-                ConditionalOutcome::Took(counts.filter(|entry| !entry.tomb))
-            } else {
-                ConditionalOutcome::AppendAgain
+                true if newer => ConditionalOutcome::Took(counts.filter(|entry| !entry.tomb)),
+                false if !may_be_old => ConditionalOutcome::Refused(live),
+                _ => ConditionalOutcome::AppendAgain,
             };
             match outcome {
                 ConditionalOutcome::Took(counts) => {
@@ -326,8 +339,9 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
     }
 }
 
-/// Why a write fails that was committed, and could not be appended again: of this error callers know
-/// that it may be found later. Of a limit, or a device, they would believe that nothing happened.
+/// Why a write fails that was committed, and could not be appended again: of this error callers
+/// know that it may be found later. Of a limit, or a device, they would believe that nothing
+/// happened.
 pub(super) fn once_committed(error: Error) -> Error {
     if matches!(error, Error::FlushFailed(_)) { error } else { Error::StorageFull }
 }

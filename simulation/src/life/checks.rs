@@ -184,8 +184,8 @@ impl Task<'_> {
             return Some(format!("no file of {lacking:?} is there"));
         }
         let segments = files.iter().filter(|name| name.to_string_lossy().contains(".seg")).count();
-        // After a fault or power loss, and in a salvage, files that nobody needs stay until the next
-        // opening.
+        // After a fault or power loss, and in a salvage, files that nobody needs stay until the
+        // next opening.
         let life = self.process.life();
         let is_rebooted = self.process.before == Some(End::PowerLoss);
         let is_tidy = !life.salvages && !life.has_failing_calls() && !is_rebooted;
@@ -196,7 +196,8 @@ impl Task<'_> {
             return Some("the index leads to a segment that is gone".to_owned());
         }
         let (mapped, removed) = process::mapped_files();
-        (removed > 0).then(|| format!("of {mapped} mapped files {removed} were removed: {stats:?}"))
+        let what = || format!("of {mapped} mapped files {removed} were removed: {stats:?}");
+        (removed > 0).then(what)
     }
 
     pub(super) fn verify(&self) {
