@@ -9,13 +9,14 @@ use crate::format::slot::SlotState;
 use crate::options::Recovery;
 use crate::report::{Counted, RecoveryReport};
 
-/// Step 2. Counts what a cut costs as torn.
+/// Step 2. Counts what a cut costs as torn. Returns whether nothing is ever cut in this way of
+/// opening: each record that proves itself counts.
 pub(super) fn limit(
     candidates: &mut [SegmentCandidate],
     boot: [u64; 2],
     mode: Recovery,
     report: &mut RecoveryReport,
-) {
+) -> bool {
     if mode != Recovery::Salvage && is_unknown(candidates, boot) {
         report.counted = Counted::Each;
         for candidate in candidates.iter_mut().filter(|candidate| candidate.flaw.is_none()) {
@@ -27,7 +28,7 @@ pub(super) fn limit(
                 candidate.trusted = candidate.limit;
             }
         }
-        return;
+        return true;
     }
     let mut cutting = false;
     let ends = ends(candidates);
@@ -69,6 +70,7 @@ pub(super) fn limit(
         // Checked just now.
         candidate.trusted = candidate.limit;
     }
+    mode == Recovery::Salvage
 }
 
 /// Returns whether something was not known to be durable, and nobody knows whether the system has

@@ -160,7 +160,7 @@ pub fn recover(
     report.corrupt += basis.damage.len() as u64;
     damage.extend_from_slice(&basis.damage);
     damage.iter().for_each(|damage| report.lose(damage.clone()));
-    limit::limit(&mut candidates, files.boot_id(), mode, &mut report);
+    let cuts_nothing = limit::limit(&mut candidates, files.boot_id(), mode, &mut report);
 
     let geometry = Geometry {
         segment_bytes: manifest.segment_bytes as usize,
@@ -198,7 +198,7 @@ pub fn recover(
         stamp_blank_segments(&engine, &collected.blank);
         leftovers.dropped.clone_from(&manifest.dropped);
         let at_once = basis.rebuilt || mode == Recovery::Salvage || rebooted(&engine, &candidates);
-        make_writable(&engine, &flusher, &candidates, tail)?;
+        make_writable(&engine, &flusher, (&candidates, cuts_nothing), tail)?;
         count_all_lsns_as_allocated(&engine, &candidates, &collected.blank);
         if at_once {
             tidy_up(&engine, &live_manifest, std::mem::take(&mut leftovers))?;
@@ -408,7 +408,7 @@ fn scan_into(
 fn make_writable(
     engine: &DiskEngine,
     flusher: &Flusher,
-    candidates: &[SegmentCandidate],
+    (candidates, oldest_first): (&[SegmentCandidate], bool),
     tail: Option<TableIndex>,
 ) -> Result<(), Error> {
     let boot_id = engine.log().source().boot_id();
@@ -435,19 +435,18 @@ fn make_writable(
     let last = candidates.iter().rfind(|candidate| !candidate.holds_copies());
     let files = engine.log().source();
     let active = last.filter(|last| goes_on(last) && files.allocate_holes(last.segment.id()));
-    let make = |candidate: &SegmentCandidate| {
+    let mut in_order: Vec<_> = candidates.iter().collect();
+    if !oldest_first {
+        // Were an older one sealed at its cut before what is younger, then an opening after a crash
+        // in between would see no cut, and what lies beyond would count again. And were what shows
+        // that the page cache was lost voided first, it would go on with the last one.
+        in_order.reverse();
+    }
+    // Else nothing is cut, and what lies behind a lost end counts: a durable end there would tell
+    // the next opening that nothing was lost [D5].
+    for candidate in in_order {
         let goes_on = active.is_some_and(|active| std::ptr::eq(active, candidate));
-        make_segment_writable(engine, flusher, candidate, goes_on)
-    };
-    if candidates.iter().any(|candidate| candidate.each) && !candidates.iter().any(|c| c.cut) {
-        // The oldest first: the durable end of a younger one tells the next opening that all of
-        // what is older is on the device [D5].
-        candidates.iter().try_for_each(make)?;
-    } else {
-        // The youngest first, which keep their durable ends: were an older one sealed at its cut
-        // before what is younger, then an opening after a crash in between would see no cut, and
-        // what lies beyond would count again.
-        candidates.iter().rev().try_for_each(make)?;
+        make_segment_writable(engine, flusher, candidate, goes_on)?;
     }
     if let (Some(tail), Some(active)) = (tail, active) {
         engine.log().set_active(tail);

@@ -5,6 +5,7 @@ use super::{
     BOOT_AT, CURSOR_AT, DIRECTORY_AT, DURABLE_AT, SEALED_AT, SLOT_BYTES, Taken, edit, has, id,
     killed, options, put_all, read, salt_of, segments,
 };
+use std::sync::atomic::{AtomicBool, Ordering};
 use stratalog::Recovery;
 use stratalog::internals::format::header::encode_count;
 
@@ -236,4 +237,66 @@ fn a_salvage_does_not_go_on_with_what_was_only_prepared() {
     let store = options().open(&lost).unwrap();
     assert!((0..KEPT).all(|n| has(&store, n)));
     assert!(store.contains("durable"), "{:?}", store.recovery());
+}
+
+/// A salvage counts what lies behind the lost end of a segment, and flushes the youngest segment
+/// first. Killed before it came to the older one, it left what looked as if that had been wholly
+/// durable: the next opening believed a torn put there, and what was durable was hidden by it.
+#[test]
+fn a_salvage_that_was_killed_does_not_say_that_older_segments_were_durable() {
+    const TORN: usize = 1000;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, image) = (dir.path().join("s"), dir.path().join("image"));
+    let store = options().open(&path).unwrap();
+    put_all(&store, 0..KEPT);
+    store.sync().unwrap();
+    store.sync().unwrap();
+    for _ in 0..TORN {
+        store.put(id(0), &[1.0; 16], "not flushed").unwrap();
+    }
+    for _ in 0..100 {
+        store.put("younger", &[1.0; 16], vec![1; 5000]).unwrap();
+    }
+    assert_eq!(store.stats().segments, 2);
+    killed(&store, &image);
+    drop(store);
+    let first = segments(&image).remove(0);
+    segments(&image).iter().for_each(|segment| edit(segment, BOOT_AT, &[7; 16]));
+    // The seal was stored after what power loss has left of the header.
+    edit(&first, SEALED_AT, &[0; 8]);
+    let bytes = std::fs::read(&first).unwrap();
+    let last = vec![KEPT as u8; 5000];
+    let kept = bytes.windows(last.len()).position(|window| window == last).unwrap() - 128;
+    let slots_end = DIRECTORY_AT + (KEPT + TORN + 100) * SLOT_BYTES;
+    edit(&first, slots_end, &vec![0; kept - slots_end]);
+
+    for round in 0..10 {
+        let copy = dir.path().join(format!("copy-{round}"));
+        std::fs::create_dir(&copy).unwrap();
+        for entry in std::fs::read_dir(&image).unwrap() {
+            let from = entry.unwrap().path();
+            std::fs::copy(&from, copy.join(from.file_name().unwrap())).unwrap();
+        }
+        let [older, younger] = [0, 1].map(|n| segments(&copy)[n].clone());
+        let (before, opened) = (std::fs::read(&younger).unwrap(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                // Acquire: pairs with the Release below.
+                while !opened.load(Ordering::Acquire) && read(&younger, DURABLE_AT) == [0; 8] {}
+                assert_ne!(read(&older, BOOT_AT), [7; 16], "in round {round}");
+            });
+            drop(options().recovery(Recovery::Salvage).open(&copy).unwrap());
+            // Release: as above.
+            opened.store(true, Ordering::Release);
+            watcher.join().unwrap();
+        });
+        // A kill between the two.
+        std::fs::write(&younger, before).unwrap();
+        for _ in 0..2 {
+            let store = options().open(&copy).unwrap();
+            assert!((0..KEPT).all(|n| has(&store, n)));
+            assert!(store.verify().unwrap().is_clean());
+            store.compact().unwrap();
+        }
+    }
 }
