@@ -282,7 +282,9 @@ fn a_salvage_that_was_killed_does_not_say_that_older_segments_were_durable() {
         std::thread::scope(|scope| {
             let watcher = scope.spawn(|| {
                 // Acquire: pairs with the Release below.
-                while !opened.load(Ordering::Acquire) && read(&younger, DURABLE_AT) == [0; 8] {}
+                while !opened.load(Ordering::Acquire) && read(&younger, DURABLE_AT) == [0; 8] {
+                    std::hint::spin_loop();
+                }
                 assert_ne!(read(&older, BOOT_AT), [7; 16], "in round {round}");
             });
             drop(options().recovery(Recovery::Salvage).open(&copy).unwrap());
