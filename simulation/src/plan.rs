@@ -143,7 +143,7 @@ impl Plan {
             open_files_max: if one_in(dice, 6) { dice.u64(16..64) } else { 1024 },
             unit_bytes: [64, 512, 4096][dice.usize(0..3)],
             torn_units: one_in(dice, 4),
-            steps_max: if size == Size::Minimum { 3_000_000 } else { 30_000_000 },
+            steps_max: 30_000_000,
             ..Settings::default()
         };
         let churns = profile < 2;
