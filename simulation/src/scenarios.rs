@@ -4,7 +4,7 @@ use crate::plan::{Ending, Life, Operation, Plan, ROOMY};
 use crate::run::run;
 use simulated_machine::{Faults, Grain, Policy, Settings};
 
-/// The failures of a plan under so many schedules, the first of them.
+/// The first failure of a plan under this many schedules.
 fn failure(plan: &Plan, schedules: u64) -> Option<String> {
     (0..schedules).find_map(|seed| {
         let mut plan = plan.clone();

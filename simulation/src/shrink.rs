@@ -4,7 +4,6 @@
 use crate::plan::{Ending, Plan, Size};
 use crate::run::run;
 use simulated_machine::Faults;
-use std::ops::Range;
 use std::process::Command;
 
 /// How often each smaller plan is tried, with other schedules.
@@ -71,9 +70,8 @@ pub fn shrink(seed: u64, size: Size, failure: &str) -> std::io::Result<Vec<Cut>>
 /// What a process of [`shrink`] does: the first of a few candidates that fails in this way.
 #[must_use]
 pub fn try_some(plan: &Plan, from: usize, kind: &str) -> Option<Cut> {
-    let some: Range<usize> = from..from + CANDIDATES;
-    let candidates = candidates(plan).into_iter().enumerate().filter(|(n, _)| some.contains(n));
-    candidates.into_iter().find_map(|(n, candidate)| {
+    let mut some = candidates(plan).into_iter().enumerate().skip(from).take(CANDIDATES);
+    some.find_map(|(n, candidate)| {
         let fails = |schedule: &u64| {
             let report = run(&with_schedule(candidate.clone(), *schedule));
             report.failure.is_some_and(|failure| kind_of(&failure) == kind)

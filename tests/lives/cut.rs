@@ -5,9 +5,10 @@ use super::{
     BOOT_AT, CURSOR_AT, DIRECTORY_AT, DURABLE_AT, SEALED_AT, SLOT_BYTES, Taken, edit, has, id,
     killed, options, put_all, read, salt_of, segments,
 };
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use stratalog::Recovery;
 use stratalog::internals::format::header::encode_count;
+use stratalog::{Recovery, Store};
 
 const SECRET: &[u8] = b"these bytes are to be in no file any more";
 const KEPT: usize = 120;
@@ -19,6 +20,19 @@ enum Lost {
     Slot,
     /// All slots, and the cursor is as old.
     Slots,
+}
+
+/// Kills the process whose store this is, and has its files look as after power loss that took the
+/// seal of the first segment. Returns that segment's file.
+fn lost_its_seal(store: Store, image: &Path) -> PathBuf {
+    killed(&store, image);
+    drop(store);
+    for segment in segments(image) {
+        edit(&segment, BOOT_AT, &[7; 16]);
+    }
+    let first = segments(image).remove(0);
+    edit(&first, SEALED_AT, &[0; 8]);
+    first
 }
 
 /// No slot that counts speaks of the records behind a cut, so compaction took the segment for one
@@ -85,13 +99,7 @@ fn a_full_segment_without_a_seal_cuts_nothing_that_was_flushed_after_it() {
     put_all(&store, 0..ALL);
     store.sync().unwrap();
     assert_eq!(store.stats().segments, 2);
-    killed(&store, &image);
-    drop(store);
-    for segment in segments(&image) {
-        edit(&segment, BOOT_AT, &[7; 16]);
-    }
-    let first = segments(&image).remove(0);
-    edit(&first, SEALED_AT, &[0; 8]);
+    lost_its_seal(store, &image);
     for _ in 0..2 {
         let store = options().open(&image).unwrap();
         assert!((0..ALL).all(|n| has(&store, n)));
@@ -258,12 +266,7 @@ fn a_salvage_that_was_killed_does_not_say_that_older_segments_were_durable() {
         store.put("younger", &[1.0; 16], vec![1; 5000]).unwrap();
     }
     assert_eq!(store.stats().segments, 2);
-    killed(&store, &image);
-    drop(store);
-    let first = segments(&image).remove(0);
-    segments(&image).iter().for_each(|segment| edit(segment, BOOT_AT, &[7; 16]));
-    // The seal was stored after what power loss has left of the header.
-    edit(&first, SEALED_AT, &[0; 8]);
+    let first = lost_its_seal(store, &image);
     let bytes = std::fs::read(&first).unwrap();
     let last = vec![KEPT as u8; 5000];
     let kept = bytes.windows(last.len()).position(|window| window == last).unwrap() - 128;

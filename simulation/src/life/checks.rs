@@ -10,7 +10,8 @@ use stratalog::{Error, Lsn, Metric, SegmentRole, SegmentState, SegmentStats};
 
 /// Preallocated segments, and one that is being made.
 const AHEAD: usize = 4;
-/// Files besides segments that a store has open for a moment, and backups of it.
+/// Descriptors that segments keep, and those of files that a store and its backups have open for a
+/// moment.
 const OPEN_FILES: u64 = 64 + 32;
 /// Segments of copies that have a descriptor: they take copies, or are not flushed yet.
 const OUTPUTS: usize = 4;

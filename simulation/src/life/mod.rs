@@ -177,8 +177,8 @@ impl Task<'_> {
     fn answer_since(&self, (record, tag): (&Record<'_>, u64), tags: &[u64]) -> Answer {
         let bytes = record.content();
         let value = bytes.first_chunk().map_or(usize::MAX, |b| u64::from_le_bytes(*b) as usize);
+        let is_verified = self.is_verified();
         let mut model = self.model();
-        let is_verified = !model.is_damaged || self.process.life().verify < 2;
         if let Some(len) = model.writes.get(value).map(|write| write.len)
             && is_verified
             && (bytes != content(value, len)
@@ -460,6 +460,19 @@ impl Task<'_> {
     /// Judges the answers of a walk over all records.
     fn judge_all(&self, what: &str, begun: u64, answers: &[Answer]) {
         let is_verified = self.is_verified();
+        let seen = self.judge_some(begun, answers);
+        let mut model = self.model();
+        for (id, times) in seen.into_iter().enumerate() {
+            if times == 0 {
+                model.end_read(id, begun, Answer::Nothing);
+            } else if times > 1 && is_verified {
+                model.complain(format!("{what} shows id {id} twice"));
+            }
+        }
+    }
+
+    /// Judges answers each for itself. How often each id is among them.
+    fn judge_some(&self, begun: u64, answers: &[Answer]) -> Vec<u32> {
         let mut seen = vec![0; self.process.plan.ids];
         let mut model = self.model();
         for answer in answers {
@@ -470,13 +483,7 @@ impl Task<'_> {
                 model.end_read(id, begun, *answer);
             }
         }
-        for (id, times) in seen.into_iter().enumerate() {
-            if times == 0 {
-                model.end_read(id, begun, Answer::Nothing);
-            } else if times > 1 && is_verified {
-                model.complain(format!("{what} shows id {id} twice"));
-            }
-        }
+        seen
     }
 
     fn search(&self, count: usize) {
@@ -486,16 +493,10 @@ impl Task<'_> {
         match pinned.search(&query, count, Metric::L2) {
             Ok(hits) => {
                 let answers: Vec<_> = hits.iter().map(|hit| self.answer_of(&hit.record)).collect();
-                if hits.len() < count {
-                    return self.judge_all("search", begun, &answers);
-                }
-                let mut model = self.model();
-                for answer in answers {
-                    if let Answer::Write(write, _) = answer
-                        && let Some(id) = model.writes.get(write).map(|write| write.id)
-                    {
-                        model.end_read(id, begun, answer);
-                    }
+                if answers.len() < count {
+                    self.judge_all("search", begun, &answers);
+                } else {
+                    self.judge_some(begun, &answers);
                 }
             }
             Err(error) => self.process.judge_error("search", &error),
