@@ -243,14 +243,11 @@ impl super::StoreCore {
 /// tombstones that it found to be needed, left out.
 #[must_use]
 pub fn space_of(engine: &DiskEngine) -> Space {
-    let held = engine.log().usage(&engine.epoch().pin());
-    let segment = engine.log().geometry().segment_bytes as u64;
-    let out_of_reach = held.needed_bytes + held.quarantined * segment;
-    Space {
-        held: held.held_bytes.saturating_sub(out_of_reach),
-        live: held.live_bytes.saturating_sub(held.expired_bytes),
-        segment,
-    }
+    let log = engine.log();
+    let segment = log.geometry().segment_bytes as u64;
+    let out_of_reach = log.needed_bytes() + log.quarantined() * segment;
+    let held = log.held_bytes(&engine.epoch().pin()).saturating_sub(out_of_reach);
+    Space { held, live: log.lasting_bytes(), segment }
 }
 
 #[cfg(test)]

@@ -100,21 +100,55 @@ fn held_bytes<M: Memory>(segment: &Segment<M>) -> u64 {
 }
 
 impl<M: Memory, S: Source<M>> Log<M, S> {
-    /// What the log holds now: by the running totals, and a walk over what is not settled. A
-    /// segment that is settled in between is in neither; so this reads again, but waits for nobody.
+    /// What the log holds now: by the running totals, and a walk over what is not settled.
     pub fn usage(&self, guard: &Guard) -> LogUsage {
+        self.read_beside_settled(|| self.usage_by_one_reading(guard))
+    }
+
+    /// Bytes that the segments take, as [`LogUsage::held_bytes`] has them; asks the system nothing.
+    pub fn held_bytes(&self, guard: &Guard) -> u64 {
+        let active = self.active(guard).map(Segment::table_index);
+        self.read_beside_settled(|| {
+            let walked = self.uncounted(guard).filter(|segment| self.is_in_use(segment, active));
+            read(&self.totals.settled.held_bytes) + walked.map(held_bytes).sum::<u64>()
+        })
+    }
+
+    /// Bytes of live frames, but for those that had expired when that was last looked for.
+    pub fn lasting_bytes(&self) -> u64 {
+        read(&self.totals.live_bytes).saturating_sub(read(&self.totals.expired_bytes))
+    }
+
+    /// Bytes of tombstones that compaction has found to be needed.
+    pub fn needed_bytes(&self) -> u64 {
+        read(&self.totals.needed_bytes)
+    }
+
+    /// Segments that compaction keeps away from.
+    pub fn quarantined(&self) -> u64 {
+        read(&self.totals.quarantined)
+    }
+
+    /// A segment that is settled in between is in neither the totals nor the walk; so this reads
+    /// again, but waits for nobody.
+    fn read_beside_settled<T>(&self, read_all: impl Fn() -> T) -> T {
         let settled = &self.totals.settled;
         for _ in 0..READINGS {
             let done = read(&settled.done);
-            let held = self.held_by_one_reading(guard);
+            let found = read_all();
             if read(&settled.begun) == done {
-                return held;
+                return found;
             }
         }
-        self.held_by_one_reading(guard)
+        read_all()
     }
 
-    fn held_by_one_reading(&self, guard: &Guard) -> LogUsage {
+    /// Segments that are in no total of the settled ones.
+    fn uncounted<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Segment<M>> {
+        self.table().unsettled(guard).filter(|segment| !segment.reclamation().is_counted())
+    }
+
+    fn usage_by_one_reading(&self, guard: &Guard) -> LogUsage {
         let (totals, settled) = (&self.totals, &self.totals.settled);
         let mut held = LogUsage {
             segments: read(&settled.segments),
@@ -128,9 +162,7 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             quarantined: read(&totals.quarantined),
         };
         let active = self.active(guard).map(Segment::table_index);
-        for segment in
-            self.table().unsettled(guard).filter(|segment| !segment.reclamation().is_counted())
-        {
+        for segment in self.uncounted(guard) {
             if !segment.reclamation().is_dropped() {
                 // A preallocated one, too.
                 held.disk_bytes += self.source().disk_bytes(segment);

@@ -82,11 +82,34 @@ pub struct Faults {
     pub eviction: u64,
 }
 
+/// What happens by itself at some points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    WriteBack,
+    Eviction,
+    ClockSet,
+    ClockJump,
+    Stop,
+}
+
+const EVENTS: [(Event, &str); 5] = [
+    (Event::WriteBack, "write-back"),
+    (Event::Eviction, "eviction"),
+    (Event::ClockSet, "clock set"),
+    (Event::ClockJump, "clock jump"),
+    (Event::Stop, "stop"),
+];
+
 /// A simulated machine. Its processes, disk and clock live as long as it does.
 #[derive(Debug)]
 pub struct Machine {
     settings: Settings,
     faults: Cell<Faults>,
+    /// Points of tasks so far, without the time in which nobody runs.
+    points: Cell<u64>,
+    /// The one at which each of the [`EVENTS`] comes next, and the first of these.
+    next_events: Cell<[u64; EVENTS.len()]>,
+    next_event: Cell<u64>,
     counts: RefCell<Vec<(&'static str, u64)>>,
     dice: RefCell<fastrand::Rng>,
     scheduler: RefCell<Scheduler>,
@@ -139,6 +162,9 @@ impl Machine {
             disk: RefCell::new(Disk::new(&settings)),
             scheduler: RefCell::new(scheduler),
             faults: Cell::default(),
+            points: Cell::new(0),
+            next_events: Cell::new([0; EVENTS.len()]),
+            next_event: Cell::new(0),
             counts: RefCell::default(),
             dice: RefCell::new(dice),
             clock: Cell::new(0),
@@ -159,6 +185,9 @@ impl Machine {
             self.kill(process);
         }
         HERE.with(|here| *here.borrow_mut() = None);
+        // The stacks of those that were killed refer to the machine for ever.
+        *self.disk_mut() = Disk::new(&self.settings);
+        *self.scheduler_mut() = Scheduler::new(&self.settings);
     }
 
     /// What it is like.
@@ -170,6 +199,29 @@ impl Machine {
     /// The chances of faults from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.faults.set(faults);
+        self.draw_events(|_| true);
+    }
+
+    /// Draws when those of the events that are wanted come next: on average one in so many points.
+    fn draw_events(&self, is_wanted: impl Fn(u64) -> bool) {
+        let (faults, now) = (self.faults(), self.points.get());
+        let mut next = self.next_events.get();
+        for (at, (event, _)) in next.iter_mut().zip(EVENTS) {
+            let one_in = match event {
+                Event::WriteBack => faults.write_back,
+                Event::Eviction => faults.eviction,
+                Event::ClockSet => faults.clock_set,
+                Event::ClockJump => faults.clock_jumps,
+                Event::Stop => self.settings.stops_one_in,
+            };
+            if one_in == 0 {
+                *at = u64::MAX;
+            } else if is_wanted(*at) {
+                *at = now + self.dice().u64(1..=2 * one_in);
+            }
+        }
+        self.next_events.set(next);
+        self.next_event.set(next.into_iter().min().unwrap_or(u64::MAX));
     }
 
     pub(crate) fn faults(&self) -> Faults {
@@ -324,17 +376,35 @@ impl Machine {
 
     /// A point: here the kernel may do things by itself, and another task may go on.
     pub(crate) fn point(self: &Rc<Self>, point: Point) {
-        let faults = self.faults();
-        if self.meets(faults.write_back, "write-back") {
-            self.disk_mut().write_back(&mut self.dice());
-        }
-        if self.meets(faults.eviction, "eviction") {
-            self.disk_mut().evict(&mut self.dice());
-        }
-        if self.meets(faults.clock_set, "clock set") {
-            let magnitude = 1 << self.dice().u32(20..42);
-            self.set_by.set(self.dice().i64(-magnitude..magnitude));
+        self.points.set(self.points.get() + 1);
+        if self.points.get() >= self.next_event.get() {
+            self.bring_events();
         }
         Scheduler::point(self, point);
+    }
+
+    fn bring_events(&self) {
+        let now = self.points.get();
+        for (at, (event, name)) in self.next_events.get().into_iter().zip(EVENTS) {
+            if at > now {
+                continue;
+            }
+            self.count(name);
+            self.note(|| format!("fault: {name}"));
+            match event {
+                Event::WriteBack => self.disk_mut().write_back(&mut self.dice()),
+                Event::Eviction => self.disk_mut().evict(&mut self.dice()),
+                Event::ClockSet => {
+                    let magnitude = 1 << self.dice().u32(20..42);
+                    self.set_by.set(self.dice().i64(-magnitude..magnitude));
+                }
+                Event::ClockJump => {
+                    let deadline = self.scheduler().jump();
+                    deadline.into_iter().for_each(|at| self.set_now(at));
+                }
+                Event::Stop => self.scheduler_mut().stop_current(),
+            }
+        }
+        self.draw_events(|at| at <= now);
     }
 }

@@ -25,7 +25,7 @@ pub enum Grain {
 /// Who runs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Any task that can; one that runs goes on at all but one in `stays` points.
+    /// Any task that can; one that runs goes on at all but one in `stays` points, 1 at least.
     Uniform {
         /// 1: a new choice at every point.
         stays: u32,
@@ -103,6 +103,12 @@ struct Task {
     locals: Vec<(usize, Rc<dyn Any>)>,
 }
 
+impl Task {
+    fn waits_for(&self, on: usize) -> bool {
+        matches!(self.state, State::Waiting { on: its, .. } if its == on)
+    }
+}
+
 thread_local! {
     /// The way out of the task that runs.
     static WAY_OUT: Cell<*const Yielder<(), ()>> = const { Cell::new(std::ptr::null()) };
@@ -116,8 +122,8 @@ thread_local! {
 const STACK_BYTES: usize = 512 << 10;
 /// Nanoseconds that pass at a point.
 const TICK: u64 = 1_000;
-/// How long a task that is stopped for long stays so, in points.
-const STOP_MAX: u64 = 20_000;
+/// A task that is stopped for long stays so for up to two to the power of this points.
+const STOP_MAGNITUDE: u32 = 15;
 
 /// All tasks of a machine.
 pub struct Scheduler {
@@ -127,7 +133,6 @@ pub struct Scheduler {
     steps: u64,
     steps_max: u64,
     policy: Policy,
-    stops_one_in: u64,
     dice: fastrand::Rng,
     changes: Vec<u64>,
     lowest: u64,
@@ -138,8 +143,10 @@ pub struct Scheduler {
     earliest: u64,
     /// Tasks that can run, while one of them is chosen.
     able: Vec<TaskId>,
-    /// All tasks before this one have ended.
-    first: TaskId,
+    /// Tasks that have not ended.
+    alive: Vec<TaskId>,
+    /// The task that runs goes on up to this point, if it can.
+    goes_on_until: u64,
     /// The harness is to look.
     is_paused: bool,
     /// Whoever can run does so before long.
@@ -169,7 +176,6 @@ impl Scheduler {
             steps: 0,
             steps_max: settings.steps_max,
             policy: settings.policy,
-            stops_one_in: settings.stops_one_in,
             dice,
             changes,
             lowest: u64::MAX / 2,
@@ -178,7 +184,8 @@ impl Scheduler {
             panicked: None,
             earliest: u64::MAX,
             able: Vec::new(),
-            first: 0,
+            alive: Vec::new(),
+            goes_on_until: 0,
             is_paused: false,
             is_fair: false,
         }
@@ -194,7 +201,7 @@ impl Scheduler {
 
     pub(crate) fn new_process(&mut self) -> ProcessId {
         self.made += 1;
-        self.is_fair = false;
+        (self.is_fair, self.goes_on_until) = (false, 0);
         self.processes.push((self.made, Arc::default()));
         self.made
     }
@@ -245,6 +252,8 @@ impl Scheduler {
             stack: Some(stack),
             locals: Vec::new(),
         });
+        self.alive.push(self.tasks.len() - 1);
+        self.note_change();
         Ok(self.tasks.len() - 1)
     }
 
@@ -256,6 +265,7 @@ impl Scheduler {
     pub(crate) fn end_current(&mut self, panic: Option<String>) {
         if let Some(id) = self.current {
             self.tasks[id].state = State::Ended;
+            self.alive.retain(|its| *its != id);
             self.wake_all(end_of(id));
         }
         self.panicked = self.panicked.take().or(panic);
@@ -272,6 +282,8 @@ impl Scheduler {
             // As the stack: nothing is dropped.
             std::mem::forget(std::mem::take(&mut task.locals));
         }
+        let tasks = &self.tasks;
+        self.alive.retain(|id| tasks[*id].process != process);
     }
 
     /// The value of this task for a key.
@@ -292,22 +304,27 @@ impl Scheduler {
 
     /// Wakes all that wait for this.
     pub(crate) fn wake_all(&mut self, on: usize) {
-        for task in &mut self.tasks {
-            if matches!(task.state, State::Waiting { on: its, .. } if its == on) {
-                task.state = State::Runnable;
-                task.timed_out = false;
+        for n in 0..self.alive.len() {
+            let id = self.alive[n];
+            if self.tasks[id].waits_for(on) {
+                self.wake(id, false);
             }
         }
     }
 
     /// Wakes one of them, which the dice decide.
     pub(crate) fn wake_one(&mut self, on: usize) {
-        let waits = |task: &Task| matches!(task.state, State::Waiting { on: its, .. } if its == on);
-        let waiting: Vec<_> = (0..self.tasks.len()).filter(|&n| waits(&self.tasks[n])).collect();
-        if let Some(&n) = self.dice.choice(&waiting) {
-            self.tasks[n].state = State::Runnable;
-            self.tasks[n].timed_out = false;
+        let waiting = self.alive.iter().copied().filter(|&id| self.tasks[id].waits_for(on));
+        let waiting: Vec<_> = waiting.collect();
+        if let Some(&id) = self.dice.choice(&waiting) {
+            self.wake(id, false);
         }
+    }
+
+    fn wake(&mut self, id: TaskId, timed_out: bool) {
+        let task = &mut self.tasks[id];
+        (task.state, task.timed_out) = (State::Runnable, timed_out);
+        self.note_change();
     }
 
     /// Gives a task its token, and wakes it if it is parked.
@@ -332,48 +349,48 @@ impl Scheduler {
         if now < self.earliest {
             return;
         }
-        for task in &mut self.tasks[self.first..] {
-            if matches!(task.state, State::Waiting { deadline: Some(at), .. } if at <= now) {
-                task.state = State::Runnable;
-                task.timed_out = true;
+        for n in 0..self.alive.len() {
+            let id = self.alive[n];
+            if matches!(self.tasks[id].state, State::Waiting { deadline: Some(at), .. } if at <= now)
+            {
+                self.wake(id, true);
             }
         }
         self.earliest = self.next_deadline().unwrap_or(u64::MAX);
     }
 
     fn next_deadline(&self) -> Option<u64> {
-        let deadline = |task: &Task| match task.state {
+        let deadline = |id: &TaskId| match self.tasks[*id].state {
             // What is centuries ahead never comes.
             State::Waiting { deadline, .. } => deadline.filter(|at| *at < u64::MAX / 2),
             _ => None,
         };
-        self.tasks[self.first..].iter().filter_map(deadline).min()
+        self.alive.iter().filter_map(deadline).min()
     }
 
     /// Chooses who runs next; `None`: nobody can.
     fn choose(&mut self, may_stay: bool) -> Option<TaskId> {
         let current = self.current.filter(|&id| self.can_run(id));
-        let policy = if self.is_fair { Policy::Uniform { stays: 8 } } else { self.policy };
-        if let Policy::Uniform { stays } = policy
-            && may_stay
-            && current.is_some()
-            && self.dice.u32(0..stays.max(1)) != 0
-        {
+        if may_stay && current.is_some() && self.steps < self.goes_on_until {
             return current;
         }
+        let policy = if self.is_fair { Policy::Uniform { stays: 8 } } else { self.policy };
         let mut able = std::mem::take(&mut self.able);
         able.clear();
-        while self.tasks.get(self.first).is_some_and(|task| task.state == State::Ended) {
-            self.first += 1;
-        }
-        able.extend((self.first..self.tasks.len()).filter(|&id| self.can_run(id)));
+        able.extend(self.alive.iter().copied().filter(|&id| self.can_run(id)));
         let chosen = match policy {
-            Policy::Uniform { .. } => self.dice.choice(&able).copied(),
+            Policy::Uniform { stays } => {
+                // On average after so many points.
+                self.goes_on_until =
+                    self.steps + self.dice.u64(1..=u64::from(stays.max(1)) * 2 - 1);
+                self.dice.choice(&able).copied()
+            }
             Policy::Priorities { .. } => {
                 if let Some(id) = current.filter(|_| self.changes.contains(&self.steps)) {
                     self.lowest -= 1;
                     self.tasks[id].priority = self.lowest;
                 }
+                self.goes_on_until = if may_stay { self.next_change() } else { 0 };
                 let others = able.iter().copied().filter(|&id| may_stay || Some(id) != current);
                 let best = others.max_by_key(|&id| self.tasks[id].priority);
                 best.or(current)
@@ -381,6 +398,23 @@ impl Scheduler {
         };
         self.able = able;
         chosen
+    }
+}
+
+/// By priorities.
+impl Scheduler {
+    /// The next point at which priorities change, or one that was stopped goes on.
+    fn next_change(&self) -> u64 {
+        let stopped = self.alive.iter().map(|&id| self.tasks[id].stopped_until);
+        let points = stopped.chain(self.changes.iter().copied());
+        points.filter(|at| *at > self.steps).min().unwrap_or(u64::MAX)
+    }
+
+    /// Others can run than before.
+    fn note_change(&mut self) {
+        if let Policy::Priorities { .. } = self.policy {
+            self.goes_on_until = 0;
+        }
     }
 }
 
@@ -414,25 +448,30 @@ impl Scheduler {
         let Some(current) = scheduler.current else { return };
         scheduler.steps += 1;
         machine.advance(TICK);
-        let jumps = machine.faults().clock_jumps;
-        if jumps > 0
-            && !scheduler.is_fair
-            && scheduler.dice.u64(0..jumps) == 0
-            && let Some(at) = scheduler.next_deadline()
-        {
-            machine.set_now(at);
+        let is_early = scheduler.steps < scheduler.goes_on_until.min(scheduler.steps_max);
+        if is_early && machine.now() < scheduler.earliest && point != Point::Yield {
+            return;
         }
         scheduler.wake_overdue(machine.now());
-        let one_in = scheduler.stops_one_in;
-        if one_in > 0 && !scheduler.is_fair && scheduler.dice.u64(0..one_in) == 0 {
-            let until = scheduler.steps + scheduler.dice.u64(1..STOP_MAX);
-            scheduler.tasks[current].stopped_until = until;
-        }
         let next = scheduler.choose(point != Point::Yield);
         drop(scheduler);
         if next != Some(current) || machine.scheduler().is_interrupted() {
             machine.scheduler_mut().next = next;
             suspend();
+        }
+    }
+
+    /// The deadline that a clock may jump to.
+    pub(crate) fn jump(&self) -> Option<u64> {
+        self.next_deadline().filter(|_| !self.is_fair)
+    }
+
+    /// Has the current task stop for long.
+    pub(crate) fn stop_current(&mut self) {
+        if let Some(id) = self.current.filter(|_| !self.is_fair) {
+            let magnitude = self.dice.u32(0..=STOP_MAGNITUDE);
+            self.tasks[id].stopped_until = self.steps + self.dice.u64(1..=1 << magnitude);
+            self.goes_on_until = 0;
         }
     }
 
@@ -451,7 +490,7 @@ impl Scheduler {
 
     /// Until there is another process, nobody is stopped or overtaken for long.
     pub(crate) fn be_fair(&mut self) {
-        self.is_fair = true;
+        (self.is_fair, self.goes_on_until) = (true, 0);
         self.tasks.iter_mut().for_each(|task| task.stopped_until = 0);
     }
 
@@ -500,8 +539,8 @@ impl Scheduler {
                 if let Some(panic) = scheduler.panicked.take() {
                     return Outcome::Panicked(panic);
                 }
-                let its = |task: &Task| task.process == process && task.state != State::Ended;
-                if !scheduler.tasks.iter().any(its) {
+                let its = |id: &TaskId| scheduler.tasks[*id].process == process;
+                if !scheduler.alive.iter().any(its) {
                     return Outcome::Ended;
                 }
                 if std::mem::take(&mut scheduler.is_paused) {
@@ -550,9 +589,9 @@ impl Scheduler {
             match self.next_deadline() {
                 Some(at) => machine.set_now(at),
                 None => {
-                    let mut stopped =
-                        self.tasks.iter_mut().filter(|task| task.state == State::Runnable);
-                    stopped.next()?.stopped_until = 0;
+                    let is_stopped = |id: &TaskId| self.tasks[*id].state == State::Runnable;
+                    let stopped = self.alive.iter().copied().find(is_stopped)?;
+                    self.tasks[stopped].stopped_until = 0;
                 }
             }
         }

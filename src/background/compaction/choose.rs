@@ -1,7 +1,6 @@
 //! Which segments are worth emptying, and when compaction pauses: the policy of removal.
 
 use super::{Compactor, DiskSegment, StoreCore};
-use crate::background::throttle::space_of;
 use crate::clock;
 use crate::concurrency::sync::unmodelled::Arc;
 use crate::error::Error;
@@ -129,7 +128,7 @@ impl Compactor<'_> {
 
     /// Bytes of tombstones that were found to be needed.
     pub(super) fn needed_bytes(&self) -> u64 {
-        self.core.engine.log().usage(&self.core.engine.epoch().pin()).needed_bytes
+        self.core.engine.log().needed_bytes()
     }
 
     /// Every segment with tombstones that were found to be needed: they may not be any more.
@@ -275,7 +274,8 @@ impl StoreCore {
     /// Returns whether so many emptied segments wait for readers to release them that emptying more
     /// would only cost more space. So a pin that stays holds back this much, and no more.
     pub(in crate::background) fn holds_back_too_much(&self) -> bool {
-        let space = space_of(&self.engine);
-        self.engine.log().retired() > GROUP_MAX as u64 + space.live / space.segment.max(1) / 2
+        let log = self.engine.log();
+        let live_segments = log.lasting_bytes() / log.geometry().segment_bytes as u64;
+        log.retired() > GROUP_MAX as u64 + live_segments / 2
     }
 }

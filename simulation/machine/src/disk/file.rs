@@ -17,15 +17,22 @@ impl Page {
     }
 
     fn bytes(&self) -> [u8; PAGE] {
-        let mut bytes = [0; PAGE];
-        for (to, word) in bytes.as_chunks_mut::<WORD>().0.iter_mut().zip(&self.0) {
-            // Relaxed, here and below: there is one thread.
-            *to = word.load(Ordering::Relaxed).to_ne_bytes();
-        }
-        bytes
+        *self.view()
+    }
+
+    /// Its bytes, before anything is stored to it.
+    #[expect(unsafe_code, reason = "so that whole pages are copied and compared at once")]
+    fn view(&self) -> &[u8; PAGE] {
+        // SAFETY: the cells are as many initialised bytes, without a stricter alignment; all tasks
+        // are on this thread, and none of them runs while one of this module's functions does,
+        // which store nothing to a page that they have a view of.
+        unsafe { &*self.0.as_ptr().cast::<[u8; PAGE]>() }
     }
 
     fn set(&self, bytes: &[u8; PAGE]) {
+        if self.view() == bytes {
+            return;
+        }
         for (from, word) in bytes.as_chunks::<WORD>().0.iter().zip(&self.0) {
             let new = u64::from_ne_bytes(*from);
             if word.load(Ordering::Relaxed) != new {
@@ -45,6 +52,8 @@ pub(super) struct FileContent {
     device_len: u64,
     /// Which pages have blocks.
     blocks: Vec<bool>,
+    /// How many have.
+    taken: u64,
     /// Its address was given out: it may not move.
     is_mapped: bool,
 }
@@ -67,7 +76,12 @@ impl FileContent {
     }
 
     pub(super) fn allocated(&self) -> u64 {
-        self.blocks.iter().filter(|block| **block).count() as u64 * PAGE as u64
+        self.taken * PAGE as u64
+    }
+
+    fn set_block(&mut self, n: usize, is_there: bool) {
+        let was = std::mem::replace(&mut self.blocks[n], is_there);
+        self.taken = self.taken + u64::from(is_there) - u64::from(was);
     }
 
     fn grow(&mut self, len: u64) {
@@ -89,7 +103,7 @@ impl FileContent {
             let from = (len as usize).saturating_sub(n * PAGE).min(PAGE);
             page[from..].fill(0);
             self.live[n].set(&page);
-            self.blocks[n] &= n < pages;
+            self.set_block(n, self.blocks[n] && n < pages);
         }
         self.len = len;
     }
@@ -111,7 +125,7 @@ impl FileContent {
         }
         self.grow(part.end);
         for n in from..to.min(self.blocks.len()) {
-            self.blocks[n] = true;
+            self.set_block(n, true);
         }
         true
     }
@@ -120,10 +134,10 @@ impl FileContent {
     pub(super) fn fill_stored(&mut self, free: u64) -> bool {
         let mut left = free;
         for n in 0..self.live.len() {
-            let stored = |page: &Page| page.bytes().iter().any(|byte| *byte != 0);
-            if !self.blocks[n] && stored(&self.live[n]) {
+            if !self.blocks[n] && *self.live[n].view() != [0; PAGE] {
                 let Some(less) = left.checked_sub(1) else { return false };
-                (left, self.blocks[n]) = (less, true);
+                left = less;
+                self.set_block(n, true);
             }
         }
         true
@@ -133,7 +147,7 @@ impl FileContent {
         let (from, to) = ((part.start as usize).div_ceil(PAGE), part.end as usize / PAGE);
         for n in from..to.min(self.live.len()) {
             self.live[n].set(&[0; PAGE]);
-            self.blocks[n] = false;
+            self.set_block(n, false);
         }
     }
 
@@ -169,7 +183,7 @@ impl FileContent {
             let here = at as usize + done;
             let (n, from) = (here / PAGE, here % PAGE);
             let len = (end - here).min(PAGE - from);
-            bytes[done..done + len].copy_from_slice(&self.live[n].bytes()[from..from + len]);
+            bytes[done..done + len].copy_from_slice(&self.live[n].view()[from..from + len]);
             done += len;
         }
         done
@@ -183,8 +197,8 @@ impl FileContent {
     }
 
     fn is_dirty(&self, n: usize) -> Option<[u8; PAGE]> {
-        let live = self.live[n].bytes();
-        (live[..] != self.clean[n * PAGE..(n + 1) * PAGE]).then_some(live)
+        let live = self.live[n].view();
+        (live[..] != self.clean[n * PAGE..(n + 1) * PAGE]).then_some(*live)
     }
 
     /// Writes all dirty pages back, or fails to.
@@ -271,20 +285,24 @@ impl FileContent {
         self.live.truncate(pages);
         self.clean.truncate(pages * PAGE);
         self.device.truncate(pages * PAGE);
+        for n in pages..self.blocks.len() {
+            self.set_block(n, false);
+        }
         self.blocks.truncate(pages);
     }
 
     /// A block that has bytes on the device is allocated.
     fn restore_blocks(&mut self) {
-        for (n, block) in self.blocks.iter_mut().enumerate() {
-            *block |= self.device[n * PAGE..(n + 1) * PAGE].iter().any(|byte| *byte != 0);
+        for n in 0..self.blocks.len() {
+            let holds = page_of(&self.device, n) != [0; PAGE];
+            self.set_block(n, self.blocks[n] || holds);
         }
     }
 
     /// As a sparse copy: pages of zeros have no blocks. Nothing is lost.
     pub(super) fn make_sparse(&mut self) {
         for n in 0..self.live.len() {
-            self.blocks[n] &= self.live[n].bytes().iter().any(|byte| *byte != 0);
+            self.set_block(n, self.blocks[n] && *self.live[n].view() != [0; PAGE]);
         }
     }
 
