@@ -4,6 +4,8 @@ use simulated_machine::{Faults, Grain, Policy, Settings};
 
 /// Bytes of a disk that is never full.
 pub const ROOMY: u64 = 1 << 30;
+/// Mappings that are always enough.
+pub const MAPPINGS_MAX: u64 = 65_530;
 
 /// One operation of the workload; numbers are drawn ids, sizes and choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub enum Operation {
     Remove { id: usize },
     Batch { first: usize, count: usize, len: usize },
     Get { id: usize },
+    GetMany { first: usize, count: usize },
+    GetOwned { id: usize },
     GetShared { id: usize },
     Contains { id: usize },
     UpdateTag { id: usize },
@@ -24,7 +28,7 @@ pub enum Operation {
     WaitDurable,
     Compact,
     Backup,
-    Verify,
+    Verify { depth: u8 },
     Stats,
     Sleep { millis: u64 },
     WaitAsync,
@@ -58,6 +62,12 @@ pub struct Life {
     pub is_automatic: bool,
     pub verify: u8,
     pub salvages: bool,
+    /// Damage is refused, and it is none that something was cut off.
+    pub is_strict: bool,
+    /// Milliseconds after which puts expire that say nothing else.
+    pub lifetime: Option<u64>,
+    /// Bytes a second that compaction copies.
+    pub compaction_rate: Option<u64>,
     pub flush_millis: Option<u64>,
     pub faults: Faults,
     /// Before it begins, the device damages a segment.
@@ -141,6 +151,7 @@ impl Plan {
             disk_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(6..30) } else { ROOMY },
             memory_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(2..40) } else { 0 },
             open_files_max: if one_in(dice, 6) { dice.u64(16..64) } else { 1024 },
+            mappings_max: if one_in(dice, 16) { dice.u64(12..64) } else { MAPPINGS_MAX },
             unit_bytes: [64, 512, 4096][dice.usize(0..3)],
             torn_units: one_in(dice, 4),
             steps_max: 30_000_000,
@@ -161,17 +172,17 @@ impl Plan {
 struct Weights([u32; KINDS]);
 
 /// Kinds of operations.
-const KINDS: usize = 23;
+const KINDS: usize = 25;
 
 const USUAL: [u32; KINDS] =
-    [30, 4, 8, 4, 12, 6, 10, 2, 2, 6, 2, 2, 4, 3, 8, 1, 1, 2, 3, 2, 2, 1, 1];
+    [30, 4, 8, 4, 12, 6, 10, 2, 2, 6, 2, 2, 4, 3, 8, 1, 1, 2, 3, 2, 2, 1, 1, 2, 2];
 
 /// Overwriting and compacting, and little else.
-const CHURN: [u32; KINDS] = [30, 2, 0, 0, 6, 0, 2, 0, 0, 3, 0, 0, 3, 0, 12, 2, 0, 2, 2, 0, 0, 0, 0];
+const CHURN: [u32; KINDS] = [30, 2, 0, 0, 6, 0, 2, 0, 0, 3, 0, 0, 3, 0, 12, 2, 0, 2, 2, 0, 0, 0, 0, 0, 0];
 
 /// Conditional writes and removals of the same ids, and what compaction makes of them.
 const CONTEST: [u32; KINDS] =
-    [14, 0, 20, 6, 22, 4, 6, 0, 2, 2, 8, 2, 8, 2, 16, 5, 0, 1, 3, 0, 0, 0, 0];
+    [14, 0, 20, 6, 22, 4, 6, 0, 2, 2, 8, 2, 8, 2, 16, 5, 0, 1, 3, 0, 0, 0, 0, 2, 0];
 
 impl Weights {
     fn draw(dice: &mut fastrand::Rng, profile: usize) -> Self {
@@ -208,7 +219,7 @@ impl Life {
     pub fn has_failing_calls(&self) -> bool {
         let faults = &self.faults;
         let lacks = [faults.no_room, faults.no_descriptor, faults.no_mapping, faults.no_thread];
-        faults.flush_fails + faults.read_fails + lacks.iter().sum::<u64>() > 0
+        faults.flush_fails + faults.write_back_fails + faults.read_fails + lacks.iter().sum::<u64>() > 0
     }
 
     fn draw(
@@ -249,6 +260,9 @@ impl Life {
             is_automatic: one_in(dice, 2),
             verify: dice.u8(0..3),
             salvages: one_in(dice, 16),
+            is_strict: one_in(dice, 8),
+            lifetime: one_in(dice, 16).then(|| dice.u64(0..2000)),
+            compaction_rate: one_in(dice, 12).then(|| dice.u64(1 << 10..1 << 20)),
             flush_millis: if one_in(dice, 2) { Some(1 << dice.u32(0..11)) } else { None },
             faults: Faults {
                 write_back: chance(dice, 2, 20, 500),
@@ -263,6 +277,7 @@ impl Life {
                 clock_set: chance(dice, 12, 100, 2000),
                 // The device may have lost what a flush could not write.
                 eviction: chance(dice, 24, 20, 500),
+                write_back_fails: chance(dice, 24, 2, 20),
             },
             is_damaged: one_in(dice, 24),
             hides_boot: one_in(dice, 20),
@@ -293,13 +308,15 @@ impl Operation {
             13 => Self::WaitDurable,
             14 => Self::Compact,
             15 => Self::Backup,
-            16 => Self::Verify,
+            16 => Self::Verify { depth: dice.u8(0..4) },
             17 => Self::Stats,
             18 => Self::Sleep { millis: dice.u64(0..1 << magnitude) },
             19 => Self::WaitAsync,
             20 => Self::Hold { id, millis: dice.u64(0..100) },
             21 => Self::ChangeDirectory { away: dice.bool() },
-            _ => Self::MoveDirectory,
+            22 => Self::MoveDirectory,
+            23 => Self::GetMany { first: id, count: dice.usize(0..12) },
+            _ => Self::GetOwned { id },
         }
     }
 }

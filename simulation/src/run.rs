@@ -4,7 +4,7 @@ use crate::life::{Process, Shared, lock};
 use crate::model::End;
 use crate::neighbour;
 use crate::plan::{Ending, Life, Plan, ROOMY};
-use simulated_machine::{Faults, Machine, Outcome, ProcessId};
+use simulated_machine::{Disk, Faults, Machine, Outcome, ProcessId};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -94,7 +94,7 @@ impl Run {
             self.machine.with_disk(|disk| disk.make_sparse(path));
         }
         // What a flush could not write is in the page cache alone.
-        let fails = |life: &Life| life.faults.flush_fails > 0;
+        let fails = |life: &Life| life.faults.flush_fails + life.faults.write_back_fails > 0;
         let has_failed = plan.lives[..=number].iter().any(fails);
         if life.faults.read_fails > 0 || life.faults.eviction > 0 && has_failed {
             lock(&self.model).is_damaged = true;
@@ -155,7 +155,7 @@ impl Run {
 
     /// Brings a life to its end, and looks at what the process has left behind.
     fn end(&self, id: ProcessId, outcome: Outcome, ending: Ending) -> Result<End, String> {
-        if let Some(violation) = self.machine.with_disk(|disk| disk.violations.pop()) {
+        if let Some(violation) = self.machine.with_disk(Disk::violation) {
             return Err(violation);
         }
         match (outcome, ending) {
@@ -184,7 +184,8 @@ impl Life {
     /// A life of the same options that opens the store, and closes it.
     fn only_looking(&self) -> Self {
         let (ending, faults) = (Ending::Close, Faults::default());
-        let (is_damaged, is_sparse, tidies) = (false, false, false);
-        Self { threads: Vec::new(), ending, faults, is_damaged, is_sparse, tidies, ..self.clone() }
+        let (is_damaged, is_sparse, tidies, is_strict) = (false, false, false, false);
+        let threads = Vec::new();
+        Self { threads, ending, faults, is_damaged, is_sparse, tidies, is_strict, ..self.clone() }
     }
 }

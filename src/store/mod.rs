@@ -4,6 +4,8 @@ mod backup;
 mod batch;
 mod close;
 mod compact;
+#[cfg(stratalog_simulation)]
+mod compared;
 mod finite;
 mod new_record;
 mod open;

@@ -247,7 +247,7 @@ fn manifest_error(path: &Path, reason: &str) -> Error {
     Error::Corrupt { path, offset: 0, reason: reason.to_owned() }
 }
 
-fn read_manifest(directory: &Directory) -> Result<Manifest, Error> {
+pub(super) fn read_manifest(directory: &Directory) -> Result<Manifest, Error> {
     let path = directory.path().join(fs::MANIFEST);
     let mut bytes = directory.read_manifest().at(&path)?;
     let mut decoded = Manifest::decode(&bytes);

@@ -45,21 +45,6 @@ impl Store {
         (self.engine().index().allocated_bytes(), self.core.throttle.write_stall())
     }
 
-    /// Returns whether every entry of the index leads to a segment that is there; only while nobody
-    /// writes or compacts. For the simulation.
-    #[cfg(stratalog_simulation)]
-    #[must_use]
-    pub fn leads_to_segments(&self) -> bool {
-        let engine = self.engine();
-        let (guard, mut walk) = (engine.epoch().pin(), engine.index().walk());
-        while let Some(entry) = walk.next_of_all(engine.index(), &guard) {
-            if engine.log().resolve(&guard, entry.address).is_none() {
-                return false;
-            }
-        }
-        true
-    }
-
     /// Returns the report of the recovery that opening made.
     #[must_use]
     pub fn recovery(&self) -> &RecoveryReport {

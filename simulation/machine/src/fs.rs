@@ -105,7 +105,8 @@ pub struct OpenFile {
 impl OpenFile {
     fn new(machine: &Machine, ino: Ino, flags: OFlags) -> Arc<Self> {
         let id = machine.disk_mut().new_number();
-        let told = AtomicU64::new(machine.disk().failures(ino));
+        // What nobody was told yet is told at its first flush.
+        let told = AtomicU64::new(machine.disk().failures_told(ino));
         let is_direct = flags.contains(OFlags::DIRECT);
         Arc::new(Self { id, ino, position: AtomicU64::new(0), told, is_direct })
     }
@@ -115,7 +116,7 @@ impl OpenFile {
             machine.note(|| format!("{name} of {}", machine.disk().name_of(self.ino)));
             let fails = machine.meets(machine.faults().flush_fails, "flush fails");
             machine.disk_mut().sync(self.ino, fails);
-            let failures = machine.disk().failures(self.ino);
+            let failures = machine.disk_mut().tell_failures(self.ino);
             // Relaxed: there is one thread.
             if self.told.swap(failures, Ordering::Relaxed) == failures {
                 Ok(())
@@ -228,9 +229,13 @@ impl FileExt for File {
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         std_call("pwrite", |machine| {
             if machine.meets(machine.faults().no_room, "no room") {
+                let some = machine.dice().usize(0..=bytes.len());
+                machine.disk_mut().write(self.0.ino, at, &bytes[..some]);
                 return Err(Errno::NOSPC);
             }
-            machine.disk_mut().write(self.0.ino, at, bytes).ok_or(Errno::NOSPC)
+            // What there is room for is written.
+            let written = machine.disk_mut().write(self.0.ino, at, bytes);
+            if written == bytes.len() { Ok(()) } else { Err(Errno::NOSPC) }
         })
     }
 }
@@ -252,7 +257,8 @@ impl File {
             }
             let mut disk = machine.disk_mut();
             if self.0.is_direct {
-                disk.write_back_file(self.0.ino);
+                let len = bytes.borrow().len() as u64;
+                disk.write_back_part(self.0.ino, at..at + len);
                 Ok(disk.read_device(self.0.ino, at, &mut bytes.borrow_mut()))
             } else {
                 Ok(disk.read(self.0.ino, at, &mut bytes.borrow_mut()))
@@ -543,7 +549,8 @@ impl Dir {
     pub fn rewind(&mut self) {
         let machine = calling();
         machine.point(Point::Call("getdents"));
-        let names = machine.disk().names(self.ino);
+        let mut names = machine.disk().names(self.ino);
+        machine.dice().shuffle(&mut names);
         let names =
             names.into_iter().filter_map(|name| CString::new(name.into_encoded_bytes()).ok());
         self.names = names.collect::<Vec<_>>().into_iter();

@@ -26,5 +26,6 @@ pub mod sync;
 pub mod thread;
 pub mod time;
 
+pub use disk::Disk;
 pub use machine::{Faults, Machine, Settings, note};
 pub use scheduler::{Grain, Outcome, Point, Policy, ProcessId};

@@ -78,6 +78,8 @@ pub struct Faults {
     pub clock_jumps: u64,
     /// At a point, somebody sets the time of day to another one, up to an hour away.
     pub clock_set: u64,
+    /// Of what the kernel writes back by itself: one in so many times that fails, as a flush does.
+    pub write_back_fails: u64,
     /// At a point, a clean page that the device has otherwise is read anew.
     pub eviction: u64,
 }
@@ -392,7 +394,10 @@ impl Machine {
             self.count(name);
             self.note(|| format!("fault: {name}"));
             match event {
-                Event::WriteBack => self.disk_mut().write_back(&mut self.dice()),
+                Event::WriteBack => {
+                    let fails = self.meets(self.faults().write_back_fails, "write-back fails");
+                    self.disk_mut().write_back(fails, &mut self.dice());
+                }
                 Event::Eviction => self.disk_mut().evict(&mut self.dice()),
                 Event::ClockSet => {
                     let magnitude = 1 << self.dice().u32(20..42);

@@ -1,6 +1,6 @@
 //! The calling process.
 
-use crate::machine::{calling, here};
+use crate::machine::{Faults, calling, here};
 use crate::scheduler::Scheduler;
 use std::ffi::OsString;
 use std::io;
@@ -47,6 +47,25 @@ pub fn be_fair() {
 #[must_use]
 pub fn waits() -> u64 {
     calling().scheduler().waits()
+}
+
+/// Returns how often it has waited for others: not for time alone.
+#[must_use]
+pub fn waits_for_others() -> u64 {
+    calling().scheduler().waits_for_others()
+}
+
+/// From now on no call fails.
+pub fn be_well() {
+    calling().set_faults(Faults::default());
+}
+
+/// Returns the names of the files in a directory, and what is in them.
+#[must_use]
+pub fn contents_in(path: &str) -> Vec<(String, Vec<u8>)> {
+    let machine = calling();
+    let directory = machine.disk().find(0, path.as_ref());
+    directory.map_or_else(Vec::new, |directory| machine.disk().contents(directory))
 }
 
 /// Returns how many files it has open.

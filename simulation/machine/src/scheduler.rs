@@ -97,8 +97,9 @@ struct Task {
     /// Runs no more before this point, unless nobody else can.
     stopped_until: u64,
     priority: u64,
-    /// How often it has waited.
+    /// How often it has waited, and for others: not for time alone.
     waits: u64,
+    waits_for_others: u64,
     stack: Option<Stack>,
     locals: Vec<(usize, Rc<dyn Any>)>,
 }
@@ -249,6 +250,7 @@ impl Scheduler {
             stopped_until: 0,
             priority,
             waits: 0,
+            waits_for_others: 0,
             stack: Some(stack),
             locals: Vec::new(),
         });
@@ -448,6 +450,10 @@ impl Scheduler {
         let Some(current) = scheduler.current else { return };
         scheduler.steps += 1;
         machine.advance(TICK);
+        if point == Point::Yield {
+            // Who gives up its turn waits for somebody to do something.
+            scheduler.count_wait(true);
+        }
         let is_early = scheduler.steps < scheduler.goes_on_until.min(scheduler.steps_max);
         if is_early && machine.now() < scheduler.earliest && point != Point::Yield {
             return;
@@ -499,6 +505,18 @@ impl Scheduler {
         self.current.map_or(0, |id| self.tasks[id].waits)
     }
 
+    /// How often the current task has waited for others.
+    pub(crate) fn waits_for_others(&self) -> u64 {
+        self.current.map_or(0, |id| self.tasks[id].waits_for_others)
+    }
+
+    fn count_wait(&mut self, is_for_others: bool) {
+        if let Some(id) = self.current {
+            self.tasks[id].waits += 1;
+            self.tasks[id].waits_for_others += u64::from(is_for_others);
+        }
+    }
+
     /// Has the current task wait. Returns whether the deadline ended it.
     pub(crate) fn wait(machine: &Rc<Machine>, on: usize, deadline: Option<u64>) -> bool {
         if std::thread::panicking() {
@@ -509,7 +527,7 @@ impl Scheduler {
             let Some(current) = scheduler.current else { return true };
             scheduler.steps += 1;
             scheduler.tasks[current].state = State::Waiting { on, deadline };
-            scheduler.tasks[current].waits += 1;
+            scheduler.count_wait(on != SLEEP);
             scheduler.earliest = scheduler.earliest.min(deadline.unwrap_or(u64::MAX));
             current
         };

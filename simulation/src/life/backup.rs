@@ -48,7 +48,7 @@ impl Task<'_> {
             self.model().complain(format!("a backup as of {lsn} goes on with {next}"));
         }
         copy.compact()?;
-        let expires = self.model().writes.iter().any(|write| write.expires);
+        let expires = self.model().writes.iter().any(|write| write.lifetime.is_some());
         if read()? != before && !expires && !self.model().is_damaged {
             self.model().complain("compaction has changed a backup".to_owned());
         }

@@ -1,8 +1,8 @@
 //! What is compared when nobody else is at work, and bounds that always hold.
 
 use super::Task;
-use crate::model::{Answer, End, Kept};
-use crate::plan::ROOMY;
+use crate::model::{Answer, End, Fate, Kept, TagOf};
+use crate::plan::{MAPPINGS_MAX, ROOMY};
 use simulated_machine::{note, process, thread};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,6 +17,9 @@ const OPEN_FILES: u64 = 64 + 32;
 const OUTPUTS: usize = 4;
 /// How long what the background does may take.
 const SETTLING: Duration = Duration::from_secs(3);
+/// Hits of a search for all, and for few.
+const ALL: usize = 1000;
+const FEW: usize = 3;
 const NAP: Duration = Duration::from_millis(20);
 
 impl Task<'_> {
@@ -31,16 +34,34 @@ impl Task<'_> {
         let ids = 0..self.process.plan.ids;
         let answers: Option<Vec<_>> = ids.map(|id| self.read(&pinned, id)).collect();
         let Some(answers) = answers else { return };
-        let there = answers.iter().filter(|answer| **answer != Answer::Nothing).count();
-        let seen = pinned.iter().filter(Result::is_ok).count();
-        let hits = pinned.search(&vec![1.0; self.process.plan.dimension], 1000, Metric::L2);
-        let hits = hits.map_or(usize::MAX, |hits| hits.len());
+        let all = |answers: &[Answer]| {
+            let lsns = answers.iter().filter_map(|answer| match answer {
+                Answer::Write(_, lsn) => Some(*lsn),
+                Answer::Nothing => None,
+            });
+            let mut lsns: Vec<_> = lsns.collect();
+            lsns.sort_unstable();
+            lsns
+        };
+        let there = all(&answers);
+        let seen = pinned.iter().filter_map(Result::ok).map(|record| record.lsn());
+        let mut seen: Vec<_> = seen.collect();
+        seen.sort_unstable();
+        let query = vec![1.0; self.process.plan.dimension];
+        let hits = |count| {
+            let hits = pinned.search(&query, count, Metric::L2).unwrap_or_default();
+            hits.iter().map(|hit| hit.record.lsn()).collect::<Vec<_>>()
+        };
+        let (few, mut hits) = (hits(FEW), hits(ALL));
+        let begins = hits.starts_with(&few) && few.len() == hits.len().min(FEW);
+        hits.sort_unstable();
         let (len, tail) = (self.store.len(), self.store.stats().tail);
         let mut model = self.model();
         // Records may expire in between.
-        let expires = model.writes.iter().any(|write| write.expires) || model.is_damaged;
-        if !expires && (seen != there || hits != there || len != there) {
-            model.complain(format!("get finds {there}, iter {seen}, search {hits}, len {len}"));
+        let expires = model.writes.iter().any(|write| write.lifetime.is_some()) || model.is_damaged;
+        if !expires && (seen != there || hits != there || len != there.len() || !begins) {
+            let found = format!("iter {seen:?}, search {hits:?} {few:?}, len {len}");
+            model.complain(format!("get finds {there:?}, {found}"));
         }
         // What a process wrote that could not tell its boot is not known to be of this one.
         let hides =
@@ -118,17 +139,35 @@ impl Task<'_> {
         }
     }
 
+    /// When the workload has ended and nothing fails any more, writes work again, unless a flush
+    /// has failed.
+    pub(super) fn write_again(&self) {
+        let settings = &self.process.plan.settings;
+        let is_roomy = settings.disk_bytes == ROOMY && settings.mappings_max == MAPPINGS_MAX;
+        if !self.process.life().has_failing_calls() || !is_roomy || self.model().is_damaged {
+            return;
+        }
+        process::be_well();
+        self.put(0, 1, (None, TagOf::Nothing), |record, _| record.never_expires());
+        let mut model = self.model();
+        let works = model.writes.last().is_some_and(|write| write.fate == Fate::Done);
+        if !works && !model.refuses() {
+            model.complain("a write fails, although nothing is wrong any more".to_owned());
+        }
+    }
+
     /// When the workload has ended, a compaction leaves no garbage but where something is damaged,
-    /// or where records are written to.
-    pub(super) fn tidy(&self) {
+    /// or where records are written to. Returns whether it has done its work.
+    pub(super) fn tidy(&self) -> bool {
         if let Err(error) = self.store.compact() {
             self.judge_full(&error);
-            return self.process.judge_error("compact", &error);
+            self.process.judge_error("compact", &error);
+            return false;
         }
         let life = self.process.life();
         let plan = &self.process.plan;
         if life.has_failing_calls() || plan.settings.disk_bytes < ROOMY {
-            return;
+            return true;
         }
         let is_garbage = |segment: &&SegmentStats| {
             segment.state == SegmentState::Sealed && segment.dead_bytes > segment.needed_bytes
@@ -141,6 +180,7 @@ impl Task<'_> {
         if garbage.len() > 2 * damages {
             self.model().complain(format!("after a compaction there is garbage in {garbage:?}"));
         }
+        true
     }
 
     /// On a disk without room, what is dead as a whole goes all the same.
@@ -167,7 +207,7 @@ impl Task<'_> {
         let live: u64 = in_use.iter().map(|segment| segment.live_bytes).sum();
         let (expires, path, is_damaged) = {
             let model = self.model();
-            let expires = model.writes.iter().any(|write| write.expires);
+            let expires = model.writes.iter().any(|write| write.lifetime.is_some());
             (expires, model.path, model.is_damaged)
         };
         if stats.live_records != records && !expires && !is_damaged {
@@ -193,6 +233,9 @@ impl Task<'_> {
         if segments > in_use.len() + AHEAD && is_tidy && !is_damaged {
             return Some(format!("files of {} segments: {files:?}", in_use.len()));
         }
+        if let Some(what) = self.store.manifest_disagreement().filter(|_| is_tidy && !is_damaged) {
+            return Some(what);
+        }
         if !self.store.leads_to_segments() {
             return Some("the index leads to a segment that is gone".to_owned());
         }
@@ -201,8 +244,13 @@ impl Task<'_> {
         (removed > 0).then(what)
     }
 
-    pub(super) fn verify(&self) {
-        match self.store.verify() {
+    pub(super) fn verify(&self, depth: u8) {
+        let done = match depth {
+            0 => self.store.verify_quick(),
+            1 => self.store.verify_deep(|_, _| ()),
+            _ => self.store.verify(),
+        };
+        match done {
             Ok(report) if report.is_clean() => {}
             Ok(_) if self.model().is_damaged => {}
             Ok(report) => self.model().complain(format!("verify: {:?}", report.damaged)),

@@ -2,20 +2,19 @@
 
 mod backup;
 mod checks;
+mod erasure;
+mod reads;
+mod writes;
 
-use crate::model::{Answer, End, Fate, Model, TagOf, WriteId, fate_of};
+use crate::model::{End, Model, TagOf};
 use crate::plan::{Ending, Life, Operation, Plan, ROOMY};
-use simulated_machine::time::Instant;
 use simulated_machine::{note, process, thread};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
-use stratalog::{
-    Batch, Compaction, Condition, Durability, Error, Lsn, Metric, NewRecord, Options, Pinned,
-    Record, Recovery, Store, Verify,
-};
+use stratalog::{Compaction, Durability, Error, Options, Recovery, Store, Verify};
 
 /// A tag begins with its version's number and one.
 const TAG_SHIFT: u32 = 20;
@@ -35,10 +34,19 @@ fn name(id: usize) -> String {
     format!("id-{id}")
 }
 
+/// The upper half of the first eight bytes of each content; the lower half is its write's number.
+const MARK: u64 = 0x53C4_A1E7;
+
 fn content(write: usize, len: usize) -> Vec<u8> {
-    let mut content = (write as u64).to_le_bytes().to_vec();
+    let mut content = (MARK << 32 | write as u64).to_le_bytes().to_vec();
     content.resize(8 + len, write as u8);
     content
+}
+
+/// The write whose content begins so.
+fn value_of(content: &[u8]) -> usize {
+    let value = content.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    if value >> 32 == MARK { value as u32 as usize } else { usize::MAX }
 }
 
 fn embedding(write: usize, dimension: usize) -> Vec<f32> {
@@ -52,7 +60,13 @@ fn options(plan: &Plan, life: &Life, exists: bool) -> Options {
         .durability(if life.is_synced { Durability::Synced } else { Durability::Buffered })
         .flush_interval(life.flush_millis.map(Duration::from_millis))
         .compaction(if life.is_automatic { Compaction::Auto } else { Compaction::Manual })
-        .recovery(if life.salvages && exists { Recovery::Salvage } else { Recovery::Tolerant });
+        .time_to_live(life.lifetime.map(Duration::from_millis))
+        .compaction_rate(life.compaction_rate)
+        .recovery(match life.salvages && exists {
+            true => Recovery::Salvage,
+            false if life.is_strict => Recovery::Strict,
+            false => Recovery::Tolerant,
+        });
     options.verify(match life.verify {
         0 => Verify::FirstRead,
         1 => Verify::EveryRead,
@@ -101,17 +115,20 @@ impl Process {
                 }) {}
             }
         });
+        task.write_again();
         task.recount();
-        if self.life().tidies {
-            task.tidy();
-        }
+        let is_tidy = self.life().tidies && task.tidy();
+        let stays = if is_tidy { task.what_stays() } else { None };
         let begun = lock(&self.model).tick();
         if self.life().ending == Ending::Drop {
             drop(store);
         } else if let Err(error) = store.close() {
-            self.judge_error("close", &error);
+            return self.judge_error("close", &error);
         } else {
             lock(&self.model).all_durable_before(begun);
+        }
+        if let Some(stays) = stays {
+            self.judge_erasure(&stays);
         }
     }
 
@@ -122,27 +139,34 @@ impl Process {
 
     fn judge_error(&self, what: &str, error: &Error) {
         let faults = &self.life().faults;
-        let small = self.plan.settings.disk_bytes < ROOMY;
-        let few = self.plan.settings.open_files_max < 1024;
-        let damaged = lock(&self.model).is_damaged;
+        let settings = &self.plan.settings;
+        let few = settings.open_files_max < 1024 || settings.mappings_max < 65_530;
+        let limits = few || faults.no_descriptor > 0 || faults.no_mapping > 0;
+        // What nobody was told when it failed is told a later process.
+        let mut so_far = self.plan.lives.iter().take(self.life + 1);
+        let late = so_far.any(|life| life.faults.write_back_fails > 0);
+        let flush_fails = late || faults.flush_fails > 0;
+        let mut model = lock(&self.model);
         let allowed = match error {
             // Of a limit, too, where a write had to be appended again.
-            Error::StorageFull => self.life().has_failing_calls() || small || few,
-            Error::FlushFailed(_) => faults.flush_fails > 0,
-            Error::ResourceLimit { .. } => few || faults.no_descriptor > 0 || faults.no_mapping > 0,
+            Error::StorageFull => {
+                faults.no_room > 0 || settings.disk_bytes < ROOMY || limits
+            }
+            Error::FlushFailed(_) => flush_fails,
+            Error::ResourceLimit { .. } => limits,
             // Where nothing is verified, a damaged LSN may have been shown.
-            Error::UnknownLsn(_) => damaged,
-            Error::Corrupt { .. } => damaged,
+            Error::UnknownLsn(_) | Error::Corrupt { .. } => model.is_damaged,
             Error::Io { .. } => {
-                faults.flush_fails > 0
-                    || faults.no_descriptor > 0
-                    || faults.no_thread > 0
-                    || faults.read_fails > 0
+                flush_fails || faults.no_thread > 0 || faults.read_fails > 0
             }
             _ => false,
         };
         if !allowed {
-            lock(&self.model).complain(format!("{what}: {error:?}"));
+            model.complain(format!("{what}: {error:?}"));
+        }
+        // A backup flushes files of its own.
+        if matches!(error, Error::FlushFailed(_)) && !["backup", "copy"].contains(&what) {
+            model.flush_failed();
         }
     }
 }
@@ -152,8 +176,7 @@ struct Task<'a> {
     store: &'a Store,
 }
 
-impl Task<'_> {
-    fn model(&self) -> MutexGuard<'_, Model> {
+impl Task<'_> {    fn model(&self) -> MutexGuard<'_, Model> {
         lock(&self.process.model)
     }
 
@@ -162,69 +185,18 @@ impl Task<'_> {
         !self.model().is_damaged || self.process.life().verify < 2
     }
 
-    /// The write that a record comes from, once everything in it is as that has put it.
-    fn answer_of(&self, record: &Record<'_>) -> Answer {
-        let tags = self.model().tags();
-        let tag = record.tag();
-        let answer = self.answer_since((record, tag), &tags);
-        if let Answer::Write(value, _) = answer {
-            self.model().note_tag(value, tag);
-        }
-        answer
-    }
-
-    /// The same, for a tag that was read after tags were so.
-    fn answer_since(&self, (record, tag): (&Record<'_>, u64), tags: &[u64]) -> Answer {
-        let bytes = record.content();
-        let value = bytes.first_chunk().map_or(usize::MAX, |b| u64::from_le_bytes(*b) as usize);
-        let is_verified = self.is_verified();
-        let mut model = self.model();
-        if let Some(len) = model.writes.get(value).map(|write| write.len)
-            && is_verified
-            && (bytes != content(value, len)
-                || record.embedding() != embedding(value, self.process.plan.dimension))
-        {
-            model.complain(format!("the bytes of write {value} are others than were put"));
-        }
-        if is_verified && !model.is_damaged {
-            let begins = tag >> TAG_SHIFT;
-            let holds = model.writes.get(value).is_none_or(|write| match write.tag {
-                // No checksum holds it: of a unit that was half written it may be the other half.
-                TagOf::Write => {
-                    begins == value as u64 + 1 || tag == 0 && self.process.plan.settings.torn_units
-                }
-                TagOf::Nothing => begins == 0,
-                TagOf::Predecessor => true,
-            });
-            let was = tags.get(value).copied().unwrap_or(0);
-            let is_older = tag < was && model.writes[value].tag == TagOf::Write;
-            if !holds || is_older {
-                model.complain(format!("write {value} has tag {tag:#x}, it was {was:#x}"));
-            }
-        }
-        Answer::Write(value, record.lsn())
-    }
-
-    fn read(&self, pinned: &Pinned<'_>, id: usize) -> Option<Answer> {
-        match pinned.get(name(id)) {
-            Ok(Some(record)) => Some(self.answer_of(&record)),
-            Ok(None) => Some(Answer::Nothing),
-            Err(error) => {
-                self.process.judge_error("get", &error);
-                None
-            }
-        }
-    }
-
     fn perform(&self, operation: Operation) {
         use Operation as Op;
         note(|| format!("{operation:?}"));
         match operation {
             Op::Put { id, len } => {
-                self.put(id, len, (None, TagOf::Write), |record, tag| record.tag(tag))
+                let lifetime = self.process.life().lifetime;
+                self.put(id, len, (lifetime, TagOf::Write), |record, tag| record.tag(tag))
             }
             Op::PutKeepingTag { id, len } => {
-                self.put(id, len, (None, TagOf::Predecessor), |record, _| record.keep_tag());
+                self.put(id, len, (None, TagOf::Predecessor), |record, _| {
+                    record.keep_tag().never_expires()
+                });
             }
             Op::PutExpiring { id, len, millis } => {
                 self.put(id, len, (Some(millis), TagOf::Write), |record, tag| {
@@ -235,6 +207,8 @@ impl Task<'_> {
             Op::Remove { id } => self.remove(id),
             Op::Batch { first, count, len } => self.batch(first, count, len),
             Op::Get { id } => self.get(id),
+            Op::GetMany { first, count } => self.get_many(first, count),
+            Op::GetOwned { id } => self.get_owned(id),
             Op::GetShared { id } => self.get_shared(id),
             Op::Contains { id } => self.contains(id),
             Op::UpdateTag { id } => self.update_tag(id),
@@ -253,7 +227,7 @@ impl Task<'_> {
                 let (from, to) = self.model().move_directory();
                 process::move_directory(from, to);
             }
-            Op::Verify => self.verify(),
+            Op::Verify { depth } => self.verify(depth),
             Op::Stats => self.stats(),
             Op::Sleep { millis } => thread::sleep(Duration::from_millis(millis)),
         }
@@ -262,244 +236,6 @@ impl Task<'_> {
     fn check(&self, what: &str, done: Result<(), Error>) {
         if let Err(error) = done {
             self.process.judge_error(what, &error);
-        }
-    }
-
-    fn end_write(&self, what: &str, write: usize, done: Result<Lsn, Error>) {
-        match done {
-            Ok(lsn) => self.model().end(write, lsn, self.process.life().is_synced),
-            Err(error) => {
-                self.model().end_without(write, fate_of(&error));
-                self.process.judge_error(what, &error);
-            }
-        }
-    }
-
-    fn put(
-        &self,
-        id: usize,
-        len: usize,
-        (expires, tag_of): (Option<u64>, TagOf),
-        with: impl for<'r> FnOnce(NewRecord<'r>, u64) -> NewRecord<'r>,
-    ) {
-        let write = self.model().begin(id, false, len, None);
-        let (name, content) = (name(id), content(write, len));
-        let embedding = embedding(write, self.process.plan.dimension);
-        let tag = (write as u64 + 1) << TAG_SHIFT;
-        let record = with(NewRecord::new(&name, &embedding, &content), tag);
-        {
-            let mut model = self.model();
-            model.writes[write].expires = expires.is_some();
-            let millis = Duration::from_millis(expires.unwrap_or(0));
-            model.writes[write].expires_at = Instant::now().checked_add(millis);
-            model.writes[write].tag = tag_of;
-        }
-        let done = self.store.put_record(record);
-        if let Some(millis) = expires {
-            let expired_at = Instant::now().checked_add(Duration::from_millis(millis));
-            self.model().writes[write].expired_at = expired_at;
-        }
-        self.end_write("put", write, done);
-    }
-
-    fn put_if(&self, id: usize, len: usize, condition: u8) {
-        let name = name(id);
-        let current = || match self.store.pin().get(&name) {
-            Ok(Some(record)) => Some(record.lsn()),
-            _ => None,
-        };
-        let condition = match condition {
-            0 => Condition::Absent,
-            1 => Condition::Present,
-            _ => Condition::Lsn(current().unwrap_or(Lsn::from_u64(1))),
-        };
-        let (write, begun) = {
-            let mut model = self.model();
-            let write = model.begin(id, false, len, None);
-            model.writes[write].is_conditional = true;
-            (write, model.tick())
-        };
-        let embedding = embedding(write, self.process.plan.dimension);
-        let done = self.store.put_if(&name, &embedding, content(write, len), condition);
-        match done {
-            Err(Error::ConditionFailed { current }) => {
-                let mut model = self.model();
-                model.end_without(write, Fate::Never);
-                model.judge_condition(id, begun, condition, current);
-            }
-            done => self.end_write("put_if", write, done),
-        }
-    }
-
-    fn remove(&self, id: usize) {
-        let (write, begun) = {
-            let mut model = self.model();
-            (model.begin(id, true, 0, None), model.tick())
-        };
-        match self.store.remove(name(id)) {
-            Ok(Some(lsn)) => self.end_write("remove", write, Ok(lsn)),
-            Ok(None) => {
-                let mut model = self.model();
-                model.end_without(write, Fate::Never);
-                model.end_read(id, begun, Answer::Nothing);
-            }
-            Err(error) => self.end_write("remove", write, Err(error)),
-        }
-    }
-
-    fn batch(&self, first: usize, count: usize, len: usize) {
-        let (ids, mut batch) = (self.process.plan.ids, Batch::new());
-        let members: Vec<_> = {
-            let mut model = self.model();
-            let number = model.new_batch();
-            // Steps of two, so that ids repeat when there are few.
-            let member = |n: usize| {
-                let is_removal = n % 3 == 2;
-                (model.begin((first + n * 2) % ids, is_removal, len, Some(number)), is_removal)
-            };
-            (0..count).map(member).collect()
-        };
-        // Only the last write of each id is made.
-        let id_of = |n: usize| self.model().writes[members[n].0].id;
-        let is_last = |n: &usize| (n + 1..members.len()).all(|later| id_of(later) != id_of(*n));
-        let (made, superseded): (Vec<_>, Vec<_>) = (0..members.len()).partition(is_last);
-        for n in superseded {
-            self.model().end_without(members[n].0, Fate::Never);
-        }
-        for (write, is_removal) in &members {
-            let id = self.model().writes[*write].id;
-            if *is_removal {
-                batch.remove(name(id));
-            } else {
-                let embedding = embedding(*write, self.process.plan.dimension);
-                batch.put(name(id), &embedding, content(*write, len));
-            }
-        }
-        let done = self.store.write(batch);
-        let mut model = self.model();
-        match done {
-            Ok(last) => {
-                for n in made {
-                    model.end_below(members[n].0, last, self.process.life().is_synced);
-                }
-            }
-            Err(error) => {
-                for n in made {
-                    model.end_without(members[n].0, fate_of(&error));
-                }
-                drop(model);
-                self.process.judge_error("batch", &error);
-            }
-        }
-    }
-
-    /// A read waits for nobody, whoever is stopped.
-    fn get(&self, id: usize) {
-        let begun = self.model().tick();
-        let waited = process::waits();
-        let answer = self.read(&self.store.pin(), id);
-        if process::waits() > waited {
-            self.model().complain(format!("a get of id {id} has waited"));
-        }
-        if let Some(answer) = answer {
-            self.model().end_read(id, begun, answer);
-        }
-    }
-
-    fn get_shared(&self, id: usize) {
-        let begun = self.model().tick();
-        match self.store.get_shared(name(id)) {
-            Ok(Some(shared)) => {
-                // It stays as it is, whatever happens meanwhile.
-                let before = shared.content().to_vec();
-                thread::sleep(Duration::from_millis(1));
-                if shared.content() != before && !self.model().is_damaged {
-                    self.model().complain(format!("a shared record of id {id} has changed"));
-                }
-                let value = before.first_chunk().map_or(0, |b| u64::from_le_bytes(*b) as usize);
-                self.model().end_read(id, begun, Answer::Write(value, shared.lsn()));
-            }
-            Ok(None) => self.model().end_read(id, begun, Answer::Nothing),
-            Err(error) => self.process.judge_error("get_shared", &error),
-        }
-    }
-
-    fn contains(&self, id: usize) {
-        let begun = self.model().tick();
-        if !self.store.contains(name(id)) {
-            self.model().end_read(id, begun, Answer::Nothing);
-        }
-    }
-
-    fn update_tag(&self, id: usize) {
-        let begun = self.model().tick();
-        match self.store.update_tag(name(id), |tag| tag + 1) {
-            Ok(Some(tag)) => {
-                let write = (tag >> TAG_SHIFT).checked_sub(1);
-                write.inspect(|write| self.model().note_tag(*write as WriteId, tag));
-            }
-            Ok(None) => self.model().end_read(id, begun, Answer::Nothing),
-            Err(error) => self.process.judge_error("update_tag", &error),
-        }
-    }
-
-    /// An id that is there all the time is met once.
-    fn iterate(&self) {
-        let begun = self.model().tick();
-        let pinned = self.store.pin();
-        let mut answers = Vec::new();
-        for record in pinned.iter() {
-            match record {
-                Ok(record) => answers.push(self.answer_of(&record)),
-                Err(error) => return self.process.judge_error("iter", &error),
-            }
-        }
-        self.judge_all("iter", begun, &answers);
-    }
-
-    /// Judges the answers of a walk over all records.
-    fn judge_all(&self, what: &str, begun: u64, answers: &[Answer]) {
-        let is_verified = self.is_verified();
-        let seen = self.judge_some(begun, answers);
-        let mut model = self.model();
-        for (id, times) in seen.into_iter().enumerate() {
-            if times == 0 {
-                model.end_read(id, begun, Answer::Nothing);
-            } else if times > 1 && is_verified {
-                model.complain(format!("{what} shows id {id} twice"));
-            }
-        }
-    }
-
-    /// Judges answers each for itself. How often each id is among them.
-    fn judge_some(&self, begun: u64, answers: &[Answer]) -> Vec<u32> {
-        let mut seen = vec![0; self.process.plan.ids];
-        let mut model = self.model();
-        for answer in answers {
-            if let Answer::Write(write, _) = *answer
-                && let Some(id) = model.writes.get(write).map(|write| write.id)
-            {
-                seen[id] += 1;
-                model.end_read(id, begun, *answer);
-            }
-        }
-        seen
-    }
-
-    fn search(&self, count: usize) {
-        let begun = self.model().tick();
-        let pinned = self.store.pin();
-        let query = vec![1.0; self.process.plan.dimension];
-        match pinned.search(&query, count, Metric::L2) {
-            Ok(hits) => {
-                let answers: Vec<_> = hits.iter().map(|hit| self.answer_of(&hit.record)).collect();
-                if answers.len() < count {
-                    self.judge_all("search", begun, &answers);
-                } else {
-                    self.judge_some(begun, &answers);
-                }
-            }
-            Err(error) => self.process.judge_error("search", &error),
         }
     }
 
@@ -542,20 +278,6 @@ impl Task<'_> {
         match done {
             Ok(()) => self.model().durable_up_to(last),
             Err(error) => self.process.judge_error("wait_durable_async", &error),
-        }
-    }
-
-    /// A record stays as it is under a pin, whatever becomes of its id.
-    fn hold(&self, id: usize, millis: u64) {
-        let pinned = self.store.pin();
-        if let Ok(Some(record)) = pinned.get(name(id)) {
-            let before = record.to_owned();
-            thread::sleep(Duration::from_millis(millis));
-            let same = record.content() == before.content && record.embedding() == before.embedding;
-            let same = same && record.id() == before.id && record.lsn() == before.lsn;
-            if !same && !self.model().is_damaged {
-                self.model().complain(format!("a record of id {id} has changed under a pin"));
-            }
         }
     }
 }

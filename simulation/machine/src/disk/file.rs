@@ -201,9 +201,19 @@ impl FileContent {
         (live[..] != self.clean[n * PAGE..(n + 1) * PAGE]).then_some(*live)
     }
 
+    /// Nobody has it mapped.
+    pub(super) fn unmap(&mut self) {
+        self.is_mapped = false;
+    }
+
     /// Writes all dirty pages back, or fails to.
     pub(super) fn write_back(&mut self, fails: bool) {
-        for n in 0..self.live.len() {
+        self.write_back_pages(0..self.live.len(), fails);
+    }
+
+    /// The same for some pages.
+    pub(super) fn write_back_pages(&mut self, pages: Range<usize>, fails: bool) {
+        for n in pages.start..pages.end.min(self.live.len()) {
             if let Some(live) = self.is_dirty(n) {
                 let range = n * PAGE..(n + 1) * PAGE;
                 self.clean[range.clone()].copy_from_slice(&live);
@@ -217,19 +227,29 @@ impl FileContent {
         }
     }
 
-    /// Writes some units of dirty pages back.
-    pub(super) fn write_some_back(&mut self, unit: usize, dice: &mut fastrand::Rng) {
+    /// Writes some units of dirty pages back, or fails to. Returns whether there were any.
+    pub(super) fn write_some_back(
+        &mut self,
+        unit: usize,
+        fails: bool,
+        dice: &mut fastrand::Rng,
+    ) -> bool {
+        let mut is_any = false;
         for n in 0..self.live.len() {
             let Some(live) = self.is_dirty(n) else { continue };
             for from in (0..PAGE).step_by(unit) {
                 if dice.u32(0..8) == 0 {
                     let range = n * PAGE + from..n * PAGE + from + unit;
+                    is_any = true;
                     self.clean[range.clone()].copy_from_slice(&live[from..from + unit]);
-                    self.device[range].copy_from_slice(&live[from..from + unit]);
-                    self.device_len = self.len;
+                    if !fails {
+                        self.device[range].copy_from_slice(&live[from..from + unit]);
+                        self.device_len = self.len;
+                    }
                 }
             }
         }
+        is_any
     }
 
     /// Reads a clean page that the device has otherwise.

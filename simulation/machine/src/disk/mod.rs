@@ -52,8 +52,9 @@ enum Content {
 #[derive(Debug)]
 struct Inode {
     content: Content,
-    /// Write-backs that failed.
+    /// Write-backs that failed, and those of them that somebody was told.
     failures: u64,
+    failures_told: u64,
     lock: Option<(OpenId, ProcessId)>,
 }
 
@@ -82,7 +83,7 @@ impl Disk {
     pub(crate) fn new(settings: &Settings) -> Self {
         let root = Content::Directory(Directory::new(ROOT));
         Self {
-            inodes: vec![Some(Inode { content: root, failures: 0, lock: None })],
+            inodes: vec![Some(Inode { content: root, failures: 0, failures_told: 0, lock: None })],
             open: BTreeMap::new(),
             mapped: BTreeMap::new(),
             working: BTreeMap::new(),
@@ -188,7 +189,7 @@ impl Disk {
             self.inodes.push(None);
             self.inodes.len() - 1
         });
-        self.inodes[ino] = Some(Inode { content, failures: 0, lock: None });
+        self.inodes[ino] = Some(Inode { content, failures: 0, failures_told: 0, lock: None });
         self.directory_mut(parent)?.link(name.to_owned(), ino);
         Some(ino)
     }
@@ -354,6 +355,10 @@ impl Disk {
         }
         self.mapped.retain(|_, mapped| mapped.process != process);
         self.working.remove(&process);
+        let mapped: Vec<_> = self.mapped.values().map(|mapped| mapped.ino).collect();
+        for ino in (0..self.inodes.len()).filter(|ino| !mapped.contains(ino)) {
+            self.file_mut(ino).into_iter().for_each(FileContent::unmap);
+        }
     }
 
     /// Number and address of a new mapping; `None`: there can be no more.
@@ -443,12 +448,34 @@ impl Disk {
         }
     }
 
-    /// Writes, if there is room.
-    pub fn write(&mut self, ino: Ino, at: u64, bytes: &[u8]) -> Option<()> {
-        let free = self.blocks().1;
-        let file = self.file_mut(ino)?;
-        let end = at + bytes.len() as u64;
-        file.allocate(at..end, free).then(|| file.write(at, bytes))
+    /// Writes what there is room for, page by page. Returns how many bytes.
+    pub fn write(&mut self, ino: Ino, at: u64, bytes: &[u8]) -> usize {
+        let mut done = 0;
+        while done < bytes.len() {
+            let from = at + done as u64;
+            let len = (PAGE - from as usize % PAGE).min(bytes.len() - done);
+            let free = self.blocks().1;
+            let Some(file) = self.file_mut(ino) else { break };
+            if !file.allocate(from..from + len as u64, free) {
+                break;
+            }
+            file.write(from, &bytes[done..done + len]);
+            done += len;
+        }
+        done
+    }
+
+    /// The names of the files in a directory, and what is in them.
+    #[must_use]
+    pub fn contents(&self, directory: Ino) -> Vec<(String, Vec<u8>)> {
+        let names = self.directory(directory).into_iter().flat_map(|found| &found.live);
+        let content = |(name, ino): (&OsString, &Ino)| {
+            let file = self.file(*ino)?;
+            let mut bytes = vec![0; file.len() as usize];
+            file.read(0, &mut bytes);
+            Some((name.to_string_lossy().into_owned(), bytes))
+        };
+        names.filter_map(content).collect()
     }
 
     /// Reads what processes see.
@@ -463,8 +490,16 @@ impl Disk {
 
 /// What reaches the device.
 impl Disk {
-    pub(crate) fn failures(&self, ino: Ino) -> u64 {
-        self.inode(ino).map_or(0, |inode| inode.failures)
+    pub(crate) fn failures_told(&self, ino: Ino) -> u64 {
+        self.inode(ino).map_or(0, |inode| inode.failures_told)
+    }
+
+    /// Tells somebody of all failures.
+    pub(crate) fn tell_failures(&mut self, ino: Ino) -> u64 {
+        self.inode_mut(ino).map_or(0, |inode| {
+            inode.failures_told = inode.failures;
+            inode.failures
+        })
     }
 
     pub(crate) fn sync(&mut self, ino: Ino, fails: bool) {
@@ -478,11 +513,20 @@ impl Disk {
         }
     }
 
-    pub(crate) fn write_back_file(&mut self, ino: Ino) {
+    /// Writes the pages of a part of a file back.
+    pub(crate) fn write_back_part(&mut self, ino: Ino, part: Range<u64>) {
         self.assert_room(ino);
         if let Some(file) = self.file_mut(ino) {
-            file.write_back(false);
+            let (from, to) = (part.start as usize / PAGE, (part.end as usize).div_ceil(PAGE));
+            file.write_back_pages(from..to, false);
         }
+    }
+
+    /// What would have killed a process.
+    pub fn violation(&mut self) -> Option<String> {
+        let files: Vec<_> = self.files().map(|(ino, _)| ino).collect();
+        files.into_iter().for_each(|ino| self.assert_room(ino));
+        self.violations.pop()
     }
 
     /// A store to a hole took blocks that the disk does not have: the kernel would have killed the
@@ -510,17 +554,20 @@ impl Disk {
     }
 
     /// The kernel writes some units of a file back, or a directory.
-    pub(crate) fn write_back(&mut self, dice: &mut fastrand::Rng) {
+    pub(crate) fn write_back(&mut self, fails: bool, dice: &mut fastrand::Rng) {
         let unit = self.unit;
         let (all, n) = (self.inodes.len(), dice.usize(0..self.inodes.len()));
         let Some(ino) = (0..all).map(|k| (n + k) % all).find(|ino| self.inode(*ino).is_some())
         else {
             return;
         };
-        match self.inode_mut(ino).map(|inode| &mut inode.content) {
-            Some(Content::File(file)) => file.write_some_back(unit, dice),
-            Some(Content::Directory(directory)) => directory.sync_some(dice),
-            None => {}
+        let Some(inode) = self.inode_mut(ino) else { return };
+        match &mut inode.content {
+            Content::File(file) => {
+                let has_failed = file.write_some_back(unit, fails, dice) && fails;
+                inode.failures += u64::from(has_failed);
+            }
+            Content::Directory(directory) => directory.sync_some(dice),
         }
     }
 
@@ -539,7 +586,7 @@ impl Disk {
         // device.
         let mood = dice.u32(0..4);
         for inode in self.inodes.iter_mut().flatten() {
-            inode.lock = None;
+            (inode.lock, inode.failures, inode.failures_told) = (None, 0, 0);
             match &mut inode.content {
                 Content::File(file) => file.lose_power(mood, (unit, torn), dice),
                 Content::Directory(directory) => directory.lose_power(mood, dice),

@@ -11,9 +11,13 @@
 //! - *Power loss.* What was durable is there. Of the rest a prefix in LSN order is there.
 //! - *Batches* are there whole or not at all.
 
+mod conditions;
+mod openings;
+
 use simulated_machine::note;
 use simulated_machine::time::Instant;
-use stratalog::{Condition, Error, Lsn};
+use std::time::Duration;
+use stratalog::{Error, Lsn};
 
 /// Number of an id.
 pub type Id = usize;
@@ -66,14 +70,8 @@ pub struct Write {
     pub tag_was: u64,
     /// It survives power loss.
     pub is_durable: bool,
-    /// It expires, or may.
-    pub expires: bool,
-    /// Not before then.
-    pub expires_at: Option<Instant>,
-    /// It has by then.
-    pub expired_at: Option<Instant>,
-    /// When it had returned, by the clock.
-    pub ended_at: Option<Instant>,
+    /// Milliseconds after which it expires; none: never.
+    pub lifetime: Option<u64>,
     /// Bytes of the content.
     pub len: usize,
 }
@@ -149,6 +147,8 @@ pub struct Model {
     pub copies: usize,
     /// Somebody sets the time of day: what has expired may come back.
     pub sets_clock: bool,
+    /// When a flush of this process had failed.
+    refuses_since: u64,
     /// What is wrong; the first counts.
     pub complaints: Vec<String>,
 }
@@ -166,6 +166,7 @@ impl Default for Model {
             path: PATHS[0],
             copies: 0,
             sets_clock: false,
+            refuses_since: u64::MAX,
             complaints: Vec::new(),
         }
     }
@@ -215,15 +216,45 @@ impl Model {
         write.is_conditional || self.of(write.id).any(races)
     }
 
+    /// When a tick was, by the clock; none: it has not been.
+    fn time_of(&self, tick: u64) -> Option<Instant> {
+        self.times.get((tick as usize).checked_sub(1)?).copied()
+    }
+
+    /// Not before then does a write expire.
+    fn expires_at(&self, write: &Write) -> Option<Instant> {
+        self.time_of(write.begun)?.checked_add(Duration::from_millis(write.lifetime?))
+    }
+
+    /// By then a write has expired.
+    fn expired_at(&self, write: &Write) -> Option<Instant> {
+        self.time_of(write.ended)?.checked_add(Duration::from_millis(write.lifetime?))
+    }
+
+    /// Returns whether a write has expired for certain by this tick.
+    fn has_expired(&self, write: &Write, tick: u64) -> bool {
+        let expired_at = self.expired_at(write);
+        !self.sets_clock && expired_at.is_some() && expired_at < self.time_of(tick)
+    }
+
+    /// Returns whether a write may have expired by this tick.
+    fn may_have_expired_by(&self, write: &Write, tick: u64) -> bool {
+        write.lifetime.is_some()
+            && (self.sets_clock || self.expires_at(write) <= self.time_of(tick))
+    }
+
     /// Returns whether the id may have been without a version because this one had expired: not if
     /// a newer one was there before, which does not expire.
     fn may_have_expired(&self, write: &Write) -> bool {
-        let in_time = |next: &Write| next.ended_at.is_some_and(|at| Some(at) < write.expires_at);
+        let in_time = |next: &Write| {
+            let ended_at = self.time_of(next.ended);
+            ended_at.is_some() && ended_at < self.expires_at(write)
+        };
         let takes_over = |next: &Write| {
-            let stays = !next.expires && !next.is_removal && next.fate == Fate::Done;
+            let stays = next.lifetime.is_none() && !next.is_removal && next.fate == Fate::Done;
             stays && in_time(next) && write.is_older(next)
         };
-        !self.of(write.id).any(takes_over)
+        self.may_have_expired_by(write, self.now) && !self.of(write.id).any(takes_over)
     }
 
     /// A write begins.
@@ -245,10 +276,7 @@ impl Model {
             tag: TagOf::Nothing,
             tag_was: 0,
             is_durable: false,
-            expires: false,
-            expires_at: None,
-            expired_at: None,
-            ended_at: None,
+            lifetime: None,
             len,
         });
         self.writes.len() - 1
@@ -297,12 +325,33 @@ impl Model {
     /// A member of a batch has returned, whose highest LSN this is.
     pub fn end_below(&mut self, write: WriteId, highest: Lsn, is_durable: bool) {
         let ended = self.tick();
+        if self.writes[write].begun > self.refuses_since {
+            self.complain(format!("write {write} took effect after a flush had failed"));
+        }
         let write = &mut self.writes[write];
         (write.ended, write.fate, write.at_most) = (ended, Fate::Done, highest);
-        write.ended_at = Some(Instant::now());
         write.is_durable |= is_durable;
         self.highest = self.highest.max(highest);
         self.last = self.last.max(highest);
+    }
+
+    /// A call has said that a flush has failed: no write takes effect that begins after that.
+    pub fn flush_failed(&mut self) {
+        self.refuses_since = self.refuses_since.min(self.tick());
+    }
+
+    /// Returns whether writes are refused until the store is opened again.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.refuses_since < u64::MAX
+    }
+
+    /// A put or removal of its own has failed.
+    pub fn fail(&mut self, write: WriteId, error: &Error) {
+        // A removal that meets a full disk has changed nothing.
+        let is_full = matches!(error, Error::StorageFull);
+        let is_void = is_full && self.writes[write].is_removal;
+        self.end_without(write, if is_void { Fate::Never } else { fate_of(error) });
     }
 
     /// A write has failed, or changed nothing.
@@ -332,10 +381,9 @@ impl Model {
     /// What had expired when a read began is not shown.
     pub fn judge_expiry(&mut self, begun: u64, answer: Answer) {
         let Answer::Write(write, _) = answer else { return };
-        let expired_at = self.writes.get(write).and_then(|write| write.expired_at);
-        let begun = self.times.get((begun as usize).saturating_sub(1)).copied();
-        if expired_at.is_some() && expired_at < begun && !self.sets_clock && !self.is_damaged {
-            self.complain(format!("write {write} had expired at {expired_at:?}: {begun:?}"));
+        let has_expired = |its: &Write| self.has_expired(its, begun) && !self.is_damaged;
+        if self.writes.get(write).is_some_and(has_expired) {
+            self.complain(format!("write {write} had expired"));
         }
     }
 
@@ -364,7 +412,7 @@ impl Model {
         let older = |one: &Write, other: &Write| {
             if at_opening { self.is_older_at_opening(one, other) } else { one.is_older(other) }
         };
-        if self.sets_clock && self.of(id).any(|write| write.expires) {
+        if self.sets_clock && self.of(id).any(|write| write.lifetime.is_some()) {
             return None;
         }
         match answer {
@@ -397,7 +445,8 @@ impl Model {
             Answer::Nothing => {
                 let ends = |write: &&Write| {
                     // After power loss what took over may be gone.
-                    let expired = write.expires && (at_opening || self.may_have_expired(write));
+                    let expires = write.lifetime.is_some();
+                    let expired = expires && (at_opening || self.may_have_expired(write));
                     (write.is_removal || expired) && write.may_be_seen()
                 };
                 let puts = self.of(id).filter(must).filter(|write| !ends(write));
@@ -420,148 +469,6 @@ impl Model {
     pub fn durable_up_to(&mut self, lsn: Lsn) {
         for write in self.writes.iter_mut().filter(|write| write.is_up_to(lsn)) {
             write.is_durable = true;
-        }
-    }
-
-    /// Judges a conditional write that did not take effect because of `current`.
-    pub fn judge_condition(
-        &mut self,
-        id: Id,
-        begun: u64,
-        condition: Condition,
-        current: Option<Lsn>,
-    ) {
-        let holds = match condition {
-            Condition::Absent => current.is_none(),
-            Condition::Present => current.is_some(),
-            Condition::Lsn(lsn) => current == Some(lsn),
-            _ => false,
-        };
-        if self.is_damaged {
-            return;
-        }
-        if holds {
-            self.complain(format!("id {id}: {condition:?} failed, but it holds of {current:?}"));
-        }
-        let newer = |write: &Write| {
-            let counts = write.fate == Fate::Done && write.ended < begun;
-            counts && current.is_some() && write.lsn > current
-        };
-        if self.of(id).any(newer) {
-            self.complain(format!("id {id}: a condition saw {current:?}, which is too old"));
-        }
-    }
-}
-
-/// Openings.
-impl Model {
-    /// An opening showed this of each id: judges it, and takes it for the present.
-    pub fn reopened(&mut self, end: End, kept: Kept, answers: &[Answer]) {
-        let shown = |answer: &Answer| match answer {
-            Answer::Write(_, lsn) => Some(*lsn),
-            Answer::Nothing => None,
-        };
-        let last = answers.iter().filter_map(shown).max();
-        let must = |write: &Write| {
-            let is_kept = write.fate == Fate::Done || write.shown < u64::MAX;
-            let before_last = kept == Kept::Prefix && last.is_some_and(|last| write.is_up_to(last));
-            is_kept && (end != End::PowerLoss || write.is_durable || before_last)
-        };
-        let objections = answers.iter().enumerate();
-        let objections =
-            objections.filter_map(|(id, answer)| self.objection(id, *answer, true, must));
-        let mut found: Vec<_> =
-            objections.map(|what| format!("after {end:?}, last {last:?}: {what}")).collect();
-        self.complaints.append(&mut found);
-        if end != End::PowerLoss || kept != Kept::Records {
-            self.judge_batches(kept, answers);
-        }
-        (self.last, self.copies) = (Lsn::ZERO, 0);
-        for (id, answer) in answers.iter().enumerate() {
-            self.take_as_present(id, end, *answer);
-        }
-    }
-
-    /// Judges a backup as of an LSN, which began at this moment.
-    pub fn judge_copy(&mut self, begun: u64, lsn: Lsn, answers: &[Answer]) {
-        let must = |write: &Write| {
-            write.fate == Fate::Done && (write.ended < begun || write.is_up_to(lsn))
-        };
-        for (id, answer) in answers.iter().enumerate() {
-            if let Some(what) = self.objection(id, *answer, true, must) {
-                self.complain(format!("a backup as of {lsn}: {what}"));
-            }
-            if !self.is_damaged && matches!(answer, Answer::Write(_, its) if *its > lsn) {
-                self.complain(format!("a backup as of {lsn} has {answer:?}"));
-            }
-        }
-        self.judge_batches(Kept::Prefix, answers);
-    }
-
-    /// Members of one batch are there together. One that was appended again is a record of its own.
-    fn judge_batches(&mut self, kept: Kept, answers: &[Answer]) {
-        if self.is_damaged {
-            return;
-        }
-        let shows = |n: usize, write: &Write| match answers.get(write.id) {
-            Some(Answer::Write(shown, _)) => *shown == n,
-            _ => false,
-        };
-        let all = || self.writes.iter().enumerate();
-        let mut found = Vec::new();
-        let counts =
-            |write: &Write| write.batch.is_some() && (kept == Kept::Prefix || !self.races(write));
-        for (_, one) in all().filter(|(n, write)| counts(write) && shows(*n, write)) {
-            let members =
-                all().filter(|(_, other)| other.batch == one.batch && other.may_be_seen());
-            for (n, member) in members {
-                // A later write, in the batch or of another call, may have replaced it.
-                let replaces = |(other, write): (usize, &Write)| {
-                    let later = other > n && write.batch == member.batch;
-                    let may =
-                        write.batch != member.batch && !self.is_older_at_opening(write, member);
-                    write.id == member.id && write.may_be_seen() && (later || may)
-                };
-                if !shows(n, member) && !member.is_removal && !all().any(replaces) {
-                    let others: Vec<_> = self.of(member.id).collect();
-                    found.push(format!(
-                        "of batch {:?} id {} is missing: {others:?}",
-                        one.batch, member.id
-                    ));
-                }
-            }
-        }
-        self.complaints.append(&mut found);
-    }
-
-    fn take_as_present(&mut self, id: Id, end: End, answer: Answer) {
-        self.learn(answer);
-        let ends = |write: &Write| write.may_be_seen() && (write.is_removal || write.expires);
-        // What may have been committed, and replaced, may come back until power is lost: what
-        // replaced it may not be on the device.
-        let is_replaced = answer != Answer::Nothing || self.of(id).any(ends);
-        if answer == Answer::Nothing && self.of(id).any(Write::may_be_seen) {
-            // Whichever removal it was: nothing older may show from now on.
-            let removal = self.begin(id, true, 0, None);
-            self.writes[removal].fate = Fate::Done;
-            self.writes[removal].ended = self.tick();
-        }
-        let now = self.now;
-        // A conditional write that a member of a batch has outdone is void for good.
-        let outdone =
-            |write: &Write| matches!(answer, Answer::Write(_, lsn) if write.lsn > Some(lsn));
-        for (n, write) in self.writes.iter_mut().enumerate().filter(|(_, write)| write.id == id) {
-            if matches!(answer, Answer::Write(shown, _) if shown == n) {
-                (write.fate, write.ended) = (Fate::Done, write.ended.min(now));
-                write.at_most = write.lsn.unwrap_or(write.at_most);
-            } else if end == End::PowerLoss
-                || outdone(write)
-                || (write.fate != Fate::Done && !is_replaced)
-            {
-                write.fate = Fate::Never;
-            } else if write.fate == Fate::Pending {
-                (write.fate, write.ended) = (Fate::Uncertain, now);
-            }
         }
     }
 }
