@@ -178,7 +178,8 @@ const USUAL: [u32; KINDS] =
     [30, 4, 8, 4, 12, 6, 10, 2, 2, 6, 2, 2, 4, 3, 8, 1, 1, 2, 3, 2, 2, 1, 1, 2, 2];
 
 /// Overwriting and compacting, and little else.
-const CHURN: [u32; KINDS] = [30, 2, 0, 0, 6, 0, 2, 0, 0, 3, 0, 0, 3, 0, 12, 2, 0, 2, 2, 0, 0, 0, 0, 0, 0];
+const CHURN: [u32; KINDS] =
+    [30, 2, 0, 0, 6, 0, 2, 0, 0, 3, 0, 0, 3, 0, 12, 2, 0, 2, 2, 0, 0, 0, 0, 0, 0];
 
 /// Conditional writes and removals of the same ids, and what compaction makes of them.
 const CONTEST: [u32; KINDS] =
@@ -219,7 +220,8 @@ impl Life {
     pub fn has_failing_calls(&self) -> bool {
         let faults = &self.faults;
         let lacks = [faults.no_room, faults.no_descriptor, faults.no_mapping, faults.no_thread];
-        faults.flush_fails + faults.write_back_fails + faults.read_fails + lacks.iter().sum::<u64>() > 0
+        faults.flush_fails + faults.write_back_fails + faults.read_fails + lacks.iter().sum::<u64>()
+            > 0
     }
 
     fn draw(

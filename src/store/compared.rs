@@ -31,12 +31,12 @@ impl Store {
         let in_use: Vec<_> = engine.log().in_use(&guard).map(Segment::id).collect();
         let missing = self.core.live_manifest.missing();
         let (named, next) = (&manifest.segments, manifest.next_sequence);
-        let unnamed = in_use.iter().find(|id| {
-            !named.contains(id) && (id.role == Role::Copies || id.sequence < next)
-        });
+        let unnamed = in_use
+            .iter()
+            .find(|id| !named.contains(id) && (id.role == Role::Copies || id.sequence < next));
         let gone = named.iter().find(|id| !in_use.contains(id) && !missing.contains(id));
-        unnamed.map(|id| format!("the manifest does not name {id:?}")).or_else(|| {
-            gone.map(|id| format!("the manifest names {id:?}, which is not in use"))
-        })
+        unnamed
+            .map(|id| format!("the manifest does not name {id:?}"))
+            .or_else(|| gone.map(|id| format!("the manifest names {id:?}, which is not in use")))
     }
 }

@@ -95,6 +95,7 @@ impl Process {
     }
 
     pub fn run(self) {
+        lock(&self.model).begin_process();
         let path = lock(&self.model).path;
         let store = match options(&self.plan, self.life(), self.exists).open(path) {
             Ok(store) => store,
@@ -149,16 +150,12 @@ impl Process {
         let mut model = lock(&self.model);
         let allowed = match error {
             // Of a limit, too, where a write had to be appended again.
-            Error::StorageFull => {
-                faults.no_room > 0 || settings.disk_bytes < ROOMY || limits
-            }
+            Error::StorageFull => faults.no_room > 0 || settings.disk_bytes < ROOMY || limits,
             Error::FlushFailed(_) => flush_fails,
             Error::ResourceLimit { .. } => limits,
             // Where nothing is verified, a damaged LSN may have been shown.
             Error::UnknownLsn(_) | Error::Corrupt { .. } => model.is_damaged,
-            Error::Io { .. } => {
-                flush_fails || faults.no_thread > 0 || faults.read_fails > 0
-            }
+            Error::Io { .. } => flush_fails || faults.no_thread > 0 || faults.read_fails > 0,
             _ => false,
         };
         if !allowed {
@@ -176,7 +173,8 @@ struct Task<'a> {
     store: &'a Store,
 }
 
-impl Task<'_> {    fn model(&self) -> MutexGuard<'_, Model> {
+impl Task<'_> {
+    fn model(&self) -> MutexGuard<'_, Model> {
         lock(&self.process.model)
     }
 

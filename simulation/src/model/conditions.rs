@@ -57,7 +57,9 @@ impl Model {
             _ => true,
         };
         if !held && self.is_judged(id) {
-            self.complain(format!("id {id}: write {write} ({lsn}) took effect under {condition:?}"));
+            self.complain(format!(
+                "id {id}: write {write} ({lsn}) took effect under {condition:?}"
+            ));
         }
     }
 
@@ -85,7 +87,7 @@ impl Model {
         put.fate == Fate::Done
             && put.ended < begun
             && !put.is_removal
-            && !self.may_have_expired_by(put, self.now)
+            && !self.may_have_expired(put)
             && !self.of(put.id).filter(|other| other.begun != put.begun).any(ends)
     }
 
@@ -107,9 +109,8 @@ impl Model {
     #[must_use]
     pub fn is_gone(&self, write: WriteId, at: u64) -> bool {
         let Some(write) = self.writes.get(write) else { return false };
-        let replaces = |other: &Write| {
-            other.fate == Fate::Done && other.ended < at && write.is_older(other)
-        };
+        let replaces =
+            |other: &Write| other.fate == Fate::Done && other.ended < at && write.is_older(other);
         write.fate == Fate::Done && self.of(write.id).any(replaces)
     }
 }

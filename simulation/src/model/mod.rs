@@ -237,15 +237,15 @@ impl Model {
         !self.sets_clock && expired_at.is_some() && expired_at < self.time_of(tick)
     }
 
-    /// Returns whether a write may have expired by this tick.
-    fn may_have_expired_by(&self, write: &Write, tick: u64) -> bool {
-        write.lifetime.is_some()
-            && (self.sets_clock || self.expires_at(write) <= self.time_of(tick))
+    /// Returns whether a write may have expired by now.
+    fn may_have_expired(&self, write: &Write) -> bool {
+        let is_over = || self.expires_at(write) <= Some(Instant::now());
+        write.lifetime.is_some() && (self.sets_clock || is_over())
     }
 
     /// Returns whether the id may have been without a version because this one had expired: not if
     /// a newer one was there before, which does not expire.
-    fn may_have_expired(&self, write: &Write) -> bool {
+    fn may_be_without(&self, write: &Write) -> bool {
         let in_time = |next: &Write| {
             let ended_at = self.time_of(next.ended);
             ended_at.is_some() && ended_at < self.expires_at(write)
@@ -254,7 +254,7 @@ impl Model {
             let stays = next.lifetime.is_none() && !next.is_removal && next.fate == Fate::Done;
             stays && in_time(next) && write.is_older(next)
         };
-        self.may_have_expired_by(write, self.now) && !self.of(write.id).any(takes_over)
+        self.may_have_expired(write) && !self.of(write.id).any(takes_over)
     }
 
     /// A write begins.
@@ -333,6 +333,11 @@ impl Model {
         write.is_durable |= is_durable;
         self.highest = self.highest.max(highest);
         self.last = self.last.max(highest);
+    }
+
+    /// A process begins.
+    pub fn begin_process(&mut self) {
+        (self.last, self.copies, self.refuses_since) = (Lsn::ZERO, 0, u64::MAX);
     }
 
     /// A call has said that a flush has failed: no write takes effect that begins after that.
@@ -446,7 +451,7 @@ impl Model {
                 let ends = |write: &&Write| {
                     // After power loss what took over may be gone.
                     let expires = write.lifetime.is_some();
-                    let expired = expires && (at_opening || self.may_have_expired(write));
+                    let expired = expires && (at_opening || self.may_be_without(write));
                     (write.is_removal || expired) && write.may_be_seen()
                 };
                 let puts = self.of(id).filter(must).filter(|write| !ends(write));

@@ -25,7 +25,6 @@ impl Model {
         if end != End::PowerLoss || kept != Kept::Records {
             self.judge_batches(kept, answers);
         }
-        (self.last, self.copies, self.refuses_since) = (Lsn::ZERO, 0, u64::MAX);
         for (id, answer) in answers.iter().enumerate() {
             self.take_as_present(id, end, *answer);
         }
@@ -85,7 +84,8 @@ impl Model {
 
     fn take_as_present(&mut self, id: Id, end: End, answer: Answer) {
         self.learn(answer);
-        let ends = |write: &Write| write.may_be_seen() && (write.is_removal || write.lifetime.is_some());
+        let ends =
+            |write: &Write| write.may_be_seen() && (write.is_removal || write.lifetime.is_some());
         // What may have been committed, and replaced, may come back until power is lost: what
         // replaced it may not be on the device.
         let is_replaced = answer != Answer::Nothing || self.of(id).any(ends);
