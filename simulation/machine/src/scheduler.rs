@@ -30,7 +30,8 @@ pub enum Policy {
         /// 1: a new choice at every point.
         stays: u32,
     },
-    /// The task with the highest priority; at `changes` points the one that runs gets the lowest.
+    /// The task with the highest priority; at `changes` points the one that runs gets the lowest,
+    /// and at few points later, so that nobody waits for ever.
     /// Source: Burckhardt et al., "A randomized scheduler with probabilistic guarantees of finding
     /// bugs", ASPLOS 2010.
     Priorities {
@@ -121,6 +122,8 @@ thread_local! {
 
 /// Bytes of a task's stack.
 const STACK_BYTES: usize = 512 << 10;
+/// By priorities, after so many points the task that runs gets the lowest.
+const TURN: u64 = 1 << 16;
 /// Nanoseconds that pass at a point.
 const TICK: u64 = 1_000;
 /// A task that is stopped for long stays so for up to two to the power of this points.
@@ -137,6 +140,8 @@ pub struct Scheduler {
     dice: fastrand::Rng,
     changes: Vec<u64>,
     lowest: u64,
+    /// The next point that changes priorities whatever was drawn.
+    turn_ends: u64,
     processes: Vec<(ProcessId, Arc<AtomicU64>)>,
     made: ProcessId,
     panicked: Option<String>,
@@ -180,6 +185,7 @@ impl Scheduler {
             dice,
             changes,
             lowest: u64::MAX / 2,
+            turn_ends: TURN,
             processes: Vec::new(),
             made: 0,
             panicked: None,
@@ -388,7 +394,12 @@ impl Scheduler {
                 self.dice.choice(&able).copied()
             }
             Policy::Priorities { .. } => {
-                if let Some(id) = current.filter(|_| self.changes.contains(&self.steps)) {
+                let is_over = self.steps >= self.turn_ends;
+                if is_over {
+                    self.turn_ends = self.steps + TURN;
+                }
+                let is_change = is_over || self.changes.contains(&self.steps);
+                if let Some(id) = current.filter(|_| is_change) {
                     self.lowest -= 1;
                     self.tasks[id].priority = self.lowest;
                 }
@@ -408,7 +419,7 @@ impl Scheduler {
     /// The next point at which priorities change, or one that was stopped goes on.
     fn next_change(&self) -> u64 {
         let stopped = self.alive.iter().map(|&id| self.tasks[id].stopped_until);
-        let points = stopped.chain(self.changes.iter().copied());
+        let points = stopped.chain(self.changes.iter().copied()).chain([self.turn_ends]);
         points.filter(|at| *at > self.steps).min().unwrap_or(u64::MAX)
     }
 

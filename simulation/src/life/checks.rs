@@ -183,12 +183,15 @@ impl Task<'_> {
         true
     }
 
-    /// On a disk without room, what is dead as a whole goes all the same.
+    /// On a disk without room, what is dead as a whole goes all the same; but a removal, and
+    /// what a record that expired becomes, may have to stay.
     fn judge_full(&self, error: &Error) {
         let dead = |segment: &&SegmentStats| {
             segment.state == SegmentState::Sealed
+                && segment.role == SegmentRole::Log
                 && segment.live_bytes + segment.needed_bytes == 0
                 && segment.dead_bytes > 0
+                && !self.model().may_hold_removals(segment.sequence)
         };
         let in_use = self.segments_in_use();
         if matches!(error, Error::StorageFull)

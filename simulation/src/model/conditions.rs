@@ -3,6 +3,9 @@
 use super::{Fate, Id, Model, Write, WriteId};
 use stratalog::{Condition, Lsn};
 
+/// Bits of an LSN below the number of its segment.
+const SLOT_BITS: u32 = 24;
+
 impl Model {
     /// Judges a conditional write that did not take effect because of `current`.
     pub fn judge_condition(
@@ -112,5 +115,18 @@ impl Model {
         let replaces =
             |other: &Write| other.fate == Fate::Done && other.ended < at && write.is_older(other);
         write.fate == Fate::Done && self.of(write.id).any(replaces)
+    }
+
+    /// Returns whether a segment may hold a removal, or a record that expires.
+    #[must_use]
+    pub fn may_hold_removals(&self, sequence: u64) -> bool {
+        let is_in = |write: &Write| match write.fate {
+            Fate::Done => write.lsn.unwrap_or(write.at_most).as_u64() >> SLOT_BITS == sequence,
+            // Where it was written nobody knows.
+            _ => true,
+        };
+        self.writes.iter().any(|write| {
+            (write.is_removal || write.lifetime.is_some()) && write.may_be_seen() && is_in(write)
+        })
     }
 }

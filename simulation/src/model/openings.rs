@@ -70,7 +70,8 @@ impl Model {
                         write.batch != member.batch && !self.is_older_at_opening(write, member);
                     write.id == member.id && write.may_be_seen() && (later || may)
                 };
-                if !shows(n, member) && !member.is_removal && !all().any(replaces) {
+                let is_over = member.is_removal || self.may_have_expired(member);
+                if !shows(n, member) && !is_over && !all().any(replaces) {
                     let others: Vec<_> = self.of(member.id).collect();
                     found.push(format!(
                         "of batch {:?} id {} is missing: {others:?}",
