@@ -1,5 +1,6 @@
 //! A plan: what one seed does. Drawn before anything runs, so that it can be shrunk.
 
+use simulated_machine::disk::PAGE;
 use simulated_machine::{Faults, Grain, Policy, Settings};
 
 /// Bytes of a disk that is never full.
@@ -129,6 +130,11 @@ fn chance(dice: &mut fastrand::Rng, one_in_seeds: u32, often: u64, seldom: u64) 
     if one_in(dice, one_in_seeds) { dice.u64(often..seldom) } else { 0 }
 }
 
+/// Bytes of a disk that is soon full, of any number of blocks.
+fn small_disk(dice: &mut fastrand::Rng, segment_bytes: u64) -> u64 {
+    segment_bytes * dice.u64(6..30) + PAGE as u64 * dice.u64(0..16)
+}
+
 impl Plan {
     /// Draws the plan of a seed.
     #[must_use]
@@ -140,7 +146,7 @@ impl Plan {
             0 => Policy::Priorities { changes: dice.u32(1..8), within: dice.u64(200..20_000) },
             _ => Policy::Uniform { stays: 1 << dice.u32(0..6) },
         };
-        let profile = dice.usize(0..6);
+        let profile = dice.usize(0..7);
         let contests = profile == 2;
         let stops = if contests { 1 } else { 3 };
         let settings = Settings {
@@ -148,7 +154,7 @@ impl Plan {
             grain: if size == Size::Fine { Grain::Fine } else { Grain::Coarse },
             policy,
             stops_one_in: chance(dice, stops, 100, 3_000),
-            disk_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(6..30) } else { ROOMY },
+            disk_bytes: if one_in(dice, 6) { small_disk(dice, segment_bytes) } else { ROOMY },
             memory_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(2..40) } else { 0 },
             open_files_max: if one_in(dice, 6) { dice.u64(16..64) } else { 1024 },
             mappings_max: if one_in(dice, 16) { dice.u64(12..64) } else { MAPPINGS_MAX },
@@ -185,11 +191,16 @@ const CHURN: [u32; KINDS] =
 const CONTEST: [u32; KINDS] =
     [14, 0, 20, 6, 22, 4, 6, 0, 2, 2, 8, 2, 8, 2, 16, 5, 0, 1, 3, 0, 0, 0, 0, 2, 0];
 
+/// What expires and is overwritten, beside reads and walks.
+const EXPIRY: [u32; KINDS] =
+    [20, 4, 4, 24, 4, 2, 8, 2, 2, 4, 16, 8, 2, 0, 6, 2, 0, 1, 6, 0, 2, 0, 0, 4, 2];
+
 impl Weights {
     fn draw(dice: &mut fastrand::Rng, profile: usize) -> Self {
         match profile {
             0 | 1 => return Self(CHURN),
             2 => return Self(CONTEST),
+            3 => return Self(EXPIRY),
             _ => {}
         }
         let mut weights = USUAL;
@@ -236,7 +247,7 @@ impl Life {
             Size::Fine => dice.usize(2..4),
             Size::Large => dice.usize(2..6),
         };
-        let each = if size == Size::Large { dice.usize(10..60) } else { 15 };
+        let each = if size == Size::Large { dice.usize(10..60) } else { 30 / threads };
         // Few records fit a segment, or many.
         let longest = match dice.u32(0..4) {
             0 => 300,
