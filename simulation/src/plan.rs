@@ -147,13 +147,16 @@ impl Plan {
             _ => Policy::Uniform { stays: 1 << dice.u32(0..6) },
         };
         let profile = dice.usize(0..7);
-        let contests = profile == 2;
-        let stops = if contests { 1 } else { 3 };
+        let stops_one_in = match profile {
+            // Whoever is stopped in the middle of a conditional write lets others overtake it.
+            2 => dice.u64(20..600),
+            _ => chance(dice, 3, 100, 3_000),
+        };
         let settings = Settings {
             seed: dice.u64(..),
             grain: if size == Size::Fine { Grain::Fine } else { Grain::Coarse },
             policy,
-            stops_one_in: chance(dice, stops, 100, 3_000),
+            stops_one_in,
             disk_bytes: if one_in(dice, 6) { small_disk(dice, segment_bytes) } else { ROOMY },
             memory_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(2..40) } else { 0 },
             open_files_max: if one_in(dice, 6) { dice.u64(16..64) } else { 1024 },

@@ -477,6 +477,8 @@ pub fn tidy_up(
         Err(Error::StorageFull) => return Ok(()),
         Err(error) => return Err(error),
     }
+    // Without room for it the next one is replaced as any file.
+    files.directory().keep_next_manifest(0).unwrap_or(());
     if leftovers.blank.is_empty() {
         return Ok(());
     }

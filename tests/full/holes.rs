@@ -3,7 +3,7 @@
 use super::{Small, has_spares, options, pause, punch, put, run, text};
 use rustix::fs::{Advice, FallocateFlags};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use stratalog::internals::format::header::{BOOT_AT, FLUSH_AT, FlushNote, Identity, encode_flush};
@@ -258,4 +258,27 @@ fn a_sparse_copy_of_what_was_killed_inside_a_flush_opens_or_says_that_it_cannot(
     }
     read_in_a_row(&sparse);
     assert_eq!(records_after_a_full_disk(&disk, &sparse), 25);
+}
+
+/// A sparse copy had no blocks for the next manifest: on a full disk none could be written.
+#[test]
+fn an_opening_gives_the_file_for_the_next_manifest_its_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let open = || options().open(&path).unwrap();
+    open().close().unwrap();
+    open().close().unwrap();
+    let next = File::options().write(true).open(path.join("MANIFEST.next")).unwrap();
+    let len = next.metadata().unwrap().len();
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&next, hole, 0, len).unwrap();
+    assert_eq!(blocks(&path), 0);
+    let before = std::fs::read(path.join("MANIFEST")).unwrap();
+    open().close().unwrap();
+    assert_eq!(std::fs::read(path.join("MANIFEST")).unwrap(), before, "it was replaced");
+    assert!(blocks(&path) * 512 >= len);
+}
+
+fn blocks(path: &Path) -> u64 {
+    std::fs::metadata(path.join("MANIFEST.next")).unwrap().blocks()
 }
