@@ -11,6 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Lives after those of the plan, which only look: what the first shows, the second shows, too.
 const LOOKS: usize = 2;
 
+/// What the machine counts when a thread other than the first panics.
+const PANIC: &str = "panic of a thread";
+
 /// What a run came to.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -129,6 +132,9 @@ impl Run {
         }
         if let Some(complaint) = lock(&self.model).complaints.first() {
             return Err(complaint.clone());
+        }
+        if self.machine.counts().iter().any(|(what, _)| *what == PANIC) {
+            return Err(PANIC.to_owned());
         }
         let end = self.end(id, outcome, life.ending)?;
         let is_shown = *is_shown.lock().unwrap_or_else(PoisonError::into_inner);

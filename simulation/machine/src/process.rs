@@ -55,6 +55,12 @@ pub fn waits_for_others() -> u64 {
     calling().scheduler().waits_for_others()
 }
 
+/// Returns for how many nanoseconds the calling task has meant to sleep.
+#[must_use]
+pub fn slept() -> u64 {
+    calling().scheduler().slept()
+}
+
 /// From now on no call fails.
 pub fn be_well() {
     calling().set_faults(Faults::default());
@@ -90,6 +96,15 @@ pub fn mapped_files() -> (usize, usize) {
     let machine = calling();
     let process = machine.scheduler().process();
     machine.disk().mapped_files(process)
+}
+
+/// Returns how many bytes the files in a directory take on the disk.
+#[must_use]
+pub fn allocated_in(path: &str) -> u64 {
+    let machine = calling();
+    let disk = machine.disk();
+    let files = disk.find(0, path.as_ref()).map(|found| disk.inodes_in(found));
+    files.into_iter().flatten().map(|ino| disk.about(ino).allocated).sum()
 }
 
 /// Returns the names in a directory.

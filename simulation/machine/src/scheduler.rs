@@ -101,6 +101,8 @@ struct Task {
     /// How often it has waited, and for others: not for time alone.
     waits: u64,
     waits_for_others: u64,
+    /// Nanoseconds that it meant to sleep, all together.
+    slept: u64,
     stack: Option<Stack>,
     locals: Vec<(usize, Rc<dyn Any>)>,
 }
@@ -257,6 +259,7 @@ impl Scheduler {
             priority,
             waits: 0,
             waits_for_others: 0,
+            slept: 0,
             stack: Some(stack),
             locals: Vec::new(),
         });
@@ -521,6 +524,11 @@ impl Scheduler {
         self.current.map_or(0, |id| self.tasks[id].waits_for_others)
     }
 
+    /// Nanoseconds for which the current task has meant to sleep.
+    pub(crate) fn slept(&self) -> u64 {
+        self.current.map_or(0, |id| self.tasks[id].slept)
+    }
+
     fn count_wait(&mut self, is_for_others: bool) {
         if let Some(id) = self.current {
             self.tasks[id].waits += 1;
@@ -539,6 +547,10 @@ impl Scheduler {
             scheduler.steps += 1;
             scheduler.tasks[current].state = State::Waiting { on, deadline };
             scheduler.count_wait(on != SLEEP);
+            if on == SLEEP {
+                let until = deadline.unwrap_or(u64::MAX);
+                scheduler.tasks[current].slept += until.saturating_sub(machine.now());
+            }
             scheduler.earliest = scheduler.earliest.min(deadline.unwrap_or(u64::MAX));
             current
         };

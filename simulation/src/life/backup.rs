@@ -4,7 +4,7 @@ use super::{Task, embedding, name};
 use crate::model::Answer;
 use crate::plan::ROOMY;
 use simulated_machine::note;
-use stratalog::{Compaction, Error, Lsn, Options, Record};
+use stratalog::{Compaction, Error, Lsn, Options, Record, Store};
 
 impl Task<'_> {
     /// Takes a backup, opens it, compares it, and goes on with it.
@@ -28,19 +28,7 @@ impl Task<'_> {
         let plan = &self.process.plan;
         let options = Options::new().flush_interval(None).compaction(Compaction::Manual);
         let copy = options.open(path)?;
-        let read = || -> Result<Vec<Answer>, Error> {
-            let pinned = copy.pin();
-            let ids = 0..plan.ids;
-            ids.map(|id| {
-                let found = pinned.get(name(id))?;
-                let answer = |record: Record<'_>| {
-                    let tag = record.tag();
-                    self.answer_since((&record, tag), tags)
-                };
-                Ok(found.map_or(Answer::Nothing, answer))
-            })
-            .collect()
-        };
+        let read = || self.answers_of(&copy, tags);
         let before = read()?;
         self.model().judge_copy(begun, lsn, &before);
         let next = copy.put("extra", &embedding(0, plan.dimension), "extra")?;
@@ -65,11 +53,51 @@ impl Task<'_> {
             self.model().complain(format!("a backup keeps garbage: {stats:?}"));
         }
         copy.close()?;
-        let again = Options::new().read_only(true).open(again)?;
+        let path = again;
+        let again = Options::new().read_only(true).open(&path)?;
         let is_clean = again.verify()?.is_clean() || self.model().is_damaged;
         if !again.contains("extra") || !is_clean {
             self.model().complain("a backup of a backup is not as it was".to_owned());
         }
+        let held = self.answers_of(&again, tags)?;
+        self.model().backups.push((path, held));
         again.close()
+    }
+
+    /// What a copy holds.
+    fn answers_of(&self, copy: &Store, tags: &[u64]) -> Result<Vec<Answer>, Error> {
+        let pinned = copy.pin();
+        let ids = 0..self.process.plan.ids;
+        ids.map(|id| {
+            let found = pinned.get(name(id))?;
+            let answer = |record: Record<'_>| {
+                let tag = record.tag();
+                self.answer_since((&record, tag), tags)
+            };
+            Ok(found.map_or(Answer::Nothing, answer))
+        })
+        .collect()
+    }
+
+    /// A backup is on the device when it returns.
+    pub(super) fn look_at_backups(&self) {
+        let backups = self.model().backups.clone();
+        for (path, held) in backups {
+            let look = || -> Result<_, Error> {
+                let copy = Options::new().read_only(true).open(&path)?;
+                let found = self.answers_of(&copy, &[])?;
+                copy.close()?;
+                Ok(found)
+            };
+            let expires = self.model().writes.iter().any(|write| write.lifetime.is_some());
+            match look() {
+                Ok(found) if found == held || expires || self.model().is_damaged => {}
+                Ok(found) => self.model().complain(format!("{path} held {held:?}, now {found:?}")),
+                Err(Error::NotFound(path)) => {
+                    self.model().complain(format!("the backup {} is gone", path.display()));
+                }
+                Err(error) => self.process.judge_error("copy", &error),
+            }
+        }
     }
 }

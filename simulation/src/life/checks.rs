@@ -6,7 +6,7 @@ use crate::plan::{MAPPINGS_MAX, ROOMY};
 use simulated_machine::{note, process, thread};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use stratalog::{Error, Lsn, Metric, SegmentRole, SegmentState, SegmentStats};
+use stratalog::{Error, Lsn, Metric, Options, SegmentRole, SegmentState, SegmentStats};
 
 /// Preallocated segments, and one that is being made.
 const AHEAD: usize = 4;
@@ -56,11 +56,19 @@ impl Task<'_> {
         let begins = hits.starts_with(&few) && few.len() == hits.len().min(FEW);
         hits.sort_unstable();
         let (len, tail) = (self.store.len(), self.store.stats().tail);
+        let records = self.store.recovery().records;
         let mut model = self.model();
         // Records may expire in between.
         let expires = model.writes.iter().any(|write| write.lifetime.is_some()) || model.is_damaged;
-        if !expires && (seen != there || hits != there || len != there.len() || !begins) {
-            let found = format!("iter {seen:?}, search {hits:?} {few:?}, len {len}");
+        if !expires
+            && (seen != there
+                || hits != there
+                || len != there.len()
+                || records != len as u64
+                || !begins)
+        {
+            let found =
+                format!("iter {seen:?}, search {hits:?} {few:?}, len {len}, {records} recovered");
             model.complain(format!("get finds {there:?}, {found}"));
         }
         // What a process wrote that could not tell its boot is not known to be of this one.
@@ -98,6 +106,13 @@ impl Task<'_> {
         let stats = self.store.stats();
         if stats.durable < durable {
             self.model().complain(format!("durable up to {durable} before {stats:?}"));
+        }
+        let path = self.model().path;
+        let again = Options::new().create(false).open(format!("/{path}"));
+        // It may just have got its other name.
+        let is_locked = matches!(again, Err(Error::Locked { .. } | Error::NotFound(_)));
+        if !is_locked && !self.process.life().has_failing_calls() && !self.process.has_few() {
+            self.model().complain(format!("it can be opened twice: {again:?}"));
         }
         let open = process::open_files();
         if open > OPEN_FILES {
@@ -220,6 +235,12 @@ impl Task<'_> {
         if differs && !is_damaged {
             return Some(format!("{live} bytes in {in_use:?} are live: {stats:?}"));
         }
+        let durable = self.store.durable_lsn();
+        let last = self.model().last;
+        let flushes = self.process.life().flush_millis.is_some();
+        if flushes && durable < last && !is_damaged && !self.process.has_failed_calls() {
+            return Some(format!("{last} was given, and only {durable} is durable"));
+        }
         let files = process::names_in(path);
         let has = |segment: &SegmentStats| {
             segment.path.file_name().is_some_and(|name| files.iter().any(|its| its == name))
@@ -238,6 +259,11 @@ impl Task<'_> {
         }
         if let Some(what) = self.store.manifest_disagreement().filter(|_| is_tidy && !is_damaged) {
             return Some(what);
+        }
+        let allocated = process::allocated_in(path);
+        // A block that a tag of a sparse copy takes is not counted until the next opening.
+        if stats.disk_bytes != allocated && is_tidy && !is_damaged && !life.is_sparse {
+            return Some(format!("the files take {allocated} bytes: {stats:?}, {files:?}"));
         }
         if !self.store.leads_to_segments() {
             return Some("the index leads to a segment that is gone".to_owned());

@@ -7,7 +7,7 @@ mod reads;
 mod writes;
 
 use crate::model::{End, Model, TagOf};
-use crate::plan::{Ending, Life, Operation, Plan, ROOMY};
+use crate::plan::{Ending, Life, MAPPINGS_MAX, Operation, Plan, ROOMY};
 use simulated_machine::{note, process, thread};
 use std::future::Future;
 use std::pin::pin;
@@ -104,6 +104,9 @@ impl Process {
         let task = Task { process: &self, store: &store };
         task.show(self.before.unwrap_or(End::Close));
         *self.is_shown.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        if self.before == Some(End::PowerLoss) {
+            task.look_at_backups();
+        }
         process::pause();
         let threads = &self.life().threads;
         thread::scope(|scope| {
@@ -123,6 +126,10 @@ impl Process {
         let begun = lock(&self.model).tick();
         if self.life().ending == Ending::Drop {
             drop(store);
+            // It ignores errors.
+            if !self.has_failed_calls() {
+                lock(&self.model).all_durable_before(begun);
+            }
         } else if let Err(error) = store.close() {
             return self.judge_error("close", &error);
         } else {
@@ -133,6 +140,17 @@ impl Process {
         }
     }
 
+    /// Returns whether there may be no further descriptor or mapping.
+    fn has_few(&self) -> bool {
+        let settings = &self.plan.settings;
+        settings.open_files_max < 1024 || settings.mappings_max < MAPPINGS_MAX
+    }
+
+    /// Returns whether calls of the system may have failed in this life or an earlier one.
+    fn has_failed_calls(&self) -> bool {
+        self.plan.lives.iter().take(self.life + 1).any(Life::has_failing_calls)
+    }
+
     /// An opening may be refused only because of a fault.
     fn judge_refusal(&self, error: &Error) {
         self.judge_error("open", error);
@@ -141,7 +159,7 @@ impl Process {
     fn judge_error(&self, what: &str, error: &Error) {
         let faults = &self.life().faults;
         let settings = &self.plan.settings;
-        let few = settings.open_files_max < 1024 || settings.mappings_max < 65_530;
+        let few = self.has_few();
         let limits = few || faults.no_descriptor > 0 || faults.no_mapping > 0;
         // What nobody was told when it failed is told a later process.
         let mut so_far = self.plan.lives.iter().take(self.life + 1);

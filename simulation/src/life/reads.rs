@@ -2,7 +2,7 @@
 
 use super::{TAG_SHIFT, Task, content, embedding, name, value_of};
 use crate::model::{Answer, TagOf};
-use simulated_machine::{process, thread};
+use simulated_machine::{process, thread, time};
 use std::time::Duration;
 use stratalog::{Error, Metric, Pinned, Record};
 
@@ -31,6 +31,15 @@ impl Task<'_> {
         {
             model.complain(format!("the bytes of write {value} are others than were put"));
         }
+        let (created, expires) = (record.created_at(), record.expires_at());
+        let is_right = model.writes.get(value).is_none_or(|write| {
+            let lifetime = write.lifetime.map(Duration::from_millis);
+            let in_time = write.begun_at <= created && created <= time::now();
+            (in_time || model.sets_clock) && expires == lifetime.map(|lasts| created + lasts)
+        });
+        if is_verified && !model.is_damaged && !is_right {
+            model.complain(format!("write {value} was made at {created:?}, until {expires:?}"));
+        }
         if is_verified && !model.is_damaged {
             let begins = tag >> TAG_SHIFT;
             let holds = model.writes.get(value).is_none_or(|write| match write.tag {
@@ -39,7 +48,9 @@ impl Task<'_> {
                     begins == value as u64 + 1 || tag == 0 && self.process.plan.settings.torn_units
                 }
                 TagOf::Nothing => begins == 0,
-                TagOf::Predecessor => true,
+                TagOf::Predecessor => {
+                    begins > 0 || !write.keeps_one || self.process.plan.settings.torn_units
+                }
             });
             let was = tags.get(value).copied().unwrap_or(0);
             let is_older = tag < was && model.writes[value].tag == TagOf::Write;
@@ -207,10 +218,16 @@ impl Task<'_> {
     pub(super) fn hold(&self, id: usize, millis: u64) {
         let pinned = self.store.pin();
         if let Ok(Some(record)) = pinned.get(name(id)) {
+            let tag = record.tag();
             let before = record.to_owned();
             thread::sleep(Duration::from_millis(millis));
             let same = record.content() == before.content && record.embedding() == before.embedding;
             let same = same && record.id() == before.id && record.lsn() == before.lsn;
+            let same = same && record.created_at() == before.created_at;
+            let same = same && record.expires_at() == before.expires_at;
+            // It only grows.
+            let same =
+                same && record.tag() >= before.tag && (tag..=record.tag()).contains(&before.tag);
             if !same && !self.model().is_damaged {
                 self.model().complain(format!("a record of id {id} has changed under a pin"));
             }

@@ -5,13 +5,20 @@ use crate::model::{Answer, Fate, TagOf, WriteId, fate_of};
 use simulated_machine::process;
 use stratalog::{Batch, Condition, Error, Lsn, NewRecord};
 
+/// How long a write of up to 64 KiB may be throttled; none here is longer.
+const DELAY_MAX_NS: u64 = 4_000_000;
+
 impl Task<'_> {
     /// A buffered write waits for nobody, whoever is stopped; but puts may be throttled.
     fn without_others<T>(&self, what: &str, write: impl FnOnce() -> T) -> T {
-        let waited = process::waits_for_others();
+        let (waited, slept) = (process::waits_for_others(), process::slept());
         let done = write();
         if process::waits_for_others() > waited && !self.process.life().is_synced {
             self.model().complain(format!("a {what} has waited"));
+        }
+        let slept = process::slept() - slept;
+        if slept > DELAY_MAX_NS && !self.process.life().is_synced {
+            self.model().complain(format!("a {what} has slept for {slept} ns"));
         }
         done
     }
@@ -43,6 +50,7 @@ impl Task<'_> {
             (model.writes[write].lifetime, model.writes[write].tag) = (lifetime, tag_of);
         }
         let done = self.without_others("put", || self.store.put_record(record));
+        self.model().note_kept(write);
         self.end_write("put", write, done);
     }
 
@@ -162,12 +170,14 @@ impl Task<'_> {
 
     pub(super) fn update_tag(&self, id: usize) {
         let begun = self.model().tick();
+        let tags = self.model().tags();
         let update = || self.store.update_tag(name(id), |tag| tag + 1);
         match self.without_others("update_tag", update) {
             Ok(Some(tag)) => {
                 let mut model = self.model();
                 model.judge_present("update_tag", id, begun);
                 if let Some(write) = (tag >> TAG_SHIFT).checked_sub(1) {
+                    model.judge_update(write as WriteId, tag, &tags);
                     model.note_tag(write as WriteId, tag);
                 }
             }

@@ -1,6 +1,6 @@
 //! Conditional writes, and others that say whether a record was there.
 
-use super::{Fate, Id, Model, Write, WriteId};
+use super::{Answer, Fate, Id, Model, Write, WriteId};
 use stratalog::{Condition, Lsn};
 
 /// Bits of an LSN below the number of its segment.
@@ -26,6 +26,14 @@ impl Model {
         }
         if holds {
             self.complain(format!("id {id}: {condition:?} failed, but it holds of {current:?}"));
+        }
+        let Some(lsn) = current else { return self.end_read(id, begun, Answer::Nothing) };
+        let is_it = |write: &Write| {
+            let has = write.lsn.map_or(lsn <= write.at_most, |its| its == lsn);
+            write.may_be_seen() && !write.is_removal && has
+        };
+        if !self.of(id).any(is_it) {
+            self.complain(format!("id {id}: a condition saw {lsn}, which it never had"));
         }
         let newer = |write: &Write| {
             let counts = write.fate == Fate::Done && write.ended < begun;

@@ -15,8 +15,8 @@ mod conditions;
 mod openings;
 
 use simulated_machine::note;
-use simulated_machine::time::Instant;
-use std::time::Duration;
+use simulated_machine::time::{self, Instant};
+use std::time::{Duration, SystemTime};
 use stratalog::{Error, Lsn};
 
 /// Number of an id.
@@ -56,6 +56,8 @@ pub struct Write {
     /// A put that races with it may be appended again: a conditional write, or a removal.
     pub is_conditional: bool,
     pub begun: u64,
+    /// The time of day then.
+    pub begun_at: SystemTime,
     pub ended: u64,
     pub fate: Fate,
     /// Its LSN, as far as anybody knows.
@@ -66,6 +68,8 @@ pub struct Write {
     pub shown: u64,
     pub batch: Option<usize>,
     pub tag: TagOf,
+    /// The tag that it keeps is that of a write.
+    pub keeps_one: bool,
     /// Its tag was this once, and only grows; power loss may bring an older one back.
     pub tag_was: u64,
     /// It survives power loss.
@@ -149,6 +153,10 @@ pub struct Model {
     pub sets_clock: bool,
     /// When a flush of this process had failed.
     refuses_since: u64,
+    /// Tags that updates have returned.
+    updated: Vec<u64>,
+    /// Backups that nobody has changed since, and what they hold.
+    pub backups: Vec<(String, Vec<Answer>)>,
     /// What is wrong; the first counts.
     pub complaints: Vec<String>,
 }
@@ -167,6 +175,8 @@ impl Default for Model {
             copies: 0,
             sets_clock: false,
             refuses_since: u64::MAX,
+            updated: Vec::new(),
+            backups: Vec::new(),
             complaints: Vec::new(),
         }
     }
@@ -267,6 +277,7 @@ impl Model {
             is_removal,
             is_conditional: is_removal,
             begun,
+            begun_at: time::now(),
             ended: u64::MAX,
             fate: Fate::Pending,
             lsn: None,
@@ -274,6 +285,7 @@ impl Model {
             shown: u64::MAX,
             batch,
             tag: TagOf::Nothing,
+            keeps_one: false,
             tag_was: 0,
             is_durable: false,
             lifetime: None,
@@ -297,8 +309,37 @@ impl Model {
         }
     }
 
+    /// An update has returned this tag, one above that which it found: nobody else's has, and it is
+    /// above what the tag was before.
+    pub fn judge_update(&mut self, write: WriteId, tag: u64, before: &[u64]) {
+        let Some(id) = self.writes.get(write).map(|write| write.id) else { return };
+        let keeps = self.of(id).any(|write| write.tag == TagOf::Predecessor);
+        let is_new = before.get(write).is_none_or(|was| tag > *was) && !self.updated.contains(&tag);
+        if !is_new && !keeps && !self.is_damaged {
+            self.complain(format!("an update of write {write} returned {tag:#x} again"));
+        }
+        self.updated.push(tag);
+    }
+
+    /// A put that keeps the tag has ended: notes whether the id had a tag all the time.
+    pub fn note_kept(&mut self, write: WriteId) {
+        let Write { id, begun, tag, .. } = self.writes[write];
+        let others = || self.of(id).filter(|other| other.begun != begun && other.may_be_seen());
+        let is_there = |put: &Write| {
+            put.fate == Fate::Done && put.ended < begun && others().all(|other| has_tag(put, other))
+        };
+        fn has_tag(put: &Write, other: &Write) -> bool {
+            let has = other.tag == TagOf::Write && !other.is_removal && other.lifetime.is_none();
+            has || other.is_older(put)
+        }
+        let keeps =
+            tag == TagOf::Predecessor && others().any(|put| has_tag(put, put) && is_there(put));
+        self.writes[write].keeps_one = keeps;
+    }
+
     /// Power loss may have taken what became of tags.
     pub fn forget_tags(&mut self) {
+        self.updated.clear();
         self.writes.iter_mut().for_each(|write| write.tag_was = 0);
     }
 

@@ -96,6 +96,15 @@ impl Model {
             self.writes[removal].fate = Fate::Done;
             self.writes[removal].ended = self.tick();
         }
+        // What had begun after the shown one had ended, and is not shown, is void for good.
+        let shown_ended = match answer {
+            Answer::Write(shown, _) => self.writes.get(shown).map(|shown| shown.ended),
+            Answer::Nothing => None,
+        };
+        let is_void = |write: &Write| {
+            let is_newer = shown_ended.is_some_and(|ended| ended < write.begun);
+            is_newer && write.fate != Fate::Done
+        };
         let now = self.now;
         // A conditional write that a member of a batch has outdone is void for good.
         let outdone =
@@ -106,6 +115,7 @@ impl Model {
                 write.at_most = write.lsn.unwrap_or(write.at_most);
             } else if end == End::PowerLoss
                 || outdone(write)
+                || is_void(write)
                 || (write.fate != Fate::Done && !is_replaced)
             {
                 write.fate = Fate::Never;

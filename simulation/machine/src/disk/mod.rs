@@ -263,6 +263,12 @@ impl Disk {
         self.directory(ino).map_or_else(Vec::new, |found| found.live.keys().cloned().collect())
     }
 
+    /// The files in a directory.
+    #[must_use]
+    pub fn inodes_in(&self, ino: Ino) -> Vec<Ino> {
+        self.directory(ino).map_or_else(Vec::new, |found| found.live.values().copied().collect())
+    }
+
     /// What is known of a file.
     #[must_use]
     pub fn about(&self, ino: Ino) -> Found {
