@@ -35,6 +35,7 @@ pub enum Operation {
     Hold { id: usize, millis: u64 },
     ChangeDirectory { away: bool },
     MoveDirectory,
+    Look { millis: u64 },
 }
 
 /// How a life ends.
@@ -172,18 +173,18 @@ impl Plan {
 struct Weights([u32; KINDS]);
 
 /// Kinds of operations.
-const KINDS: usize = 25;
+const KINDS: usize = 26;
 
 const USUAL: [u32; KINDS] =
-    [30, 4, 8, 4, 12, 6, 10, 2, 2, 6, 2, 2, 4, 3, 8, 1, 1, 2, 3, 2, 2, 1, 1, 2, 2];
+    [30, 4, 8, 4, 12, 8, 10, 2, 2, 6, 2, 2, 4, 3, 8, 1, 1, 2, 3, 2, 2, 1, 1, 2, 2, 4];
 
 /// Overwriting and compacting, and little else.
 const CHURN: [u32; KINDS] =
-    [30, 2, 0, 0, 6, 0, 2, 0, 0, 3, 0, 0, 3, 0, 12, 2, 0, 2, 2, 0, 0, 0, 0, 0, 0];
+    [30, 2, 0, 0, 6, 0, 2, 0, 0, 3, 0, 0, 3, 0, 12, 2, 0, 2, 2, 0, 0, 0, 0, 0, 0, 4];
 
 /// Conditional writes and removals of the same ids, and what compaction makes of them.
 const CONTEST: [u32; KINDS] =
-    [14, 0, 20, 6, 22, 4, 6, 0, 2, 2, 8, 2, 8, 2, 16, 5, 0, 1, 3, 0, 0, 0, 0, 2, 0];
+    [14, 0, 20, 6, 22, 8, 6, 0, 2, 2, 8, 2, 8, 2, 16, 5, 0, 1, 3, 0, 0, 0, 0, 2, 0, 4];
 
 impl Weights {
     fn draw(dice: &mut fastrand::Rng, profile: usize) -> Self {
@@ -317,6 +318,7 @@ impl Operation {
             20 => Self::Hold { id, millis: dice.u64(0..100) },
             21 => Self::ChangeDirectory { away: dice.bool() },
             22 => Self::MoveDirectory,
+            25 => Self::Look { millis: dice.u64(0..60) },
             23 => Self::GetMany { first: id, count: dice.usize(0..12) },
             _ => Self::GetOwned { id },
         }
