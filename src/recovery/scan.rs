@@ -43,11 +43,21 @@ pub(super) fn end_of_stored<M: Memory>(segment: &Segment<M>) -> u32 {
 fn walk_stored<M: Memory>(segment: &Segment<M>, cursor: u32) -> (u32, u32) {
     let (mut end, mut blank) = (0, 0);
     let mut slots = segment.directory().slots(u32::MAX);
-    while blank < BLANK_SLOTS || slots.mark().slot < cursor {
+    // Where the frames begin, says the cursor. Of writers that were killed one may not have noted
+    // where its frame lies, and then the walk does not know of those behind it.
+    let bytes = segment.geometry().segment_bytes as u64;
+    let frames = bytes.saturating_sub(segment.filling().taken().units.saturating_mul(64));
+    let offset = |slot| segment.directory().slot_offset(SlotNumber(slot)) as u64;
+    let frames = if frames >= offset(cursor) { frames } else { bytes };
+    let meets = |slot| slot >= cursor && offset(slot) + 32 > frames;
+    while (blank < BLANK_SLOTS || slots.mark().slot < cursor) && !meets(slots.mark().slot) {
         let passed = slots.pass_blank(BLANK_SLOTS);
         blank += passed;
         if passed == BLANK_SLOTS {
             continue;
+        }
+        if meets(slots.mark().slot) {
+            break;
         }
         let Some((slot, _)) = slots.next() else { break };
         blank = 0;
