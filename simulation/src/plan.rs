@@ -36,6 +36,7 @@ pub enum Operation {
     Hold { id: usize, millis: u64 },
     ChangeDirectory { away: bool },
     MoveDirectory,
+    Look { millis: u64 },
 }
 
 /// How a life ends.
@@ -181,22 +182,22 @@ impl Plan {
 struct Weights([u32; KINDS]);
 
 /// Kinds of operations.
-const KINDS: usize = 25;
+const KINDS: usize = 26;
 
 const USUAL: [u32; KINDS] =
-    [30, 4, 8, 4, 12, 6, 10, 2, 2, 6, 2, 2, 4, 3, 8, 1, 1, 2, 3, 2, 2, 1, 1, 2, 2];
+    [30, 4, 8, 4, 12, 8, 10, 2, 2, 6, 2, 2, 4, 3, 8, 1, 1, 2, 3, 2, 2, 1, 1, 2, 2, 4];
 
 /// Overwriting and compacting, and little else.
 const CHURN: [u32; KINDS] =
-    [30, 2, 0, 0, 6, 0, 2, 0, 0, 3, 0, 0, 3, 0, 12, 2, 0, 2, 2, 0, 0, 0, 0, 0, 0];
+    [30, 2, 0, 0, 6, 0, 2, 0, 0, 3, 0, 0, 3, 0, 12, 2, 0, 2, 2, 0, 0, 0, 0, 0, 0, 4];
 
 /// Conditional writes and removals of the same ids, and what compaction makes of them.
 const CONTEST: [u32; KINDS] =
-    [14, 0, 20, 6, 22, 4, 6, 0, 2, 2, 8, 2, 8, 2, 16, 5, 0, 1, 3, 0, 0, 0, 0, 2, 0];
+    [14, 0, 20, 6, 22, 8, 6, 0, 2, 2, 8, 2, 8, 2, 16, 5, 0, 1, 3, 0, 0, 0, 0, 2, 0, 4];
 
 /// What expires and is overwritten, beside reads and walks.
 const EXPIRY: [u32; KINDS] =
-    [20, 4, 4, 24, 4, 2, 8, 2, 2, 4, 16, 8, 2, 0, 6, 2, 0, 1, 6, 0, 2, 0, 0, 4, 2];
+    [20, 4, 4, 24, 4, 2, 8, 2, 2, 4, 16, 8, 2, 0, 6, 2, 0, 1, 6, 0, 2, 0, 0, 4, 2, 4];
 
 impl Weights {
     fn draw(dice: &mut fastrand::Rng, profile: usize) -> Self {
@@ -332,7 +333,8 @@ impl Operation {
             21 => Self::ChangeDirectory { away: dice.bool() },
             22 => Self::MoveDirectory,
             23 => Self::GetMany { first: id, count: dice.usize(0..12) },
-            _ => Self::GetOwned { id },
+            24 => Self::GetOwned { id },
+            _ => Self::Look { millis: dice.u64(0..60) },
         }
     }
 }

@@ -93,3 +93,19 @@ fn an_id_that_is_overwritten_before_its_version_expires_is_there_all_the_time() 
     (plan.settings.stops_one_in, plan.ids) = (100, 3);
     assert_eq!(failure(&plan, 3000), None);
 }
+
+/// A handle that was opened beside a writer took part of a reservation for its end, or took what
+/// was written to a frame since for a slot.
+#[test]
+fn a_handle_beside_a_writer_shows_whole_batches_and_no_damage() {
+    use Operation::{Batch, Look, Put};
+    let writes: Vec<_> = (0..12)
+        .flat_map(|n| [Batch { first: n, count: 5, len: 60 }, Put { id: n, len: 2400 }])
+        .collect();
+    let mut only = life(&writes, Ending::Close);
+    only.threads.push((0..8).map(|millis| Look { millis }).collect());
+    (only.is_synced, only.flush_millis) = (true, Some(1));
+    let mut plan = plan(vec![only]);
+    (plan.settings.stops_one_in, plan.ids) = (100, 12);
+    assert_eq!(failure(&plan, 200), None);
+}

@@ -4,8 +4,8 @@ use super::{DiskEngine, SegmentCandidate};
 use crate::concurrency::sync::unmodelled::{AtomicU64, Ordering, thread};
 use crate::error::Error;
 use crate::format::header::Role;
-use crate::format::ids::{Lsn, Sequence, SlotNumber};
-use crate::format::slot::{Kind, SlotBody, SlotState};
+use crate::format::ids::{Lsn, Sequence, SlotNumber, UNIT_BYTES};
+use crate::format::slot::{Kind, SLOT_BYTES, SlotBody, SlotState};
 use crate::memory::{Memory, MmapMemory};
 use crate::report::{Damage, RecoveryReport};
 use crate::segment::{Frame, Mark, Segment};
@@ -23,6 +23,14 @@ pub(super) fn end_of<M: Memory>(segment: &Segment<M>) -> u32 {
     }
     let cursor = segment.filling().slots_end();
     let (end, walked) = walk_stored(segment, cursor);
+    let now = segment.filling().slots_end();
+    if now != cursor {
+        // A live writer moves it, so it is exact, and between two reservations. What the walk has
+        // met beyond may be a part of a batch, or what was written to a frame since.
+        let mut granted = segment.directory().slots(now);
+        granted.by_ref().for_each(drop);
+        return granted.mark().slot;
+    }
     end.max(cursor.min(walked))
 }
 
@@ -35,17 +43,37 @@ pub(super) fn end_of_stored<M: Memory>(segment: &Segment<M>) -> u32 {
 fn walk_stored<M: Memory>(segment: &Segment<M>, cursor: u32) -> (u32, u32) {
     let (mut end, mut blank) = (0, 0);
     let mut slots = segment.directory().slots(u32::MAX);
-    while blank < BLANK_SLOTS || slots.mark().slot < cursor {
+    let frames = frames_begin(segment, cursor);
+    let meets = |slot| slot >= cursor && slot_end(segment, slot) > frames;
+    while (blank < BLANK_SLOTS || slots.mark().slot < cursor) && !meets(slots.mark().slot) {
         let passed = slots.pass_blank(BLANK_SLOTS);
         blank += passed;
         if passed == BLANK_SLOTS {
             continue;
+        }
+        if meets(slots.mark().slot) {
+            break;
         }
         let Some((slot, _)) = slots.next() else { break };
         blank = 0;
         end = slot.0 + 1;
     }
     (end, slots.mark().slot)
+}
+
+/// Where the frames begin, as the cursor says. Of two writers that were killed one may not have
+/// noted where its frame lies, and then a walk does not know of the frame of the other, which lies
+/// before it. A cursor that says what cannot be bounds nothing.
+fn frames_begin<M: Memory>(segment: &Segment<M>, cursor: u32) -> u64 {
+    let bytes = segment.geometry().segment_bytes as u64;
+    let taken = segment.filling().taken().units.saturating_mul(UNIT_BYTES as u64);
+    let begin = bytes.saturating_sub(taken);
+    let directory_end = cursor.checked_sub(1).map_or(0, |last| slot_end(segment, last));
+    if begin >= directory_end { begin } else { bytes }
+}
+
+fn slot_end<M: Memory>(segment: &Segment<M>, slot: u32) -> u64 {
+    (segment.directory().slot_offset(SlotNumber(slot)) + SLOT_BYTES) as u64
 }
 
 /// Returns whether the frame that a slot names is the one it was written for. `deep`: its checksum

@@ -167,8 +167,10 @@ impl Process {
         let flush_fails = late || faults.flush_fails > 0;
         let mut model = lock(&self.model);
         let allowed = match error {
-            // Of a limit, too, where a write had to be appended again.
-            Error::StorageFull => faults.no_room > 0 || settings.disk_bytes < ROOMY || limits,
+            // Of a limit or the device, too, where a write had to be appended again.
+            Error::StorageFull => {
+                faults.no_room > 0 || settings.disk_bytes < ROOMY || limits || flush_fails
+            }
             Error::FlushFailed(_) => flush_fails,
             Error::ResourceLimit { .. } => limits,
             // Where nothing is verified, a damaged LSN may have been shown.
@@ -243,6 +245,7 @@ impl Task<'_> {
                 let (from, to) = self.model().move_directory();
                 process::move_directory(from, to);
             }
+            Op::Look { millis } => self.look(millis),
             Op::Verify { depth } => self.verify(depth),
             Op::Stats => self.stats(),
             Op::Sleep { millis } => thread::sleep(Duration::from_millis(millis)),

@@ -69,12 +69,25 @@ impl Task<'_> {
             let mut model = self.model();
             let write = model.begin(id, false, len, None);
             model.writes[write].is_conditional = true;
-            model.writes[write].lifetime = self.process.life().lifetime;
+            model.writes[write].lifetime = match len % 4 {
+                1 => Some(len as u64 % 40),
+                _ => self.process.life().lifetime,
+            };
+            if len % 4 == 2 {
+                model.writes[write].tag = TagOf::Predecessor;
+            }
             (write, model.tick())
         };
         let embedding = embedding(write, self.process.plan.dimension);
         let done = self.without_others("put_if", || {
-            self.store.put_if(&name, &embedding, content(write, len), condition)
+            let content = content(write, len);
+            let record = NewRecord::new(&name, &embedding, &content).only_if(condition);
+            let record = match len % 4 {
+                1 => record.expires_in(std::time::Duration::from_millis(len as u64 % 40)),
+                2 => record.keep_tag(),
+                _ => record,
+            };
+            self.store.put_record(record)
         });
         match done {
             Err(Error::ConditionFailed { current }) => {
@@ -120,6 +133,9 @@ impl Task<'_> {
                 let is_removal = n % 3 == 2;
                 let write = model.begin((first + n * 2) % ids, is_removal, len, Some(number));
                 model.writes[write].lifetime = lifetime.filter(|_| !is_removal);
+                if len % 4 == 1 && n % 3 == 1 {
+                    model.writes[write].lifetime = Some(len as u64 % 40);
+                }
                 if n % 3 == 1 {
                     model.writes[write].tag = TagOf::Write;
                 }
@@ -145,7 +161,12 @@ impl Task<'_> {
                 batch.remove(name);
             } else if tag == TagOf::Write {
                 let record = NewRecord::new(&name, &embedding, &content);
-                batch.put_record(record.tag((*write as u64 + 1) << TAG_SHIFT));
+                let record = record.tag((*write as u64 + 1) << TAG_SHIFT);
+                batch.put_record(if len % 4 == 1 {
+                    record.expires_in(std::time::Duration::from_millis(len as u64 % 40))
+                } else {
+                    record
+                });
             } else {
                 batch.put(name, &embedding, content);
             }

@@ -122,7 +122,9 @@ impl Model {
         let Some(write) = self.writes.get(write) else { return false };
         let replaces =
             |other: &Write| other.fate == Fate::Done && other.ended < at && write.is_older(other);
-        write.fate == Fate::Done && self.of(write.id).any(replaces)
+        // What an opening did not show, because it had expired, may be there again.
+        let comes_back = self.sets_clock && write.lifetime.is_some();
+        !comes_back && write.fate == Fate::Done && self.of(write.id).any(replaces)
     }
 
     /// Returns whether a segment may hold a removal, or a record that expires.

@@ -46,6 +46,19 @@ impl Model {
         self.judge_batches(Kept::Prefix, answers);
     }
 
+    /// Judges what a handle shows that was opened beside the writer, at this moment.
+    pub fn judge_look(&mut self, begun: u64, answers: &[Answer]) {
+        let must =
+            |write: &Write| write.fate == Fate::Done && write.ended < begun || write.shown < begun;
+        for (id, answer) in answers.iter().enumerate() {
+            if let Some(what) = self.objection(id, *answer, true, must) {
+                self.complain(format!("a look: {what}"));
+            }
+            self.judge_expiry(begun, *answer);
+        }
+        self.judge_batches(Kept::Prefix, answers);
+    }
+
     /// Members of one batch are there together. One that was appended again is a record of its own.
     fn judge_batches(&mut self, kept: Kept, answers: &[Answer]) {
         if self.is_damaged {
