@@ -244,11 +244,13 @@ impl SegmentFiles {
         names.map(|name| self.directory.allocated_bytes(name)).sum()
     }
 
-    /// Gives the file of a segment the blocks that a store to it may need, unless it has them.
+    /// Gives the file of a segment the blocks that a store to it may need. Returns whether it did
+    /// not have them.
     ///
     /// `StorageFull` if there is no room for them.
-    pub fn make_storable(&self, segment: &Segment<MmapMemory>) -> Result<(), Error> {
-        if segment.memory().lacks_blocks() {
+    pub fn make_storable(&self, segment: &Segment<MmapMemory>) -> Result<bool, Error> {
+        let lacks_blocks = segment.memory().lacks_blocks();
+        if lacks_blocks {
             let name = fs::segment_name(segment.sequence(), segment.salt());
             let (path, memory) =
                 (self.path_of(segment.sequence(), segment.salt()), segment.memory());
@@ -262,7 +264,7 @@ impl SegmentFiles {
             }
             memory.set_lacks_blocks(false);
         }
-        Ok(())
+        Ok(lacks_blocks)
     }
 
     /// Allocates the holes in the file of a segment that will take more records, and returns

@@ -193,6 +193,14 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
         add(&settled.done, 1);
     }
 
+    /// A settled segment takes more or fewer bytes on disk than it did.
+    pub fn recount_disk(&self, segment: &Segment<M>) {
+        let now = self.source().disk_bytes(segment);
+        if let Some(before) = segment.reclamation().recount(now) {
+            add(&self.totals.settled.disk_bytes, now.wrapping_sub(before));
+        }
+    }
+
     /// A dropped segment leaves the totals. Nothing in it is live, and whoever made something dead
     /// subtracts that, maybe later.
     pub fn count_out(&self, segment: &Segment<M>) {

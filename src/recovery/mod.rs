@@ -242,7 +242,7 @@ fn secure_beginnings(
         .try_for_each(|(segment, n, _)| segment.memory().secure(slots_end(segment, *n)))?;
     // What is cut off is overwritten.
     let mut cut = candidates.iter().filter(|candidate| candidate.cut);
-    cut.try_for_each(|candidate| files.make_storable(&candidate.segment))
+    cut.try_for_each(|candidate| files.make_storable(&candidate.segment).map(drop))
 }
 
 /// What comes before the first change of a segment: temporary files are removed, and a new

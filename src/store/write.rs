@@ -158,9 +158,9 @@ impl Store {
         let pinned = self.pin();
         let Some(record) = pinned.get(id)? else { return Ok(None) };
         let at = record.located();
-        let lacks = at.segment.memory().lacks_blocks();
-        if lacks && at.segment.memory().lacks_blocks() {
-            self.engine().log().source().make_storable(at.segment)?;
+        let log = self.engine().log();
+        if at.segment.memory().lacks_blocks() && log.source().make_storable(at.segment)? {
+            log.recount_disk(at.segment);
         }
         let updated = at.segment.tags().update_tag(&at.frame, f);
         updated.map(Some).map_err(|TagTooLarge(tag)| Error::InvalidTag(tag))

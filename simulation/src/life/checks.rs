@@ -262,7 +262,7 @@ impl Task<'_> {
         }
         let allocated = process::allocated_in(path);
         // A block that a tag of a sparse copy takes is not counted until the next opening.
-        if stats.disk_bytes != allocated && is_tidy && !is_damaged && !life.is_sparse {
+        if stats.disk_bytes != allocated && is_tidy && !is_damaged {
             return Some(format!("the files take {allocated} bytes: {stats:?}, {files:?}"));
         }
         if !self.store.leads_to_segments() {

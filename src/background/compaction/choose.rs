@@ -204,8 +204,11 @@ impl Compactor<'_> {
     /// Has a segment that is to be emptied ready for what a move stores to it. What is wholly dead
     /// needs no move.
     pub(super) fn make_storable(&self, victim: &DiskSegment) -> Result<(), Error> {
-        let source = self.core.engine.log().source();
-        if victim.usage().live_bytes() == 0 { Ok(()) } else { source.make_storable(victim) }
+        let log = self.core.engine.log();
+        if victim.usage().live_bytes() > 0 && log.source().make_storable(victim)? {
+            log.recount_disk(victim);
+        }
+        Ok(())
     }
 
     /// Those of a group for which there is room; an error if there is for none.

@@ -149,6 +149,18 @@ impl Reclamation {
         (counted != COUNTED_OUT).then(|| counted.checked_sub(1)).flatten()
     }
 
+    /// If it is in the running totals: with how many bytes on disk it was until now.
+    #[must_use]
+    pub fn recount(&self, disk_bytes: u64) -> Option<u64> {
+        // Relaxed: statistics.
+        let order = Ordering::Relaxed;
+        let recounted = |counted| match counted {
+            UNCOUNTED | COUNTED_OUT => None,
+            _ => Some(disk_bytes.saturating_add(1)),
+        };
+        self.counted.fetch_update(order, order, recounted).ok()?.checked_sub(1)
+    }
+
     /// Returns whether it is in the running totals, or was.
     #[must_use]
     pub fn is_counted(&self) -> bool {
