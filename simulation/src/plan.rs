@@ -147,17 +147,18 @@ impl Plan {
             0 => Policy::Priorities { changes: dice.u32(1..8), within: dice.u64(200..20_000) },
             _ => Policy::Uniform { stays: 1 << dice.u32(0..6) },
         };
-        let profile = dice.usize(0..7);
-        let stops_one_in = match profile {
-            // Whoever is stopped in the middle of a conditional write lets others overtake it.
-            2 => dice.u64(20..600),
-            _ => chance(dice, 3, 100, 3_000),
+        let profile = Profile::draw(dice);
+        // Whoever is stopped in the middle of a write lets others overtake it.
+        let (stops_one_in, stop_magnitudes) = match profile {
+            Profile::Contest | Profile::Roll => (dice.u64(20..600), (6, 13)),
+            _ => (chance(dice, 3, 100, 3_000), (0, 15)),
         };
         let settings = Settings {
             seed: dice.u64(..),
             grain: if size == Size::Fine { Grain::Fine } else { Grain::Coarse },
             policy,
             stops_one_in,
+            stop_magnitudes,
             disk_bytes: if one_in(dice, 6) { small_disk(dice, segment_bytes) } else { ROOMY },
             memory_bytes: if one_in(dice, 6) { segment_bytes * dice.u64(2..40) } else { 0 },
             open_files_max: if one_in(dice, 6) { dice.u64(16..64) } else { 1024 },
@@ -167,18 +168,31 @@ impl Plan {
             steps_max: 30_000_000,
             ..Settings::default()
         };
-        let churns = profile < 2;
         let lives = 1 + usize::from(one_in(dice, 2)) + usize::from(one_in(dice, 4));
-        let lives = if churns { 3 } else { lives };
-        let weights = Weights::draw(dice, profile);
-        let lives =
-            (0..lives).map(|_| Life::draw(dice, size, ids, segment_bytes, &weights)).collect();
+        let lives = if profile == Profile::Churn { 3 } else { lives };
+        let drawn = Drawn { size, ids, segment_bytes, profile, weights: profile.weights(dice) };
+        let lives = (0..lives).map(|_| Life::draw(dice, &drawn)).collect();
         let dimension = dice.usize(1..9);
         Self { settings, dimension, segment_bytes, ids, has_neighbour: one_in(dice, 8), lives }
     }
 }
 
-/// How often each kind of operation is drawn: a seed leaves some out.
+/// What a seed is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Profile {
+    /// Everything, but that each seed leaves some kinds of operations out.
+    Usual,
+    /// Overwriting and compacting, and little else.
+    Churn,
+    /// Conditional writes and removals of the same ids, and what compaction makes of them.
+    Contest,
+    /// What expires and is overwritten, beside reads and walks.
+    Expiry,
+    /// Few records fill a segment, and much is asked of what is durable.
+    Roll,
+}
+
+/// How often each kind of operation is drawn.
 struct Weights([u32; KINDS]);
 
 /// Kinds of operations.
@@ -186,28 +200,34 @@ const KINDS: usize = 26;
 
 const USUAL: [u32; KINDS] =
     [30, 4, 8, 4, 12, 8, 10, 2, 2, 6, 2, 2, 4, 3, 8, 1, 1, 2, 3, 2, 2, 1, 1, 2, 2, 4];
-
-/// Overwriting and compacting, and little else.
 const CHURN: [u32; KINDS] =
     [30, 2, 0, 0, 6, 0, 2, 0, 0, 3, 0, 0, 3, 0, 12, 2, 0, 2, 2, 0, 0, 0, 0, 0, 0, 4];
-
-/// Conditional writes and removals of the same ids, and what compaction makes of them.
 const CONTEST: [u32; KINDS] =
     [14, 0, 20, 6, 22, 8, 6, 0, 2, 2, 8, 2, 8, 2, 16, 5, 0, 1, 3, 0, 0, 0, 0, 2, 0, 4];
-
-/// What expires and is overwritten, beside reads and walks.
 const EXPIRY: [u32; KINDS] =
     [20, 4, 4, 24, 4, 2, 8, 2, 2, 4, 16, 8, 2, 0, 6, 2, 0, 1, 6, 0, 2, 0, 0, 4, 2, 4];
+const ROLL: [u32; KINDS] =
+    [40, 0, 2, 0, 4, 8, 2, 0, 0, 0, 2, 0, 8, 10, 2, 1, 0, 12, 1, 4, 0, 0, 0, 0, 0, 2];
 
-impl Weights {
-    fn draw(dice: &mut fastrand::Rng, profile: usize) -> Self {
-        match profile {
-            0 | 1 => return Self(CHURN),
-            2 => return Self(CONTEST),
-            3 => return Self(EXPIRY),
-            _ => {}
+impl Profile {
+    fn draw(dice: &mut fastrand::Rng) -> Self {
+        match dice.u32(0..9) {
+            0 | 1 => Self::Churn,
+            2 | 3 => Self::Contest,
+            4 => Self::Expiry,
+            5 => Self::Roll,
+            _ => Self::Usual,
         }
-        let mut weights = USUAL;
+    }
+
+    fn weights(self, dice: &mut fastrand::Rng) -> Weights {
+        let mut weights = match self {
+            Self::Churn => return Weights(CHURN),
+            Self::Contest => return Weights(CONTEST),
+            Self::Expiry => return Weights(EXPIRY),
+            Self::Roll => return Weights(ROLL),
+            Self::Usual => USUAL,
+        };
         for weight in weights.iter_mut().skip(1) {
             match dice.u32(0..6) {
                 0 | 1 => *weight = 0,
@@ -215,9 +235,11 @@ impl Weights {
                 _ => {}
             }
         }
-        Self(weights)
+        Weights(weights)
     }
+}
 
+impl Weights {
     fn choose(&self, dice: &mut fastrand::Rng) -> usize {
         let mut left = dice.u32(0..self.0.iter().sum());
         for (n, weight) in self.0.iter().enumerate() {
@@ -230,6 +252,15 @@ impl Weights {
     }
 }
 
+/// What the lives of a seed have in common.
+struct Drawn {
+    size: Size,
+    ids: usize,
+    segment_bytes: u64,
+    profile: Profile,
+    weights: Weights,
+}
+
 impl Life {
     /// Returns whether calls of the system may fail for lack of something, or of the device.
     pub fn has_failing_calls(&self) -> bool {
@@ -239,13 +270,9 @@ impl Life {
             > 0
     }
 
-    fn draw(
-        dice: &mut fastrand::Rng,
-        size: Size,
-        ids: usize,
-        segment_bytes: u64,
-        weights: &Weights,
-    ) -> Self {
+    fn draw(dice: &mut fastrand::Rng, drawn: &Drawn) -> Self {
+        let Drawn { size, ids, segment_bytes, profile, weights } = drawn;
+        let (size, ids, segment_bytes) = (*size, *ids, *segment_bytes as usize);
         let threads = match size {
             Size::Minimum => 2,
             Size::Fine => dice.usize(2..4),
@@ -254,10 +281,11 @@ impl Life {
         let each = if size == Size::Large { dice.usize(10..60) } else { 30 / threads };
         // Few records fit a segment, or many.
         let longest = match dice.u32(0..4) {
+            _ if *profile == Profile::Roll => segment_bytes / 3,
             0 => 300,
-            1 => segment_bytes as usize / 8,
-            2 => segment_bytes as usize / 4,
-            _ => segment_bytes as usize / 3,
+            1 => segment_bytes / 8,
+            2 => segment_bytes / 4,
+            _ => segment_bytes / 3,
         };
         let draw = |dice: &mut fastrand::Rng| Operation::draw(dice, ids, longest, weights);
         let threads = (0..threads).map(|_| (0..each).map(|_| draw(dice)).collect()).collect();

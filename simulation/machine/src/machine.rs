@@ -17,6 +17,8 @@ pub struct Settings {
     pub policy: Policy,
     /// One task in so many points is stopped for long; 0: none ever is.
     pub stops_one_in: u64,
+    /// It stays so for up to two to the power of one of these points.
+    pub stop_magnitudes: (u32, u32),
     /// Bytes of the disk.
     pub disk_bytes: u64,
     /// Bytes of memory, which a control group limits to half of them; 0: the kernel does not tell.
@@ -42,6 +44,7 @@ impl Default for Settings {
             grain: Grain::Coarse,
             policy: Policy::Uniform { stays: 4 },
             stops_one_in: 0,
+            stop_magnitudes: (0, 15),
             disk_bytes: 1 << 30,
             memory_bytes: 0,
             open_files_max: 1024,

@@ -128,8 +128,6 @@ const STACK_BYTES: usize = 512 << 10;
 const TURN: u64 = 1 << 16;
 /// Nanoseconds that pass at a point.
 const TICK: u64 = 1_000;
-/// A task that is stopped for long stays so for up to two to the power of this points.
-const STOP_MAGNITUDE: u32 = 15;
 
 /// All tasks of a machine.
 pub struct Scheduler {
@@ -139,6 +137,7 @@ pub struct Scheduler {
     steps: u64,
     steps_max: u64,
     policy: Policy,
+    stop_magnitudes: (u32, u32),
     dice: fastrand::Rng,
     changes: Vec<u64>,
     lowest: u64,
@@ -184,6 +183,7 @@ impl Scheduler {
             steps: 0,
             steps_max: settings.steps_max,
             policy: settings.policy,
+            stop_magnitudes: settings.stop_magnitudes,
             dice,
             changes,
             lowest: u64::MAX / 2,
@@ -489,7 +489,8 @@ impl Scheduler {
     /// Has the current task stop for long.
     pub(crate) fn stop_current(&mut self) {
         if let Some(id) = self.current.filter(|_| !self.is_fair) {
-            let magnitude = self.dice.u32(0..=STOP_MAGNITUDE);
+            let (least, most) = self.stop_magnitudes;
+            let magnitude = self.dice.u32(least..=most);
             self.tasks[id].stopped_until = self.steps + self.dice.u64(1..=1 << magnitude);
             self.goes_on_until = 0;
         }

@@ -63,6 +63,8 @@ impl Task<'_> {
         let condition = match condition {
             0 => Condition::Absent,
             1 => Condition::Present,
+            // One that another record may have.
+            2 => Condition::Lsn(self.model().last),
             _ => Condition::Lsn(current().unwrap_or(Lsn::from_u64(1))),
         };
         let (write, begun) = {
