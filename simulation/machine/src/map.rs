@@ -1,5 +1,6 @@
 //! Mappings, as in `memmap2`.
 
+use crate::disk::PAGE;
 use crate::fs::File;
 use crate::machine::{calling, here};
 use crate::scheduler::Point;
@@ -7,6 +8,7 @@ use rustix::io::Errno;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use memmap2::{Advice, UncheckedAdvice};
 
@@ -178,6 +180,43 @@ impl MmapRaw {
         match &self.0 {
             Kind::File { file, .. } => file.sync("msync"),
             Kind::Anonymous(map) => map.flush(),
+        }
+    }
+}
+
+const WORD: usize = 8;
+
+/// A page of live bytes. Mapped ones are stored to through their address, so they are cells.
+#[repr(align(4096))]
+pub(crate) struct Page([AtomicU64; PAGE / WORD]);
+
+impl Page {
+    pub(crate) fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; PAGE / WORD])
+    }
+
+    pub(crate) fn bytes(&self) -> [u8; PAGE] {
+        *self.view()
+    }
+
+    /// Its bytes, before anything is stored to it.
+    #[expect(unsafe_code, reason = "so that whole pages are copied and compared at once")]
+    pub(crate) fn view(&self) -> &[u8; PAGE] {
+        // SAFETY: the cells are as many initialised bytes, without a stricter alignment; all tasks
+        // are on this thread, and none of them runs while one of this module's functions does,
+        // which store nothing to a page that they have a view of.
+        unsafe { &*self.0.as_ptr().cast::<[u8; PAGE]>() }
+    }
+
+    pub(crate) fn set(&self, bytes: &[u8; PAGE]) {
+        if self.view() == bytes {
+            return;
+        }
+        for (from, word) in bytes.as_chunks::<WORD>().0.iter().zip(&self.0) {
+            let new = u64::from_ne_bytes(*from);
+            if word.load(Ordering::Relaxed) != new {
+                word.store(new, Ordering::Relaxed);
+            }
         }
     }
 }

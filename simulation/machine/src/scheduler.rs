@@ -1,5 +1,7 @@
 //! Tasks, and who of them runs.
 
+mod choice;
+
 use crate::machine::{Machine, Settings};
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
@@ -8,6 +10,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+
+use choice::TURN;
 
 /// A process, from 1 on.
 pub type ProcessId = usize;
@@ -124,8 +128,6 @@ thread_local! {
 
 /// Bytes of a task's stack.
 const STACK_BYTES: usize = 512 << 10;
-/// By priorities, after so many points the task that runs gets the lowest.
-const TURN: u64 = 1 << 16;
 /// Nanoseconds that pass at a point.
 const TICK: u64 = 1_000;
 
@@ -350,88 +352,6 @@ impl Scheduler {
     pub(crate) fn take_token(&mut self) -> bool {
         self.current.is_some_and(|id| std::mem::take(&mut self.tasks[id].is_unparked))
     }
-
-    fn can_run(&self, id: TaskId) -> bool {
-        let task = &self.tasks[id];
-        task.state == State::Runnable && task.stopped_until <= self.steps
-    }
-
-    fn wake_overdue(&mut self, now: u64) {
-        if now < self.earliest {
-            return;
-        }
-        for n in 0..self.alive.len() {
-            let id = self.alive[n];
-            if matches!(self.tasks[id].state, State::Waiting { deadline: Some(at), .. } if at <= now)
-            {
-                self.wake(id, true);
-            }
-        }
-        self.earliest = self.next_deadline().unwrap_or(u64::MAX);
-    }
-
-    fn next_deadline(&self) -> Option<u64> {
-        let deadline = |id: &TaskId| match self.tasks[*id].state {
-            // What is centuries ahead never comes.
-            State::Waiting { deadline, .. } => deadline.filter(|at| *at < u64::MAX / 2),
-            _ => None,
-        };
-        self.alive.iter().filter_map(deadline).min()
-    }
-
-    /// Chooses who runs next; `None`: nobody can.
-    fn choose(&mut self, may_stay: bool) -> Option<TaskId> {
-        let current = self.current.filter(|&id| self.can_run(id));
-        if may_stay && current.is_some() && self.steps < self.goes_on_until {
-            return current;
-        }
-        let policy = if self.is_fair { Policy::Uniform { stays: 8 } } else { self.policy };
-        let mut able = std::mem::take(&mut self.able);
-        able.clear();
-        able.extend(self.alive.iter().copied().filter(|&id| self.can_run(id)));
-        let chosen = match policy {
-            Policy::Uniform { stays } => {
-                // On average after so many points.
-                self.goes_on_until =
-                    self.steps + self.dice.u64(1..=u64::from(stays.max(1)) * 2 - 1);
-                self.dice.choice(&able).copied()
-            }
-            Policy::Priorities { .. } => {
-                let is_over = self.steps >= self.turn_ends;
-                if is_over {
-                    self.turn_ends = self.steps + TURN;
-                }
-                let is_change = is_over || self.changes.contains(&self.steps);
-                if let Some(id) = current.filter(|_| is_change) {
-                    self.lowest -= 1;
-                    self.tasks[id].priority = self.lowest;
-                }
-                self.goes_on_until = if may_stay { self.next_change() } else { 0 };
-                let others = able.iter().copied().filter(|&id| may_stay || Some(id) != current);
-                let best = others.max_by_key(|&id| self.tasks[id].priority);
-                best.or(current)
-            }
-        };
-        self.able = able;
-        chosen
-    }
-}
-
-/// By priorities.
-impl Scheduler {
-    /// The next point at which priorities change, or one that was stopped goes on.
-    fn next_change(&self) -> u64 {
-        let stopped = self.alive.iter().map(|&id| self.tasks[id].stopped_until);
-        let points = stopped.chain(self.changes.iter().copied()).chain([self.turn_ends]);
-        points.filter(|at| *at > self.steps).min().unwrap_or(u64::MAX)
-    }
-
-    /// Others can run than before.
-    fn note_change(&mut self) {
-        if let Policy::Priorities { .. } = self.policy {
-            self.goes_on_until = 0;
-        }
-    }
 }
 
 /// What who joins a task waits for.
@@ -481,21 +401,6 @@ impl Scheduler {
         }
     }
 
-    /// The deadline that a clock may jump to.
-    pub(crate) fn jump(&self) -> Option<u64> {
-        self.next_deadline().filter(|_| !self.is_fair)
-    }
-
-    /// Has the current task stop for long.
-    pub(crate) fn stop_current(&mut self) {
-        if let Some(id) = self.current.filter(|_| !self.is_fair) {
-            let (least, most) = self.stop_magnitudes;
-            let magnitude = self.dice.u32(least..=most);
-            self.tasks[id].stopped_until = self.steps + self.dice.u64(1..=1 << magnitude);
-            self.goes_on_until = 0;
-        }
-    }
-
     fn is_interrupted(&self) -> bool {
         self.steps >= self.steps_max || self.panicked.is_some() || self.is_paused
     }
@@ -507,12 +412,6 @@ impl Scheduler {
         scheduler.next = scheduler.current;
         drop(scheduler);
         suspend();
-    }
-
-    /// Until there is another process, nobody is stopped or overtaken for long.
-    pub(crate) fn be_fair(&mut self) {
-        (self.is_fair, self.goes_on_until) = (true, 0);
-        self.tasks.iter_mut().for_each(|task| task.stopped_until = 0);
     }
 
     /// How often the current task has waited.

@@ -7,89 +7,6 @@ use simulated_machine::note;
 use stratalog::{Compaction, Error, Lsn, Options, Record, Store};
 
 impl Task<'_> {
-    /// Another handle looks at the store beside its writer.
-    pub(super) fn look(&self, millis: u64) {
-        let plan = &self.process.plan;
-        let moves =
-            |it: &crate::plan::Operation| matches!(it, crate::plan::Operation::MoveDirectory);
-        if plan.lives.iter().any(|life| life.threads.iter().flatten().any(moves)) {
-            return;
-        }
-        let (begun, tags, path) = {
-            let mut model = self.model();
-            (model.tick(), model.tags(), format!("/{}", model.path))
-        };
-        let mut options = Options::new().read_only(true);
-        if millis % 3 == 0 {
-            options = options.recovery(stratalog::Recovery::Strict);
-        }
-        let copy = match options.open(path) {
-            Ok(copy) => copy,
-            Err(error) => return self.process.judge_error("look", &error),
-        };
-        note(|| format!("looks: {:?}", copy.recovery()));
-        self.model().copies += 1;
-        let report = copy.recovery();
-        let hides = plan.lives.iter().any(|life| life.hides_boot);
-        let odd = report.corrupt > 0 || report.counted != stratalog::Counted::All && !hides;
-        if odd && !self.model().is_damaged {
-            self.model().complain(format!("a look finds {report:?}"));
-        }
-        let read = || -> Result<Vec<Answer>, Error> {
-            let pinned = copy.pin();
-            let ids = 0..plan.ids;
-            ids.map(|id| {
-                let found = pinned.get(name(id))?;
-                let answer = |record: Record<'_>| {
-                    let tag = record.tag();
-                    self.answer_since((&record, tag), &tags)
-                };
-                Ok(found.map_or(Answer::Nothing, answer))
-            })
-            .collect()
-        };
-        match read() {
-            Ok(before) => {
-                self.model().judge_look(begun, &before);
-                simulated_machine::thread::sleep(std::time::Duration::from_millis(millis));
-                let expires = self.model().writes.iter().any(|write| write.lifetime.is_some());
-                let there = before.iter().filter(|answer| **answer != Answer::Nothing).count();
-                let walked = copy.pin().iter().filter(Result::is_ok).count();
-                let pinned = copy.pin();
-                let hits = pinned.search(&vec![1.0; plan.dimension], 1000, stratalog::Metric::L2);
-                let hits = hits.map_or(0, |hits| hits.len());
-                if !expires
-                    && !self.model().is_damaged
-                    && (walked != there || hits != there || copy.len() != there)
-                {
-                    let len = copy.len();
-                    self.model().complain(format!(
-                        "a look has {there}, walks {walked}, finds {hits}, len {len}"
-                    ));
-                }
-                let verified =
-                    if millis % 2 == 0 { copy.verify() } else { copy.verify_deep(|_, _| ()) };
-                match verified {
-                    Ok(report)
-                        if report.is_clean()
-                            || self.model().is_damaged
-                            || self.model().sets_clock => {}
-                    Ok(report) => {
-                        self.model().complain(format!("a look verifies: {:?}", report.damaged))
-                    }
-                    Err(error) => self.process.judge_error("look", &error),
-                }
-                match read() {
-                    Ok(after) if after == before || expires || self.model().is_damaged => {}
-                    after => self.model().complain(format!("looked: {before:?}, then {after:?}")),
-                }
-            }
-            Err(error) => self.process.judge_error("look", &error),
-        }
-        self.model().copies -= 1;
-        drop(copy);
-    }
-
     /// Takes a backup, opens it, compares it, and goes on with it.
     pub(super) fn back_up(&self) {
         let begun = self.model().tick();
@@ -148,7 +65,7 @@ impl Task<'_> {
     }
 
     /// What a copy holds.
-    fn answers_of(&self, copy: &Store, tags: &[u64]) -> Result<Vec<Answer>, Error> {
+    pub(super) fn answers_of(&self, copy: &Store, tags: &[u64]) -> Result<Vec<Answer>, Error> {
         let pinned = copy.pin();
         let ids = 0..self.process.plan.ids;
         ids.map(|id| {

@@ -3,6 +3,7 @@
 mod backup;
 mod checks;
 mod erasure;
+mod look;
 mod reads;
 mod writes;
 

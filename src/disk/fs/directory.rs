@@ -324,8 +324,8 @@ impl Directory {
         sync(next)
     }
 
-    /// Sees to it that the file for the next manifest has its blocks, for one twice as long; with 0,
-    /// for as long as it is. A copy of the store may have left them out.
+    /// Sees to it that the file for the next manifest has its blocks, for one twice as long; with
+    /// 0, for as long as it is. A copy of the store may have left them out.
     pub fn keep_next_manifest(&self, len: u64) -> io::Result<()> {
         let wanted = (2 * len).next_power_of_two().max(4096);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;

@@ -1,46 +1,10 @@
 //! The contents of a file.
 
 use super::PAGE;
+use crate::map::Page;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 const WORD: usize = 8;
-const WORDS: usize = PAGE / WORD;
-
-/// A page of live bytes. Mapped ones are stored to through their address, so they are cells.
-#[repr(align(4096))]
-struct Page([AtomicU64; WORDS]);
-
-impl Page {
-    fn new() -> Self {
-        Self([const { AtomicU64::new(0) }; WORDS])
-    }
-
-    fn bytes(&self) -> [u8; PAGE] {
-        *self.view()
-    }
-
-    /// Its bytes, before anything is stored to it.
-    #[expect(unsafe_code, reason = "so that whole pages are copied and compared at once")]
-    fn view(&self) -> &[u8; PAGE] {
-        // SAFETY: the cells are as many initialised bytes, without a stricter alignment; all tasks
-        // are on this thread, and none of them runs while one of this module's functions does,
-        // which store nothing to a page that they have a view of.
-        unsafe { &*self.0.as_ptr().cast::<[u8; PAGE]>() }
-    }
-
-    fn set(&self, bytes: &[u8; PAGE]) {
-        if self.view() == bytes {
-            return;
-        }
-        for (from, word) in bytes.as_chunks::<WORD>().0.iter().zip(&self.0) {
-            let new = u64::from_ne_bytes(*from);
-            if word.load(Ordering::Relaxed) != new {
-                word.store(new, Ordering::Relaxed);
-            }
-        }
-    }
-}
 
 /// The contents of a file.
 #[derive(Default)]
