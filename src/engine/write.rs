@@ -8,7 +8,7 @@
 
 use super::{Engine, Key, slot_of_frame};
 use crate::concurrency::epoch::Guard;
-use crate::concurrency::sync::Ordering;
+use crate::concurrency::sync::{Ordering, control_point};
 use crate::error::Error;
 use crate::format::frame::WriteMode;
 use crate::format::ids::Lsn;
@@ -106,6 +106,8 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
         lsn: Lsn,
         entry: Entry,
     ) -> PublishOutcome {
+        // Committed, and not yet in the index: here the simulation stops writers.
+        control_point();
         let mut outcome = PublishOutcome::Absorbed;
         let decide = |found| {
             outcome = match found {
@@ -228,7 +230,10 @@ impl<M: Memory, S: Source<M>, const SLOTS: usize> Engine<M, S, SLOTS> {
                 ConditionalOutcome::AppendAgain => {}
                 ConditionalOutcome::Took(before) => {
                     let (lsn, entry) = (pending.lsn(), pending_entry(record, &pending));
-                    if pending.commit().is_err() {
+                    let committed = pending.commit();
+                    // Decided, and pending in the index: here, too.
+                    control_point();
+                    if committed.is_err() {
                         // A slot of the index is never emptied, so "nothing" becomes a tombstone
                         // entry at the void frame's own address, whose segment is claimed.
                         let nothing = Entry { tomb: true, pending: false, ..entry };

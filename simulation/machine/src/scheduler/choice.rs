@@ -17,9 +17,12 @@ impl Scheduler {
         }
         for n in 0..self.alive.len() {
             let id = self.alive[n];
-            if matches!(self.tasks[id].state, State::Waiting { deadline: Some(at), .. } if at <= now)
-            {
-                self.wake(id, true);
+            let is_over = |at: u64| at <= now;
+            match self.tasks[id].state {
+                State::Waiting { deadline, .. } if deadline.is_some_and(is_over) => {
+                    self.wake(id, true);
+                }
+                _ => {}
             }
         }
         self.earliest = self.next_deadline().unwrap_or(u64::MAX);
