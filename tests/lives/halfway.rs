@@ -6,7 +6,7 @@ use super::{
     BOOT_AT, CURSOR_AT, DIRECTORY_AT, SLOT_BYTES, edit, id, killed, options, read, segments,
     unflushed,
 };
-use stratalog::Metric;
+use stratalog::{Metric, Recovery};
 
 /// The slot of the batch that shows the loss was voided first, and the head last. An opening that
 /// was killed in between left a batch that nobody found to be without one of its members.
@@ -71,4 +71,27 @@ fn what_power_loss_leaves_beyond_an_old_cursor_is_found_at_once_and_by_a_search(
         store.recovery().elapsed
     });
     assert!(opened[1] < 5 * opened[0] + std::time::Duration::from_millis(500), "{opened:?}");
+}
+
+/// Of two writers that were killed one had not noted where its frame lies. An opening took what the
+/// other one had put into its frame, without having committed it, for slots: for damage.
+#[test]
+fn a_frame_next_to_one_that_was_only_reserved_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("s"), dir.path().join("copy"));
+    let store = options().open(&path).unwrap();
+    let put = |n, len| store.put(id(n), &[1.0; 16], vec![7; len]).unwrap();
+    for n in 0..4 {
+        put(n, 210_000);
+    }
+    put(4, 20_000);
+    put(5, 80_000);
+    killed(&store, &copy);
+    let segment = segments(&copy).remove(0);
+    edit(&segment, DIRECTORY_AT + 4 * SLOT_BYTES, &[0; SLOT_BYTES]);
+    edit(&segment, DIRECTORY_AT + 5 * SLOT_BYTES, &[0; 8]);
+    let strict = options().recovery(Recovery::Strict).open(&copy).unwrap();
+    assert_eq!(strict.len(), 4);
+    assert!(strict.recovery().is_clean() && strict.verify().unwrap().is_clean());
+    assert!(strict.put("next", &[0.0; 16], "").unwrap() >= store.stats().tail);
 }
