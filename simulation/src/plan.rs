@@ -150,7 +150,7 @@ impl Plan {
         let profile = Profile::draw(dice);
         // Whoever is stopped in the middle of a write lets others overtake it.
         let (stops_one_in, stop_magnitudes) = match profile {
-            Profile::Contest | Profile::Roll => (dice.u64(20..600), (6, 13)),
+            Profile::Contest | Profile::Roll => (dice.u64(40..800), (6, 13)),
             _ => (chance(dice, 3, 100, 3_000), (0, 15)),
         };
         let settings = Settings {
@@ -169,7 +169,8 @@ impl Plan {
             ..Settings::default()
         };
         let lives = 1 + usize::from(one_in(dice, 2)) + usize::from(one_in(dice, 4));
-        let lives = if profile == Profile::Churn { 3 } else { lives };
+        let is_long = [Profile::Churn, Profile::Roll].contains(&profile);
+        let lives = if is_long { 3 } else { lives };
         let drawn = Drawn { size, ids, segment_bytes, profile, weights: profile.weights(dice) };
         let lives = (0..lives).map(|_| Life::draw(dice, &drawn)).collect();
         let dimension = dice.usize(1..9);
@@ -314,7 +315,11 @@ impl Life {
                 clock_jumps: chance(dice, 2, 50, 2000),
                 interrupted: chance(dice, 8, 20, 200),
                 no_room: chance(dice, 8, 10, 100),
-                flush_fails: chance(dice, 10, 10, 100),
+                flush_fails: match profile {
+                    // What is asked of the device at the end of a segment, and at its beginning.
+                    Profile::Roll => chance(dice, 2, 5, 40),
+                    _ => chance(dice, 10, 10, 100),
+                },
                 no_descriptor: chance(dice, 16, 10, 100),
                 no_mapping: chance(dice, 16, 5, 50),
                 no_thread: chance(dice, 32, 5, 50),
@@ -333,6 +338,39 @@ impl Life {
 }
 
 impl Operation {
+    /// Its name, by which it is counted.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Put { .. } => "op put",
+            Self::PutKeepingTag { .. } => "op put that keeps the tag",
+            Self::PutIf { .. } => "op put_if",
+            Self::PutExpiring { .. } => "op put that expires",
+            Self::Remove { .. } => "op remove",
+            Self::Batch { .. } => "op batch",
+            Self::Get { .. } => "op get",
+            Self::GetMany { .. } => "op get_many",
+            Self::GetOwned { .. } => "op get_owned",
+            Self::GetShared { .. } => "op get_shared",
+            Self::Contains { .. } => "op contains",
+            Self::UpdateTag { .. } => "op update_tag",
+            Self::Iterate => "op iter",
+            Self::Search { .. } => "op search",
+            Self::Sync => "op sync",
+            Self::WaitDurable => "op wait_durable",
+            Self::WaitAsync => "op wait_durable_async",
+            Self::Compact => "op compact",
+            Self::Backup => "op backup, opened and gone on with",
+            Self::Verify { .. } => "op verify",
+            Self::Stats => "op stats",
+            Self::Sleep { .. } => "op sleep",
+            Self::Hold { .. } => "op record held",
+            Self::Look { .. } => "op second handle",
+            Self::ChangeDirectory { .. } => "op chdir",
+            Self::MoveDirectory => "op directory renamed",
+        }
+    }
+
     fn draw(dice: &mut fastrand::Rng, ids: usize, longest: usize, weights: &Weights) -> Self {
         let (id, len) = (dice.usize(0..ids), dice.usize(0..=longest));
         let magnitude = dice.u32(1..12);

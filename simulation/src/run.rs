@@ -105,6 +105,17 @@ impl Run {
         if life.is_damaged {
             self.damage(plan.settings.seed ^ number as u64);
         }
+        for (is_so, what) in [
+            (true, "lives"),
+            (life.salvages, "life that salvages"),
+            (life.is_strict, "life that is strict"),
+            (life.hides_boot, "life without a boot id"),
+            (life.is_sparse, "life on sparse copies"),
+        ] {
+            if is_so {
+                self.machine.count(what);
+            }
+        }
         let is_shown = Arc::new(Mutex::new(false));
         let process = Process {
             plan: Arc::clone(plan),
@@ -166,10 +177,12 @@ impl Run {
         }
         match (outcome, ending) {
             (Outcome::Ended | Outcome::Interrupted, Ending::PowerLoss { .. }) => {
+                self.machine.count("end by power loss");
                 self.machine.lose_power();
                 Ok(End::PowerLoss)
             }
             (Outcome::Interrupted, _) => {
+                self.machine.count("end by a kill");
                 self.machine.kill(id);
                 Ok(End::Kill)
             }
@@ -179,6 +192,11 @@ impl Run {
                 if open > 0 || !mapped.is_empty() {
                     return Err(format!("after close {open} files are open, mapped: {mapped:?}"));
                 }
+                self.machine.count(if ending == Ending::Drop {
+                    "end by drop"
+                } else {
+                    "end by close"
+                });
                 Ok(End::Close)
             }
             (outcome, _) => Err(format!("{outcome:?}")),

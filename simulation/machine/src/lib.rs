@@ -27,5 +27,5 @@ pub mod thread;
 pub mod time;
 
 pub use disk::Disk;
-pub use machine::{Faults, Machine, Settings, note};
+pub use machine::{Faults, Machine, Settings, count, note};
 pub use scheduler::{Grain, Outcome, Point, Policy, ProcessId};

@@ -156,6 +156,13 @@ pub fn note(what: impl FnOnce() -> String) {
     }
 }
 
+/// Counts something that happened on the machine that the calling task runs on.
+pub fn count(what: &'static str) {
+    if let Some(machine) = here() {
+        machine.count(what);
+    }
+}
+
 impl Machine {
     /// Makes a machine and has this thread run it. One at a time.
     #[must_use]

@@ -9,7 +9,7 @@ mod writes;
 
 use crate::model::{End, Model, TagOf};
 use crate::plan::{Ending, Life, MAPPINGS_MAX, Operation, Plan, ROOMY};
-use simulated_machine::{note, process, thread};
+use simulated_machine::{count, note, process, thread};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -207,6 +207,7 @@ impl Task<'_> {
     fn perform(&self, operation: Operation) {
         use Operation as Op;
         note(|| format!("{operation:?}"));
+        count(operation.name());
         match operation {
             Op::Put { id, len } => {
                 let lifetime = self.process.life().lifetime;
