@@ -78,6 +78,8 @@ pub struct Life {
     pub hides_boot: bool,
     /// Before it begins, the store's files are replaced by sparse copies.
     pub is_sparse: bool,
+    /// When the workload has ended, no call fails any more.
+    pub recovers: bool,
     /// When all is quiet it compacts, and no garbage may be left.
     pub tidies: bool,
 }
@@ -332,6 +334,7 @@ impl Life {
             is_damaged: one_in(dice, 24),
             hides_boot: one_in(dice, 20),
             is_sparse: one_in(dice, 16),
+            recovers: one_in(dice, 2),
             tidies: one_in(dice, 3),
         }
     }

@@ -99,8 +99,13 @@ impl Run {
         // What a flush could not write is in the page cache alone.
         let fails = |life: &Life| life.faults.flush_fails + life.faults.write_back_fails > 0;
         let has_failed = plan.lives[..=number].iter().any(fails);
-        if life.faults.read_fails > 0 || life.faults.eviction > 0 && has_failed {
-            lock(&self.model).is_damaged = true;
+        let loses = life.faults.eviction > 0 && has_failed;
+        // Where nothing is verified, what was half lost may be shown.
+        let is_unverified = plan.lives[number..].iter().any(|life| life.verify > 1);
+        {
+            let mut model = lock(&self.model);
+            model.loses_unflushed |= loses;
+            model.is_damaged |= life.faults.read_fails > 0 || loses && is_unverified;
         }
         if life.is_damaged {
             self.damage(plan.settings.seed ^ number as u64);

@@ -37,7 +37,7 @@ impl Task<'_> {
         }
         copy.compact()?;
         let expires = self.model().writes.iter().any(|write| write.lifetime.is_some());
-        if read()? != before && !expires && !self.model().is_damaged {
+        if read()? != before && !expires && !self.model().is_excused() {
             self.model().complain("compaction has changed a backup".to_owned());
         }
         let again = format!("{path}-again");
@@ -48,14 +48,14 @@ impl Task<'_> {
         if stats.dead_bytes > 0
             && !self.process.life().has_failing_calls()
             && plan.settings.disk_bytes == ROOMY
-            && !self.model().is_damaged
+            && !self.model().is_excused()
         {
             self.model().complain(format!("a backup keeps garbage: {stats:?}"));
         }
         copy.close()?;
         let path = again;
         let again = Options::new().read_only(true).open(&path)?;
-        let is_clean = again.verify()?.is_clean() || self.model().is_damaged;
+        let is_clean = again.verify()?.is_clean() || self.model().is_excused();
         if !again.contains("extra") || !is_clean {
             self.model().complain("a backup of a backup is not as it was".to_owned());
         }
@@ -91,7 +91,7 @@ impl Task<'_> {
             };
             let expires = self.model().writes.iter().any(|write| write.lifetime.is_some());
             match look() {
-                Ok(found) if found == held || expires || self.model().is_damaged => {}
+                Ok(found) if found == held || expires || self.model().is_excused() => {}
                 Ok(found) => self.model().complain(format!("{path} held {held:?}, now {found:?}")),
                 Err(Error::NotFound(path)) => {
                     self.model().complain(format!("the backup {} is gone", path.display()));

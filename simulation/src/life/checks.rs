@@ -1,12 +1,12 @@
 //! What is compared when nobody else is at work, and bounds that always hold.
 
 use super::Task;
-use crate::model::{Answer, End, Fate, Kept, TagOf};
+use crate::model::{End, Fate, Kept, TagOf};
 use crate::plan::{MAPPINGS_MAX, ROOMY};
 use simulated_machine::{note, process, thread};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use stratalog::{Error, Lsn, Metric, Options, SegmentRole, SegmentState, SegmentStats};
+use stratalog::{Error, Lsn, Options, SegmentRole, SegmentState, SegmentStats};
 
 /// Preallocated segments, and one that is being made.
 const AHEAD: usize = 4;
@@ -17,9 +17,6 @@ const OPEN_FILES: u64 = 64 + 32;
 const OUTPUTS: usize = 4;
 /// How long what the background does may take.
 const SETTLING: Duration = Duration::from_secs(3);
-/// Hits of a search for all, and for few.
-const ALL: usize = 1000;
-const FEW: usize = 3;
 const NAP: Duration = Duration::from_millis(20);
 
 impl Task<'_> {
@@ -34,43 +31,9 @@ impl Task<'_> {
         let ids = 0..self.process.plan.ids;
         let answers: Option<Vec<_>> = ids.map(|id| self.read(&pinned, id)).collect();
         let Some(answers) = answers else { return };
-        let all = |answers: &[Answer]| {
-            let lsns = answers.iter().filter_map(|answer| match answer {
-                Answer::Write(_, lsn) => Some(*lsn),
-                Answer::Nothing => None,
-            });
-            let mut lsns: Vec<_> = lsns.collect();
-            lsns.sort_unstable();
-            lsns
-        };
-        let there = all(&answers);
-        let seen = pinned.iter().filter_map(Result::ok).map(|record| record.lsn());
-        let mut seen: Vec<_> = seen.collect();
-        seen.sort_unstable();
-        let query = vec![1.0; self.process.plan.dimension];
-        let hits = |count| {
-            let hits = pinned.search(&query, count, Metric::L2).unwrap_or_default();
-            hits.iter().map(|hit| hit.record.lsn()).collect::<Vec<_>>()
-        };
-        let (few, mut hits) = (hits(FEW), hits(ALL));
-        let begins = hits.starts_with(&few) && few.len() == hits.len().min(FEW);
-        hits.sort_unstable();
-        let (len, tail) = (self.store.len(), self.store.stats().tail);
-        let records = self.store.recovery().records;
+        self.judge_agreement("the store", self.store, &answers);
+        let tail = self.store.stats().tail;
         let mut model = self.model();
-        // Records may expire in between.
-        let expires = model.writes.iter().any(|write| write.lifetime.is_some()) || model.is_damaged;
-        if !expires
-            && (seen != there
-                || hits != there
-                || len != there.len()
-                || records != len as u64
-                || !begins)
-        {
-            let found =
-                format!("iter {seen:?}, search {hits:?} {few:?}, len {len}, {records} recovered");
-            model.complain(format!("get finds {there:?}, {found}"));
-        }
         // What a process wrote that could not tell its boot is not known to be of this one.
         let hides =
             self.process.plan.lives.iter().take(self.process.life + 1).any(|l| l.hides_boot);
@@ -86,7 +49,7 @@ impl Task<'_> {
         if kept > (most / 8).clamp(2, 64) {
             model.complain(format!("{kept} descriptors are kept, of at most {most}"));
         }
-        if !model.is_damaged && tail <= model.highest && model.highest > Lsn::ZERO {
+        if !model.is_excused() && tail <= model.highest && model.highest > Lsn::ZERO {
             let highest = model.highest;
             model.complain(format!("{tail} is given next after {highest}"));
         }
@@ -159,7 +122,8 @@ impl Task<'_> {
     pub(super) fn write_again(&self) {
         let settings = &self.process.plan.settings;
         let is_roomy = settings.disk_bytes == ROOMY && settings.mappings_max == MAPPINGS_MAX;
-        if !self.process.life().has_failing_calls() || !is_roomy || self.model().is_damaged {
+        let recovers = self.process.life().has_failing_calls() && self.process.life().recovers;
+        if !recovers || !is_roomy || self.model().is_excused() {
             return;
         }
         process::be_well();
@@ -211,7 +175,7 @@ impl Task<'_> {
         let in_use = self.segments_in_use();
         if matches!(error, Error::StorageFull)
             && !self.process.life().has_failing_calls()
-            && !self.model().is_damaged
+            && !self.model().is_excused()
             && let Some(dead) = in_use.iter().find(dead)
         {
             self.model().complain(format!("no room, and yet there is {dead:?}"));
@@ -226,7 +190,7 @@ impl Task<'_> {
         let (expires, path, is_damaged) = {
             let model = self.model();
             let expires = model.writes.iter().any(|write| write.lifetime.is_some());
-            (expires, model.path, model.is_damaged)
+            (expires, model.path, model.is_excused())
         };
         if stats.live_records != records && !expires && !is_damaged {
             return Some(format!("{records} records are there: {stats:?}"));
@@ -281,7 +245,7 @@ impl Task<'_> {
         };
         match done {
             Ok(report) if report.is_clean() => {}
-            Ok(_) if self.model().is_damaged => {}
+            Ok(_) if self.model().is_excused() => {}
             Ok(report) => self.model().complain(format!("verify: {:?}", report.damaged)),
             Err(error) => self.process.judge_error("verify", &error),
         }

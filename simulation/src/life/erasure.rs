@@ -21,7 +21,7 @@ impl Task<'_> {
         let is_exempt = life.has_failing_calls()
             || life.salvages
             || plan.settings.disk_bytes < ROOMY
-            || self.model().is_damaged;
+            || self.model().is_excused();
         if is_exempt {
             return None;
         }

@@ -1,5 +1,6 @@
 //! One process: it opens the store, shows everything to the judge, and runs the workload.
 
+mod agreement;
 mod backup;
 mod checks;
 mod erasure;
@@ -175,7 +176,7 @@ impl Process {
             Error::FlushFailed(_) => flush_fails,
             Error::ResourceLimit { .. } => limits,
             // Where nothing is verified, a damaged LSN may have been shown.
-            Error::UnknownLsn(_) | Error::Corrupt { .. } => model.is_damaged,
+            Error::UnknownLsn(_) | Error::Corrupt { .. } => model.is_excused(),
             Error::Io { .. } => flush_fails || faults.no_thread > 0 || faults.read_fails > 0,
             _ => false,
         };
@@ -201,7 +202,7 @@ impl Task<'_> {
 
     /// Damage may show where nothing is verified.
     fn is_verified(&self) -> bool {
-        !self.model().is_damaged || self.process.life().verify < 2
+        !self.model().is_excused() || self.process.life().verify < 2
     }
 
     fn perform(&self, operation: Operation) {

@@ -1,7 +1,7 @@
 //! Reads, and what is made of their answers.
 
 use super::{TAG_SHIFT, Task, content, embedding, name, value_of};
-use crate::model::{Answer, TagOf};
+use crate::model::{Answer, TagOf, Write};
 use simulated_machine::{process, thread, time};
 use std::time::Duration;
 use stratalog::{Error, Metric, Pinned, Record};
@@ -31,16 +31,21 @@ impl Task<'_> {
         {
             model.complain(format!("the bytes of write {value} are others than were put"));
         }
+        let is_others = |write: &Write| record.id() != name(write.id).as_bytes();
+        if is_verified && model.writes.get(value).is_some_and(is_others) {
+            let id = String::from_utf8_lossy(record.id());
+            model.complain(format!("{id} has the bytes of write {value}, which is another's"));
+        }
         let (created, expires) = (record.created_at(), record.expires_at());
         let is_right = model.writes.get(value).is_none_or(|write| {
             let lifetime = write.lifetime.map(Duration::from_millis);
             let in_time = write.begun_at <= created && created <= time::now();
             (in_time || model.sets_clock) && expires == lifetime.map(|lasts| created + lasts)
         });
-        if is_verified && !model.is_damaged && !is_right {
+        if is_verified && !model.is_excused() && !is_right {
             model.complain(format!("write {value} was made at {created:?}, until {expires:?}"));
         }
-        if is_verified && !model.is_damaged {
+        if is_verified && !model.is_excused() {
             let begins = tag >> TAG_SHIFT;
             let holds = model.writes.get(value).is_none_or(|write| match write.tag {
                 // No checksum holds it: of a unit that was half written it may be the other half.
@@ -131,7 +136,7 @@ impl Task<'_> {
                 // It stays as it is, whatever happens meanwhile.
                 let before = shared.content().to_vec();
                 thread::sleep(Duration::from_millis(1));
-                if shared.content() != before && !self.model().is_damaged {
+                if shared.content() != before && !self.model().is_excused() {
                     self.model().complain(format!("a shared record of id {id} has changed"));
                 }
                 let answer = Answer::Write(value_of(&before), shared.lsn());
@@ -228,7 +233,7 @@ impl Task<'_> {
             // It only grows.
             let same =
                 same && record.tag() >= before.tag && (tag..=record.tag()).contains(&before.tag);
-            if !same && !self.model().is_damaged {
+            if !same && !self.model().is_excused() {
                 self.model().complain(format!("a record of id {id} has changed under a pin"));
             }
         }

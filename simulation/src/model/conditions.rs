@@ -21,7 +21,7 @@ impl Model {
             Condition::Lsn(lsn) => current == Some(lsn),
             _ => false,
         };
-        if self.is_damaged {
+        if self.is_excused() {
             return;
         }
         if holds {
@@ -85,7 +85,7 @@ impl Model {
     /// Where somebody sets the time of day, what expires may come back.
     fn is_judged(&self, id: Id) -> bool {
         let comes_back = self.sets_clock && self.of(id).any(|write| write.lifetime.is_some());
-        !self.is_damaged && !comes_back
+        !self.is_excused() && !comes_back
     }
 
     /// Returns whether this put makes it certain that the id had a record from this moment until

@@ -144,6 +144,8 @@ pub struct Model {
     pub last: Lsn,
     /// The device has damaged something: ids may be missing or older, but never others.
     pub is_damaged: bool,
+    /// Pages that a flush could not write are read anew: what is not durable may be gone, or older.
+    pub loses_unflushed: bool,
     batches: usize,
     /// Where the store is.
     pub path: &'static str,
@@ -170,6 +172,7 @@ impl Default for Model {
             highest: Lsn::ZERO,
             last: Lsn::ZERO,
             is_damaged: false,
+            loses_unflushed: false,
             batches: 0,
             path: PATHS[0],
             copies: 0,
@@ -197,6 +200,12 @@ impl Model {
         self.now += 1;
         self.times.push(Instant::now());
         self.now
+    }
+
+    /// Returns whether something is not as processes have left it.
+    #[must_use]
+    pub fn is_excused(&self) -> bool {
+        self.is_damaged || self.loses_unflushed
     }
 
     pub fn complain(&mut self, what: String) {
@@ -315,7 +324,7 @@ impl Model {
         let Some(id) = self.writes.get(write).map(|write| write.id) else { return };
         let keeps = self.of(id).any(|write| write.tag == TagOf::Predecessor);
         let is_new = before.get(write).is_none_or(|was| tag > *was) && !self.updated.contains(&tag);
-        if !is_new && !keeps && !self.is_damaged {
+        if !is_new && !keeps && !self.is_excused() {
             self.complain(format!("an update of write {write} returned {tag:#x} again"));
         }
         self.updated.push(tag);
@@ -346,16 +355,16 @@ impl Model {
     /// A write has returned this LSN.
     pub fn end(&mut self, write: WriteId, lsn: Lsn, is_durable: bool) {
         let Write { id, begun, lsn: known, .. } = self.writes[write];
-        if let Some(known) = known.filter(|known| *known != lsn && !self.is_damaged) {
+        if let Some(known) = known.filter(|known| *known != lsn && !self.is_excused()) {
             self.complain(format!("write {write} of id {id} is {lsn}, it was seen as {known}"));
         }
         let before = |other: &&Write| other.ended < begun && other.lsn.is_some();
         let last = self.of(id).filter(before).filter_map(|other| other.lsn).max();
-        if !self.is_damaged && last.is_some_and(|last| last >= lsn) {
+        if !self.is_excused() && last.is_some_and(|last| last >= lsn) {
             self.complain(format!("write {write} of id {id} got {lsn} after {last:?}"));
         }
         let twice = |(other, its): (usize, &Write)| other != write && its.lsn == Some(lsn);
-        if !self.is_damaged && self.writes.iter().enumerate().any(twice) {
+        if !self.is_excused() && self.writes.iter().enumerate().any(twice) {
             self.complain(format!("write {write} and another one got the same LSN {lsn}"));
         }
         note(|| format!("write {write} of id {id} is {lsn}"));
@@ -366,6 +375,7 @@ impl Model {
     /// A member of a batch has returned, whose highest LSN this is.
     pub fn end_below(&mut self, write: WriteId, highest: Lsn, is_durable: bool) {
         let ended = self.tick();
+        note(|| format!("write {write} is at most {highest}"));
         if self.writes[write].begun > self.refuses_since {
             self.complain(format!("write {write} took effect after a flush had failed"));
         }
@@ -427,7 +437,7 @@ impl Model {
     /// What had expired when a read began is not shown.
     pub fn judge_expiry(&mut self, begun: u64, answer: Answer) {
         let Answer::Write(write, _) = answer else { return };
-        let has_expired = |its: &Write| self.has_expired(its, begun) && !self.is_damaged;
+        let has_expired = |its: &Write| self.has_expired(its, begun) && !self.is_excused();
         if self.writes.get(write).is_some_and(has_expired) {
             self.complain(format!("write {write} had expired"));
         }
@@ -454,7 +464,8 @@ impl Model {
         at_opening: bool,
         must: impl Fn(&Write) -> bool,
     ) -> Option<String> {
-        let must = |write: &&Write| write.may_be_seen() && must(write);
+        let stays = |write: &Write| write.is_durable || !self.loses_unflushed;
+        let must = |write: &&Write| write.may_be_seen() && stays(write) && must(write);
         let older = |one: &Write, other: &Write| {
             if at_opening { self.is_older_at_opening(one, other) } else { one.is_older(other) }
         };
@@ -472,13 +483,14 @@ impl Model {
                 if self.is_damaged {
                     return None;
                 }
-                if !found.may_be_seen() {
+                if !found.may_be_seen() && !self.loses_unflushed {
                     return Some(format!("id {id} holds write {write}, which is gone for good"));
                 }
                 // An opening may show the first LSN of a write that was appended again.
                 let is_first = |known: Lsn| at_opening && lsn < known;
                 let differs = |known: Lsn| known != lsn && !is_first(known);
-                if found.lsn.is_some_and(differs) || found.at_most < lsn {
+                let is_other = found.lsn.is_some_and(differs) || found.at_most < lsn;
+                if is_other && !self.loses_unflushed {
                     let known = found.lsn;
                     return Some(format!("write {write} is seen as {lsn}, it was {known:?}"));
                 }
@@ -506,6 +518,7 @@ impl Model {
 
     /// All writes that returned before this moment are durable now.
     pub fn all_durable_before(&mut self, at: u64) {
+        note(|| format!("all that ended before {at} is durable"));
         for write in self.writes.iter_mut().filter(|write| write.ended < at) {
             write.is_durable |= write.fate == Fate::Done;
         }
@@ -513,6 +526,7 @@ impl Model {
 
     /// All writes up to an LSN are durable now.
     pub fn durable_up_to(&mut self, lsn: Lsn) {
+        note(|| format!("all up to {lsn} is durable"));
         for write in self.writes.iter_mut().filter(|write| write.is_up_to(lsn)) {
             write.is_durable = true;
         }

@@ -39,7 +39,7 @@ impl Model {
             if let Some(what) = self.objection(id, *answer, true, must) {
                 self.complain(format!("a backup as of {lsn}: {what}"));
             }
-            if !self.is_damaged && matches!(answer, Answer::Write(_, its) if *its > lsn) {
+            if !self.is_excused() && matches!(answer, Answer::Write(_, its) if *its > lsn) {
                 self.complain(format!("a backup as of {lsn} has {answer:?}"));
             }
         }
@@ -61,7 +61,7 @@ impl Model {
 
     /// Members of one batch are there together. One that was appended again is a record of its own.
     fn judge_batches(&mut self, kept: Kept, answers: &[Answer]) {
-        if self.is_damaged {
+        if self.is_excused() {
             return;
         }
         let shows = |n: usize, write: &Write| match answers.get(write.id) {
@@ -118,7 +118,7 @@ impl Model {
             let is_newer = shown_ended.is_some_and(|ended| ended < write.begun);
             is_newer && write.fate != Fate::Done
         };
-        let now = self.now;
+        let (now, is_lost) = (self.now, end == End::PowerLoss || self.loses_unflushed);
         // A conditional write that a member of a batch has outdone is void for good.
         let outdone =
             |write: &Write| matches!(answer, Answer::Write(_, lsn) if write.lsn > Some(lsn));
@@ -126,7 +126,7 @@ impl Model {
             if matches!(answer, Answer::Write(shown, _) if shown == n) {
                 (write.fate, write.ended) = (Fate::Done, write.ended.min(now));
                 write.at_most = write.lsn.unwrap_or(write.at_most);
-            } else if end == End::PowerLoss
+            } else if is_lost
                 || outdone(write)
                 || is_void(write)
                 || (write.fate != Fate::Done && !is_replaced)
