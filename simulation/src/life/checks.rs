@@ -14,7 +14,7 @@ const AHEAD: usize = 4;
 /// moment.
 const OPEN_FILES: u64 = 64 + 32;
 /// Segments of copies that have a descriptor: they take copies, or are not flushed yet.
-const OUTPUTS: usize = 4;
+const OUTPUTS: usize = 3;
 /// How long what the background does may take.
 const SETTLING: Duration = Duration::from_secs(3);
 const NAP: Duration = Duration::from_millis(20);
