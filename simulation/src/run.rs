@@ -110,17 +110,7 @@ impl Run {
         if life.is_damaged {
             self.damage(plan.settings.seed ^ number as u64);
         }
-        for (is_so, what) in [
-            (true, "lives"),
-            (life.salvages, "life that salvages"),
-            (life.is_strict, "life that is strict"),
-            (life.hides_boot, "life without a boot id"),
-            (life.is_sparse, "life on sparse copies"),
-        ] {
-            if is_so {
-                self.machine.count(what);
-            }
-        }
+        self.count(life);
         let is_shown = Arc::new(Mutex::new(false));
         let process = Process {
             plan: Arc::clone(plan),
@@ -162,6 +152,20 @@ impl Run {
             self.before = Some(end);
         }
         Ok(())
+    }
+
+    fn count(&self, life: &Life) {
+        for (is_so, what) in [
+            (true, "lives"),
+            (life.salvages, "life that salvages"),
+            (life.is_strict, "life that is strict"),
+            (life.hides_boot, "life without a boot id"),
+            (life.is_sparse, "life on sparse copies"),
+        ] {
+            if is_so {
+                self.machine.count(what);
+            }
+        }
     }
 
     fn damage(&self, seed: u64) {
