@@ -107,5 +107,5 @@ fn a_handle_beside_a_writer_shows_whole_batches_and_no_damage() {
     (only.is_synced, only.flush_millis) = (true, Some(1));
     let mut plan = plan(vec![only]);
     (plan.settings.stops_one_in, plan.ids) = (100, 12);
-    assert_eq!(failure(&plan, 80), None);
+    assert_eq!(failure(&plan, 200), None);
 }
