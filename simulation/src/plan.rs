@@ -150,7 +150,7 @@ impl Plan {
             _ => Policy::Uniform { stays: 1 << dice.u32(0..6) },
         };
         let profile = Profile::draw(dice);
-        // Whoever is stopped in the middle of a write lets others overtake it.
+        // A writer that is stopped in the middle of a write lets others overtake it.
         let (stops_one_in, stop_magnitudes) = match profile {
             Profile::Contest | Profile::Roll => (dice.u64(40..800), (6, 13)),
             _ => (chance(dice, 3, 100, 3_000), (0, 15)),

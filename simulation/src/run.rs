@@ -4,15 +4,13 @@ use crate::life::{Process, Shared, lock};
 use crate::model::End;
 use crate::neighbour;
 use crate::plan::{Ending, Life, Plan, ROOMY};
+use simulated_machine::thread::PANIC;
 use simulated_machine::{Disk, Faults, Machine, Outcome, ProcessId};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Lives after those of the plan, which only look: what the first shows, the second shows, too.
 const LOOKS: usize = 2;
-
-/// What the machine counts when a thread other than the first panics.
-const PANIC: &str = "panic of a thread";
 
 /// What a run came to.
 #[derive(Debug, Default)]

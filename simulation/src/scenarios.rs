@@ -94,8 +94,8 @@ fn an_id_that_is_overwritten_before_its_version_expires_is_there_all_the_time() 
     assert_eq!(failure(&plan, 3000), None);
 }
 
-/// A handle that was opened beside a writer took part of a reservation for its end, or took what
-/// was written to a frame since for a slot.
+/// A handle that was opened beside a writer ended a segment inside a reservation, or took bytes of
+/// a new frame for a slot.
 #[test]
 fn a_handle_beside_a_writer_shows_whole_batches_and_no_damage() {
     use Operation::{Batch, Look, Put};

@@ -81,7 +81,7 @@ pub struct Faults {
     pub clock_jumps: u64,
     /// At a point, somebody sets the time of day to another one, up to an hour away.
     pub clock_set: u64,
-    /// Of what the kernel writes back by itself: one in so many times that fails, as a flush does.
+    /// One in so many write-backs by the kernel itself fails, as a flush does.
     pub write_back_fails: u64,
     /// At a point, a clean page that the device has otherwise is read anew.
     pub eviction: u64,
@@ -214,7 +214,7 @@ impl Machine {
         self.draw_events(|_| true);
     }
 
-    /// Draws when those of the events that are wanted come next: on average one in so many points.
+    /// Draws the next point of each wanted event, so that they come as often as the chances say.
     fn draw_events(&self, is_wanted: impl Fn(u64) -> bool) {
         let (faults, now) = (self.faults(), self.points.get());
         let mut next = self.next_events.get();

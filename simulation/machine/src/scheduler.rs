@@ -143,7 +143,7 @@ pub struct Scheduler {
     dice: fastrand::Rng,
     changes: Vec<u64>,
     lowest: u64,
-    /// The next point that changes priorities whatever was drawn.
+    /// At this point the running task gets the lowest priority, even if no change was drawn.
     turn_ends: u64,
     processes: Vec<(ProcessId, Arc<AtomicU64>)>,
     made: ProcessId,

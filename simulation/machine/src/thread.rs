@@ -16,6 +16,9 @@ use std::time::Duration;
 /// What a thread ended with.
 pub type Result<T> = std::thread::Result<T>;
 
+/// What is counted when a thread other than a process's first one panics.
+pub const PANIC: &str = "panic of a thread";
+
 type Packet<T> = Arc<StdMutex<Option<Result<T>>>>;
 
 /// Adds a task to the machine.
@@ -57,7 +60,7 @@ fn spawn_named<'a, T: 'a>(
         if done.is_err()
             && let Some(machine) = here()
         {
-            machine.count("panic of a thread");
+            machine.count(PANIC);
         }
         *its.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(done);
     };

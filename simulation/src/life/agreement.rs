@@ -54,8 +54,6 @@ impl Task<'_> {
     /// The ids of which no write expires.
     fn lasting(&self) -> Vec<usize> {
         let model = self.model();
-        let expires =
-            |id: usize| model.writes.iter().any(|write| write.id == id && write.lifetime.is_some());
-        (0..self.process.plan.ids).filter(|id| !expires(*id)).collect()
+        (0..self.process.plan.ids).filter(|id| !model.may_expire(*id)).collect()
     }
 }

@@ -36,10 +36,12 @@ impl Task<'_> {
             self.model().complain(format!("a backup as of {lsn} goes on with {next}"));
         }
         copy.compact()?;
-        let expires = self.model().writes.iter().any(|write| write.lifetime.is_some());
-        if read()? != before && !expires && !self.model().is_excused() {
-            self.model().complain("compaction has changed a backup".to_owned());
+        let is_same = read()? == before;
+        let mut model = self.model();
+        if !is_same && !model.expires() && !model.is_excused() {
+            model.complain("compaction has changed a backup".to_owned());
         }
+        drop(model);
         let again = format!("{path}-again");
         copy.backup(&again)?;
         (0..plan.ids).try_for_each(|id| copy.remove(name(id)).map(drop))?;
@@ -89,9 +91,10 @@ impl Task<'_> {
                 copy.close()?;
                 Ok(found)
             };
-            let expires = self.model().writes.iter().any(|write| write.lifetime.is_some());
-            match look() {
-                Ok(found) if found == held || expires || self.model().is_excused() => {}
+            let looked = look();
+            let is_excused = self.model().expires() || self.model().is_excused();
+            match looked {
+                Ok(found) if found == held || is_excused => {}
                 Ok(found) => self.model().complain(format!("{path} held {held:?}, now {found:?}")),
                 Err(Error::NotFound(path)) => {
                     self.model().complain(format!("the backup {} is gone", path.display()));

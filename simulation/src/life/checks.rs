@@ -189,8 +189,7 @@ impl Task<'_> {
         let live: u64 = in_use.iter().map(|segment| segment.live_bytes).sum();
         let (expires, path, is_damaged) = {
             let model = self.model();
-            let expires = model.writes.iter().any(|write| write.lifetime.is_some());
-            (expires, model.path, model.is_excused())
+            (model.expires(), model.path, model.is_excused())
         };
         if stats.live_records != records && !expires && !is_damaged {
             return Some(format!("{records} records are there: {stats:?}"));
@@ -225,7 +224,6 @@ impl Task<'_> {
             return Some(what);
         }
         let allocated = process::allocated_in(path);
-        // A block that a tag of a sparse copy takes is not counted until the next opening.
         if stats.disk_bytes != allocated && is_tidy && !is_damaged {
             return Some(format!("the files take {allocated} bytes: {stats:?}, {files:?}"));
         }

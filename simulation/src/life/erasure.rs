@@ -14,8 +14,8 @@ pub(super) struct Stays {
 }
 
 impl Task<'_> {
-    /// What is there after a compaction; nothing where the promise does not hold: beside faults,
-    /// and where files of lives before wait for the next opening.
+    /// What is there after a compaction. `None` where nothing is promised: after faults, and where
+    /// files of earlier lives wait for the next opening.
     pub(super) fn what_stays(&self) -> Option<Stays> {
         let (life, plan) = (self.process.life(), &self.process.plan);
         let is_exempt = life.has_failing_calls()

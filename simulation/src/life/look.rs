@@ -40,9 +40,11 @@ impl Task<'_> {
             self.model().complain(format!("a look verifies: {:?}", report.damaged));
         }
         let after = self.answers_of(&other, &tags)?;
-        if after != before && !self.expires() && !self.model().is_excused() {
-            self.model().complain(format!("looked: {before:?}, then {after:?}"));
+        let mut model = self.model();
+        if after != before && !model.expires() && !model.is_excused() {
+            model.complain(format!("looked: {before:?}, then {after:?}"));
         }
+        drop(model);
         other.close()
     }
 
@@ -54,9 +56,5 @@ impl Task<'_> {
         if is_odd && !self.model().is_excused() {
             self.model().complain(format!("a look finds {report:?}"));
         }
-    }
-
-    fn expires(&self) -> bool {
-        self.model().writes.iter().any(|write| write.lifetime.is_some())
     }
 }

@@ -272,10 +272,7 @@ impl Task<'_> {
     fn wait_durable(&self) {
         let last = self.model().last;
         match self.store.wait_durable(last) {
-            Ok(()) => {
-                note(|| format!("durable up to {last}"));
-                self.model().durable_up_to(last);
-            }
+            Ok(()) => self.model().durable_up_to(last),
             Err(error) => self.process.judge_error("wait_durable", &error),
         }
     }

@@ -4,7 +4,7 @@ use super::{TAG_SHIFT, Task, content, embedding, name, value_of};
 use crate::model::{Answer, TagOf, Write};
 use simulated_machine::{process, thread, time};
 use std::time::Duration;
-use stratalog::{Error, Metric, Pinned, Record};
+use stratalog::{Error, Metric, OwnedRecord, Pinned, Record, SharedRecord};
 
 impl Task<'_> {
     /// The write that a record comes from, once everything in it is as that has put it.
@@ -77,7 +77,7 @@ impl Task<'_> {
         }
     }
 
-    /// A read waits for nobody, whoever is stopped.
+    /// A read does not wait, even where other tasks are stopped.
     fn without_waiting<T>(&self, what: &str, read: impl FnOnce() -> T) -> T {
         let waited = process::waits();
         let done = read();
@@ -108,43 +108,37 @@ impl Task<'_> {
             self.model().complain(format!("get_many of {count} ids has {} answers", found.len()));
         }
         for (id, found) in ids.into_iter().zip(found) {
-            match found {
-                Ok(answer) => {
-                    self.model().end_read(id, begun, answer.unwrap_or(Answer::Nothing));
-                }
-                Err(error) => self.process.judge_error("get_many", &error),
-            }
+            self.end_get("get_many", (id, begun), found);
+        }
+    }
+
+    fn end_get(&self, what: &str, (id, begun): (usize, u64), found: Result<Option<Answer>, Error>) {
+        match found {
+            Ok(answer) => self.model().end_read(id, begun, answer.unwrap_or(Answer::Nothing)),
+            Err(error) => self.process.judge_error(what, &error),
         }
     }
 
     pub(super) fn get_owned(&self, id: usize) {
         let begun = self.model().tick();
-        match self.without_waiting("get_owned", || self.store.get_owned(name(id))) {
-            Ok(Some(record)) => {
-                let answer = Answer::Write(value_of(&record.content), record.lsn);
-                self.model().end_read(id, begun, answer);
-            }
-            Ok(None) => self.model().end_read(id, begun, Answer::Nothing),
-            Err(error) => self.process.judge_error("get_owned", &error),
-        }
+        let found = self.without_waiting("get_owned", || self.store.get_owned(name(id)));
+        let answer = |record: OwnedRecord| Answer::Write(value_of(&record.content), record.lsn);
+        self.end_get("get_owned", (id, begun), found.map(|found| found.map(answer)));
     }
 
     pub(super) fn get_shared(&self, id: usize) {
         let begun = self.model().tick();
-        match self.without_waiting("get_shared", || self.store.get_shared(name(id))) {
-            Ok(Some(shared)) => {
-                // It stays as it is, whatever happens meanwhile.
-                let before = shared.content().to_vec();
-                thread::sleep(Duration::from_millis(1));
-                if shared.content() != before && !self.model().is_excused() {
-                    self.model().complain(format!("a shared record of id {id} has changed"));
-                }
-                let answer = Answer::Write(value_of(&before), shared.lsn());
-                self.model().end_read(id, begun, answer);
+        let found = self.without_waiting("get_shared", || self.store.get_shared(name(id)));
+        let answer = |shared: SharedRecord| {
+            // Later writes do not change it.
+            let before = shared.content().to_vec();
+            thread::sleep(Duration::from_millis(1));
+            if shared.content() != before && !self.model().is_excused() {
+                self.model().complain(format!("a shared record of id {id} has changed"));
             }
-            Ok(None) => self.model().end_read(id, begun, Answer::Nothing),
-            Err(error) => self.process.judge_error("get_shared", &error),
-        }
+            Answer::Write(value_of(&before), shared.lsn())
+        };
+        self.end_get("get_shared", (id, begun), found.map(|found| found.map(answer)));
     }
 
     pub(super) fn contains(&self, id: usize) {
@@ -219,21 +213,17 @@ impl Task<'_> {
         }
     }
 
-    /// A record stays as it is under a pin, whatever becomes of its id.
+    /// A record does not change under a pin; its tag only grows.
     pub(super) fn hold(&self, id: usize, millis: u64) {
         let pinned = self.store.pin();
         if let Ok(Some(record)) = pinned.get(name(id)) {
             let tag = record.tag();
-            let before = record.to_owned();
+            let mut before = record.to_owned();
             thread::sleep(Duration::from_millis(millis));
-            let same = record.content() == before.content && record.embedding() == before.embedding;
-            let same = same && record.id() == before.id && record.lsn() == before.lsn;
-            let same = same && record.created_at() == before.created_at;
-            let same = same && record.expires_at() == before.expires_at;
-            // It only grows.
-            let same =
-                same && record.tag() >= before.tag && (tag..=record.tag()).contains(&before.tag);
-            if !same && !self.model().is_excused() {
+            let after = record.to_owned();
+            let grows = (tag..=after.tag).contains(&before.tag);
+            before.tag = after.tag;
+            if !(grows && after == before) && !self.model().is_excused() {
                 self.model().complain(format!("a record of id {id} has changed under a pin"));
             }
         }

@@ -3,13 +3,26 @@
 use super::{TAG_SHIFT, Task, content, embedding, name};
 use crate::model::{Answer, Fate, TagOf, WriteId, fate_of};
 use simulated_machine::process;
+use std::time::Duration;
 use stratalog::{Batch, Condition, Error, Lsn, NewRecord};
 
 /// How long a write of up to 64 KiB may be throttled; none here is longer.
 const DELAY_MAX_NS: u64 = 4_000_000;
 
+/// The lifetime in milliseconds that a conditional put or a member of a batch is given, if any.
+fn lifetime_of(len: usize) -> Option<u64> {
+    (len % 4 == 1).then_some(len as u64 % 40)
+}
+
+fn with_lifetime(record: NewRecord<'_>, millis: Option<u64>) -> NewRecord<'_> {
+    match millis {
+        Some(millis) => record.expires_in(Duration::from_millis(millis)),
+        None => record,
+    }
+}
+
 impl Task<'_> {
-    /// A buffered write waits for nobody, whoever is stopped; but puts may be throttled.
+    /// A buffered write does not wait for other tasks, even stopped ones; puts may be throttled.
     fn without_others<T>(&self, what: &str, write: impl FnOnce() -> T) -> T {
         let (waited, slept) = (process::waits_for_others(), process::slept());
         let done = write();
@@ -67,15 +80,13 @@ impl Task<'_> {
             2 => Condition::Lsn(self.model().last),
             _ => Condition::Lsn(current().unwrap_or(Lsn::from_u64(1))),
         };
+        let keeps_tag = len % 4 == 2;
         let (write, begun) = {
             let mut model = self.model();
             let write = model.begin(id, false, len, None);
             model.writes[write].is_conditional = true;
-            model.writes[write].lifetime = match len % 4 {
-                1 => Some(len as u64 % 40),
-                _ => self.process.life().lifetime,
-            };
-            if len % 4 == 2 {
+            model.writes[write].lifetime = lifetime_of(len).or(self.process.life().lifetime);
+            if keeps_tag {
                 model.writes[write].tag = TagOf::Predecessor;
             }
             (write, model.tick())
@@ -84,12 +95,8 @@ impl Task<'_> {
         let done = self.without_others("put_if", || {
             let content = content(write, len);
             let record = NewRecord::new(&name, &embedding, &content).only_if(condition);
-            let record = match len % 4 {
-                1 => record.expires_in(std::time::Duration::from_millis(len as u64 % 40)),
-                2 => record.keep_tag(),
-                _ => record,
-            };
-            self.store.put_record(record)
+            let record = with_lifetime(record, lifetime_of(len));
+            self.store.put_record(if keeps_tag { record.keep_tag() } else { record })
         });
         match done {
             Err(Error::ConditionFailed { current }) => {
@@ -135,10 +142,8 @@ impl Task<'_> {
                 let is_removal = n % 3 == 2;
                 let write = model.begin((first + n * 2) % ids, is_removal, len, Some(number));
                 model.writes[write].lifetime = lifetime.filter(|_| !is_removal);
-                if len % 4 == 1 && n % 3 == 1 {
-                    model.writes[write].lifetime = Some(len as u64 % 40);
-                }
                 if n % 3 == 1 {
+                    model.writes[write].lifetime = lifetime_of(len).or(lifetime);
                     model.writes[write].tag = TagOf::Write;
                 }
                 (write, is_removal)
@@ -164,11 +169,7 @@ impl Task<'_> {
             } else if tag == TagOf::Write {
                 let record = NewRecord::new(&name, &embedding, &content);
                 let record = record.tag((*write as u64 + 1) << TAG_SHIFT);
-                batch.put_record(if len % 4 == 1 {
-                    record.expires_in(std::time::Duration::from_millis(len as u64 % 40))
-                } else {
-                    record
-                });
+                batch.put_record(with_lifetime(record, lifetime_of(len)));
             } else {
                 batch.put(name, &embedding, content);
             }

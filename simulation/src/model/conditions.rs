@@ -35,10 +35,8 @@ impl Model {
         if !self.of(id).any(is_it) {
             self.complain(format!("id {id}: a condition saw {lsn}, which it never had"));
         }
-        let newer = |write: &Write| {
-            let counts = write.fate == Fate::Done && write.ended < begun;
-            counts && current.is_some() && write.lsn > current
-        };
+        let newer =
+            |write: &Write| write.fate == Fate::Done && write.ended < begun && write.lsn > current;
         if self.of(id).any(newer) {
             self.complain(format!("id {id}: a condition saw {current:?}, which is too old"));
         }
@@ -84,8 +82,7 @@ impl Model {
 
     /// Where somebody sets the time of day, what expires may come back.
     fn is_judged(&self, id: Id) -> bool {
-        let comes_back = self.sets_clock && self.of(id).any(|write| write.lifetime.is_some());
-        !self.is_excused() && !comes_back
+        !self.is_excused() && !(self.sets_clock && self.may_expire(id))
     }
 
     /// Returns whether this put makes it certain that the id had a record from this moment until

@@ -217,6 +217,23 @@ impl Model {
         self.batches
     }
 
+    /// Returns whether any write expires.
+    #[must_use]
+    pub fn expires(&self) -> bool {
+        self.writes.iter().any(|write| write.lifetime.is_some())
+    }
+
+    /// Returns whether any write of an id expires.
+    #[must_use]
+    pub fn may_expire(&self, id: Id) -> bool {
+        self.of(id).any(|write| write.lifetime.is_some())
+    }
+
+    /// Returns whether the tag of one of its writes may be that of another.
+    fn shares_tags(&self, id: Id) -> bool {
+        self.of(id).any(|write| write.tag == TagOf::Predecessor)
+    }
+
     fn of(&self, id: Id) -> impl Iterator<Item = &Write> {
         self.writes.iter().filter(move |write| write.id == id)
     }
@@ -308,11 +325,10 @@ impl Model {
         self.writes.iter().map(|write| write.tag_was).collect()
     }
 
-    /// The tag of a write was this. (Where other writes of the id keep it, it may be one of
-    /// theirs.)
+    /// The tag of a write was this.
     pub fn note_tag(&mut self, write: WriteId, tag: u64) {
         let Some(id) = self.writes.get(write).map(|write| write.id) else { return };
-        if !self.of(id).any(|write| write.tag == TagOf::Predecessor) {
+        if !self.shares_tags(id) {
             let was = &mut self.writes[write].tag_was;
             *was = tag.max(*was);
         }
@@ -322,9 +338,8 @@ impl Model {
     /// above what the tag was before.
     pub fn judge_update(&mut self, write: WriteId, tag: u64, before: &[u64]) {
         let Some(id) = self.writes.get(write).map(|write| write.id) else { return };
-        let keeps = self.of(id).any(|write| write.tag == TagOf::Predecessor);
         let is_new = before.get(write).is_none_or(|was| tag > *was) && !self.updated.contains(&tag);
-        if !is_new && !keeps && !self.is_excused() {
+        if !is_new && !self.shares_tags(id) && !self.is_excused() {
             self.complain(format!("an update of write {write} returned {tag:#x} again"));
         }
         self.updated.push(tag);
@@ -334,16 +349,15 @@ impl Model {
     pub fn note_kept(&mut self, write: WriteId) {
         let Write { id, begun, tag, .. } = self.writes[write];
         let others = || self.of(id).filter(|other| other.begun != begun && other.may_be_seen());
-        let is_there = |put: &Write| {
-            put.fate == Fate::Done && put.ended < begun && others().all(|other| has_tag(put, other))
+        let has_tag = |write: &Write| {
+            write.tag == TagOf::Write && !write.is_removal && write.lifetime.is_none()
         };
-        fn has_tag(put: &Write, other: &Write) -> bool {
-            let has = other.tag == TagOf::Write && !other.is_removal && other.lifetime.is_none();
-            has || other.is_older(put)
-        }
-        let keeps =
-            tag == TagOf::Predecessor && others().any(|put| has_tag(put, put) && is_there(put));
-        self.writes[write].keeps_one = keeps;
+        let is_there = |put: &Write| {
+            let is_before = put.fate == Fate::Done && put.ended < begun;
+            is_before && others().all(|other| has_tag(other) || other.is_older(put))
+        };
+        let keeps = others().any(|put| has_tag(put) && is_there(put));
+        self.writes[write].keeps_one = tag == TagOf::Predecessor && keeps;
     }
 
     /// Power loss may have taken what became of tags.
@@ -469,7 +483,7 @@ impl Model {
         let older = |one: &Write, other: &Write| {
             if at_opening { self.is_older_at_opening(one, other) } else { one.is_older(other) }
         };
-        if self.sets_clock && self.of(id).any(|write| write.lifetime.is_some()) {
+        if self.sets_clock && self.may_expire(id) {
             return None;
         }
         match answer {

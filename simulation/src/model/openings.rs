@@ -46,7 +46,7 @@ impl Model {
         self.judge_batches(Kept::Prefix, answers);
     }
 
-    /// Judges what a handle shows that was opened beside the writer, at this moment.
+    /// Judges the answers of a handle that was opened at this moment, beside the writer.
     pub fn judge_look(&mut self, begun: u64, answers: &[Answer]) {
         let must =
             |write: &Write| write.fate == Fate::Done && write.ended < begun || write.shown < begun;

@@ -2,7 +2,7 @@
 
 use super::{Policy, Scheduler, State, TaskId};
 
-/// By priorities, after so many points the task that runs gets the lowest.
+/// Points after which the running task gets the lowest priority.
 pub(super) const TURN: u64 = 1 << 16;
 
 impl Scheduler {
@@ -49,7 +49,7 @@ impl Scheduler {
         able.extend(self.alive.iter().copied().filter(|&id| self.can_run(id)));
         let chosen = match policy {
             Policy::Uniform { stays } => {
-                // On average after so many points.
+                // The mean distance is `stays` points.
                 self.goes_on_until =
                     self.steps + self.dice.u64(1..=u64::from(stays.max(1)) * 2 - 1);
                 self.dice.choice(&able).copied()
