@@ -1,13 +1,15 @@
 //! Waiters without a thread, when a flush fails that is not theirs; and how long a flush waits.
 
 use super::*;
+use crate::format::frame::WriteMode;
 use crate::format::header::HEADER_END;
 use crate::format::ids::{Sequence, Units};
+use crate::format::slot::Kind;
 use crate::index::Shape;
 use crate::log::Log;
 use crate::log::tests::{Heap, SEGMENT_BYTES, segment};
 use crate::memory::HeapMemory;
-use crate::segment::Geometry;
+use crate::segment::{Geometry, RecordParts, WriteRequest};
 use std::cell::Cell;
 use std::sync::mpsc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -75,4 +77,43 @@ fn a_flush_that_has_waited_long_enough_waits_for_no_other_slot_either() {
 fn a_flush_waits_longer_for_writes_that_were_voided_before() {
     assert_eq!([0, 1, 2].map(yields_max), [200, 800, 3200]);
     assert_eq!(yields_max(u64::MAX), yields_max(RETRIES_MAX));
+}
+
+/// The throttle asks for two of the sums alone, without the file system.
+#[test]
+fn what_the_throttle_asks_for_is_what_usage_says() {
+    let geometry =
+        Geometry { segment_bytes: SEGMENT_BYTES, directory_at: HEADER_END, dimension: 1 };
+    let engine: Engine<HeapMemory, Heap, 7> =
+        Engine::new(Log::new(Heap, geometry, Sequence(1)), Shape::default());
+    let durability = Flusher::new([1, 2]);
+    for n in 0..20u64 {
+        let id = n.to_le_bytes();
+        let record = WriteRequest::new(RecordParts {
+            kind: Kind::Put,
+            writing: WriteMode::Blind,
+            id: &id,
+            key_hash: n,
+            embedding: &[0; 4],
+            content: &[7; 500],
+            created_ns: 1,
+            expires_ns: 0,
+            tag: 0,
+        });
+        engine.put(&record).unwrap();
+    }
+    for is_settled in [false, true] {
+        if is_settled {
+            // One flush for the records, one for the seals.
+            (0..2).for_each(|_| durability.sync(&engine).unwrap());
+            engine.log().sweep(&engine.epoch().pin());
+        }
+        let guard = engine.epoch().pin();
+        let (log, usage) = (engine.log(), engine.log().usage(&guard));
+        let unsettled = log.table().unsettled(&guard).count() as u64;
+        assert!(usage.segments > 2 && unsettled > 0);
+        assert_eq!(unsettled < usage.segments, is_settled);
+        assert_eq!(log.held_bytes(&guard), usage.held_bytes, "settled: {is_settled}");
+        assert_eq!(log.lasting_bytes(), usage.live_bytes);
+    }
 }

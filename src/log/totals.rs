@@ -100,31 +100,31 @@ fn held_bytes<M: Memory>(segment: &Segment<M>) -> u64 {
 }
 
 impl<M: Memory, S: Source<M>> Log<M, S> {
-    /// What the log holds now: by the running totals, and a walk over what is not settled.
+    /// Returns what the log holds now: the running totals, and a walk over what is not settled.
     pub fn usage(&self, guard: &Guard) -> LogUsage {
         self.read_beside_settled(|| self.usage_by_one_reading(guard))
     }
 
-    /// Bytes that the segments take, as [`LogUsage::held_bytes`] has them; asks the system nothing.
+    /// Returns [`LogUsage::held_bytes`] alone, for which the system need not be asked.
     pub fn held_bytes(&self, guard: &Guard) -> u64 {
-        let active = self.active(guard).map(Segment::table_index);
         self.read_beside_settled(|| {
+            let active = self.active(guard).map(Segment::table_index);
             let walked = self.uncounted(guard).filter(|segment| self.is_in_use(segment, active));
             read(&self.totals.settled.held_bytes) + walked.map(held_bytes).sum::<u64>()
         })
     }
 
-    /// Bytes of live frames, but for those that had expired when that was last looked for.
+    /// Returns the bytes of live frames, without those that had expired at the last look for them.
     pub fn lasting_bytes(&self) -> u64 {
         read(&self.totals.live_bytes).saturating_sub(read(&self.totals.expired_bytes))
     }
 
-    /// Bytes of tombstones that compaction has found to be needed.
+    /// Returns the bytes of tombstones that compaction has found to be needed.
     pub fn needed_bytes(&self) -> u64 {
         read(&self.totals.needed_bytes)
     }
 
-    /// Segments that compaction keeps away from.
+    /// Returns how many segments compaction keeps away from.
     pub fn quarantined(&self) -> u64 {
         read(&self.totals.quarantined)
     }
@@ -155,11 +155,11 @@ impl<M: Memory, S: Source<M>> Log<M, S> {
             frame_bytes: read(&settled.frame_bytes),
             live_bytes: read(&totals.live_bytes),
             expired_bytes: read(&totals.expired_bytes),
-            needed_bytes: read(&totals.needed_bytes),
+            needed_bytes: self.needed_bytes(),
             held_bytes: read(&settled.held_bytes),
             disk_bytes: read(&settled.disk_bytes),
             unflushed_slots: 0,
-            quarantined: read(&totals.quarantined),
+            quarantined: self.quarantined(),
         };
         let active = self.active(guard).map(Segment::table_index);
         for segment in self.uncounted(guard) {

@@ -23,13 +23,10 @@ pub(super) fn end_of<M: Memory>(segment: &Segment<M>) -> u32 {
     }
     let cursor = segment.filling().slots_end();
     let (end, walked) = walk_stored(segment, cursor);
-    let now = segment.filling().slots_end();
-    if now != cursor {
+    if segment.filling().slots_end() != cursor {
         // A live writer moves it, so it is exact, and between two reservations. What the walk has
         // met beyond may be a part of a batch, or what was written to a frame since.
-        let mut granted = segment.directory().slots(now);
-        granted.by_ref().for_each(drop);
-        return granted.mark().slot;
+        return segment.directory().end_mark().slot;
     }
     end.max(cursor.min(walked))
 }
