@@ -223,7 +223,8 @@ impl Task<'_> {
             let after = record.to_owned();
             let grows = (tag..=after.tag).contains(&before.tag);
             before.tag = after.tag;
-            if !(grows && after == before) && !self.model().is_excused() {
+            let is_same = grows && after == before;
+            if !is_same && !self.model().is_excused() {
                 self.model().complain(format!("a record of id {id} has changed under a pin"));
             }
         }

@@ -82,7 +82,8 @@ impl Model {
 
     /// Where somebody sets the time of day, what expires may come back.
     fn is_judged(&self, id: Id) -> bool {
-        !self.is_excused() && !(self.sets_clock && self.may_expire(id))
+        let comes_back = self.sets_clock && self.may_expire(id);
+        !self.is_excused() && !comes_back
     }
 
     /// Returns whether this put makes it certain that the id had a record from this moment until
